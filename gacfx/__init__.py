@@ -1,0 +1,61 @@
+"""gacfx: a torch.fx compiler that makes compressed LLMs as fast as their parameter count says.
+
+    gacfx.compress(model, method="gfwsvd", ratio=0.2, gpu="h200", calibration=texts)
+
+is ``capture -> plan -> apply``; each step is a value that can be printed, saved and loaded again.
+Importing gacfx is light: names are loaded at first use, and the loader of gacfx checkpoints is
+registered with transformers as soon as transformers itself is imported.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from gacfx import _transformers_hook
+
+if TYPE_CHECKING:
+    from gacfx.api import (
+        Compressed,
+        apply,
+        apply_,
+        capture,
+        compress,
+        inspect,
+        load,
+        plan,
+        save,
+    )
+    from gacfx.core.pipeline import Pipeline
+    from gacfx.errors import GacError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Compressed",
+    "GacError",
+    "Pipeline",
+    "apply",
+    "apply_",
+    "capture",
+    "compress",
+    "inspect",
+    "load",
+    "plan",
+    "save",
+]
+
+_HOME = {"Pipeline": "gacfx.core.pipeline", "GacError": "gacfx.errors"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'gacfx' has no attribute {name!r}")
+    value = getattr(import_module(_HOME.get(name, "gacfx.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+_transformers_hook.install()

@@ -1,0 +1,1 @@
+"""The nouns: sites, dims, tiers, statistics, curves, plans, notes, passes and pipelines."""

@@ -1,0 +1,29 @@
+"""Curves: the estimated rise of the task loss for every rank of a weight. Integers and floats."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss against rank for one weight; *keep dense* has loss 0 and costs rows x columns."""
+
+    module: str
+    rows: int
+    columns: int
+    loss_nats: NDArray[np.float64]
+    """[min(rows, columns) + 1]: entry r is the rise at rank r, nats per token; not increasing."""
+    value_model: str
+    failed: str = ""
+    """Why there is no curve, so that the weight stays dense; ``loss_nats`` is empty then."""
+
+    @property
+    def break_even(self) -> int:
+        """Largest rank whose factors have fewer parameters than the dense weight."""
+        return (self.rows * self.columns - 1) // (self.rows + self.columns)
+
+    def params(self, rank: int) -> int:
+        """Parameters of the factors at ``rank``."""
+        return rank * (self.rows + self.columns)

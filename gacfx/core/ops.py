@@ -1,0 +1,113 @@
+"""One table of spellings: which operators are matmuls and attention, whatever captured the graph.
+
+torch.export spells a linear ``aten.linear.default``, dynamo ``torch._C._nn.linear``; passes ask
+here and never compare targets themselves.
+"""
+
+import operator
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+aten = torch.ops.aten
+
+
+class Op(StrEnum):
+    """Operators that get a site."""
+
+    LINEAR = "linear"
+    """linear(x [.., K], weight [N, K], bias)"""
+    ADDMM = "addmm"
+    """addmm(bias, x [M, K], weight [K, N])"""
+    MATMUL = "matmul"
+    """matmul, mm, bmm of two tensors"""
+    GROUPED_MM = "grouped_mm"
+    """grouped_mm(x [M, K], weight [E, K, N], offsets)"""
+    ATTENTION = "attention"
+    """scaled_dot_product_attention(q, k, v, mask, ...)"""
+
+
+_SPELLINGS: dict[object, Op] = {
+    aten.linear.default: Op.LINEAR,
+    torch.nn.functional.linear: Op.LINEAR,
+    aten.addmm.default: Op.ADDMM,
+    torch.addmm: Op.ADDMM,
+    aten.matmul.default: Op.MATMUL,
+    aten.mm.default: Op.MATMUL,
+    aten.bmm.default: Op.MATMUL,
+    torch.matmul: Op.MATMUL,
+    torch.mm: Op.MATMUL,
+    torch.bmm: Op.MATMUL,
+    operator.matmul: Op.MATMUL,
+    aten.scaled_dot_product_attention.default: Op.ATTENTION,
+    torch.nn.functional.scaled_dot_product_attention: Op.ATTENTION,
+}
+
+_VIEWS = ("transpose", "permute", "t", "to", "_to_copy", "contiguous", "clone", "numpy_T", "detach")
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float8_e4m3fn: "fp8",
+    torch.int8: "int8",
+}
+
+
+def op_of(node: Node) -> Op | None:
+    """Which operator ``node`` is; None when it gets no site."""
+    if node.op != "call_function":
+        return None
+    found = _SPELLINGS.get(node.target)
+    if found is None and "grouped_mm" in str(node.target):
+        return Op.GROUPED_MM
+    return found
+
+
+def value(node: Node) -> Tensor | None:
+    """The fake tensor that capture left on ``node``; None for anything that is no tensor."""
+    found = node.meta.get("val", node.meta.get("example_value"))
+    return found if isinstance(found, Tensor) else None
+
+
+def shape(node: Node) -> tuple[int, ...] | None:
+    """Shape of the node's value in elements; symbolic sizes by their hints."""
+    found = value(node)
+    return None if found is None else tuple(int(n) for n in found.shape)
+
+
+def dtype_name(node: Node) -> str:
+    """``bf16``, ``fp32``, ... of the node's value."""
+    found = value(node)
+    return "fp32" if found is None else DTYPES.get(found.dtype, str(found.dtype))
+
+
+def short_name(node: Node) -> str:
+    """``linear`` for ``aten.linear.default``; empty for anything that is no aten operator."""
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).rpartition("::")[2] if schema is not None else ""
+
+
+def weight_name(node: object) -> str | None:
+    """Name of the parameter behind ``node``, looking through transposes and casts."""
+    while isinstance(node, Node):
+        if node.op == "get_attr":
+            return str(node.target)
+        if node.op != "call_function" or short_name(node) not in _VIEWS:
+            return None
+        node = node.args[0]
+    return None
+
+
+def module_stack(node: Node) -> tuple[tuple[str, str], ...]:
+    """(path, class name) of the modules around ``node``, outermost first."""
+    stack = node.meta.get("nn_module_stack") or {}
+    rows = []
+    for path, kind in stack.values():
+        clean = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        name = kind.__name__ if isinstance(kind, type) else str(kind).rsplit(".", 1)[-1]
+        rows.append((clean, name))
+    return tuple(rows)

@@ -1,0 +1,183 @@
+"""A plan: which size every group gets, under which budget, with which proof. Integers and floats.
+
+Plans are keyed by module name and axis, never by graph nodes, so that one plan applies to the
+Hugging Face module, to an exported graph and to a checkpoint alike. ``plan.json`` is this value as
+JSON; unknown versions and unknown fields are refused.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal
+
+from gacfx.errors import PlanError
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The rank of one weight, or the decision to keep it dense."""
+
+    module: str
+    """Name of the module whose weight this is, for example ``model.layers.0.mlp.up_proj``."""
+    rows: int
+    """Output features of the dense weight."""
+    columns: int
+    """Input features of the dense weight."""
+    rank: int | None
+    """Chosen rank; None keeps the weight dense."""
+    wanted: float | None
+    """d*: the rank that the compressor would take by itself."""
+    loss_nats: float
+    """Estimated rise of the task loss, nats per token, in the value model of the plan."""
+    reason: str = ""
+    """Why it was left dense, when that was not the planner's free choice."""
+
+    @property
+    def params(self) -> int:
+        """Parameters that this choice keeps."""
+        if self.rank is None:
+            return self.rows * self.columns
+        return self.rank * (self.rows + self.columns)
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters of the dense weight."""
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many parameters may be kept, and of what the ratio is taken."""
+
+    ratio: str
+    """Share to remove, as decimal text (``0.2``), so that no rounding hides in it."""
+    ratio_of: Literal["targeted", "model"]
+    targeted_params: int
+    """Parameters of all targeted weights, dense."""
+    model_params: int
+    """Parameters of the whole model, dense; tied weights counted once."""
+    limit_params: int
+    """Most parameters that the targeted weights may keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the solver claims and what lets anybody check it (reference: Lagrangian bound)."""
+
+    status: Literal["optimal", "bounded"]
+    value: float
+    bound: float
+    gap: float
+    multiplier: float
+    usable_budget: int
+    rounding_bound: float
+    certified_gap: float
+    """Bound minus value as an independent checker in exact rationals computed it."""
+    candidates: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan made under one value model, judged on held-back calibration text."""
+
+    value_model: str
+    nats_per_token: float
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a plan comes from."""
+
+    method: str
+    value_model: str
+    gpu: str
+    align: int
+    dtype: str
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration_tokens: int = 0
+    calibration_digest: str = ""
+    seed: int = 0
+    dense_nats_per_token: float | None = None
+    """Loss of the dense model on the same held-back text as the trials."""
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every choice, with budget, proof and provenance."""
+
+    choices: tuple[Choice, ...]
+    budget: Budget
+    proof: Proof | None
+    provenance: Provenance
+    fingerprint: str = ""
+    """Architecture lock: digest of the names and shapes of the model's parameters."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Weights lock: module name -> sha256 of the dense weight that its factors were made of."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Module name -> why it was left out before planning."""
+    version: int = VERSION
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Module name -> rank, for the modules that are factorized."""
+        return {c.module: c.rank for c in self.choices if c.rank is not None}
+
+    @property
+    def kept_params(self) -> int:
+        """Parameters that the targeted weights keep."""
+        return sum(c.params for c in self.choices)
+
+    @property
+    def loss_nats(self) -> float:
+        """Estimated rise of the task loss, nats per token."""
+        return sum(c.loss_nats for c in self.choices)
+
+    def to_json(self) -> str:
+        """JSON text, keys in a fixed order; ``from_json`` gives the same plan back."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(text: str, *, where: str = "plan.json") -> "Plan":
+        """The plan written in ``text``.
+
+        Raises:
+            PlanError: not JSON, an unknown version, an unknown or missing field, a wrong type.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"{where} is not JSON: {error}") from error
+        version = raw.get("version") if isinstance(raw, dict) else None
+        if version != VERSION:
+            raise PlanError(f"{where}: plan version {version!r}; this gacfx reads {VERSION}")
+        try:
+            plan = TypeAdapter(Plan).validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            spot = ".".join(map(str, first["loc"]))
+            raise PlanError(f"{where}: {spot}: {first['msg']}") from error
+        _check(plan, where)
+        return plan
+
+
+def _check(plan: Plan, where: str) -> None:
+    seen: set[str] = set()
+    for choice in plan.choices:
+        if choice.module in seen:
+            raise PlanError(f"{where}: {choice.module} is planned twice")
+        seen.add(choice.module)
+        if min(choice.rows, choice.columns) < 1:
+            raise PlanError(f"{where}: {choice.module}: rows and columns must be positive")
+        if choice.rank is not None and not 1 <= choice.rank <= min(choice.rows, choice.columns):
+            raise PlanError(
+                f"{where}: {choice.module}: rank {choice.rank} is outside 1 .. "
+                f"{min(choice.rows, choice.columns)}"
+            )

@@ -1,0 +1,151 @@
+"""Sites: matmul and attention nodes seen as operations, and the workload they run under.
+
+Sizes that grow with the input are kept as multiples (:class:`Extent`), so one capture answers for
+prefill and decode at any batch and length.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Mode = Literal["prefill", "decode"]
+Execution = Literal["eager", "compiled"]
+
+
+class Axis(StrEnum):
+    """Position of a size in an operation: Y[M, N] = X[M, K] W[K, N], or the width of a head."""
+
+    M = "M"
+    K = "K"
+    N = "N"
+    HEAD = "HEAD"
+
+
+class Layout(StrEnum):
+    """How the weight of a matmul lies in memory."""
+
+    LINEAR = "linear"
+    """[N, K], as in ``nn.Linear``."""
+    CONV1D = "conv1d"
+    """[K, N], as in the Conv1D of GPT-2."""
+    EXPERTS = "experts"
+    """[E, K, N] or [E, N, K]: one matrix for each expert."""
+    ACTIVATION = "activation"
+    """Both operands are computed: attention scores, for example."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What runs: ``batch`` sequences of ``seq`` tokens.
+
+    In decode each sequence has one new token and ``seq`` is the length of its KV cache.
+    """
+
+    batch: int = 1
+    seq: int = 1024
+    mode: Mode = "prefill"
+    execution: Execution = "eager"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.seq < 1:
+            raise ValueError(f"batch and seq must be at least 1, not {self.batch} and {self.seq}")
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens that pass through the linears in one step."""
+        return self.batch * (self.seq if self.mode == "prefill" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A size as a multiple of something that the workload decides."""
+
+    times: int
+    of: Literal["token", "query", "key", "sequence", "one"] = "one"
+    """token: batch x new tokens; query: new tokens of a sequence; key: cached and new tokens of a
+    sequence; sequence: the batch; one: a constant."""
+
+    def at(self, workload: Workload) -> int:
+        """The size under ``workload``, in elements."""
+        unit = {
+            "token": workload.new_tokens,
+            "query": workload.new_tokens // workload.batch,
+            "key": workload.seq,
+            "sequence": workload.batch,
+            "one": 1,
+        }[self.of]
+        return self.times * unit
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulSite:
+    """Y[M, N] = X[M, K] W, done ``count`` times."""
+
+    name: str
+    """Module that does it, for example ``model.layers.0.self_attn.q_proj``."""
+    m: Extent
+    k: Extent
+    n: Extent
+    dtype: str
+    """fp32, bf16, fp16, ..."""
+    weight: str | None = None
+    """Fully qualified name of the weight; None when both operands are activations."""
+    layout: Layout = Layout.LINEAR
+    bias: bool = False
+    count: Extent = Extent(1)
+    """Times that the whole product is done: the batch of a bmm."""
+    experts: int = 1
+    """Matrices that the M rows are spread over; 1 unless the layout is ``experts``."""
+
+    def sizes(self, workload: Workload) -> tuple[int, int, int]:
+        """(M, K, N) under ``workload``."""
+        return self.m.at(workload), self.k.at(workload), self.n.at(workload)
+
+    def flops(self, workload: Workload) -> int:
+        """Multiply-adds counted as two, all ``count`` repetitions."""
+        m, k, n = self.sizes(workload)
+        return 2 * m * k * n * self.count.at(workload)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """The arguments that decide which attention kernel runs."""
+
+    mask: bool
+    """An explicit mask tensor is passed."""
+    causal: bool
+    """``is_causal=True`` is passed."""
+    gqa: bool
+    """``enable_gqa=True`` is passed, so K and V keep their own number of heads."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSite:
+    """softmax(Q K^T) V through ``scaled_dot_product_attention``."""
+
+    name: str
+    heads_q: int
+    heads_kv: int
+    """Heads of K and V as the model stores them, before any repetition."""
+    d_qk: int
+    d_v: int
+    dtype: str
+    compiled: AttentionCall
+    """As the captured graph calls it; torch.compile runs this."""
+    eager: AttentionCall
+    """As the model calls it in eager mode, recorded on the meta device."""
+
+    def call(self, workload: Workload) -> AttentionCall:
+        """The call under ``workload``; one new token needs neither mask nor causality."""
+        found = self.eager if workload.execution == "eager" else self.compiled
+        if workload.mode == "decode" and workload.execution == "eager":
+            return AttentionCall(mask=False, causal=False, gqa=found.gqa)
+        return found
+
+    def flops(self, workload: Workload) -> int:
+        """Both products, without using causality."""
+        q, k = Extent(1, "query").at(workload), Extent(1, "key").at(workload)
+        return 2 * workload.batch * self.heads_q * q * k * (self.d_qk + self.d_v)
+
+
+Site = MatmulSite | AttentionSite

@@ -1,0 +1,88 @@
+"""Statistics: what a calibration run knows about the inputs and output gradients of each weight.
+
+For y = W x with W of shape [M, N] (M outputs, N inputs; these are not the axes of a GEMM) the
+Kronecker-factored second-order model of the loss needs A = E[x x^T] (N x N) and G = E[g g^T]
+(M x M), per token, where g is the gradient of the log-likelihood at y with labels sampled from the
+model (true Fisher). The moment of the long side is never formed:
+
+    M >  N   input_moment = A (N x N),   projected_moment = E[(W^T g)(W^T g)^T] = W^T G W (N x N)
+    M <= N   grad_moment  = G (M x M),   projected_moment = E[(W x)(W x)^T]     = W A W^T (M x M)
+
+Source: George et al. 2018 (K-FAC in its eigenbasis), Martens and Grosse 2015 (true Fisher).
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of one weight on its short side, float64, per token."""
+
+    rows: int
+    columns: int
+    projected_moment: Tensor
+    """[S, S] with S = min(rows, columns)."""
+    side_moment: Tensor
+    """[S, S]: the input moment A when rows > columns, else the gradient moment G."""
+    input_abs_mean: Tensor
+    """[columns]: mean of |x| over tokens (ASVD's channel scale)."""
+    input_square_mean: Tensor
+    """[columns]: diagonal of A."""
+    grad_square_mean: float
+    """E ||g||^2 / rows: the scalar output weight of the ``fisher`` value model."""
+
+    @property
+    def wide(self) -> bool:
+        """More outputs than inputs, so the short side is the input."""
+        return self.rows > self.columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the weight."""
+        return self.rows, self.columns
+
+    def problem(self) -> str:
+        """Why these moments cannot be used; empty when they can."""
+        tensors = (
+            self.projected_moment,
+            self.side_moment,
+            self.input_abs_mean,
+            self.input_square_mean,
+        )
+        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+            return "NaN or infinite calibration statistics"
+        if not math.isfinite(self.grad_square_mean):
+            return "NaN or infinite gradient statistics"
+        if not bool(self.input_square_mean.any()):
+            return "no calibration token reached this weight"
+        return ""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of every targeted weight, and the text they were made from."""
+
+    moments: dict[str, Moments]
+    """Module name -> moments."""
+    tokens: int
+    """Tokens that were counted."""
+    text_digest: str
+    """sha256 of the calibration token ids."""
+    seed: int
+    dense_nats_per_token: float
+    """Loss of the dense model on the calibration text itself."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Module name -> sha256 of the weight (weights lock)."""
+
+
+def weight_digest(weight: Tensor) -> str:
+    """sha256 of a parameter as it is stored: dtype, shape and bytes (the weights lock)."""
+    stored = weight.detach().cpu().contiguous()
+    mixed = hashlib.sha256(f"{stored.dtype} {tuple(stored.shape)}\n".encode())
+    mixed.update(stored.flatten().view(torch.uint8).numpy().data)
+    return mixed.hexdigest()

@@ -1,0 +1,85 @@
+"""Every error that gacfx raises on purpose.
+
+    GacError
+    ├── UnsupportedModel      the model, or a part of it that was asked for, cannot be handled
+    ├── CaptureError          torch.export could not turn the model into one graph
+    ├── CalibrationError      the text or the statistics made from it cannot be used
+    │   └── DecompositionFailed   one weight cannot be factorized: keep it dense, say why
+    ├── PipelineError         a pipeline is wrong before anything ran
+    ├── PassError             a pass failed, or its result is not what it promised
+    ├── PlanError             a planning problem or a plan is malformed
+    │   ├── InfeasibleBudget  even the cheapest plan costs more than the budget
+    │   └── PlanMismatch      the plan was made for another model or for other weights
+    ├── CheckpointError       a checkpoint folder cannot be read or written
+    └── ProfileError          a hardware profile is unknown or malformed
+
+A message says what is wrong, where, and what to do about it.
+"""
+
+
+class GacError(Exception):
+    """Base of every error that gacfx raises on purpose."""
+
+
+class UnsupportedModel(GacError):  # noqa: N818 - reads as a verdict
+    """The model, or a part of it that was asked for, cannot be handled."""
+
+
+class CaptureError(GacError):
+    """torch.export could not turn the model into one graph."""
+
+
+class CalibrationError(GacError):
+    """The calibration text, or the statistics made from it, cannot be used."""
+
+
+class DecompositionFailed(CalibrationError):  # noqa: N818
+    """One weight cannot be factorized; callers keep it dense and record the reason.
+
+    Attributes:
+        module: name of the module.
+        reason: why, without the name.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(f"{module}: {reason}; keep it dense")
+        self.module = module
+        self.reason = reason
+
+
+class PipelineError(GacError):
+    """The pipeline is wrong before anything ran: unknown pass, bad option, missing fact."""
+
+
+class PassError(GacError):
+    """A pass failed, or its result is not what it promised."""
+
+
+class PlanError(GacError):
+    """A planning problem or a plan is malformed."""
+
+
+class InfeasibleBudget(PlanError):  # noqa: N818
+    """Even the cheapest plan costs more than the budget.
+
+    Attributes:
+        needed: cost of the cheapest plan, in the units of the costs.
+        budget: what was allowed.
+    """
+
+    def __init__(self, message: str, *, needed: int, budget: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.budget = budget
+
+
+class PlanMismatch(PlanError):  # noqa: N818
+    """The plan was made for another model or for other weights."""
+
+
+class CheckpointError(GacError):
+    """A checkpoint folder cannot be read or written."""
+
+
+class ProfileError(GacError):
+    """A hardware profile is unknown or malformed."""

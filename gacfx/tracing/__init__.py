@@ -1,0 +1,1 @@
+"""From a model to one annotated-ready graph: skeletons on the meta device, capture, attention."""

@@ -1,0 +1,75 @@
+"""How a model calls attention in eager mode, recorded without weights on the meta device.
+
+The captured graph cannot tell: export hands SDPA an explicit mask and repeated KV heads where the
+same model in eager mode passes ``is_causal=True, enable_gqa=True``, and another kernel runs.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gacfx.core.sites import AttentionCall
+
+
+def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[AttentionCall] | None:
+    """The arguments of every SDPA call of one eager forward, in order of execution.
+
+    Parameters and inputs are replaced by meta tensors for this one call, so nothing is computed
+    and no memory is used. Questions about values ("is any token masked?") are answered as for full
+    sequences without padding. None when the forward needs values that meta tensors lack.
+    """
+    meta = {name: t.to("meta") for name, t in _named_tensors(model)}
+    inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    try:
+        with torch.no_grad(), _spy() as calls, _FullSequences():
+            torch.func.functional_call(model, meta, (), inputs)
+    except (RuntimeError, NotImplementedError):
+        return None
+    return calls
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
+@contextmanager
+def _spy() -> Iterator[list[AttentionCall]]:
+    """Replace ``F.scaled_dot_product_attention`` by one that records what it is asked."""
+    calls: list[AttentionCall] = []
+    real = functional.scaled_dot_product_attention
+
+    def spy(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        names = ("attn_mask", "dropout_p", "is_causal")
+        asked = {**dict(zip(names, args, strict=False)), **kwargs}
+        calls.append(
+            AttentionCall(
+                mask=asked.get("attn_mask") is not None,
+                causal=bool(asked.get("is_causal", False)),
+                gqa=bool(asked.get("enable_gqa", False)),
+            )
+        )
+        return real(query, key, value, *args, **kwargs)
+
+    functional.scaled_dot_product_attention = spy
+    try:
+        yield calls
+    finally:
+        functional.scaled_dot_product_attention = real
+
+
+class _FullSequences(TorchDispatchMode):
+    """Answers yes where a forward asks a boolean of a meta tensor (all unmasked? one sequence?)."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        asks = func is torch.ops.aten._local_scalar_dense.default
+        if asks and args[0].device.type == "meta" and args[0].dtype == torch.bool:
+            return True
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,101 @@
+"""Capture: one flat GraphModule of a Hugging Face model, parameters under their own names.
+
+Non-strict ``torch.export`` with static, odd shapes: they never factor with a dimension of the
+model, so sizes that grow with the input can be told from sizes of the model without symbols.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from gacfx.core.notes import annotate
+from gacfx.core.ops import Op, op_of
+from gacfx.errors import CaptureError
+from gacfx.tracing.attention import record_attention
+
+BATCH, SEQ = 3, 17
+"""Capture sizes: odd, distinct primes."""
+
+
+def capture(
+    model: nn.Module,
+    inputs: Mapping[str, Any] | None = None,
+    *,
+    attention_seq: int = 1024,
+) -> GraphModule:
+    """One GraphModule of the model's forward without cache; ``get_attr`` targets are its names.
+
+    The graph shares its parameters with ``model``: nothing is copied, and a model on the meta
+    device is captured without any memory for weights. How eager mode makes each attention call is
+    recorded on the attention nodes.
+
+    Args:
+        model: in eval mode; a Hugging Face model, or any module when ``inputs`` are given.
+        inputs: keyword arguments of forward; made for Hugging Face models when None.
+        attention_seq: tokens of a sequence for which the eager attention calls are recorded (a
+            model with sliding windows calls attention with a mask above its window).
+
+    Raises:
+        CaptureError: torch.export refuses the model; the message carries its reason.
+    """
+    kwargs = dict(example_inputs(model) if inputs is None else inputs)
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(model, (), kwargs, strict=False)
+            gm = exported.module(check_guards=False)
+    except Exception as error:  # torch.export raises many unrelated types
+        raise CaptureError(
+            f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
+        ) from error
+    assert isinstance(gm, GraphModule)
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
+    _note_eager_calls(gm, model, inputs, attention_seq)
+    return gm
+
+
+def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict[str, Any]:
+    """Keyword arguments for one forward without cache, on the model's device.
+
+    Raises:
+        CaptureError: the model is no Hugging Face model, so its inputs are not known.
+    """
+    config = getattr(model, "config", None)
+    main = getattr(model, "main_input_name", None)
+    if config is None or main is None:
+        raise CaptureError(f"{type(model).__name__} is no Hugging Face model; pass inputs={{...}}")
+    device = next(model.parameters()).device
+    if main == "pixel_values":
+        sizes = (batch, config.num_channels, config.image_size, config.image_size)
+        return {main: torch.zeros(sizes, device=device, dtype=next(model.parameters()).dtype)}
+    ids = torch.zeros(batch, seq, dtype=torch.long, device=device)
+    kwargs: dict[str, Any] = {"input_ids": ids}
+    if getattr(config, "is_encoder_decoder", False):
+        kwargs["decoder_input_ids"] = ids.clone()
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs["use_cache"] = False
+    return kwargs
+
+
+def _note_eager_calls(
+    gm: GraphModule, model: nn.Module, inputs: Mapping[str, Any] | None, seq: int
+) -> None:
+    nodes = [n for n in gm.graph.nodes if op_of(n) is Op.ATTENTION]
+    if not nodes:
+        return
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or seq
+    kwargs = example_inputs(model, 1, min(seq, limit)) if inputs is None else dict(inputs)
+    calls = record_attention(model, kwargs)
+    if calls is None or len(calls) != len(nodes):
+        return  # annotate-sites then falls back to the call in the graph, and says so
+    for node, call in zip(nodes, calls, strict=True):
+        annotate(node, eager=call)
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no message"

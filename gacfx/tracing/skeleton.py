@@ -1,0 +1,97 @@
+"""Skeletons: a model without weights, on the meta device, from its configuration alone."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gacfx.errors import CheckpointError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+CONFIGS = Path(__file__).parent / "configs"
+"""Shapes of well-known models, so that they can be inspected without network or weights."""
+
+
+def known_configs() -> tuple[str, ...]:
+    """Names of the configurations that come with gacfx."""
+    return tuple(sorted(p.stem for p in CONFIGS.glob("*.json")))
+
+
+def read_config(source: str | Path) -> "PretrainedConfig":
+    """The configuration behind a folder, a config.json, a name that gacfx knows, or a hub name.
+
+    Raises:
+        CheckpointError: nothing is there, or it is no readable configuration.
+        UnsupportedModel: transformers does not know the architecture.
+    """
+    from transformers import AutoConfig
+
+    path = Path(source)
+    bundled = CONFIGS / f"{source}.json"
+    try:
+        if path.suffix == ".json" and path.is_file():
+            return _from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+        if not path.exists() and bundled.is_file():
+            return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
+        if path.exists() and not (path / "config.json").is_file():
+            raise CheckpointError(f"{source}: no config.json there")
+        return AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        if "model type" in str(error) or "model_type" in str(error):
+            raise UnsupportedModel(f"{source}: {_short(error)}") from error
+        names = ", ".join(known_configs())
+        raise CheckpointError(
+            f"{source}: no such folder, config.json or model name ({_short(error)}). "
+            f"Without network these names work: {names}"
+        ) from error
+
+
+def _from_dict(raw: Any, where: str) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise CheckpointError(f"{where}: no Hugging Face configuration (it has no model_type)")
+    raw = dict(raw)
+    return AutoConfig.for_model(raw.pop("model_type"), **raw)
+
+
+def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "PreTrainedModel":
+    """The model of ``config`` on the meta device, in eval mode, without memory for weights.
+
+    A causal language model where the architecture has one, else the class that the configuration
+    names. ``dtype`` defaults to the configuration's own, else bfloat16.
+
+    Raises:
+        UnsupportedModel: the architecture cannot be built.
+    """
+    dtype = dtype or _dtype(config)
+    try:
+        with torch.device("meta"):
+            model = _build(config).to(dtype)
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        raise UnsupportedModel(f"{config.model_type}: {_short(error)}") from error
+    if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
+        model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
+    return model.eval()
+
+
+def _build(config: "PretrainedConfig") -> "PreTrainedModel":
+    import transformers
+
+    named = (config.architectures or [None])[0]
+    cls = getattr(transformers, named, None) if named else None
+    if cls is not None:
+        return cls(config)  # type: ignore[no-any-return]
+    return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+
+
+def _dtype(config: "PretrainedConfig") -> torch.dtype:
+    found = getattr(config, "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.bfloat16
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or ["no message"])[0][:200]

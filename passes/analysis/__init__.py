@@ -1,0 +1,1 @@
+"""Passes that write notes on nodes and change nothing."""

@@ -1,0 +1,175 @@
+"""Say of every matmul and attention node which operation it is: node -> site note.
+
+Before:  linear_3 = aten.linear(silu, model.layers.0.self_attn.q_proj.weight)
+After:   linear_3  model.layers.0.self_attn.q_proj  1 x token x 4096 x 4096  bf16
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+from torch.fx import GraphModule, Node
+
+from gacfx.core import ops
+from gacfx.core.gacpass import GacPass, register
+from gacfx.core.notes import Fact, annotate, note, refuse
+from gacfx.core.ops import Op
+from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
+
+
+@register
+@dataclass(frozen=True)
+class AnnotateSites(GacPass):
+    """Annotate matmul and attention nodes with their sizes; M grows with batch and sequence."""
+
+    name = "annotate-sites"
+    gives = frozenset({Fact.SITES})
+
+    def run(self, gm: GraphModule) -> bool:
+        frame = input_frame(gm)
+        for node in gm.graph.nodes:
+            op = ops.op_of(node)
+            if op is Op.ATTENTION:
+                annotate(node, site=attention_site(node))
+                if note(node).eager is None:
+                    why = "the eager call could not be recorded; the graph's own call is shown"
+                    refuse(node, by=self.name, reason=why)
+            elif op is not None and (site := matmul_site(node, op, frame)) is not None:
+                annotate(node, site=site)
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Batch and sequence sizes of the capture; ``seq`` 0 where the input has no sequence."""
+
+    batch: int
+    seq: int
+
+    def extent(self, size: int) -> Extent:
+        """A flattened row count as a multiple of tokens, of sequences, or a constant."""
+        if self.seq and size % (self.batch * self.seq) == 0:
+            return Extent(size // (self.batch * self.seq), "token")
+        if size % self.batch == 0:
+            return Extent(size // self.batch, "sequence")
+        return Extent(size)
+
+    def of_activation(self, size: int, unit: str) -> Extent:
+        """A size of an activation matmul: the sequence where it equals it, else a constant."""
+        if self.seq and size == self.seq:
+            return Extent(1, "query" if unit == "query" else "key")
+        return Extent(size)
+
+
+def input_frame(gm: GraphModule) -> Frame:
+    """Batch and sequence sizes, read from the first input: ids [B, S] or another [B, ...]."""
+    for node in gm.graph.nodes:
+        sizes = ops.shape(node) if node.op == "placeholder" else None
+        if sizes:
+            return Frame(sizes[0], sizes[1] if len(sizes) == 2 else 0)
+    return Frame(1, 0)
+
+
+def site_name(node: Node, weight: str | None) -> str:
+    """Module that owns the weight, else the innermost module around the node."""
+    if weight is not None:
+        return weight.rpartition(".")[0] if weight.endswith(".weight") else weight
+    stack = ops.module_stack(node)
+    return stack[-1][0] if stack else node.name
+
+
+def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
+    """The site of a linear, addmm, grouped or plain matmul; None for an outer product (K = 1)."""
+    if op is Op.GROUPED_MM:
+        return _grouped_site(node, frame)
+    x, w = (node.args[1], node.args[2]) if op is Op.ADDMM else node.args[:2]
+    assert isinstance(x, Node) and isinstance(w, Node)
+    weight, x_shape, w_shape, out = ops.weight_name(w), ops.shape(x), ops.shape(w), ops.shape(node)
+    if x_shape is None or w_shape is None or not out or x_shape[-1] == 1:
+        return None
+    k, name = x_shape[-1], site_name(node, weight)
+    dtype = ops.dtype_name(node)
+    if weight is None:
+        return _activation_site(name, (*out[-2:], k), prod(out[:-2]), dtype, frame)
+    bias = op is Op.ADDMM or (op is Op.LINEAR and len(node.args) > 2 and node.args[2] is not None)
+    return MatmulSite(
+        name=name,
+        m=frame.extent(prod(out[:-1])),
+        k=Extent(k),
+        n=Extent(out[-1]),
+        dtype=dtype,
+        weight=weight,
+        layout=Layout.LINEAR if op is Op.LINEAR else Layout.CONV1D,
+        bias=bias,
+    )
+
+
+def _activation_site(
+    name: str, sizes: tuple[int, ...], count: int, dtype: str, frame: Frame
+) -> MatmulSite:
+    m, n, k = sizes
+    return MatmulSite(
+        name=name,
+        m=frame.of_activation(m, "query"),
+        k=frame.of_activation(k, "key"),
+        n=frame.of_activation(n, "key"),
+        dtype=dtype,
+        layout=Layout.ACTIVATION,
+        count=frame.extent(count),
+    )
+
+
+def _grouped_site(node: Node, frame: Frame) -> MatmulSite | None:
+    x, w = node.args[:2]
+    assert isinstance(x, Node) and isinstance(w, Node)
+    x_shape, w_shape, weight = ops.shape(x), ops.shape(w), ops.weight_name(w)
+    if x_shape is None or w_shape is None:
+        return None
+    return MatmulSite(
+        name=site_name(node, weight),
+        m=frame.extent(x_shape[0]),
+        k=Extent(w_shape[1]),
+        n=Extent(w_shape[2]),
+        dtype=ops.dtype_name(node),
+        weight=weight,
+        layout=Layout.EXPERTS,
+        experts=w_shape[0],
+    )
+
+
+def attention_site(node: Node) -> AttentionSite:
+    """The site of an SDPA node: the graph's own call, and the eager one where it was recorded."""
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    asked = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    q, k, v = (ops.shape(asked[name]) for name in ("query", "key", "value"))
+    assert q and k and v
+    compiled = AttentionCall(
+        mask=asked.get("attn_mask") is not None,
+        causal=bool(asked.get("is_causal", False)),
+        gqa=bool(asked.get("enable_gqa", False)),
+    )
+    stack = ops.module_stack(node)
+    return AttentionSite(
+        name=stack[-1][0] if stack else node.name,
+        heads_q=q[1],
+        heads_kv=stored_heads(asked["key"]),
+        d_qk=q[-1],
+        d_v=v[-1],
+        dtype=ops.dtype_name(node),
+        compiled=compiled,
+        eager=note(node).eager or compiled,
+    )
+
+
+def stored_heads(key: Node) -> int:
+    """Heads of K before ``repeat_kv`` (expand [B, H, 1, S, D], then reshape) repeated them."""
+    heads, node = ops.shape(key), key
+    assert heads is not None
+    for _ in range(6):
+        kind, source = ops.short_name(node), node.args[0] if node.args else None
+        if not isinstance(source, Node) or kind not in ("expand", "reshape", "view", "clone"):
+            break
+        before, after = ops.shape(source), ops.shape(node)
+        if kind == "expand" and before and after and len(before) == 5 and before[2] < after[2]:
+            return before[1]
+        node = source
+    return heads[1]

@@ -1,0 +1,71 @@
+"""Decide which weights may be compressed, and say why the others may not.
+
+Before:  model.layers.0.self_attn.q_proj   lm_head
+After:   model.layers.0.self_attn.q_proj   targeted
+         lm_head                           refused: outside the repeated layers
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch.fx import GraphModule, Node
+
+from gacfx.core import ops
+from gacfx.core.gacpass import GacPass, register
+from gacfx.core.notes import Fact, annotate, matmuls, refuse
+from gacfx.core.sites import Layout, MatmulSite
+
+
+@register
+@dataclass(frozen=True)
+class SelectTargets(GacPass):
+    """Mark the linears of the repeated layers as targets; every other site gets a reason."""
+
+    name = "select-targets"
+    needs = frozenset({Fact.SITES})
+    gives = frozenset({Fact.TARGETS})
+
+    skip: tuple[str, ...] = ()
+    """Patterns of module names to leave alone, for example ``*.down_proj``."""
+
+    def run(self, gm: GraphModule) -> bool:
+        shared, calls = shared_weights(gm), Counter(s.weight for _, s in matmuls(gm))
+        for node, site in matmuls(gm):
+            reason = self.reason(node, site, shared, calls)
+            annotate(node, targeted=not reason)
+            if reason:
+                refuse(node, by=self.name, reason=reason)
+        return False
+
+    def reason(
+        self, node: Node, site: MatmulSite, shared: dict[str, str], calls: Counter[str | None]
+    ) -> str:
+        """Why this site may not be compressed; empty when it may."""
+        if site.weight is None:
+            return "both operands are activations"
+        if site.layout is Layout.EXPERTS:
+            return "expert tensors are not factorized"
+        if site.weight in shared:
+            return f"weight is shared with {shared[site.weight]}"
+        if calls[site.weight] > 1:
+            return f"weight is used {calls[site.weight]} times"
+        if not any(part.isdigit() for part in site.name.split(".")):
+            return "outside the repeated layers"
+        stack = ops.module_stack(node)
+        owner = stack[-1][1] if stack else ""
+        if len(stack) > 1 and stack[-2][1] == "LowRankLinear":
+            return "already factorized"
+        if owner not in ("Linear", "Conv1D"):
+            return f"owned by {owner or 'an unknown module'}, which is no Linear"
+        hit = next((p for p in self.skip if fnmatchcase(site.name, p)), None)
+        return f"left out by skip={hit}" if hit else ""
+
+
+def shared_weights(gm: GraphModule) -> dict[str, str]:
+    """Parameter name -> another name of the same tensor (tied weights)."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, tensor in gm.named_parameters(remove_duplicate=False):
+        names[id(tensor)].append(name)
+    tied = [group for group in names.values() if len(group) > 1]
+    return {name: next(o for o in group if o != name) for group in tied for name in group}

@@ -1,0 +1,1 @@
+"""Passes that turn notes and statistics into a plan."""

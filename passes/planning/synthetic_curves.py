@@ -1,0 +1,50 @@
+"""Give every target a made-up loss curve, so that planning can be tried without weights.
+
+Before:  layers.0.mlp.up_proj  [14336, 4096]  targeted, no weights
+After:   layers.0.mlp.up_proj  a power-law spectrum; the values say nothing about any real model
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.fx import GraphModule
+
+from gacfx.core.curves import Curve
+from gacfx.core.gacpass import GacPass, register
+from gacfx.core.notes import Fact, state, targets
+
+
+@register
+@dataclass(frozen=True)
+class SyntheticCurves(GacPass):
+    """Spectrum sigma_i ~ i^-decay, decay and importance drawn for each weight from ``seed``."""
+
+    name = "synthetic-curves"
+    needs = frozenset({Fact.SITES, Fact.TARGETS})
+    gives = frozenset({Fact.CURVES})
+
+    decay: float = 0.5
+    """Middle of the drawn decays; each weight gets one from 0.3 to 1.7 times this."""
+    spread: float = 0.8
+    """Standard deviation of the logarithm of the importances."""
+    seed: int = 0
+
+    def run(self, gm: GraphModule) -> bool:
+        draw = np.random.default_rng(self.seed)
+        curves = {}
+        for _, site in targets(gm):
+            decay = self.decay * draw.uniform(0.3, 1.7)
+            scale = 1e-2 * draw.lognormal(0.0, self.spread)
+            rows, columns = site.n.times, site.k.times
+            loss = scale * tail(min(rows, columns), decay)
+            curves[site.name] = Curve(site.name, rows, columns, loss, "synthetic")
+        state(gm).curves = curves
+        return False
+
+
+def tail(size: int, decay: float) -> NDArray[np.float64]:
+    """[size + 1]: share of sum i^(-2 decay) beyond every rank; from 1 down to 0."""
+    energy = np.arange(1, size + 1, dtype=np.float64) ** (-2.0 * decay)
+    beyond = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+    return np.asarray(beyond / beyond[0])

@@ -1,0 +1,1 @@
+"""Passes that put a plan into the graph."""

@@ -1,0 +1,1 @@
+"""Passes that check the result and change nothing."""

@@ -1,0 +1,46 @@
+"""Check the budget by counting the parameters of the weights themselves, not the plan's sums.
+
+Before:  limit 5,932,000,000 for the targeted weights
+After:   the same, or PassError: ... keeps 5,940,000,000, which is 8,000,000 too many
+"""
+
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from gacfx.core.gacpass import GacPass, given, register
+from gacfx.core.plan import Plan
+from gacfx.errors import PassError
+
+
+@register
+@dataclass(frozen=True)
+class CheckBudget(GacPass):
+    """Count what the planned modules hold and compare it with the limit."""
+
+    name = "check-budget"
+    required = frozenset({"plan"})
+
+    plan: Plan | None = given()
+
+    def run(self, gm: GraphModule) -> bool:
+        return False
+
+    def verify(self, gm: GraphModule) -> None:
+        assert self.plan is not None
+        kept = sum(weight_params(gm, choice.module) for choice in self.plan.choices)
+        limit = self.plan.budget.limit_params
+        if kept > limit:
+            raise PassError(
+                f"{self.name}: the graph keeps {kept:,} of the targeted parameters, "
+                f"{kept - limit:,} more than the limit {limit:,}"
+            )
+
+
+def weight_params(gm: GraphModule, module: str) -> int:
+    """Parameters of the module's weights, dense or factorized, without biases."""
+    inside = f"{module}."
+    names = [n for n, _ in gm.named_parameters() if n.startswith(inside) and n.endswith("weight")]
+    if not names:
+        raise PassError(f"check-budget: the graph has no weight of {module}")
+    return sum(gm.get_parameter(n).numel() for n in names)
