@@ -55,6 +55,24 @@ class Dims:
                 graph.add_edge(dim.name, label, times=use.times)
         return graph
 
+    def groups(self) -> tuple[tuple[Dim, ...], ...]:
+        """Free dims that are chosen together: the connected components of the coupling graph.
+
+        Frozen dims are taken out first. They are constants: a rotary table shows in every layer,
+        and yet the heads of one layer may be chosen without regard to those of another.
+
+        Returns:
+            Groups in order of their first dim, each in the order of ``dims``.
+        """
+        graph = self.graph()
+        graph.remove_nodes_from([dim.name for dim in self.dims if dim.frozen])
+        components = nx.connected_components(graph)
+        number = {name: at for at, component in enumerate(components) for name in component}
+        groups: dict[int, list[Dim]] = {}
+        for dim in self.free():
+            groups.setdefault(number[dim.name], []).append(dim)
+        return tuple(map(tuple, groups.values()))
+
     def of(self, weight: str) -> tuple[Dim, ...]:
         """The dims that show in one parameter."""
         return tuple(d for d in self.dims if any(u.weight == weight for u in d.uses))

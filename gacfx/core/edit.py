@@ -8,9 +8,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from gacfx.core.ops import module_stack
+
+
+def fork(gm: GraphModule) -> GraphModule:
+    """A copy of the graph, notes included, over the same parameters: rewriting it costs no memory
+    and leaves ``gm`` as it is."""
+    graph = Graph()
+    values: dict[Node, Node] = {}
+    output = graph.graph_copy(gm.graph, values)
+    graph.output(output)
+    source = gm.graph.output_node()
+    graph.output_node().meta = dict(source.meta)
+    graph.set_codegen(gm.graph._codegen)
+    return GraphModule(gm, graph)
 
 
 def call(gm: GraphModule, target: Any, args: Sequence[Any], *, like: Node, module: str) -> Node:

@@ -41,7 +41,7 @@ class GacPass(PassBase):
     def run(self, gm: GraphModule) -> bool:
         """Do the work on ``gm`` in place and say whether the graph itself changed."""
 
-    def verify(self, gm: GraphModule) -> None:  # noqa: B027 - checking nothing is a fine default
+    def verify(self, gm: GraphModule) -> None:
         """Check on the result what ``run`` promised; raise PassError when it is not so."""
 
     @final

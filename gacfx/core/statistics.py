@@ -36,6 +36,29 @@ class Moments:
     grad_square_mean: float
     """E ||g||^2 / rows: the scalar output weight of the ``fisher`` value model."""
 
+    @staticmethod
+    def from_samples(weight_MN: Tensor, inputs_TN: Tensor, grads_TM: Tensor) -> "Moments":
+        """Moments of explicit samples: what calibration accumulates without keeping them.
+
+        Args:
+            weight_MN: float64 weight.
+            inputs_TN: float64 inputs, one row per token.
+            grads_TM: float64 gradients at the outputs, one row per token.
+        """
+        (rows, columns), tokens = weight_MN.shape, len(inputs_TN)
+        wide = rows > columns
+        projected_TS = grads_TM @ weight_MN if wide else inputs_TN @ weight_MN.T
+        side_TS = inputs_TN if wide else grads_TM
+        return Moments(
+            rows=rows,
+            columns=columns,
+            projected_moment=projected_TS.T @ projected_TS / tokens,
+            side_moment=side_TS.T @ side_TS / tokens,
+            input_abs_mean=inputs_TN.abs().mean(0),
+            input_square_mean=inputs_TN.square().mean(0),
+            grad_square_mean=float(grads_TM.square().mean()),
+        )
+
     @property
     def wide(self) -> bool:
         """More outputs than inputs, so the short side is the input."""

@@ -34,8 +34,8 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 @contextmanager

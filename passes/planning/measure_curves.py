@@ -10,13 +10,15 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
-from gacfx.compressors.lowrank import Decomposition, DecompositionFailed, decompose
+from gacfx.compressors.curves import VALUE_MODELS
+from gacfx.compressors.lowrank import Decomposition, decompose
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
 from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.notes import Fact, refuse, state, targets
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.core.statistics import Statistics
+from gacfx.errors import DecompositionFailed, PipelineError
 
 
 @register
@@ -39,25 +41,33 @@ class MeasureCurves(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.statistics is not None and self.decompositions is not None
+        self.check_options()
         known, curves = self.decompositions, dict[str, Curve]()
         for node, site in list(targets(gm)):
             try:
                 if site.name not in known:
                     known[site.name] = self.decompose(gm, site)
-                curves[site.name] = known[site.name].curve(site.name, self.value)
+                curves[site.name] = known[site.name].curve(self.value)  # type: ignore[arg-type]
             except DecompositionFailed as error:
-                refuse(node, by=self.name, reason=str(error))
-                curves[site.name] = failed_curve(site, self.value, str(error))
+                refuse(node, by=self.name, reason=error.reason)
+                curves[site.name] = failed_curve(site, self.value, error.reason)
         state(gm).curves = curves
         return False
+
+    def check_options(self) -> None:
+        """Refuse names that do not exist, before any work."""
+        if self.method not in METHODS:
+            raise PipelineError(f"no method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.value not in VALUE_MODELS:
+            raise PipelineError(f"no value model {self.value!r}; known: {', '.join(VALUE_MODELS)}")
 
     def decompose(self, gm: GraphModule, site: MatmulSite) -> Decomposition:
         """The weight of one site decomposed in the metric of the method."""
         assert self.statistics is not None
         moments = self.statistics.moments.get(site.name)
         if moments is None:
-            raise DecompositionFailed("no calibration statistics")
-        return decompose(dense_weight(gm, site), moments, METHODS[self.method])
+            raise DecompositionFailed(site.name, "no calibration statistics")
+        return decompose(dense_weight(gm, site), moments, METHODS[self.method], module=site.name)
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:

@@ -7,13 +7,13 @@ After:   q_proj: 1112    up_proj: dense    ...    proven optimal
 from dataclasses import dataclass
 
 import numpy as np
+from gacfx.planning import Group, Problem, check, solve
 from torch.fx import GraphModule
 
 from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.notes import Fact, matmuls, note, state
 from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, check, solve
 
 
 @register
@@ -87,9 +87,7 @@ def make_problem(gm: GraphModule, budget: Budget) -> Problem:
         costs = [dense if r is None else curve.params(r) for r in ranks]
         values = [0.0 if r is None else -float(curve.loss_nats[r]) for r in ranks]
         labels = tuple("dense" if r is None else str(r) for r in ranks)
-        groups.append(
-            Group(name, np.array(costs, np.int64), np.array(values, np.float64), labels)
-        )
+        groups.append(Group(name, np.array(costs, np.int64), np.array(values, np.float64), labels))
     return Problem(tuple(groups), budget.limit_params)
 
 

@@ -1,0 +1,332 @@
+"""The Python door: capture, inspect, plan, apply, compress, save, load.
+
+compressed = gacfx.compress(model, tokenizer, calibration="texts.jsonl", ratio=0.2, gpu="h200")
+gacfx.save(compressed, "out")
+model, tokenizer = gacfx.load("out")
+"""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from gacfx import pipelines
+from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
+from gacfx.checkpoint.load import load_dense
+from gacfx.checkpoint.save import save_checkpoint
+from gacfx.core import edit
+from gacfx.core.locks import check_plan
+from gacfx.core.notes import sites, state
+from gacfx.core.ops import DTYPES
+from gacfx.core.pipeline import Pipeline
+from gacfx.core.plan import Plan, Provenance
+from gacfx.core.planned import Planned
+from gacfx.core.sites import Execution, Mode, Workload
+from gacfx.errors import CalibrationError
+from gacfx.hardware import profile as profiles
+from gacfx.hardware.profile import Profile
+from gacfx.inspection import Inspection, read_rows
+from gacfx.modules.install import install_, swapped
+from gacfx.study import Progress, Study, make_budget
+from gacfx.summary import Summary, make_side
+from gacfx.tracing import export
+from gacfx.tracing.skeleton import read_config, skeleton
+
+M = TypeVar("M", bound=nn.Module)
+
+TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
+"""Relative error allowed between graph and module: they mask attention in different ways."""
+
+
+def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
+    """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
+
+    Args:
+        model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
+        seq: tokens of a sequence for which eager attention calls are recorded.
+
+    Raises:
+        CaptureError: torch.export refuses the model.
+        CheckpointError, UnsupportedModel: nothing readable behind the name.
+    """
+    if not isinstance(model, nn.Module):
+        model = skeleton(read_config(model))
+    return export.capture(model, attention_seq=seq)
+
+
+def inspect(
+    model: "nn.Module | str | Path",
+    *,
+    gpu: str | Profile = "h200",
+    batch: int = 1,
+    seq: int = 1024,
+    mode: Mode = "prefill",
+    execution: Execution = "eager",
+    dims: bool = False,
+) -> Inspection:
+    """The annotated graph: sizes, predicted kernel tiers and forecast latency of every site.
+
+    Works from the configuration alone, without weights and without a GPU.
+
+    Args:
+        model: as in :func:`capture`.
+        gpu: name of a profile, path of a profile file, or a profile.
+        batch: sequences.
+        seq: tokens of each sequence in prefill, length of its KV cache in decode.
+        mode: ``prefill`` or ``decode``.
+        execution: ``eager`` or ``compiled``: attention is called differently.
+        dims: also find the coupled dimensions.
+    """
+    profile = load_profile(gpu)
+    workload = Workload(batch, seq, mode, execution)
+    gm = capture(model, seq=seq)
+    if dims:
+        Pipeline.parse("couple-dims").run(gm)
+    label = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    return annotate_graph(gm, profile, workload, label)
+
+
+def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:
+    """Run the analysis passes on a graph and read the result."""
+    Pipeline.parse(pipelines.ANALYSE).bind(profile=profile, workload=workload).run(gm)
+    params = sum(p.numel() for p in gm.parameters())
+    return Inspection(label, profile, workload, read_rows(gm, workload), params, gm)
+
+
+def load_profile(gpu: str | Profile) -> Profile:
+    """The profile behind a name or path; a profile is returned as it is."""
+    return gpu if isinstance(gpu, Profile) else profiles.load(gpu)
+
+
+def read_calibration(
+    source: "str | Path | Iterable[str] | Corpus", model: nn.Module, tokenizer: Any
+) -> Corpus:
+    """Token ids of a text file, of texts, or a corpus as it is.
+
+    Raises:
+        CalibrationError: the text cannot be read or is too short, or a tokenizer is missing.
+    """
+    if isinstance(source, Corpus):
+        return source
+    if tokenizer is None:
+        raise CalibrationError("calibration text needs the model's tokenizer; pass tokenizer=...")
+    documents = read_documents(source) if isinstance(source, str | Path) else source
+    return tokenize(documents, tokenizer, max_positions(model))
+
+
+def plan(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    calibration: "str | Path | Iterable[str] | Corpus",
+    method: str = "gfwsvd",
+    ratio: float | str = 0.2,
+    ratio_of: Literal["targeted", "model"] = "targeted",
+    gpu: str | Profile = "h200",
+    align: int | None = None,
+    value: str = "auto",
+    skip: tuple[str, ...] = (),
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> Planned:
+    """The best aligned plan under the budget, with its factors; the model is left as it was.
+
+    Args:
+        model: Hugging Face causal language model in eval mode.
+        tokenizer: the model's; not needed when ``calibration`` is a Corpus.
+        calibration: a .jsonl or .txt path, texts, or a Corpus; a quarter is held back.
+        method: metric of the factors: svd, asvd, svd-llm or gfwsvd.
+        ratio: share of the parameters to remove, 0 <= ratio < 1 (0.2 is 20 %).
+        ratio_of: what that is a share of: the targeted weights or the whole model.
+        gpu: profile whose alignment the ranks follow.
+        align: multiple for the ranks instead of the profile's.
+        value: ``auto``, or one value model: two-sided, fisher, relative.
+        skip: patterns of module names to leave dense.
+        seed: of the sampled labels.
+        progress: called with (stage, done, total).
+
+    Raises:
+        GacError: bad input; see gacfx.errors.
+    """
+    corpus = read_calibration(calibration, model, tokenizer)
+    study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
+    profile = load_profile(gpu)
+    return study.plan(ratio, profile=profile, align=align, value=value, ratio_of=ratio_of)
+
+
+def plan_synthetic(
+    source: "str | Path",
+    *,
+    ratio: float | str = 0.2,
+    ratio_of: Literal["targeted", "model"] = "targeted",
+    gpu: str | Profile = "h200",
+    align: int | None = None,
+    skip: tuple[str, ...] = (),
+    decay: float = 0.5,
+    seed: int = 0,
+) -> Plan:
+    """A plan for a configuration alone, with made-up power-law spectra instead of weights.
+
+    It shows what planning does at full size; it says nothing about the quality of any model.
+    """
+    profile = load_profile(gpu)
+    gm = capture(source)
+    Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
+    budget = make_budget(gm, ratio, ratio_of)
+    dtype = next(site.dtype for _, site in sites(gm))
+    align = align or max(profile.align_for(dtype), profile.align_for("bf16"))
+    made = Provenance("none", f"synthetic decay {decay}", profile.name, align, dtype, seed=seed)
+    text = "synthetic-curves,sweep-candidates,solve"
+    bound = {"budget": budget, "provenance": made, "decay": decay, "seed": seed, "align": align}
+    Pipeline.parse(text).bind(**bound).run(gm)
+    found = state(gm).plan
+    assert found is not None
+    return found
+
+
+def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
+    """Put a plan's factors into ``model``, in place.
+
+    Raises:
+        PlanMismatch: the plan was made for another model or for other weights.
+    """
+    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
+    check_plan(model, planned.plan)
+    install_(model, planned.factors)
+
+
+def apply(model: M, planned: "Planned | str | Path") -> M:
+    """A copy of ``model`` with a plan's factors; the model itself is left as it was.
+
+    A GraphModule is rewritten by the fx passes, any other module by replacing its linears.
+
+    Raises:
+        PlanMismatch: the plan was made for another model or for other weights.
+    """
+    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
+    if isinstance(model, GraphModule):
+        return apply_to_graph(model, planned)  # type: ignore[return-value]
+    check_plan(model, planned.plan)
+    made = copy.deepcopy(model)
+    install_(made, planned.factors)
+    return made
+
+
+def apply_to_graph(gm: GraphModule, planned: Planned) -> GraphModule:
+    """A copy of a captured graph with the factors in place; parameters that stay are shared."""
+    made = edit.fork(gm)
+    rewrite = Pipeline.parse(pipelines.REWRITE)
+    rewrite.bind(plan=planned.plan, factors=planned.factors).run(made)
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A compressed model with the plan that made it and a summary of what changed."""
+
+    model: Any
+    tokenizer: Any
+    planned: Planned
+    summary: Summary
+
+
+def compress(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    calibration: "str | Path | Iterable[str] | Corpus",
+    workload: Workload | None = None,
+    gpu: str | Profile = "h200",
+    progress: Progress = lambda *_: None,
+    method: str = "gfwsvd",
+    skip: tuple[str, ...] = (),
+    seed: int = 0,
+    **options: Any,
+) -> Compressed:
+    """Plan, verify on the graph, and apply to ``model`` in place.
+
+    Arguments are those of :func:`plan`, and ``workload`` for the forecast in the summary.
+    """
+    corpus = read_calibration(calibration, model, tokenizer)
+    study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
+    profile = load_profile(gpu)
+    planned = study.plan(options.pop("ratio", 0.2), profile=profile, **options)
+    summary = summarise(study, {"gacfx": planned}, profile, workload or Workload())
+    apply_(model, planned)
+    return Compressed(model, tokenizer, planned, summary)
+
+
+def summarise(
+    study: Study,
+    planned: dict[str, Planned],
+    profile: Profile,
+    workload: Workload,
+    judge: Corpus | None = None,
+) -> Summary:
+    """Dense and planned side by side; every plan is rewritten into the graph and verified there.
+
+    Losses are measured on ``judge``, by default the text that was held back from calibration.
+    """
+    judge = judge or study.held_back
+    dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
+    nats = evaluate(study.model, judge).nats_per_token
+    sides = [make_side("dense", dense, nats, None, study.targeted_params)]
+    for name, one in planned.items():
+        seen = verify(study, one, profile, workload)
+        nats = study.measure(one, judge)
+        sides.append(make_side(name, seen, nats, one.plan, 0))
+    label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
+    source = "measured" if profile.measured else "rule-based"
+    text = "held-back text" if judge is study.held_back else "evaluation text"
+    return Summary(profile.name, label, source, text, tuple(sides))
+
+
+def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
+    """Rewrite a copy of the graph with a plan and check alignment, budget and numerics on it.
+
+    Raises:
+        PassError: the rewritten graph is not what the plan promises.
+    """
+    gm = apply_to_graph(study.graph, planned)
+    seen = annotate_graph(gm, profile, workload, "planned")
+    inputs = export.example_inputs(study.model)
+    ids = torch.randint(0, int(study.model.config.vocab_size), inputs["input_ids"].shape)  # type: ignore[union-attr,arg-type]
+    inputs["input_ids"] = ids.to(inputs["input_ids"].device)
+    tolerance = TOLERANCE[DTYPES[next(study.model.parameters()).dtype]]
+    with swapped(study.model, planned.factors):
+        Pipeline.parse(pipelines.VERIFY).bind(
+            plan=planned.plan, reference=study.model, inputs=inputs, tolerance=tolerance
+        ).run(gm)
+    return seen
+
+
+def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) -> Path:
+    """Write a Hugging Face folder: weights, config, tokenizer, plan folder, report, model card.
+
+    Raises:
+        CheckpointError: the folder exists and ``overwrite`` is false, or it cannot be written.
+    """
+    return save_checkpoint(
+        compressed.model,
+        compressed.tokenizer,
+        Path(out),
+        plan=compressed.planned.plan,
+        factors=compressed.planned.factors,
+        report=compressed.summary.to_dict(),
+        overwrite=overwrite,
+    )
+
+
+def load(source: "str | Path", *, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a dense or a gacfx checkpoint: safetensors only, no remote code.
+
+    Raises:
+        CheckpointError: missing or truncated files, a pickle checkpoint, missing weights.
+    """
+    return load_dense(source, dtype=dtype)

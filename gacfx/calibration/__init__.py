@@ -1,0 +1,1 @@
+"""Calibration: text -> second moments of every targeted weight, and losses of models."""

@@ -1,0 +1,59 @@
+"""Running a model for its loss, and leaving it exactly as it was."""
+
+# T tokens of one document, V vocabulary
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from gacfx.errors import CalibrationError
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode with frozen parameters; afterwards as before."""
+    training = [(module, module.training) for module in model.modules()]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, flag in training:
+            module.training = flag
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of the first parameter, where the token ids have to go."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
+    """Logits [T, V] in float32 (float64 for a float64 model) of one document.
+
+    Args:
+        model: a Hugging Face causal language model, or a module that maps ids [1, T] to logits
+            [1, T, V].
+        ids_T: token ids, int64.
+    """
+    options = {"use_cache": False} if hasattr(model, "config") else {}
+    output = model(ids_T[None].to(device_of(model)), **options)
+    logits_TV = getattr(output, "logits", output)
+    if not isinstance(logits_TV, Tensor) or logits_TV.shape[:2] != (1, len(ids_T)):
+        raise CalibrationError(
+            f"{type(model).__name__} gives no logits [1, {len(ids_T)}, vocabulary]; "
+            "calibration needs a causal language model"
+        )
+    return logits_TV[0].to(torch.promote_types(logits_TV.dtype, torch.float32))
+
+
+def next_token_nats(logits_TV: Tensor, ids_T: Tensor) -> float:
+    """Negative log-likelihood of a document from its second token on, summed in float64, nats."""
+    target_T = ids_T[1:].to(logits_TV.device)
+    losses_T = nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
+    return float(losses_T.double().sum())

@@ -1,0 +1,138 @@
+"""Sums over tokens that become the moments of a weight.
+
+One :class:`LinearSums` hangs on each measured module through its two hooks; input moments go
+through one :class:`InputSums`, so that modules which are fed the same tensor (gate and up) share a
+matrix.
+"""
+
+# T tokens, M outputs, N inputs, S = min(M, N)
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gacfx.calibration.targets import weight_of
+from gacfx.core.statistics import Moments
+
+
+class InputSums:
+    """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._means: dict[tuple[tuple[str, ...], int], Tensor] = {}
+        self._fed: Tensor | None = None
+        self._version = 0
+        self._rows_TN = torch.empty(0)
+        self._names: list[str] = []
+
+    def add(self, name: str, fed: Tensor, rows_TN: Tensor) -> None:
+        """Count the input of one call.
+
+        Args:
+            name: module that was called.
+            fed: the very tensor that it was called with.
+            rows_TN: private float64 copy of it, one row per token.
+        """
+        # A tensor that was changed in place between two calls is another input.
+        if fed is not self._fed or fed._version != self._version:
+            self.flush()
+            self._fed, self._version, self._rows_TN = fed, fed._version, rows_TN
+        self._names.append(name)
+
+    def flush(self) -> None:
+        """Count what waits for further modules with the same input; call after each forward."""
+        if self._names:
+            key, gram_NN = tuple(self._names), self._rows_TN.T @ self._rows_TN
+            self._sums[key] = self._sums[key].add_(gram_NN) if key in self._sums else gram_NN
+        self._fed, self._names, self._rows_TN = None, [], torch.empty(0)
+
+    def mean(self, name: str, count: int) -> Tensor | None:
+        """Sum of x x^T over all calls of a module, divided by ``count``; None when never called.
+
+        Modules that were always fed together get the same tensor.
+        """
+        keys = [key for key in self._sums if name in key]
+        if not keys:
+            return None
+        if len(keys) > 1 or keys[0].count(name) > 1:
+            parts = torch.stack([self._sums[key] * key.count(name) for key in keys])
+            return parts.sum(0) / count
+        shared = (keys[0], count)
+        if shared not in self._means:
+            self._means[shared] = self._sums[keys[0]] / count
+        return self._means[shared]
+
+
+class LinearSums:
+    """Sums of one module over all its calls; float64."""
+
+    def __init__(self, name: str, module: nn.Module, inputs: InputSums) -> None:
+        self.name, self.inputs = name, inputs
+        self.weight_MN = weight_of(module)
+        self.bias = module.bias.detach().double() if isinstance(module.bias, Tensor) else None
+        self.rows, self.columns = self.weight_MN.shape
+        self.wide = self.rows > self.columns
+        short = min(self.rows, self.columns)
+        device = self.weight_MN.device
+        self.projected_SS = torch.zeros(short, short, dtype=torch.float64, device=device)
+        self.side_SS = torch.zeros_like(self.projected_SS) if not self.wide else None
+        """Sum of g g^T; the input moments of wide weights are kept in ``inputs``."""
+        self.abs_N = self.projected_SS.new_zeros(self.columns)
+        self.square_N = self.projected_SS.new_zeros(self.columns)
+        self.grad_square = self.projected_SS.new_zeros(())
+        self.calls_rows = 0
+
+    def forward_hook(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Count the input; the output starts the graph of gradients where none exists yet."""
+        x_TN = args[0].detach().reshape(-1, self.columns).to(torch.float64, copy=True)
+        self.calls_rows += len(x_TN)
+        self.abs_N += x_TN.abs().sum(0)
+        self.square_N += x_TN.square().sum(0)
+        if self.wide:
+            self.inputs.add(self.name, args[0], x_TN)
+        else:
+            y_TM = output.detach().reshape(-1, self.rows).double()
+            y_TM = y_TM if self.bias is None else y_TM - self.bias
+            self.projected_SS.addmm_(y_TM.T, y_TM)
+        if not output.requires_grad:
+            # A clone is no leaf, so what follows may still change it in place.
+            output = output.detach().requires_grad_().clone()
+        output.register_hook(self.grad_hook)  # type: ignore[no-untyped-call]
+        return output
+
+    def grad_hook(self, grad: Tensor) -> None:
+        """Count the gradient at the output."""
+        g_TM = grad.detach().reshape(-1, self.rows)
+        self.grad_square += g_TM.double().square().sum()
+        if self.side_SS is None:
+            dtype = torch.promote_types(self.weight_MN.dtype, torch.float32)
+            p_TN = (g_TM.to(dtype) @ self.weight_MN.to(dtype)).double()
+            self.projected_SS.addmm_(p_TN.T, p_TN)
+        else:
+            self.side_SS.addmm_(g_TM.double().T, g_TM.double())
+
+    def moments(self, tokens: int) -> Moments:
+        """Means per token.
+
+        Gradient sums are divided by all ``tokens``, input sums by the tokens that the module saw:
+        for an expert that gets one token in eight, the product of both then weighs one in eight.
+        A module that is called several times per token counts the sum of its calls.
+        """
+        seen = max(min(self.calls_rows, tokens), 1)
+        if self.side_SS is None:
+            side_SS = self.inputs.mean(self.name, seen)
+            projected_SS = self.projected_SS / tokens
+        else:
+            side_SS = self.side_SS / tokens
+            projected_SS = self.projected_SS / seen
+        return Moments(
+            rows=self.rows,
+            columns=self.columns,
+            projected_moment=projected_SS,
+            side_moment=torch.zeros_like(projected_SS) if side_SS is None else side_SS,
+            input_abs_mean=self.abs_N / seen,
+            input_square_mean=self.square_N / seen,
+            grad_square_mean=float(self.grad_square) / tokens / self.rows,
+        )

@@ -1,0 +1,1 @@
+"""Checkpoint folders: read a dense model, write a compressed one, load it with transformers."""

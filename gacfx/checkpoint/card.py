@@ -1,0 +1,52 @@
+"""The README.md of a compressed checkpoint: how to load it, what was done to it."""
+
+from gacfx.core.plan import Plan
+
+_CARD = """\
+---
+library_name: transformers
+tags: [gacfx, compressed, low-rank]
+---
+# {title}
+
+A model compressed with gacfx: {factorized} of {targeted} targeted weights are low-rank pairs.
+
+**Import gacfx before loading.** Without it, transformers stops with a size mismatch.
+
+```python
+import gacfx  # registers the loader
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{title}")
+tokenizer = AutoTokenizer.from_pretrained("{title}")
+```
+
+| | |
+|---|---|
+| method | {method} |
+| parameters of the targeted weights | {kept:,} of {dense:,} ({removed:.1%} removed) |
+| budget | {limit:,} (ratio {ratio} of {ratio_of}) |
+| chosen for | {gpu}, {dtype} |
+
+`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors before they
+were cast to the model's dtype.
+"""
+
+
+def model_card(title: str, plan: Plan) -> str:
+    """Markdown with the front matter that the hub reads."""
+    budget, origin = plan.budget, plan.provenance
+    return _CARD.format(
+        title=title,
+        factorized=len(plan.ranks),
+        targeted=len(plan.choices),
+        method=origin.method,
+        kept=plan.kept_params,
+        dense=budget.targeted_params,
+        removed=1 - plan.kept_params / max(budget.targeted_params, 1),
+        limit=budget.limit_params,
+        ratio=budget.ratio,
+        ratio_of="the whole model" if budget.ratio_of == "model" else "the targeted weights",
+        gpu=origin.gpu,
+        dtype=origin.dtype,
+    )

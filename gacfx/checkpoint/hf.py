@@ -1,0 +1,146 @@
+"""The loader that transformers finds under ``"quant_method": "gacfx"`` in config.json.
+
+Before the weights are read, it replaces each layer named in the configuration by an empty
+low-rank one, so that plain ``from_pretrained`` fills any architecture with per-layer ranks.
+transformers' word for such a plug-in is quantizer; nothing is quantized here.
+
+Importing this module registers the loader. No import of ``transformers.modeling_utils`` at module
+level: while that module is imported, it imports this one.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    register_quantization_config,
+    register_quantizer,
+)
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from gacfx.errors import CheckpointError, UnsupportedModel
+from gacfx.modules.install import low_rank_modules, skeleton_
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+METHOD = "gacfx"
+FORMAT_VERSION = 1
+NOTE = "import gacfx before loading"
+
+
+class GacfxConfig(QuantizationConfigMixin):
+    """What config.json says of a compressed model: the rank of each factorized module.
+
+    Args:
+        ranks: module name -> rank.
+        format_version: of this block; unknown ones are refused.
+        quant_method: always "gacfx".
+        gacfx_note: for whoever reads config.json.
+        unknown: keys of other programs; dropped with a warning that names them.
+
+    Raises:
+        CheckpointError: an unknown version, or ranks that are not positive integers by name.
+    """
+
+    def __init__(
+        self,
+        ranks: dict[str, int] | None = None,
+        format_version: int = FORMAT_VERSION,
+        quant_method: str = METHOD,
+        gacfx_note: str = NOTE,
+        **unknown: object,
+    ) -> None:
+        if format_version != FORMAT_VERSION or isinstance(format_version, bool):
+            raise CheckpointError(
+                f"config.json: gacfx format version {format_version!r}; this gacfx reads "
+                f"{FORMAT_VERSION}. A newer gacfx may read it"
+            )
+        if quant_method != METHOD:
+            raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            warnings.warn(f"config.json: unknown gacfx settings dropped: {names}", stacklevel=2)
+        self.quant_method = METHOD  # type: ignore[assignment]  # a plain string, no enum member
+        self.format_version = FORMAT_VERSION
+        self.ranks = _checked(ranks if ranks is not None else {})
+        self.gacfx_note = NOTE
+
+
+class GacfxQuantizer(HfQuantizer):
+    """Puts empty low-rank layers into the skeleton of a model."""
+
+    requires_calibration = True  # only checkpoints that are compressed already can be loaded
+    quantization_config: GacfxConfig
+
+    def _process_model_before_weight_loading(
+        self, model: "PreTrainedModel", **_: Any
+    ) -> "PreTrainedModel":
+        ranks = _names_in(model, self.quantization_config.ranks)
+        try:
+            skeleton_(model, ranks)
+        except UnsupportedModel as error:
+            raise CheckpointError(f"config.json does not fit its own model: {error}") from error
+        self.quantization_config.ranks = ranks
+        return model
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        """save_pretrained works: everything is ordinary parameters."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Low-rank layers train like any other."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """The Trainer refuses "purely quantized" models that do not say so; these are none."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        """``generate`` may compile."""
+        return True
+
+
+def register() -> None:
+    """transformers finds the loader from here on; calling twice is once."""
+    if METHOD not in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        register_quantization_config(METHOD)(GacfxConfig)
+    if METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantizer(METHOD)(GacfxQuantizer)
+
+
+def config_of(model: "PreTrainedModel") -> GacfxConfig:
+    """The configuration block for the low-rank layers that are in ``model`` now."""
+    return GacfxConfig({name: layer.rank for name, layer in low_rank_modules(model).items()})
+
+
+def _checked(ranks: object) -> dict[str, int]:
+    if not isinstance(ranks, dict):
+        raise CheckpointError(f"config.json: gacfx ranks must be a table, not {ranks!r}")
+    for name, rank in ranks.items():
+        if not (isinstance(name, str) and name):
+            raise CheckpointError(f"config.json: {name!r} is no module name")
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise CheckpointError(f"config.json: {name}: rank {rank!r} is not a positive integer")
+    return dict(sorted(ranks.items()))
+
+
+def _names_in(model: "PreTrainedModel", ranks: dict[str, int]) -> dict[str, int]:
+    """The ranks under the names that they have in ``model``.
+
+    As transformers does with weights: AutoModel drops the prefix of the base model, and the layers
+    of a head that it does not have.
+    """
+    if model.base_model is not model:
+        return ranks
+    prefix, known = f"{model.base_model_prefix}.", {name for name, _ in model.named_modules()}
+    bare = {name.removeprefix(prefix): rank for name, rank in ranks.items()}
+    return {name: rank for name, rank in bare.items() if name in known}
+
+
+register()

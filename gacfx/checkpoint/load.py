@@ -1,0 +1,197 @@
+"""Read models from disk or hub: no code, no pickle, no random weights, no NaN."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gacfx.checkpoint import hf
+from gacfx.errors import CheckpointError, GacError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.*",
+    "*.tiktoken",
+)
+
+
+def load_checkpoint(folder: str | Path, **kwargs: Any) -> "PreTrainedModel":
+    """The compressed model in ``folder``: ``from_pretrained`` that refuses what is not whole.
+
+    Args:
+        folder: written by ``save_checkpoint``, or the hub name of such a folder.
+        kwargs: for ``from_pretrained`` (``dtype``, ``device_map`` ...).
+
+    Raises:
+        CheckpointError: not a folder that gacfx wrote, or it cannot be read whole.
+        UnsupportedModel: transformers has no such causal language model.
+    """
+    if _is_local(folder):
+        block = _check_folder(Path(folder)).get("quantization_config")
+        method = block.get("quant_method") if isinstance(block, dict) else None
+        if method != hf.METHOD:
+            raise CheckpointError(
+                f"{folder}: is not compressed by gacfx (quant_method {method!r}); "
+                "load it with transformers, or with load_dense"
+            )
+    return _load(folder, **{"dtype": "auto", **kwargs})
+
+
+def load_dense(
+    path_or_name: str | Path, *, dtype: torch.dtype | str = "auto"
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase | None"]:
+    """The model and its tokenizer, in eval mode, on the CPU; a gacfx checkpoint loads as well.
+
+    Args:
+        path_or_name: a Hugging Face folder, or a hub name.
+        dtype: of the weights; "auto" keeps that of the checkpoint.
+
+    Returns:
+        The model; its tokenizer, or None where a folder has none.
+
+    Raises:
+        CheckpointError: weights that are pickled, missing, truncated, incomplete, NaN or infinite;
+            no config; a model that brings its own code.
+        UnsupportedModel: transformers has no such causal language model.
+    """
+    if _is_local(path_or_name):
+        _check_folder(Path(path_or_name))
+    model = _load(path_or_name, dtype=dtype)
+    return model, _tokenizer(path_or_name)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Nothing when no parameter holds NaN or infinity; parameters without values are skipped.
+
+    Raises:
+        CheckpointError: names the first such parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta or not parameter.is_floating_point():
+            continue
+        # isfinite knows no 8-bit floats.
+        values = parameter.detach().float() if parameter.itemsize == 1 else parameter.detach()
+        if not bool(torch.isfinite(values).all()):
+            raise CheckpointError(f"{name}: NaN or infinite values; check the checkpoint")
+
+
+def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    if kwargs.pop("trust_remote_code", False):
+        raise CheckpointError(f"{source}: gacfx never runs code from a checkpoint")
+    kwargs |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    kwargs["ignore_mismatched_sizes"] = True  # they are refused below, by name
+    try:
+        model, info = loader.from_pretrained(str(source), **kwargs)
+    except (GacError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # transformers raises nearly everything
+        raise _explained(source, error) from error
+    _refuse(source, "missing and would be random", info["missing_keys"])
+    shapes = {f"{n} {tuple(a)} for {tuple(b)}" for n, a, b in info["mismatched_keys"]}
+    _refuse(source, "of another shape than the model needs", shapes)
+    check_finite(model)
+    return model  # type: ignore[no-any-return]
+
+
+def _refuse(source: str | Path, why: str, weights: set[str]) -> None:
+    if weights:
+        shown = ", ".join(sorted(weights)[:8]) + (" ..." if len(weights) > 8 else "")
+        raise CheckpointError(f"{source}: {len(weights)} weights are {why}: {shown}")
+
+
+def _explained(source: str | Path, error: Exception) -> GacError:
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "custom code" in text:
+        return CheckpointError(
+            f"{source}: brings its own modelling code, and gacfx never runs code from a checkpoint"
+        )
+    if "model type" in text or "Unrecognized" in text:
+        return UnsupportedModel(f"{source}: {text[:300]}")
+    return CheckpointError(f"{source}: cannot be loaded: {text[:300]}")
+
+
+def _tokenizer(source: str | Path) -> "PreTrainedTokenizerBase | None":
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if _is_local(source) and not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except Exception as error:
+        raise CheckpointError(f"{source}: its tokenizer cannot be loaded: {error}") from error
+
+
+def _is_local(source: str | Path) -> bool:
+    """A folder, or what can only be one: hub names are ``name`` or ``owner/name``."""
+    text = str(source)
+    return (
+        isinstance(source, Path)
+        or Path(text).exists()
+        or text.startswith((".", "~"))
+        or Path(text).is_absolute()
+        or text.count("/") > 1
+    )
+
+
+def _check_folder(folder: Path) -> dict[str, Any]:
+    """config.json, when the folder has one and every weight file is whole."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder")
+    config = _json(folder / "config.json")
+    for file in _weight_files(folder):
+        _check_safetensors(file)
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _WEIGHTS).exists():
+        return [folder / _WEIGHTS]
+    if (folder / _INDEX).exists():
+        parts = _json(folder / _INDEX).get("weight_map")
+        if not isinstance(parts, dict):
+            raise CheckpointError(f"{folder / _INDEX}: has no weight_map")
+        return [folder / str(part) for part in sorted(set(parts.values()))]
+    if any(any(folder.glob(pattern)) for pattern in _PICKLES):
+        raise CheckpointError(
+            f"{folder}: has pickled weights only, and unpickling runs code; "
+            "convert to safetensors: load it with transformers and save_pretrained it again"
+        )
+    raise CheckpointError(f"{folder}: has no {_WEIGHTS}; are the weights elsewhere?")
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass  # reads the header, and checks that the file is as long as the header says
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file}: is missing, truncated or no safetensors file ({error}); copy it again"
+        ) from error
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file.parent}: has no {file.name}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{file}: is not a JSON table")
+    return raw

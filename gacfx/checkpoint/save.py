@@ -1,0 +1,123 @@
+"""Write a compressed model as a Hugging Face folder, whole or not at all."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gacfx.checkpoint import hf
+from gacfx.checkpoint.card import model_card
+from gacfx.checkpoint.load import check_finite
+from gacfx.core.atomic import replacing_folder
+from gacfx.core.materialise import Factors, save_plan
+from gacfx.core.plan import Plan
+from gacfx.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PLAN_FOLDER = "plan"
+REPORT_FILE = "gacfx_report.json"
+
+
+def save_checkpoint(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    out: str | Path,
+    *,
+    plan: Plan,
+    factors: Mapping[str, Factors],
+    report: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes config, weights, tokenizer, plan, report and model card to ``out``.
+
+    The folder is written under another name beside ``out`` and renamed when it is complete.
+
+    Args:
+        model: with the low-rank layers in place; it is left as it is.
+        tokenizer: saved beside it; None leaves it out.
+        out: the folder to make.
+        plan: the plan that the model carries out.
+        factors: those of the plan.
+        report: plain JSON values for ``gacfx_report.json``; None writes none.
+        overwrite: replace an existing checkpoint folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: the folder exists, cannot be written, or the model is not what the
+            plan says.
+        PlanError: the factors are not those of the plan.
+    """
+    out = Path(out).expanduser().resolve()
+    _check_model(model, plan)
+    _check_target(out, overwrite)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(out) as folder:
+            with _declared(model):
+                model.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+            save_plan(folder / PLAN_FOLDER, plan, factors)
+            if report is not None:
+                (folder / REPORT_FILE).write_text(_json(report), encoding="utf-8")
+            (folder / "README.md").write_text(model_card(out.name, plan), encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{out}: cannot be written: {error}") from error
+    return out
+
+
+def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
+    method = getattr(getattr(model.config, "quantization_config", None), "quant_method", hf.METHOD)
+    if method != hf.METHOD:
+        raise CheckpointError(f"the model is quantized with {method}; gacfx cannot save that")
+    placed = hf.config_of(model).ranks
+    for name in sorted(placed.keys() | plan.ranks.keys()):
+        if placed.get(name) != plan.ranks.get(name):
+            raise CheckpointError(
+                f"{name}: rank {placed.get(name, 'dense')} in the model, "
+                f"{plan.ranks.get(name, 'dense')} in the plan; apply the plan before saving"
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta and not hasattr(model, "hf_device_map"):
+            raise CheckpointError(f"{name}: has no values (meta device); there is nothing to save")
+    check_finite(model)
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise CheckpointError(f"{out}: is a file; name a folder")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise CheckpointError(f"{out}: exists and is not empty; allow overwrite or name another")
+    if not (out / "config.json").exists():
+        raise CheckpointError(
+            f"{out}: is not a checkpoint folder (it has no config.json), so it is not overwritten"
+        )
+
+
+@contextmanager
+def _declared(model: "PreTrainedModel") -> Iterator[None]:
+    """The model's config carries the gacfx block, so that ``save_pretrained`` writes it."""
+    config = model.config
+    before = getattr(config, "quantization_config", None)
+    config.quantization_config = hf.config_of(model)
+    try:
+        yield
+    finally:
+        if before is None:
+            del config.quantization_config
+        else:
+            config.quantization_config = before
+
+
+def _json(report: dict[str, Any]) -> str:
+    try:
+        return json.dumps(report, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the report is not plain JSON: {error}") from error

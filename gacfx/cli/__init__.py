@@ -1,0 +1,44 @@
+"""The command line: ``gacfx inspect | plan | compress | eval | passes | demo``.
+
+Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gacfx.errors import GacError
+
+COMMANDS = ("inspect", "plan", "compress", "eval", "passes", "demo")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except GacError as error:
+        print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; say nothing
+        return 1
+    except KeyboardInterrupt:
+        print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each command's module adds its own."""
+    from gacfx import __version__
+    from gacfx.cli import compress, demo, evaluate, inspect, passes, plan
+
+    top = argparse.ArgumentParser(
+        prog="gacfx",
+        description="Make compressed LLMs as fast as their parameter count says.",
+    )
+    top.add_argument("--version", action="version", version=f"gacfx {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in (inspect, plan, compress, evaluate, passes, demo):
+        module.add(commands)
+    return top

@@ -1,0 +1,7 @@
+"""``python -m gacfx.cli``."""
+
+import sys
+
+from gacfx.cli import main
+
+sys.exit(main())

@@ -1,0 +1,63 @@
+"""``gacfx compress``: a checkpoint in, an aligned checkpoint out."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from gacfx.cli import options
+from gacfx.cli.plan import planning, real_plan
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = options.add_command(
+        commands, "compress", "write an aligned low-rank checkpoint of a model", run
+    )
+    command.add_argument("model", help="checkpoint folder or name")
+    options.add_planning(command)
+    options.add_gpu(command)
+    options.add_workload(command)
+    command.add_argument("--out", metavar="DIR", help="folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    command.add_argument("--dry-run", action="store_true", help="stop after the plan")
+    command.add_argument("--json", action="store_true", help="the summary as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compress, save and print."""
+    from gacfx import api
+    from gacfx.checkpoint.save import check_target
+    from gacfx.cli.screen import console, progress
+    from gacfx.errors import CalibrationError, CheckpointError
+    from gacfx.report import tables
+
+    if arguments.dry_run:
+        planned = real_plan(arguments)
+        text = planned.plan.to_json() if arguments.json else ""
+        print(text, end="") if text else console().print(tables.plan_view(planned.plan))
+        return 0
+    if arguments.out is None:
+        raise CheckpointError("give --out DIR, or --dry-run to stop after the plan")
+    if arguments.calibration is None:
+        raise CalibrationError("give --calibration FILE (.jsonl or .txt)")
+    check_target(Path(arguments.out), overwrite=arguments.overwrite)
+    model, tokenizer = api.load(arguments.model)
+    with progress() as move:
+        compressed = api.compress(
+            model,
+            tokenizer,
+            workload=options.workload_of(arguments),
+            progress=move,
+            **planning(arguments),
+        )
+    folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
+    if arguments.json:
+        print(json.dumps(compressed.summary.to_dict(), indent=1))
+        return 0
+    out = console()
+    out.print(tables.plan_view(compressed.planned.plan))
+    out.print()
+    out.print(tables.summary_view(compressed.summary))
+    out.print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
+    return 0

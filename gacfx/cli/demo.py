@@ -1,0 +1,69 @@
+"""``gacfx demo``: the whole road on the embedded model, in about a minute."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from gacfx.cli import options
+
+PROMPT = "Return a new"
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    command = options.add_command(
+        commands, "demo", "compress the embedded model twice, compare, save, reload, generate", run
+    )
+    command.add_argument("--ratio", default="0.2", help="share to remove (default: 0.2)")
+    command.add_argument("--out", default="gacfx-demo", help="folder (default: gacfx-demo)")
+    command.add_argument("--json", action="store_true", help="the summary as JSON")
+    options.add_gpu(command)
+    options.add_workload(command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo and print."""
+    from gacfx import api
+    from gacfx.cli.screen import console, progress
+    from gacfx.demo import MODEL
+    from gacfx.report import tables
+    from gacfx.study import Study
+
+    profile, workload = options.profile_of(arguments), options.workload_of(arguments)
+    model, tokenizer = api.load(MODEL)
+    corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer)
+    judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer)
+    with progress() as move:
+        study = Study.make(model, corpus, progress=move)
+        planned = {
+            "upstream": study.upstream(arguments.ratio, profile=profile),
+            "gacfx": study.plan(arguments.ratio, profile=profile),
+        }
+        summary = api.summarise(study, planned, profile, workload, judge)
+    folders = {}
+    for name, one in planned.items():
+        made = api.Compressed(api.apply(model, one), tokenizer, one, summary)
+        folders[name] = api.save(made, Path(arguments.out) / name, overwrite=True)
+    if arguments.json:
+        print(json.dumps(summary.to_dict(), indent=1))
+        return 0
+    out = console()
+    out.print(tables.plan_view(planned["gacfx"].plan))
+    out.print()
+    out.print(tables.summary_view(summary))
+    out.print(f"\nsaved {', '.join(str(f) for f in folders.values())}")
+    out.print("reloaded with AutoModelForCausalLM.from_pretrained, greedy:\n")
+    out.print(generated(folders["gacfx"]))
+    return 0
+
+
+def generated(folder: Path) -> str:
+    """Text that the reloaded checkpoint writes, by plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(PROMPT, return_tensors="pt")
+    written = model.generate(**ids, max_new_tokens=60, do_sample=False)
+    return str(tokenizer.decode(written[0], skip_special_tokens=True))

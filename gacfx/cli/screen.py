@@ -1,0 +1,39 @@
+"""The terminal: one console for results, progress bars on the error stream."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+WIDTH = 132
+"""Columns when the output is no terminal, so that a pipe cuts nothing."""
+
+
+def console() -> Console:
+    """Results: colour only on a terminal, NO_COLOR respected."""
+    out = Console(highlight=False, markup=False, soft_wrap=False)
+    return out if out.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """A callback (stage, done, total) that moves one bar for each stage."""
+    out = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=out, disable=not sys.stderr.isatty()) as bars:
+        tasks: dict[str, Any] = {}
+
+        def move(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield move

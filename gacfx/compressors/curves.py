@@ -1,0 +1,78 @@
+"""Loss curves: what dropping the last components of a decomposition costs, for every rank.
+
+In the Kronecker-factored second-order model an error D of the weight costs 1/2 tr(G D A D^T) nats
+per token. When W = up down drops its components from r on, D is the sum of up_i down_i over i >= r,
+so with
+
+    S = (up^T G up) * (down A down^T)        elementwise, [S, S]
+
+the loss at rank r is half the sum of the block S[r:, r:]. Both matrices come from moments of the
+short side (M <= N: down A down^T = outer (W A W^T) outer^T; M > N: up^T G up = inner^T (W^T G W)
+inner), for the factors of any method, not only of the one that is optimal in this metric.
+"""
+
+# M outputs, N inputs, S = min(M, N)
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gacfx.core.statistics import Moments
+
+ValueModel = Literal["two-sided", "fisher", "relative"]
+"""two-sided: G and A, nats per token. fisher: G replaced by its mean diagonal, nats per token.
+relative: G = identity, as a share of the whole (0..1, not nats)."""
+
+VALUE_MODELS: tuple[ValueModel, ...] = get_args(ValueModel)
+
+
+def tail_losses(
+    weight_MN: Tensor,
+    moments: Moments,
+    inner_SS: Tensor,
+    outer_SS: Tensor,
+    value_model: ValueModel,
+) -> Tensor:
+    """Loss [S + 1] at every rank 0 .. S, float64, at least 0 and not increasing.
+
+    A method that is not optimal in the metric of the value model may lose less at a smaller rank; a
+    rank then gets the largest loss of all ranks from it on, so the curve never promises too much.
+
+    Args:
+        weight_MN: any floating dtype.
+        moments: of the same weight.
+        inner_SS: see :class:`gacfx.compressors.lowrank.Decomposition`.
+        outer_SS: its inverse.
+        value_model: see :data:`ValueModel`.
+    """
+    if value_model not in VALUE_MODELS:
+        raise ValueError(f"unknown value model {value_model!r}; known: {', '.join(VALUE_MODELS)}")
+    coupling_SS = _output_gram(weight_MN, moments, inner_SS, value_model) * _input_gram(
+        moments, outer_SS
+    )
+    # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
+    rows_S = coupling_SS.diagonal() + 2 * coupling_SS.triu(1).sum(1)
+    loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
+    loss = loss.cummax(0).values.flip(0)
+    if value_model == "relative":
+        loss = loss / loss[0].clamp_min(torch.finfo(loss.dtype).tiny)
+    return loss
+
+
+def _input_gram(moments: Moments, outer_SS: Tensor) -> Tensor:
+    """down A down^T."""
+    middle_SS = moments.side_moment if moments.wide else moments.projected_moment
+    return outer_SS @ middle_SS @ outer_SS.T
+
+
+def _output_gram(
+    weight_MN: Tensor, moments: Moments, inner_SS: Tensor, value_model: ValueModel
+) -> Tensor:
+    """up^T G up, with G as the value model has it."""
+    if value_model == "two-sided":
+        middle_SS = moments.projected_moment if moments.wide else moments.side_moment
+        return inner_SS.T @ middle_SS @ inner_SS
+    up_S = weight_MN.to(inner_SS) @ inner_SS if moments.wide else inner_SS
+    scale = moments.grad_square_mean if value_model == "fisher" else 1.0
+    return up_S.T @ up_S * scale

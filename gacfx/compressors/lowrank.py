@@ -1,0 +1,187 @@
+"""Weighted low-rank decomposition on the short side of a weight: weight + moments -> factors.
+
+With S = min(M, N) one symmetric S x S eigenproblem gives the factors of every rank. The metrics are
+L of the outputs and R of the inputs, X^1/2 are their symmetric roots:
+
+    M <= N   eigh(L^1/2 (W R W^T) L^1/2) = U s^2 U^T    up = L^-1/2 U        down = U^T L^1/2 W
+    M >  N   eigh(R^1/2 (W^T L W) R^1/2) = V s^2 V^T    up = W R^1/2 V       down = V^T R^-1/2
+
+W R W^T (or W^T L W) is the projected moment of the statistics where the metric is a moment, so the
+moment of the long side is never formed. The first r components are the best rank-r weight in the
+metric; all of them give W back. Source: reference of Eckart-Young in a weighted norm, K-FAC.
+"""
+
+# M outputs, N inputs, S = min(M, N), R rank
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gacfx.compressors.curves import ValueModel, tail_losses
+from gacfx.compressors.methods import Method, Metric
+from gacfx.core.curves import Curve
+from gacfx.core.materialise import Factors
+from gacfx.core.statistics import Moments
+from gacfx.errors import DecompositionFailed
+
+EIGENVALUE_FLOOR = 1e-10
+"""Smallest eigenvalue of a moment that is inverted, as a share of its largest one. A direction that
+calibration never saw keeps this little weight instead of none, so that the root has an inverse of
+condition 1e5 and the factors of full rank give the weight back to about 1e-11."""
+
+SCALE_FLOOR = 1e-3
+"""Smallest channel scale of ``asvd``, as a share of the median of the living channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """A weight cut into S components, best first, in the metric of a method."""
+
+    module: str
+    method: Method
+    weight_MN: Tensor
+    moments: Moments
+    inner_SS: Tensor
+    """float64: ``up`` = L^-1/2 U when M <= N, else R^1/2 V, with which ``up`` = W inner."""
+    outer_SS: Tensor
+    """float64, the inverse of ``inner_SS``: U^T L^1/2, or ``down`` = V^T R^-1/2."""
+
+    def factors(self, rank: int, dtype: torch.dtype | None = None) -> Factors:
+        """W ~ up down with ``rank`` components.
+
+        Both factors of a component have the same norm, so that neither leaves the range of half
+        precision; they are computed in float64 and cast at the end.
+
+        Args:
+            rank: 1 .. S.
+            dtype: of the factors; None for that of the weight.
+
+        Raises:
+            DecompositionFailed: a factor is not finite in ``dtype``.
+        """
+        short = min(self.weight_MN.shape)
+        if not 1 <= rank <= short:
+            raise ValueError(f"{self.module}: rank {rank} is outside 1 .. {short}")
+        weight_MN = self.weight_MN.to(self.inner_SS)
+        if self.moments.wide:
+            up_MR, down_RN = weight_MN @ self.inner_SS[:, :rank], self.outer_SS[:rank]
+        else:
+            up_MR, down_RN = self.inner_SS[:, :rank], self.outer_SS[:rank] @ weight_MN
+        up_MR, down_RN = _balanced(up_MR, down_RN)
+        dtype = dtype or self.weight_MN.dtype
+        factors = Factors(down_RD=down_RN.to(dtype), up_OR=up_MR.to(dtype))
+        if not factors.finite:
+            raise DecompositionFailed(self.module, f"factors of rank {rank} overflow {dtype}")
+        return factors
+
+    def curve(self, value_model: ValueModel = "two-sided") -> Curve:
+        """Estimated rise of the loss at every rank 0 .. S with these factors.
+
+        Raises:
+            DecompositionFailed: the curve is not finite.
+        """
+        loss = tail_losses(self.weight_MN, self.moments, self.inner_SS, self.outer_SS, value_model)
+        if not bool(torch.isfinite(loss).all()):
+            raise DecompositionFailed(self.module, f"the {value_model} loss curve is not finite")
+        rows, columns = self.moments.shape
+        return Curve(self.module, rows, columns, loss.cpu().numpy(), value_model)
+
+
+def decompose(
+    weight_MN: Tensor, moments: Moments, method: Method, *, module: str = ""
+) -> Decomposition:
+    """Components of a weight in the metric of a method, on the device of the moments.
+
+    Args:
+        weight_MN: any floating dtype; the torch layout (outputs first), also for a Conv1D.
+        moments: of this weight.
+        method: which metrics.
+        module: name for messages and curves.
+
+    Raises:
+        DecompositionFailed: NaN, no convergence, no statistics: keep the weight dense and record
+            the reason.
+    """
+    if tuple(weight_MN.shape) != moments.shape:
+        raise ValueError(f"{module}: weight {tuple(weight_MN.shape)}, moments {moments.shape}")
+    if problem := moments.problem():
+        raise DecompositionFailed(module, problem)
+    if not bool(torch.isfinite(weight_MN).all()):
+        raise DecompositionFailed(module, "NaN or infinite weight")
+    weight_MN = weight_MN.detach()
+    try:
+        inner_SS, outer_SS = _components(weight_MN, moments, method)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise DecompositionFailed(module, f"eigenvalues did not converge: {error}") from error
+    if not bool(torch.isfinite(inner_SS).all() and torch.isfinite(outer_SS).all()):
+        raise DecompositionFailed(module, "components are not finite")
+    return Decomposition(module, method, weight_MN, moments, inner_SS, outer_SS)
+
+
+def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Tensor, Tensor]:
+    """(inner, outer) of :class:`Decomposition`."""
+    wide = moments.wide
+    weight_MN = weight_MN.to(moments.projected_moment)
+    short_metric, long_metric = (method.right, method.left) if wide else (method.left, method.right)
+    weight_LS = weight_MN if wide else weight_MN.T
+    core_SS = _projected(weight_LS, moments, long_metric)
+    root_SS, inverse_SS = _root(short_metric, moments)
+    _, basis_SS = torch.linalg.eigh(_symmetric(root_SS @ core_SS @ root_SS))
+    basis_SS = basis_SS.flip(1)
+    if wide:
+        return root_SS @ basis_SS, basis_SS.T @ inverse_SS
+    return inverse_SS @ basis_SS, basis_SS.T @ root_SS
+
+
+def _projected(weight_LS: Tensor, moments: Moments, metric: Metric) -> Tensor:
+    """The long side's metric seen from the short side, [S, S]."""
+    if metric is Metric.MOMENT:
+        return moments.projected_moment
+    if metric is Metric.CHANNEL_SCALE:
+        weight_LS = weight_LS * channel_scale(moments.input_abs_mean)[:, None]
+    return weight_LS.T @ weight_LS
+
+
+def _root(metric: Metric, moments: Moments) -> tuple[Tensor, Tensor]:
+    """(X^1/2, X^-1/2) of the short side's metric, [S, S]."""
+    if metric is Metric.MOMENT:
+        return symmetric_roots(moments.side_moment)
+    if metric is Metric.CHANNEL_SCALE:
+        scale_S = channel_scale(moments.input_abs_mean)
+        return scale_S.diag(), scale_S.reciprocal().diag()
+    identity = torch.eye(len(moments.side_moment)).to(moments.side_moment)
+    return identity, identity
+
+
+def symmetric_roots(moment_SS: Tensor) -> tuple[Tensor, Tensor]:
+    """Symmetric root of a moment and the inverse of that root, float64.
+
+    Eigenvalues below ``EIGENVALUE_FLOOR`` times the largest are raised to it; a moment of zeros
+    weighs nothing and gets identities.
+    """
+    values_S, vectors_SS = torch.linalg.eigh(_symmetric(moment_SS))
+    largest = values_S[-1]
+    if not bool(largest > 0):
+        identity = torch.eye(len(values_S)).to(moment_SS)
+        return identity, identity
+    root_S = values_S.clamp_min(largest * EIGENVALUE_FLOOR).sqrt()
+    return vectors_SS * root_S @ vectors_SS.T, vectors_SS / root_S @ vectors_SS.T
+
+
+def channel_scale(abs_mean_N: Tensor) -> Tensor:
+    """ASVD's scale of each input channel, (mean |x|)^1/2, with a floor for dead channels."""
+    living = abs_mean_N[abs_mean_N > 0]
+    floor = living.median() * SCALE_FLOOR**2
+    return abs_mean_N.clamp_min(floor).sqrt()
+
+
+def _balanced(up_MR: Tensor, down_RN: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product, with equal norms of both factors of each component."""
+    up_R, down_R = up_MR.norm(dim=0), down_RN.norm(dim=1)
+    ratio_R = torch.where((up_R > 0) & (down_R > 0), down_R / up_R, 1.0).sqrt()
+    return up_MR * ratio_R, down_RN / ratio_R[:, None]
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2

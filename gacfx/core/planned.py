@@ -1,0 +1,29 @@
+"""A plan together with the factors that carry it out: what every door loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gacfx.core.materialise import FactorSet, load_plan, save_plan
+from gacfx.core.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan and its factors; a folder with ``plan.json`` and ``factors.safetensors`` on disk."""
+
+    plan: Plan
+    factors: FactorSet
+
+    def save(self, folder: str | Path) -> None:
+        """Write both files; each appears whole or not at all."""
+        save_plan(Path(folder), self.plan, self.factors)
+
+    @staticmethod
+    def load(folder: str | Path) -> "Planned":
+        """What :meth:`save` wrote, checked again.
+
+        Raises:
+            CheckpointError, PlanError: a file is missing or malformed, or they do not belong
+                together.
+        """
+        return Planned(*load_plan(Path(folder)))

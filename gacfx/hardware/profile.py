@@ -1,0 +1,204 @@
+"""Profiles: what is known of one GPU with one software stack, and where each constant comes from.
+
+A profile is a JSON file, ``{"format": "gacfx-profile", "version": 1, ...}``. Its ``sources`` name a
+source for every constant; a constant without one is refused. Versions of torch and cuDNN are
+inputs: the rules depend on them, and a machine may have others than the file's default.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from gacfx.errors import ProfileError
+
+Evidence = Literal["read", "estimate", "measured"]
+
+DTYPE_BYTES: Mapping[str, int] = {
+    "fp64": 8,
+    "fp32": 4,
+    "tf32": 4,
+    "bf16": 2,
+    "fp16": 2,
+    "int8": 1,
+    "fp8": 1,
+}
+KERNELS = (
+    *("native", "align4", "align2", "align1", "simt", "gemv", "gemv.unaligned", "grouped"),
+    *("cudnn", "flash", "efficient", "math"),
+)
+"""Classes of kernels that the rules name; ``flash.t128.pad8`` belongs to ``flash``."""
+
+_FOLDER = Path(__file__).parent / "profiles"
+T = TypeVar("T", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The software that chooses kernels."""
+
+    torch: tuple[int, int]
+    cudnn: int
+    """As ``torch.backends.cudnn.version()`` says it: 91900 is 9.19.0; 0 means none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a constant comes from."""
+
+    what: str
+    """Field of the profile; ``peak_tflops`` stands for all below it."""
+    source: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Part of the output that one thread block computes."""
+
+    m: int
+    n: int
+    share: float
+    """Throughput inside full waves, as a share of the best tile's: small tiles re-read operands."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """Coefficients of the latency model; a sweep fits them, until then they are estimates."""
+
+    f_tier: Mapping[str, float]
+    """Class of kernel -> share of peak throughput (gemv: of bandwidth) that it reaches."""
+    f_mem: float
+    """Share of the nominal bandwidth that a kernel reaches."""
+    launch_us: float
+    """Cost of one kernel launch."""
+    tiles: tuple[Tile, ...]
+    tile_k_bytes: int
+    """Depth of a tile along K, in bytes of operand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a sweep saw for one exact shape, under the profile's default stack."""
+
+    tier: int
+    kernel: str
+    us: float | None = None
+    """None if the call is an error."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What is known of one GPU with one software stack."""
+
+    name: str
+    device: str
+    compute_capability: tuple[int, int]
+    sms: int
+    """Streaming multiprocessors."""
+    peak_tflops: Mapping[str, float]
+    """dtype -> dense peak (never the sparse one); a dtype that is absent cannot be multiplied."""
+    bandwidth_gbps: float
+    """Nominal memory bandwidth, 1e9 bytes a second."""
+    l2_mb: float
+    smem_kb_per_block: int
+    """Shared memory that one thread block can have."""
+    stack: Stack
+    align: Mapping[str, int]
+    """dtype -> preferred multiple of a size, in elements."""
+    latency: LatencyModel
+    provenance: tuple[Source, ...]
+    measured: Mapping[str, Measurement] = field(default_factory=dict)
+    """Key of ``predict.measured_key`` -> what was measured."""
+
+    def with_stack(
+        self, *, torch: tuple[int, int] | None = None, cudnn: int | None = None
+    ) -> "Profile":
+        """The same GPU with other software; measurements under the old one are dropped."""
+        stack = Stack(
+            torch=self.stack.torch if torch is None else torch,
+            cudnn=self.stack.cudnn if cudnn is None else cudnn,
+        )
+        if stack == self.stack:
+            return self
+        kept = tuple(s for s in self.provenance if s.what not in ("stack", "measured"))
+        given = Source("stack", "given by the caller", "read")
+        return replace(self, stack=stack, measured={}, provenance=(*kept, given))
+
+    def align_for(self, dtype: str) -> int:
+        """Preferred multiple of a size in elements.
+
+        Raises:
+            ProfileError: the profile does not know the dtype.
+        """
+        return _find(dtype, self.align, self.name)
+
+    def peak_for(self, dtype: str) -> float:
+        """Dense peak in TFLOPS.
+
+        Raises:
+            ProfileError: the profile does not know the dtype.
+        """
+        return _find(dtype, self.peak_tflops, self.name)
+
+    def share_of(self, kernel: str) -> float:
+        """Share of peak that a kernel reaches; ``flash.t128`` is looked up as ``flash``.
+
+        Raises:
+            ProfileError: the kernel belongs to no known class.
+        """
+        for name in (kernel, kernel.split(".")[0]):
+            if name in self.latency.f_tier:
+                return self.latency.f_tier[name]
+        known = ", ".join(self.latency.f_tier)
+        raise ProfileError(f"{self.name}: no f_tier for kernel {kernel!r}; known are {known}")
+
+
+def names() -> tuple[str, ...]:
+    """Profiles that come with gacfx."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.json")))
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    torch: tuple[int, int] | None = None,
+    cudnn: int | None = None,
+) -> Profile:
+    """The profile of a known GPU, or of a file whose name ends in ``.json``.
+
+    Args:
+        name_or_path: one of ``names()``, or a file.
+        torch: (major, minor) to predict for; the file's default if None.
+        cudnn: for example 91900; the file's default if None.
+
+    Raises:
+        ProfileError: no such profile, or the file is malformed; names the file and the field.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = _FOLDER / f"{str(name_or_path).lower()}.json"
+        if str(name_or_path).lower() not in names():
+            raise ProfileError(
+                f"no profile {str(name_or_path)!r}; there are {', '.join(names())}; "
+                "for another GPU give the path of a .json file"
+            )
+    from gacfx.hardware.profile_json import parse  # it needs the nouns above
+
+    try:
+        profile = parse(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ProfileError(f"{path}: not JSON: {error}") from error
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    return profile.with_stack(torch=torch, cudnn=cudnn)
+
+
+def _find(dtype: str, table: Mapping[str, T], profile: str) -> T:
+    if dtype not in table:
+        raise ProfileError(f"{profile}: unknown dtype {dtype!r}; known are {', '.join(table)}")
+    return table[dtype]

@@ -1,0 +1,166 @@
+"""Inspection: what the annotated graph says, as rows that can be printed, folded and saved."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch.fx import GraphModule
+
+from gacfx.core.dims import Dims
+from gacfx.core.notes import note, sites, state
+from gacfx.core.printer import annotated_code
+from gacfx.core.sites import AttentionSite, Site, Workload
+from gacfx.hardware.profile import Profile
+
+_LAYER = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One site under one workload on one GPU."""
+
+    name: str
+    layers: str
+    """``7``, or ``0-31`` once folded; empty outside the repeated layers."""
+    sizes: str
+    """``1024 x 4096 x 1107``, or ``32/8 heads x 128``."""
+    dtype: str
+    tier: int
+    kernel: str
+    reason: str
+    latency_us: float
+    flops: int
+    note: str
+    """Why it was left alone."""
+    count: int = 1
+    """Sites that this row stands for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """The annotated graph of a model for one workload on one profile."""
+
+    model: str
+    profile: Profile
+    workload: Workload
+    rows: tuple[Row, ...]
+    params: int
+    graph: GraphModule
+
+    @property
+    def latency_us(self) -> float:
+        """Forecast for all sites of one step, microseconds; rule-based unless measured."""
+        return sum(r.latency_us for r in self.rows)
+
+    @property
+    def flops(self) -> int:
+        """Floating point operations of all sites in one step."""
+        return sum(r.flops for r in self.rows)
+
+    @property
+    def dims(self) -> Dims:
+        """Free sizes and what couples them."""
+        dims = state(self.graph).dims
+        assert dims is not None
+        return dims
+
+    def tiers(self) -> dict[int, tuple[int, float]]:
+        """Tier -> (number of sites, share of the FLOPs 0..1), best tier first."""
+        count, work = Counter[int](), Counter[int]()
+        for row in self.rows:
+            count[row.tier] += row.count
+            work[row.tier] += row.flops
+        return {t: (count[t], work[t] / max(self.flops, 1)) for t in sorted(count)}
+
+    def folded(self) -> tuple[Row, ...]:
+        """Rows with equal layers folded into one."""
+        return fold(self.rows)
+
+    def code(self) -> str:
+        """The graph as readable text with its notes."""
+        return annotated_code(self.graph)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values."""
+        return {
+            "model": self.model,
+            "gpu": self.profile.name,
+            "workload": asdict(self.workload),
+            "params": self.params,
+            "latency_us": self.latency_us,
+            "flops": self.flops,
+            "tiers": {
+                str(t): {"sites": n, "flops_share": share} for t, (n, share) in self.tiers().items()
+            },
+            "rows": [asdict(r) for r in self.rows],
+        }
+
+
+def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
+    """One row for each site of an annotated graph, in graph order."""
+    rows = []
+    for node, site in sites(gm):
+        known = note(node)
+        assert known.tier is not None and known.latency_us is not None
+        layer = _LAYER.search(f".{site.name}.")
+        rows.append(
+            Row(
+                name=site.name,
+                layers=layer[1] if layer else "",
+                sizes=sizes_text(site, workload),
+                dtype=site.dtype,
+                tier=known.tier.tier,
+                kernel=known.tier.kernel,
+                reason=known.tier.reason,
+                latency_us=known.latency_us,
+                flops=site.flops(workload),
+                note="; ".join(r.reason for r in known.refusals),
+            )
+        )
+    return tuple(rows)
+
+
+def sizes_text(site: Site, workload: Workload) -> str:
+    """Sizes in elements: M x K x N, or heads and their widths."""
+    if isinstance(site, AttentionSite):
+        width = str(site.d_qk) if site.d_qk == site.d_v else f"{site.d_qk}/{site.d_v}"
+        return f"{site.heads_q}/{site.heads_kv} heads x {width}"
+    text = " x ".join(map(str, site.sizes(workload)))
+    many = site.count.at(workload) if site.experts == 1 else site.experts
+    return text if many == 1 else f"{text} ({many})"
+
+
+def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows that differ in nothing but the layer become one, in order of first appearance."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        short = _LAYER.sub(".*.", f".{row.name}.").strip(".") if row.layers else row.name
+        short = short.rpartition("*.")[2]
+        key = (short, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
+        groups.setdefault(key, []).append(row)
+    folded = []
+    for (short, *_), same in groups.items():
+        folded.append(
+            replace(
+                same[0],
+                name=str(short),
+                layers=ranges(int(r.layers) for r in same) if same[0].layers else "",
+                latency_us=sum(r.latency_us for r in same),
+                flops=sum(r.flops for r in same),
+                count=len(same),
+            )
+        )
+    return tuple(folded)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """``0-3,5`` for 0, 1, 2, 3, 5."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,19 @@
+"""The pipelines that the doors run, as text. Together they are the compiler."""
+
+SELECT = "annotate-sites,couple-dims,select-targets"
+"""What can be changed, and what hangs together."""
+
+PLAN = "measure-curves,sweep-candidates,solve"
+"""What each size is worth, which sizes there are, which to take."""
+
+REWRITE = "annotate-sites,factorize,clean"
+"""The plan put into a graph."""
+
+ANALYSE = "annotate-sites,select-targets,predict-tiers,estimate-latency"
+"""What the GPU is expected to do with a graph."""
+
+VERIFY = "check-alignment,check-budget,check-numerics"
+"""What a rewritten graph must fulfil."""
+
+DEFAULT = ",".join((SELECT, PLAN, REWRITE, ANALYSE, VERIFY))
+"""Everything in order; ``gacfx passes`` prints it."""

@@ -1,0 +1,255 @@
+"""Terminal tables: inspections, plans, coupled dims, summaries. Colour only by tier."""
+
+from collections import Counter
+from dataclasses import replace
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gacfx.core.dims import Dim, Dims
+from gacfx.core.plan import Choice, Plan
+from gacfx.inspection import Inspection, Row, ranges
+from gacfx.summary import Summary
+
+TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
+
+
+def inspection_view(seen: Inspection) -> RenderableType:
+    """One line on tiers, then one row for each site, equal layers folded."""
+    table = _table("layers", "site", "M x K x N", "dtype", "tier", "why", ">us/site", "note")
+    for row in seen.folded():
+        table.add_row(
+            row.layers,
+            row.name,
+            row.sizes,
+            row.dtype,
+            tier_text(row),
+            row.reason,
+            f"{row.latency_us / row.count:,.1f}",
+            row.note,
+        )
+    run = seen.workload
+    head = (
+        f"{seen.model}  {count(seen.params)} parameters  {seen.profile.name} ({forecast(seen)})  "
+        f"{run.mode}, batch {run.batch}, {run.seq} tokens, {run.execution}"
+    )
+    foot = f"forecast {seen.latency_us / 1e3:,.2f} ms for all sites of one step ({forecast(seen)})"
+    return Group(Text(head, style="bold"), tiers_line(seen), Text(), table, Text(), Text(foot))
+
+
+def tiers_line(seen: Inspection) -> Text:
+    """``225 matmuls, 32 attentions  tier1 257 (100% flops)``."""
+    attentions = sum("heads" in r.sizes for r in seen.rows)
+    line = Text(f"{len(seen.rows) - attentions} matmuls, {attentions} attentions")
+    for tier, (number, share) in seen.tiers().items():
+        line.append(f"  tier{tier} {number} ({share:.0%} flops)", style=TIER_STYLE[tier])
+    return line
+
+
+def tier_text(row: Row) -> Text:
+    """``3 align1``, in the colour of the tier."""
+    return Text(f"{row.tier} {row.kernel}", style=TIER_STYLE[row.tier])
+
+
+def forecast(seen: Inspection) -> str:
+    """Where the forecast comes from."""
+    return "measured" if seen.profile.measured else "rule-based"
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """The plan's head, one row for each weight, equal choices folded, then budget and proof."""
+    table = _table("layers", "weight", "dense", ">wanted", ">chosen", ">params", ">loss", "note")
+    for layers, name, choice, times in fold_choices(plan.choices):
+        table.add_row(
+            layers,
+            name,
+            f"{choice.rows} x {choice.columns}",
+            "-" if choice.wanted is None else f"{choice.wanted:.1f}",
+            "dense" if choice.rank is None else str(choice.rank),
+            signed(choice.params - choice.dense_params),
+            f"{choice.loss_nats:.4f}",
+            choice.reason + (f" x{times}" if times > 1 else ""),
+        )
+    parts: list[RenderableType] = [Text(plan_head(plan), style="bold"), Text(), table, Text()]
+    for reason, modules in refusal_groups(plan).items():
+        parts.append(Text(f"left alone: {reason}: {_some(modules)}"))
+    parts.append(Text(budget_line(plan)))
+    if plan.proof is not None:
+        parts.append(Text(proof_line(plan)))
+    if plan.provenance.trials:
+        parts.append(Text(trials_line(plan)))
+    return Group(*parts)
+
+
+def plan_head(plan: Plan) -> str:
+    """``plan  gfwsvd  ratio 0.2 of the targeted weights  h200, ranks in steps of 8``."""
+    made, budget = plan.provenance, plan.budget
+    removed = 1 - (budget.model_params - budget.targeted_params + plan.kept_params) / (
+        budget.model_params
+    )
+    return (
+        f"plan  {made.method}, value {made.value_model}  ratio {budget.ratio} of the "
+        f"{budget.ratio_of} weights ({removed:.3f} of the model)  {made.gpu}, "
+        f"ranks in steps of {made.align}"
+    )
+
+
+def budget_line(plan: Plan) -> str:
+    """``budget 500,000 of 512,000 used (97.66 %)``."""
+    kept, limit = plan.kept_params, plan.budget.limit_params
+    share = kept / limit if limit else 1.0
+    return f"budget {kept:,} of {limit:,} parameters used ({share:.2%})"
+
+
+def proof_line(plan: Plan) -> str:
+    """What the solver claims and what the independent check proves."""
+    proof = plan.proof
+    assert proof is not None
+    claim = "proven optimal" if proof.status == "optimal" else f"within {proof.gap:.1e} of optimal"
+    return (
+        f"{claim} over {proof.candidates:,} candidates in {proof.seconds * 1e3:.1f} ms; "
+        f"checker's own bound: at most {max(proof.certified_gap, 0.0):.1e} nats better"
+    )
+
+
+def trials_line(plan: Plan) -> str:
+    """Measured loss of every value model that was tried, the dense model first."""
+    made = plan.provenance
+    shown = [f"dense {made.dense_nats_per_token:.4f}"] if made.dense_nats_per_token else []
+    shown += [
+        f"{t.value_model} {t.nats_per_token:.4f}{' (chosen)' if t.chosen else ''}"
+        for t in made.trials
+    ]
+    return "held-back text, nats/token: " + ", ".join(shown)
+
+
+def refusal_groups(plan: Plan) -> dict[str, list[str]]:
+    """Reason -> modules that were left out before planning."""
+    groups: dict[str, list[str]] = {}
+    for module, reason in plan.refusals.items():
+        groups.setdefault(reason, []).append(module)
+    return groups
+
+
+def fold_choices(choices: tuple[Choice, ...]) -> list[tuple[str, str, Choice, int]]:
+    """(layers, short name, choice, how many) with equal choices of different layers in one."""
+    groups: dict[tuple[object, ...], tuple[list[int], str, Choice, int]] = {}
+    for choice in choices:
+        layer, short = split_layer(choice.module)
+        key = (short, replace(choice, module="", loss_nats=0.0))
+        if choice.rank is not None:
+            key = (*key, choice.module)  # a rank's loss is worth a row of its own
+        layers, _, _, times = groups.get(key, ([], short, choice, 0))
+        groups[key] = ([*layers, *layer], short, choice, times + 1)
+    return [(ranges(layers), s, c, n) for layers, s, c, n in groups.values()]
+
+
+def split_layer(module: str) -> tuple[list[int], str]:
+    """([3], ``mlp.up_proj``) for ``model.layers.3.mlp.up_proj``."""
+    parts = module.split(".")
+    at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
+    if at is None:
+        return [], module
+    return [int(parts[at])], ".".join(parts[at + 1 :])
+
+
+def summary_view(summary: Summary) -> RenderableType:
+    """Dense, upstream and gacfx as columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for side in summary.sides:
+        table.add_column(side.name, justify="right")
+    sides, dense = summary.sides, summary.sides[0]
+    tiers = sorted({t for s in sides for t in s.tiers})
+    rows = [
+        ("parameters", [f"{s.params:,}" for s in sides]),
+        ("targeted parameters", [f"{s.targeted_params:,}" for s in sides]),
+        (
+            "removed of the targeted",
+            [_removed(s.targeted_params, dense.targeted_params) for s in sides],
+        ),
+        ("changed dims aligned", [_aligned(s.aligned_dims, s.changed_dims) for s in sides]),
+        *((f"flops in tier {t}", [f"{s.tiers.get(t, 0.0):.1%}" for s in sides]) for t in tiers),
+        (f"nats/token, {summary.text}", [f"{s.nats_per_token:.4f}" for s in sides]),
+        (f"perplexity, {summary.text}", [f"{_exp(s.nats_per_token):.3f}" for s in sides]),
+        (f"forecast, us ({summary.forecast})", [f"{s.forecast_us:,.1f}" for s in sides]),
+    ]
+    for name, cells in rows:
+        table.add_row(name, *cells)
+    head = Text(f"{summary.gpu}  {summary.workload}", style="bold")
+    return Group(head, table)
+
+
+def dims_view(dims: Dims) -> RenderableType:
+    """Free and frozen dims, those of equal size and role folded."""
+    table = _table(">dims", ">size", "shows in", "frozen because")
+    for (size, where, frozen), names in fold_dims(dims).items():
+        table.add_row(str(len(names)), str(size), where, frozen)
+    notes = [Text(f"not followed: {note}") for note in dims.notes]
+    groups = len(dims.groups())
+    head = Text(
+        f"{len(dims.dims)} dims in {groups} groups, {len(dims.free())} of them free", style="bold"
+    )
+    return Group(head, table, *notes)
+
+
+def fold_dims(dims: Dims) -> dict[tuple[int, str, str], list[str]]:
+    """(size, where it shows without layer numbers, why frozen) -> names of the dims."""
+    folded: dict[tuple[int, str, str], list[str]] = {}
+    for dim in dims.dims:
+        folded.setdefault((dim.size, _where(dim), dim.frozen), []).append(dim.name)
+    return folded
+
+
+def _where(dim: Dim) -> str:
+    seen: Counter[str] = Counter()
+    for use in dim.uses:
+        short = split_layer(use.weight.removesuffix(".weight"))[1]
+        seen[f"{short}[{use.axis}]"] += 1
+    shown = [name if n == 1 else f"{n} {name}" for name, n in seen.items()]
+    return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
+
+
+def count(number: int) -> str:
+    """``8.03 G``, ``1.25 M``, ``64``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def signed(number: int) -> str:
+    """``-7.7 M``, ``0``."""
+    return "0" if number == 0 else f"{'-' if number < 0 else '+'}{count(abs(number))}"
+
+
+def _removed(kept: int, dense: int) -> str:
+    return f"{1 - kept / dense:.2%}" if dense else "-"
+
+
+def _aligned(good: int, changed: int) -> str:
+    return f"{good} of {changed} ({good / changed:.0%})" if changed else "-"
+
+
+def _exp(nats: float) -> float:
+    from math import exp, inf
+
+    return exp(nats) if nats < 700 else inf
+
+
+def _some(modules: list[str]) -> str:
+    shown = ", ".join(modules[:3])
+    return shown if len(modules) <= 3 else f"{shown} and {len(modules) - 3} more"
+
+
+def _table(*headings: str) -> Table:
+    """A plain table; ``>`` before a heading aligns its column to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        right = heading.startswith(">")
+        name = heading.removeprefix(">")
+        table.add_column(
+            name, justify="right" if right else "left", no_wrap=name not in ("note", "shows in")
+        )
+    return table

@@ -1,0 +1,72 @@
+"""Summary of a compression: what it costs, what it keeps, and what the GPU is expected to do."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gacfx.core.plan import Plan
+from gacfx.hardware.gemm import aligned
+from gacfx.hardware.profile import Profile
+from gacfx.inspection import Inspection
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One model in the comparison: dense, upstream or gacfx."""
+
+    name: str
+    params: int
+    """Of the whole model."""
+    targeted_params: int
+    aligned_dims: int
+    """Changed dimensions that the GPU's kernels like."""
+    changed_dims: int
+    tiers: dict[str, float]
+    """Tier -> share of the FLOPs."""
+    forecast_us: float
+    """One step of the workload, all matmuls and attention; rule-based unless measured."""
+    nats_per_token: float
+    """On the text that the summary names."""
+
+    @property
+    def aligned_share(self) -> float | None:
+        """Share of the changed dims that is aligned; None when nothing was changed."""
+        return self.aligned_dims / self.changed_dims if self.changed_dims else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Dense and compressed, side by side, under one workload on one GPU."""
+
+    gpu: str
+    workload: str
+    forecast: str
+    """``rule-based`` or ``measured``."""
+    text: str
+    """What the losses were measured on."""
+    sides: tuple[Side, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def make_side(name: str, seen: Inspection, nats: float, plan: Plan | None, targeted: int) -> Side:
+    """One side from its inspection and, for a compressed one, its plan."""
+    ranks = list(plan.ranks.values()) if plan else []
+    dtype = seen.rows[0].dtype if seen.rows else "bf16"
+    good = sum(is_aligned(r, dtype, seen.profile) for r in ranks)
+    return Side(
+        name=name,
+        params=seen.params,
+        targeted_params=plan.kept_params if plan else targeted,
+        aligned_dims=good,
+        changed_dims=len(ranks),
+        tiers={str(t): share for t, (_, share) in seen.tiers().items()},
+        forecast_us=seen.latency_us,
+        nats_per_token=nats,
+    )
+
+
+def is_aligned(rank: int, dtype: str, profile: Profile) -> bool:
+    """The rank fits the GPU's kernels in the model's dtype and in half precision."""
+    return aligned(rank, dtype, profile) and aligned(rank, "bf16", profile)
