@@ -33,6 +33,7 @@ from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection, read_rows
 from gacfx.modules.install import install_, swapped
+from gacfx.planning import kept_budget
 from gacfx.study import Progress, Study, make_budget
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
@@ -154,9 +155,10 @@ def plan(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
+    kept_budget(0, ratio)  # a bad ratio is refused before any work
+    profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
     study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
-    profile = load_profile(gpu)
     return study.plan(ratio, profile=profile, align=align, value=value, ratio_of=ratio_of)
 
 
@@ -245,6 +247,7 @@ def compress(
     gpu: str | Profile = "h200",
     progress: Progress = lambda *_: None,
     method: str = "gfwsvd",
+    ratio: float | str = 0.2,
     skip: tuple[str, ...] = (),
     seed: int = 0,
     **options: Any,
@@ -253,10 +256,11 @@ def compress(
 
     Arguments are those of :func:`plan`, and ``workload`` for the forecast in the summary.
     """
+    kept_budget(0, ratio)
+    profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
     study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
-    profile = load_profile(gpu)
-    planned = study.plan(options.pop("ratio", 0.2), profile=profile, **options)
+    planned = study.plan(ratio, profile=profile, **options)
     summary = summarise(study, {"gacfx": planned}, profile, workload or Workload())
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)

@@ -141,11 +141,11 @@ def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
         key = (short, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
         groups.setdefault(key, []).append(row)
     folded = []
-    for (short, *_), same in groups.items():
+    for group, same in groups.items():
         folded.append(
             replace(
                 same[0],
-                name=str(short),
+                name=str(group[0]),
                 layers=ranges(int(r.layers) for r in same) if same[0].layers else "",
                 latency_us=sum(r.latency_us for r in same),
                 flops=sum(r.flops for r in same),

@@ -84,6 +84,19 @@ class GacfxQuantizer(HfQuantizer):
         except UnsupportedModel as error:
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
         self.quantization_config.ranks = ranks
+        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        return model
+
+    def _process_model_after_weight_loading(
+        self, model: "PreTrainedModel", **_: Any
+    ) -> "PreTrainedModel":
+        # transformers 5.17 takes tensors of any shape once a quantizer is at work.
+        for name, parameter in model.named_parameters():
+            if self._shapes.get(name, parameter.shape) != parameter.shape:
+                raise CheckpointError(
+                    f"{name}: the file has {tuple(parameter.shape)}, the ranks in config.json ask "
+                    f"for {tuple(self._shapes[name])}; the two do not belong together"
+                )
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:

@@ -48,13 +48,13 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> "PreTrainedModel":
 
 
 def load_dense(
-    path_or_name: str | Path, *, dtype: torch.dtype | str = "auto"
+    path_or_name: str | Path, *, dtype: torch.dtype | str | None = None
 ) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase | None"]:
     """The model and its tokenizer, in eval mode, on the CPU; a gacfx checkpoint loads as well.
 
     Args:
         path_or_name: a Hugging Face folder, or a hub name.
-        dtype: of the weights; "auto" keeps that of the checkpoint.
+        dtype: of the weights; None keeps that of the checkpoint.
 
     Returns:
         The model; its tokenizer, or None where a folder has none.
@@ -66,7 +66,7 @@ def load_dense(
     """
     if _is_local(path_or_name):
         _check_folder(Path(path_or_name))
-    model = _load(path_or_name, dtype=dtype)
+    model = _load(path_or_name, dtype=dtype or "auto")
     return model, _tokenizer(path_or_name)
 
 

@@ -54,7 +54,7 @@ def save_checkpoint(
     """
     out = Path(out).expanduser().resolve()
     _check_model(model, plan)
-    _check_target(out, overwrite)
+    check_target(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(out) as folder:
@@ -88,7 +88,12 @@ def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
     check_finite(model)
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, *, overwrite: bool) -> None:
+    """Nothing when ``out`` may be written.
+
+    Raises:
+        CheckpointError: it is a file, not empty without ``overwrite``, or no checkpoint folder.
+    """
     if out.exists() and not out.is_dir():
         raise CheckpointError(f"{out}: is a file; name a folder")
     if not out.exists() or not any(out.iterdir()):

@@ -28,22 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
     """Compress, save and print."""
     from gacfx import api
     from gacfx.checkpoint.save import check_target
-    from gacfx.cli.screen import console, progress
+    from gacfx.cli import screen
     from gacfx.errors import CalibrationError, CheckpointError
     from gacfx.report import tables
 
     if arguments.dry_run:
         planned = real_plan(arguments)
         text = planned.plan.to_json() if arguments.json else ""
-        print(text, end="") if text else console().print(tables.plan_view(planned.plan))
+        print(text, end="") if text else screen.console().print(tables.plan_view(planned.plan))
         return 0
     if arguments.out is None:
         raise CheckpointError("give --out DIR, or --dry-run to stop after the plan")
     if arguments.calibration is None:
         raise CalibrationError("give --calibration FILE (.jsonl or .txt)")
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
+    screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
-    with progress() as move:
+    with screen.progress() as move:
         compressed = api.compress(
             model,
             tokenizer,
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
         return 0
-    out = console()
+    out = screen.console()
     out.print(tables.plan_view(compressed.planned.plan))
     out.print()
     out.print(tables.summary_view(compressed.summary))

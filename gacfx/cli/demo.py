@@ -25,16 +25,17 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print."""
     from gacfx import api
-    from gacfx.cli.screen import console, progress
+    from gacfx.cli import screen
     from gacfx.demo import MODEL
     from gacfx.report import tables
     from gacfx.study import Study
 
     profile, workload = options.profile_of(arguments), options.workload_of(arguments)
+    screen.quiet_transformers()
     model, tokenizer = api.load(MODEL)
     corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer)
     judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer)
-    with progress() as move:
+    with screen.progress() as move:
         study = Study.make(model, corpus, progress=move)
         planned = {
             "upstream": study.upstream(arguments.ratio, profile=profile),
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(summary.to_dict(), indent=1))
         return 0
-    out = console()
+    out = screen.console()
     out.print(tables.plan_view(planned["gacfx"].plan))
     out.print()
     out.print(tables.summary_view(summary))
@@ -62,7 +63,7 @@ def generated(folder: Path) -> str:
     """Text that the reloaded checkpoint writes, by plain transformers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(PROMPT, return_tensors="pt")
     written = model.generate(**ids, max_new_tokens=60, do_sample=False)

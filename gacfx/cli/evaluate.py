@@ -21,7 +21,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     from gacfx import api
     from gacfx.calibration.evaluate import evaluate
+    from gacfx.cli import screen
 
+    screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
     corpus = api.read_calibration(arguments.text, model, tokenizer)
     found = evaluate(model, corpus)

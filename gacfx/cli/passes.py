@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.core.pipeline import known_passes
     from gacfx.pipelines import DEFAULT
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, cls in known_passes().items():
         own = [f for f in fields(cls) if not f.metadata.get("given")]
         rows.append(

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print."""
-    from gacfx.cli.screen import console
+    from gacfx.cli import screen
     from gacfx.core.planned import Planned
     from gacfx.report import tables
 
@@ -40,20 +40,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(planned.plan.to_json(), end="")
     else:
-        console().print(tables.plan_view(planned.plan))
+        screen.console().print(tables.plan_view(planned.plan))
     return 0
 
 
 def real_plan(arguments: argparse.Namespace) -> Any:
     """A plan from weights and calibration text."""
     from gacfx import api
-    from gacfx.cli.screen import progress
+    from gacfx.cli import screen
     from gacfx.errors import CalibrationError
 
     if arguments.calibration is None:
         raise CalibrationError("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
+    screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
-    with progress() as move:
+    with screen.progress() as move:
         return api.plan(model, tokenizer, progress=move, **planning(arguments))
 
 

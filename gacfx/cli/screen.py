@@ -18,6 +18,14 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
 
 
+def quiet_transformers() -> None:
+    """No progress bars or advice of transformers between our own lines; errors stay."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def progress() -> Iterator[Any]:
     """A callback (stage, done, total) that moves one bar for each stage."""

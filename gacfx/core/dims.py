@@ -44,9 +44,9 @@ class Dims:
     notes: tuple[str, ...] = ()
     """What the analysis could not follow and therefore froze."""
 
-    def graph(self) -> nx.Graph:
+    def graph(self) -> "nx.Graph[str]":
         """The coupling graph; node attribute ``kind`` is ``dim`` or ``use``."""
-        graph = nx.Graph()
+        graph: nx.Graph[str] = nx.Graph()
         for dim in self.dims:
             graph.add_node(dim.name, kind="dim", size=dim.size, frozen=dim.frozen)
             for use in dim.uses:

@@ -23,7 +23,8 @@ from gacfx.errors import GacError, PassError, PipelineError
 
 def given() -> Any:
     """A dataclass field that is bound by name (``bind(profile=...)``) and never written as text."""
-    return field(default=None, metadata={"given": True}, repr=False)
+    # Not hashed: PassManager sorts passes in a dict, and profiles and plans hold dicts.
+    return field(default=None, metadata={"given": True}, repr=False, hash=False)
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ def _settle(gm: GraphModule) -> None:
     gm.graph.lint()
     gm.recompile()
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    values = [n.meta.get("val") for n in inputs]
+    if not all("val" in n.meta for n in inputs):
+        return  # traced without values, by torch.fx.symbolic_trace for example
+    values = [n.meta["val"] for n in inputs]
     if not all(v is None or isinstance(v, FakeTensor | int | float | bool) for v in values):
         return
     modes = [v.fake_mode for v in values if isinstance(v, FakeTensor)]

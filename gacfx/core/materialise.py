@@ -28,8 +28,8 @@ _FORMAT = "gacfx-factors-1"
 class Factors:
     """The weight ``up_OR @ down_RD`` of one module, of rank R."""
 
-    down_RD: Tensor  # noqa: N815 - shape suffix
-    up_OR: Tensor  # noqa: N815
+    down_RD: Tensor
+    up_OR: Tensor
 
     def __post_init__(self) -> None:
         """Refuses what cannot be multiplied.

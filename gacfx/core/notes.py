@@ -189,6 +189,8 @@ def _plain(value: Note) -> dict[str, Any]:
     raw = asdict(value)
     if value.site is not None:
         raw["kind"] = "matmul" if isinstance(value.site, MatmulSite) else "attention"
+    if isinstance(value.site, MatmulSite):
+        raw["site"]["layout"] = value.site.layout.value  # plain text, no class of ours
     raw["refusals"] = [asdict(r) for r in value.refusals]
     return raw
 

@@ -101,7 +101,8 @@ class Pipeline:
         for step in self.passes:
             if watch is not None:
                 watch(step)
-            changed |= step(gm).modified
+            result = step(gm)
+            changed |= result is not None and result.modified
         return changed
 
     def __str__(self) -> str:
@@ -116,6 +117,8 @@ def _options(cls: type[GacPass], text: str) -> dict[str, Any]:
         if key not in known:
             have = ", ".join(known) or "none"
             raise PipelineError(f"{cls.name} has no option {key!r}; it has: {have}")
+        if known[key].name in options:
+            raise PipelineError(f"{cls.name}: {key} is given twice")
         options[known[key].name] = _convert(cls.name, known[key], written)
     return options
 

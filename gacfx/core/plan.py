@@ -121,7 +121,11 @@ class Plan:
     """Module name -> why it was left out before planning."""
     version: int = VERSION
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -156,7 +160,7 @@ class Plan:
         except ValueError as error:
             raise PlanError(f"{where} is not JSON: {error}") from error
         version = raw.get("version") if isinstance(raw, dict) else None
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             raise PlanError(f"{where}: plan version {version!r}; this gacfx reads {VERSION}")
         try:
             plan = TypeAdapter(Plan).validate_json(text)

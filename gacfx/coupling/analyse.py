@@ -1,6 +1,6 @@
 """Coupled dims of a captured model: GraphModule -> Dims.
 
-    q_proj   (d2*d3)*(d4+d4) | d1      d2 KV heads, d3 query heads for each, d4 half of a rotary head
+    q_proj   (d2*d3)*(d4+d4) | d1      d2 KV heads, d3 query heads of each, d4 half a rotary head
     gate     d6 | d1                   d6 width of the MLP, d1 residual width
     down     d1 | d6
 

@@ -130,9 +130,9 @@ class Interpreter:
 
 def _call(node: Node, terms: Terms, inputs: tuple[Axes, ...]) -> Call:
     value = node.meta.get("val")
-    single = not isinstance(value, list | tuple)
-    shapes = tuple(_shape(node, item) for item in ([value] if single else value))
-    return Call(node, terms, inputs, shapes, single)
+    several = value if isinstance(value, list | tuple) else [value]
+    shapes = tuple(_shape(node, item) for item in several)
+    return Call(node, terms, inputs, shapes, single=several is not value)
 
 
 def _shape(node: Node, value: object) -> tuple[int, ...] | None:

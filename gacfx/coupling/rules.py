@@ -13,6 +13,7 @@ the position of an element freezes that axis. A case that a rule does not cover 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch.fx import Node
 
@@ -21,6 +22,7 @@ from gacfx.coupling.terms import Axes, Term, Terms
 Value = Axes | list["Axes | None"] | None
 """What a node computes: one tensor, several, or none. A tuple is always the axes of one tensor."""
 Rule = Callable[..., Value]
+R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
@@ -52,7 +54,7 @@ class Call:
         return made[0] if self.single else made
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[R], R]:
     """Register a rule for operators of ``aten``, or of another namespace if the name has a dot.
 
     The in-place form (``add_`` for ``add``) is covered as well.
@@ -61,7 +63,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         ValueError: a name has a rule already.
     """
 
-    def add(function: Rule) -> Rule:
+    def add(function: R) -> R:
         for name in names:
             full = name if "." in name else f"aten.{name}"
             if full in RULES:

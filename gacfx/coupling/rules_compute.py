@@ -17,8 +17,8 @@ def elementwise(call: Call, *_: Any, **__: Any) -> Value:
     return axes if call.single else [axes for _ in call.shapes]
 
 
-@rule("alias", "clone", "contiguous", "detach", "dropout", "fill", "lift_fresh_copy", "to", "type_as")
-@rule("_to_copy", "empty_like", "full_like", "ones_like", "zeros_like")
+@rule("alias", "clone", "contiguous", "detach", "dropout", "fill", "lift_fresh_copy", "to")
+@rule("_to_copy", "empty_like", "full_like", "ones_like", "type_as", "zeros_like")
 @rule("softmax", "log_softmax", "cumsum")
 def unary(call: Call, x: Axes, *_: Any, **__: Any) -> Axes:
     """The axes of the first argument."""

@@ -13,7 +13,8 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 class Settings:
     """Everything that decides the result, apart from the text."""
 
-    minutes: float = 45.0
+    minutes: float | None = 45.0
+    """Wall-clock limit; None trains as long as `steps` takes."""
     steps: int | None = None
     """Optimizer steps; None finds the number that fits into `minutes`."""
     seed: int = 0
@@ -24,10 +25,12 @@ class Settings:
     num_heads: int = 4
     num_kv_heads: int = 2
     seq_len: int = 256
-    batch_size: int = 16
-    lr: float = 3e-3
-    warmup_steps: int = 150
+    batch_size: int = 4
+    lr: float = 1.5e-3
+    warmup_steps: int = 400
     weight_decay: float = 0.1
+    flat_share: float = 0.6
+    """Share of the steps before the learning rate falls."""
     time_share: float = 0.9
     """Share of `minutes` that the schedule fills; the rest is reserve for a machine that slows."""
 

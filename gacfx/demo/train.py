@@ -2,12 +2,12 @@
 
     python -m gacfx.demo.train --out DIR [--minutes N | --steps N] [--seed 0]
 
-The number of steps is found from the speed of the first ones and written to the log; a rerun with
-that many `--steps` has the same schedule on any machine.
+The learning rate stays flat until the clock says that the fall must begin; the number of steps that
+follows from it is written to the log, and a rerun with that many `--steps` has the same schedule on
+any machine.
 """
 
 # B batch, S seq
-# ruff: noqa: N803, N806 - shape suffixes
 import argparse
 import math
 import random
@@ -24,7 +24,6 @@ from gacfx.demo.build import Settings, build_model, token_ids, train_tokenizer
 from gacfx.demo.corpus import collect, split
 from gacfx.demo.write import Entry, held_out_loss, pick, write_folder
 
-SPEED_STEPS = 20
 LOG_STEPS = 10
 WATCH_STEPS = 250
 WATCH_DOCUMENTS = 60
@@ -50,22 +49,23 @@ def windows(documents: list[list[int]], settings: Settings) -> Iterator[list[int
 
 
 def learning_rate(step: int, steps: int | None, settings: Settings) -> float:
-    """Linear warmup, then a cosine to a hundredth; `steps` may be unknown during the warmup."""
-    if steps is None or step < settings.warmup_steps:
-        return settings.lr * min(1.0, (step + 1) / settings.warmup_steps)
-    progress = (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps)
-    return settings.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    """Linear warmup, flat, then a cosine to a hundredth; `steps` may be unknown until it falls."""
+    warm = settings.lr * min(1.0, (step + 1) / settings.warmup_steps)
+    if steps is None or step < settings.flat_share * steps:
+        return warm
+    progress = (step / steps - settings.flat_share) / (1 - settings.flat_share)
+    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def optimizer_for(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only."""
+    """AdamW with weight decay on matrices only; a long second moment, for the batches are small."""
     matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.99), fused=True)
 
 
 def train_step(
@@ -114,6 +114,7 @@ def train(
     model: LlamaForCausalLM, documents: list[list[int]], settings: Settings, log: Log
 ) -> Settings:
     """The settings with the number of steps planned; trains in place, at most `minutes`."""
+    limit_s = math.inf if settings.minutes is None else settings.minutes * 60
     optimizer, stream = optimizer_for(model, settings), windows(documents, settings)
     steps, step = settings.steps, 0
     while steps is None or step < steps:
@@ -121,9 +122,9 @@ def train(
         lr = learning_rate(step, steps, settings)
         loss = train_step(model, optimizer, ids_BS, lr)
         step += 1
-        if settings.steps is None and step == SPEED_STEPS:
-            steps = int(settings.time_share * settings.minutes * 60 / log.seconds() * step)
-        over = settings.steps is None and log.seconds() > settings.minutes * 60
+        if steps is None and log.seconds() > settings.flat_share * settings.time_share * limit_s:
+            steps = math.ceil(step / settings.flat_share)
+        over = log.seconds() > limit_s
         log.add(step, loss, lr, step * ids_BS.numel(), last=over or step == steps)
         if over:
             break
@@ -149,11 +150,14 @@ def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m gacfx.demo.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--minutes", type=float, default=Settings.minutes, help="wall-clock limit")
-    parser.add_argument("--steps", type=int, help="steps of the schedule; sets aside --minutes")
+    parser.add_argument("--minutes", type=float, help="wall-clock limit (45, or none with --steps)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (as many as fit the limit)")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
-    run(Settings(minutes=options.minutes, steps=options.steps, seed=options.seed), options.out)
+    minutes = Settings.minutes if options.steps is None else None
+    if options.minutes is not None:
+        minutes = options.minutes
+    run(Settings(minutes=minutes, steps=options.steps, seed=options.seed), options.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What the training leaves behind: weights, tokenizer, held-out text, log and README."""
 
 # S seq
-# ruff: noqa: N806 - shape suffixes
 import hashlib
 import json
 import math
@@ -41,16 +40,17 @@ Documents of about 1200 characters are split by the hash of their text; no parag
 and a held-out document that shares more than a tenth of its 8-word phrases with the training text
 is moved there. Held-out documents come from the same modules as the training documents.
 
-AdamW with weight decay {decay}, {steps} steps of {batch} x {context} tokens: {warmup} of warmup to
-{lr}, then a cosine. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers
-{transformers}. `training_log.jsonl` has every tenth step.
+AdamW with weight decay {decay} and gradients clipped at 1; a schedule of {steps} steps of {batch} x
+{context} tokens: {warmup} of warmup to {lr}, flat up to {flat:.0%} of the steps, then a cosine; {done}
+steps were made. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers {transformers}.
+`training_log.jsonl` has every tenth step.
 
 ## Figures
 
 | | |
 |---|---|
 | tokens seen in training | {tokens:,} ({epochs:.1f} times {train_tokens:,}) |
-| training loss, last 100 steps | {train_loss:.3f} nats per token |
+| training loss, last 200 steps | {train_loss:.3f} nats per token |
 | `evaluation.jsonl` | {evaluation_loss:.3f} nats per token, perplexity {evaluation_ppl:.2f} |
 | `calibration.jsonl` | {calibration_loss:.3f} nats per token, perplexity {calibration_ppl:.2f} |
 
@@ -149,7 +149,7 @@ def _readme(model: LlamaForCausalLM, log: list[Entry], samples: str) -> str:
     """README text from the last entries of the log."""
     facts, last, config = log[-1], log[-2], model.config
     settings = facts["settings"]
-    tail = [entry["loss"] for entry in log[:-1]][-10:]
+    tail = [entry["loss"] for entry in log[:-1]][-20:]
     return README.format(
         **{name: facts[name] for name in ("parameters", "python", "torch", "transformers")},
         vocab=config.vocab_size,
@@ -161,6 +161,8 @@ def _readme(model: LlamaForCausalLM, log: list[Entry], samples: str) -> str:
         inner=config.intermediate_size,
         context=config.max_position_embeddings,
         steps=settings["steps"],
+        flat=settings["flat_share"],
+        done=last["step"],
         seed=settings["seed"],
         batch=settings["batch_size"],
         warmup=settings["warmup_steps"],

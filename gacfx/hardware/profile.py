@@ -123,7 +123,8 @@ class Profile:
         )
         if stack == self.stack:
             return self
-        kept = tuple(s for s in self.provenance if s.what not in ("stack", "measured"))
+        spoilt = ("stack", "measured")
+        kept = tuple(s for s in self.provenance if s.what.split(".")[0] not in spoilt)
         given = Source("stack", "given by the caller", "read")
         return replace(self, stack=stack, measured={}, provenance=(*kept, given))
 

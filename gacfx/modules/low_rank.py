@@ -39,8 +39,8 @@ class LowRankLinear(nn.Module):
     @classmethod
     def from_factors(
         cls,
-        down_RD: Tensor,  # noqa: N803 - shape suffix
-        up_OR: Tensor,  # noqa: N803
+        down_RD: Tensor,
+        up_OR: Tensor,
         bias: nn.Parameter | None = None,
         *,
         device: torch.device | str | None = None,

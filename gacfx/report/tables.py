@@ -1,14 +1,14 @@
 """Terminal tables: inspections, plans, coupled dims, summaries. Colour only by tier."""
 
 from collections import Counter
-from dataclasses import replace
+from math import exp, inf
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gacfx.core.dims import Dim, Dims
-from gacfx.core.plan import Choice, Plan
+from gacfx.core.plan import Plan
 from gacfx.inspection import Inspection, Row, ranges
 from gacfx.summary import Summary
 
@@ -58,28 +58,46 @@ def forecast(seen: Inspection) -> str:
 
 
 def plan_view(plan: Plan) -> RenderableType:
-    """The plan's head, one row for each weight, equal choices folded, then budget and proof."""
-    table = _table("layers", "weight", "dense", ">wanted", ">chosen", ">params", ">loss", "note")
-    for layers, name, choice, times in fold_choices(plan.choices):
+    """The plan's head, one row for each changed weight, what stays dense, then budget and proof."""
+    table = _table("layer", "weight", "dense", ">wanted", ">rank", ">params", ">loss, nats")
+    for choice in plan.choices:
+        if choice.rank is None:
+            continue
+        layer, name = split_layer(choice.module)
         table.add_row(
-            layers,
+            ranges(layer),
             name,
             f"{choice.rows} x {choice.columns}",
             "-" if choice.wanted is None else f"{choice.wanted:.1f}",
-            "dense" if choice.rank is None else str(choice.rank),
+            str(choice.rank),
             signed(choice.params - choice.dense_params),
-            f"{choice.loss_nats:.4f}",
-            choice.reason + (f" x{times}" if times > 1 else ""),
+            f"{choice.loss_nats:.1e}",
         )
     parts: list[RenderableType] = [Text(plan_head(plan), style="bold"), Text(), table, Text()]
+    parts += [Text(line) for line in dense_lines(plan)]
     for reason, modules in refusal_groups(plan).items():
-        parts.append(Text(f"left alone: {reason}: {_some(modules)}"))
+        parts.append(Text(f"left alone: {_some(modules)} ({reason})"))
     parts.append(Text(budget_line(plan)))
     if plan.proof is not None:
         parts.append(Text(proof_line(plan)))
     if plan.provenance.trials:
         parts.append(Text(trials_line(plan)))
     return Group(*parts)
+
+
+def dense_lines(plan: Plan) -> list[str]:
+    """``kept dense: mlp.gate_proj 2-4``, and on lines of their own those with a reason."""
+    groups: dict[str, dict[str, list[int]]] = {}
+    for choice in plan.choices:
+        if choice.rank is None:
+            layer, name = split_layer(choice.module)
+            groups.setdefault(choice.reason, {}).setdefault(name, []).extend(layer)
+    return [
+        "kept dense: "
+        + ", ".join(f"{name} {ranges(layers)}".rstrip() for name, layers in names.items())
+        + (f" ({reason})" if reason else "")
+        for reason, names in groups.items()
+    ]
 
 
 def plan_head(plan: Plan) -> str:
@@ -132,19 +150,6 @@ def refusal_groups(plan: Plan) -> dict[str, list[str]]:
     return groups
 
 
-def fold_choices(choices: tuple[Choice, ...]) -> list[tuple[str, str, Choice, int]]:
-    """(layers, short name, choice, how many) with equal choices of different layers in one."""
-    groups: dict[tuple[object, ...], tuple[list[int], str, Choice, int]] = {}
-    for choice in choices:
-        layer, short = split_layer(choice.module)
-        key = (short, replace(choice, module="", loss_nats=0.0))
-        if choice.rank is not None:
-            key = (*key, choice.module)  # a rank's loss is worth a row of its own
-        layers, _, _, times = groups.get(key, ([], short, choice, 0))
-        groups[key] = ([*layers, *layer], short, choice, times + 1)
-    return [(ranges(layers), s, c, n) for layers, s, c, n in groups.values()]
-
-
 def split_layer(module: str) -> tuple[list[int], str]:
     """([3], ``mlp.up_proj``) for ``model.layers.3.mlp.up_proj``."""
     parts = module.split(".")
@@ -160,14 +165,14 @@ def summary_view(summary: Summary) -> RenderableType:
     table.add_column("")
     for side in summary.sides:
         table.add_column(side.name, justify="right")
-    sides, dense = summary.sides, summary.sides[0]
+    sides, whole = summary.sides, summary.sides[0].targeted_params
     tiers = sorted({t for s in sides for t in s.tiers})
     rows = [
         ("parameters", [f"{s.params:,}" for s in sides]),
         ("targeted parameters", [f"{s.targeted_params:,}" for s in sides]),
         (
             "removed of the targeted",
-            [_removed(s.targeted_params, dense.targeted_params) for s in sides],
+            [_removed(s.targeted_params, whole) for s in sides],
         ),
         ("changed dims aligned", [_aligned(s.aligned_dims, s.changed_dims) for s in sides]),
         *((f"flops in tier {t}", [f"{s.tiers.get(t, 0.0):.1%}" for s in sides]) for t in tiers),
@@ -233,8 +238,6 @@ def _aligned(good: int, changed: int) -> str:
 
 
 def _exp(nats: float) -> float:
-    from math import exp, inf
-
     return exp(nats) if nats < 700 else inf
 
 

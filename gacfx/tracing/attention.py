@@ -23,19 +23,28 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     and no memory is used. Questions about values ("is any token masked?") are answered as for full
     sequences without padding. None when the forward needs values that meta tensors lack.
     """
-    meta = {name: t.to("meta") for name, t in _named_tensors(model)}
-    inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    meta = dict(_to_meta(model))
+    inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
-        with torch.no_grad(), _spy() as calls, _FullSequences():
+        with torch.no_grad(), _spy() as calls, _FullSequences():  # type: ignore[no-untyped-call]
             torch.func.functional_call(model, meta, (), inputs)
     except (RuntimeError, NotImplementedError):
         return None
     return calls
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def _to_meta(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    # bfloat16: on the meta device grouped_mm takes nothing else, and no call depends on the dtype.
+    for name, parameter in model.named_parameters():
+        yield name, parameter.to("meta", torch.bfloat16)
+    for name, buffer in model.named_buffers():
+        yield name, buffer.to("meta")
+
+
+def _input(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    return value.to("meta", torch.bfloat16 if value.is_floating_point() else None)
 
 
 @contextmanager
@@ -63,7 +72,7 @@ def _spy() -> Iterator[list[AttentionCall]]:
         functional.scaled_dot_product_attention = real
 
 
-class _FullSequences(TorchDispatchMode):
+class _FullSequences(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers yes where a forward asks a boolean of a meta tensor (all unmasked? one sequence?)."""
 
     def __torch_dispatch__(

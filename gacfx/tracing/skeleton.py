@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gacfx.errors import CheckpointError, UnsupportedModel
+from gacfx.modules.install import skeleton_
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -38,10 +39,13 @@ def read_config(source: str | Path) -> "PretrainedConfig":
             return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
         if path.exists() and not (path / "config.json").is_file():
             raise CheckpointError(f"{source}: no config.json there")
-        return AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        if "model type" in str(error) or "model_type" in str(error):
-            raise UnsupportedModel(f"{source}: {_short(error)}") from error
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(source))
+        return config
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{source}: not JSON: {error}") from error
+    except ValueError as error:  # what transformers raises for an architecture it does not know
+        raise UnsupportedModel(f"{source}: {_short(error)}") from error
+    except OSError as error:
         names = ", ".join(known_configs())
         raise CheckpointError(
             f"{source}: no such folder, config.json or model name ({_short(error)}). "
@@ -55,7 +59,8 @@ def _from_dict(raw: Any, where: str) -> "PretrainedConfig":
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise CheckpointError(f"{where}: no Hugging Face configuration (it has no model_type)")
     raw = dict(raw)
-    return AutoConfig.for_model(raw.pop("model_type"), **raw)
+    config: PretrainedConfig = AutoConfig.for_model(raw.pop("model_type"), **raw)
+    return config
 
 
 def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "PreTrainedModel":
@@ -70,22 +75,36 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
     dtype = dtype or _dtype(config)
     try:
         with torch.device("meta"):
-            model = _build(config).to(dtype)
+            model: PreTrainedModel = _build(config).to(dtype)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{config.model_type}: {_short(error)}") from error
     if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
         model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
-    return model.eval()
+    if ranks := _ranks(config):
+        skeleton_(model, ranks)
+    model.train(False)
+    return model
 
 
-def _build(config: "PretrainedConfig") -> "PreTrainedModel":
+def _ranks(config: "PretrainedConfig") -> dict[str, int]:
+    """Ranks of a gacfx checkpoint; empty for any other configuration."""
+    found = getattr(config, "quantization_config", None)
+    known = found if isinstance(found, dict) else getattr(found, "__dict__", {})
+    if known.get("quant_method") != "gacfx":
+        return {}
+    ranks = known.get("ranks")
+    if not isinstance(ranks, dict) or not all(type(r) is int for r in ranks.values()):
+        raise CheckpointError("config.json: quantization_config.ranks is no table of integers")
+    return dict(ranks)
+
+
+def _build(config: "PretrainedConfig") -> Any:
     import transformers
 
-    named = (config.architectures or [None])[0]
-    cls = getattr(transformers, named, None) if named else None
-    if cls is not None:
-        return cls(config)  # type: ignore[no-any-return]
-    return transformers.AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+    named = config.architectures[0] if config.architectures else ""
+    cls: Any = getattr(transformers, named, None)
+    make: Any = transformers.AutoModelForCausalLM.from_config if cls is None else cls
+    return make(config)
 
 
 def _dtype(config: "PretrainedConfig") -> torch.dtype:

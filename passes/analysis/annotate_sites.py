@@ -140,7 +140,9 @@ def attention_site(node: Node) -> AttentionSite:
     """The site of an SDPA node: the graph's own call, and the eager one where it was recorded."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     asked = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    q, k, v = (ops.shape(asked[name]) for name in ("query", "key", "value"))
+    query, key, value = (asked[name] for name in names[:3])
+    assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
+    q, k, v = ops.shape(query), ops.shape(key), ops.shape(value)
     assert q and k and v
     compiled = AttentionCall(
         mask=asked.get("attn_mask") is not None,
@@ -151,7 +153,7 @@ def attention_site(node: Node) -> AttentionSite:
     return AttentionSite(
         name=stack[-1][0] if stack else node.name,
         heads_q=q[1],
-        heads_kv=stored_heads(asked["key"]),
+        heads_kv=stored_heads(key),
         d_qk=q[-1],
         d_v=v[-1],
         dtype=ops.dtype_name(node),

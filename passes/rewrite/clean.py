@@ -33,6 +33,17 @@ class Clean(GacPass):
 
 
 def unread_parameters(gm: GraphModule) -> list[str]:
-    """Parameters that no ``get_attr`` node names; a tied one counts under each of its names."""
-    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
-    return [n for n, _ in gm.named_parameters(remove_duplicate=False) if n not in read]
+    """Parameters that no node reads, alone or inside a module that it calls.
+
+    A tied parameter counts under each of its names.
+    """
+    calls = ("get_attr", "call_module")
+    read = {str(node.target) for node in gm.graph.nodes if node.op in calls}
+    names = [name for name, _ in gm.named_parameters(remove_duplicate=False)]
+    return [name for name in names if read.isdisjoint(_prefixes(name))]
+
+
+def _prefixes(name: str) -> list[str]:
+    """``a.b.c`` -> a, a.b, a.b.c."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from gacfx.core import edit, ops
 from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.notes import Fact, matmuls, refuse, state
 from gacfx.core.ops import Op
 from gacfx.core.plan import Plan
@@ -39,7 +39,10 @@ class Factorize(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.plan is not None and self.factors is not None
+        check_factors(self.plan, self.factors)
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
+        if missing := sorted(self.plan.ranks.keys() - todo.keys()):
+            raise PassError(f"{self.name}: the graph has no matmul {missing[0]}")
         changed = False
         for choice in self.plan.choices:
             if choice.rank is None:
@@ -47,8 +50,6 @@ class Factorize(GacPass):
                     why = choice.reason or "the plan keeps it dense"
                     refuse(todo[choice.module][0], by=self.name, reason=why)
                 continue
-            if choice.module not in todo:
-                raise PassError(f"{self.name}: the graph has no matmul {choice.module}")
             node, site = todo[choice.module]
             factorize_node(gm, node, site, self.factors[choice.module])
             changed = True

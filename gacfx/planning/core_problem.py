@@ -1,0 +1,171 @@
+"""The core: what is left to decide, on an integer grid, with bounds for every unfinished plan.
+
+Gains are counted from the relaxed plan and put on a grid of 2**46 steps for the core alone, so that
+all later sums and comparisons are exact in float64, and the same on every machine. The grid is as
+fine as the core is small: candidates that were fixed before do not stretch it.
+
+An unfinished plan that has gained ``g`` and leaves ``r`` (negative: overspent) can end no better than
+
+    g + p * r + sum over open groups of max_j (gain_j - p * cost_j)        for every price p >= 0.
+
+One price gives a straight line in r. A score of prices around the multiplier gives nearly the linear
+relaxation of what is open, at the cost of a product and a sum each.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.fixing import Near, undominated
+from gacfx.planning.lattice import Flat
+from gacfx.planning.relaxation import Relaxed
+
+Number = TypeVar("Number", np.int64, np.float64)
+
+_GRID_BITS = 46
+_PRICES = 10  # on each side of the multiplier
+_PRICE_RANGE = 1e-6  # of the largest rate, and not below the 2 % quantile
+_LARGEST_TABLE = 2**22  # entries, candidates x prices
+
+
+@dataclass(frozen=True)
+class Level:
+    """One group that is still open."""
+
+    group: int
+    position: IntArray
+    cost: IntArray
+    """[candidates] above the relaxed plan; may be negative"""
+    gain: FloatArray
+    """[candidates] grid steps above the relaxed plan; whole numbers"""
+    loss: FloatArray
+    """[candidates, prices] grid steps below the best candidate at each price"""
+
+
+@dataclass(frozen=True)
+class Core:
+    """Open groups in the order of search, widest choice first, and the bounds between them.
+
+    Wide steps first: what then remains is fine-grained, and its relaxation nearly exact.
+    """
+
+    levels: tuple[Level, ...]
+    price: FloatArray
+    """[prices] grid steps per unit of cost; the multiplier comes first"""
+    tail: FloatArray
+    """[levels + 1, prices] the sum in the bound over the levels from here on, rounded up"""
+    savings: IntArray
+    """[levels + 1] the most that the levels from here on can spend less"""
+    unit: float
+    """All gains are multiples of this number of grid steps"""
+    exponent: int
+    """A grid step is 2**-exponent"""
+    rounding: float
+    """Most value that the grid can hide, 0 if every gain lies on it"""
+    blurred: int
+    """Groups whose gains differ, but not on the grid"""
+
+    @property
+    def candidates(self) -> int:
+        return sum(len(level.gain) for level in self.levels)
+
+
+def build(flat: Flat, relaxed: Relaxed, near: Near) -> Core | None:
+    """The core of the candidates in ``near``; None if some group has none left."""
+    if not np.bincount(near.owner, minlength=flat.groups).all():
+        return None
+    best = undominated(flat, near.position, near.owner)
+    position, owner = near.position[best], near.owner[best]
+    is_open = (np.bincount(owner)[owner] > 1) | (position != relaxed.chosen[owner])
+    position, owner = position[is_open], owner[is_open]
+    cost = flat.cost[position] - flat.cost[relaxed.chosen][owner]
+    grid = _on_grid(flat, position, owner, relaxed.chosen)
+    price = _prices(math.ldexp(relaxed.multiplier, grid.exponent), cost, grid.gain)
+    if not len(position):
+        zero = np.zeros((1, len(price)))
+        return Core((), price, zero, np.zeros(1, np.int64), 1.0, grid.exponent, 0.0, 0)
+    return _core(position, owner, cost, grid, price, relaxed.left)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    gain: FloatArray
+    """[candidates] whole grid steps"""
+    exponent: int
+    exact: bool
+    """Nothing was rounded, neither by the grid nor by float64"""
+    blurred: int
+
+
+def _on_grid(flat: Flat, position: IntArray, owner: IntArray, chosen: IntArray) -> _Grid:
+    if not len(position):
+        return _Grid(np.zeros(0), 0, True, 0)
+    value, start = flat.value[position], flat.value[chosen][owner]
+    gain = value - start
+    # Knuth's error of a difference: 0 where float64 holds it exactly.
+    back = gain - value
+    exact = not np.any((value - (gain - back)) - (start + back))
+    head = np.flatnonzero(np.diff(owner, prepend=-1))
+    largest = np.maximum.reduceat(np.abs(gain), head)
+    exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
+    fine = np.ldexp(gain, exponent)
+    whole = np.rint(fine)
+    seen = np.maximum.reduceat(np.abs(whole), head) > 0
+    blurred = int(np.count_nonzero((largest > 0) & ~seen))
+    return _Grid(whole, exponent, exact and not np.any(whole != fine), blurred)
+
+
+def _prices(multiplier: float, cost: IntArray, gain: FloatArray) -> FloatArray:
+    """The multiplier, prices spread around it where choices change, and 0."""
+    count = min(_PRICES, (_LARGEST_TABLE // max(1, len(cost)) - 2) // 2)
+    prices = [np.array([multiplier])]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = (multiplier * cost - gain) / np.abs(cost)
+    for side in (-1, 1):
+        rates = np.sort(rate[(np.sign(cost) == -side) & (rate > 0)])
+        if len(rates) and count > 0:
+            lowest = max(rates[len(rates) // 50], rates[-1] * _PRICE_RANGE)
+            prices.append(multiplier + side * np.geomspace(lowest, rates[-1], count))
+    every = np.append(np.concatenate(prices), 0.0)
+    return every[every >= 0]
+
+
+def _core(
+    position: IntArray, owner: IntArray, cost: IntArray, grid: _Grid, price: FloatArray, left: int
+) -> Core:
+    ends = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(owner))
+    head, gain = ends[:-1], grid.gain
+    reduced = gain[:, None] - cost[:, None] * price
+    top = np.maximum.reduceat(reduced, head, axis=0)
+    loss = np.repeat(top, np.diff(ends), axis=0) - reduced
+    width = np.maximum.reduceat(np.abs(cost), head)
+    order = np.argsort(-width, kind="stable")
+    bounds = zip(ends[order].tolist(), ends[order + 1].tolist(), strict=True)
+    levels = tuple(
+        Level(int(owner[a]), position[a:b], cost[a:b], gain[a:b], loss[a:b]) for a, b in bounds
+    )
+    # Float errors may only loosen a bound: every tail gets more than they can add up to.
+    reach = 2.0**_GRID_BITS + price * (abs(left) + float(width.sum()))
+    dust = math.ldexp(len(levels) + 8.0, -52) * reach
+    return Core(
+        levels=levels,
+        price=price,
+        tail=_suffix_sum(top[order]) + dust,
+        savings=_suffix_sum(-np.minimum(np.minimum.reduceat(cost, head), 0)[order]),
+        unit=float(np.gcd.reduce(gain.astype(np.int64))) or 1.0,
+        exponent=grid.exponent,
+        # Half a step per candidate on either side of a comparison, and the dust of a difference.
+        rounding=0.0 if grid.exact else math.ldexp(len(levels) + 1.0, -grid.exponent),
+        blurred=grid.blurred,
+    )
+
+
+def _suffix_sum(rows: NDArray[Number]) -> NDArray[Number]:
+    """[n, ...] -> [n + 1, ...]: sum of the rows from each one on; the last is 0."""
+    total = np.zeros((len(rows) + 1, *rows.shape[1:]), rows.dtype)
+    total[:-1] = np.cumsum(rows[::-1], axis=0)[::-1]
+    return total

@@ -1,0 +1,98 @@
+"""Problems as JSON text, version 1. Loaded only when a problem is written or read.
+
+    {"format": "gacfx-problem", "version": 1, "budget": ...,
+     "costs": [[...], ...],                       each distinct cost array once
+     "groups": [{"name": ..., "costs": 0, "values": [...], "labels": [...]}, ...]}
+
+``costs`` of a group is its row in the table above. Python writes a float with the fewest digits that
+read back as the same float, so a round trip changes nothing.
+"""
+
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gacfx.errors import PlanError
+from gacfx.planning.arrays import IntArray, cost_array, value_array
+from gacfx.planning.problem import Group, Problem
+
+VERSION = 1
+_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GroupRecord(BaseModel):
+    """One group; ``costs`` is a row of the cost table."""
+
+    model_config = _STRICT
+
+    name: str
+    costs: int
+    values: list[float]
+    labels: list[int | str] = []
+
+
+class ProblemRecord(BaseModel):
+    """The whole file."""
+
+    model_config = _STRICT
+
+    format: Literal["gacfx-problem"]
+    version: int
+    budget: int
+    costs: list[list[int]]
+    groups: list[GroupRecord]
+
+
+def write_problem(problem: Problem) -> str:
+    """JSON text of ``problem``; groups that share a cost array share a row."""
+    row_of: dict[int, int] = {}
+    table: list[list[int]] = []
+    records = []
+    for group in problem.groups:
+        if id(group.costs) not in row_of:
+            row_of[id(group.costs)] = len(table)
+            table.append(group.costs.tolist())
+        record: dict[str, object] = {"name": group.name, "costs": row_of[id(group.costs)]}
+        record |= {"values": group.values.tolist(), "labels": list(group.labels)}
+        records.append(record)
+    head: dict[str, object] = {"format": "gacfx-problem", "version": VERSION}
+    return json.dumps(head | {"budget": problem.budget, "costs": table, "groups": records})
+
+
+def read_problem(text: str) -> Problem:
+    """The problem in ``text``.
+
+    Raises:
+        PlanError: not JSON, another version, a wrong field (named), or a malformed problem.
+    """
+    record = _parse(text)
+    rows: dict[int, IntArray] = {}
+    groups = []
+    for group in record.groups:
+        if not 0 <= group.costs < len(record.costs):
+            raise PlanError(f"group {group.name!r}: the file has no cost row {group.costs}")
+        if group.costs not in rows:
+            rows[group.costs] = cost_array(group.name, record.costs[group.costs])
+        values = value_array(group.name, group.values)
+        groups.append(Group(group.name, rows[group.costs], values, tuple(group.labels)))
+    return Problem(tuple(groups), record.budget)
+
+
+def _parse(text: str) -> ProblemRecord:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"problem file: not JSON: {error}") from None
+    version = data.get("version") if isinstance(data, dict) else None
+    if version != VERSION or isinstance(version, bool):
+        raise PlanError(
+            f"problem file: version {version!r}, this gacfx reads version {VERSION}; "
+            "write the file again, or install the gacfx that wrote it"
+        )
+    try:
+        return ProblemRecord.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"problem file: {where}: {first['msg']}") from None

@@ -1,0 +1,24 @@
+"""Settings of every test: offline, one thread each, and the same hypothesis examples every time."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Set before torch or transformers is imported, and inherited by the interpreters that tests start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("gacfx", derandomize=True, deadline=None)
+settings.load_profile("gacfx")
+
+# Warnings are errors; these are torch's own, about itself, and nothing here can avoid them.
+TOLERATED = (
+    "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",  # copying a GraphModule
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tolerate the warnings above, beside ``filterwarnings`` of pyproject.toml."""
+    for line in TOLERATED:
+        config.addinivalue_line("filterwarnings", line)

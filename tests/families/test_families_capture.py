@@ -1,0 +1,162 @@
+"""Every family: captured as one graph, sites annotated, eager attention calls as they really are."""
+
+import json
+from functools import cache
+
+import pytest
+import torch
+from torch.fx import GraphModule
+
+from gacfx import pipelines
+from gacfx.core.notes import matmuls, note, sites
+from gacfx.core.pipeline import Pipeline
+from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Workload
+from gacfx.errors import CaptureError, CheckpointError, UnsupportedModel
+from gacfx.hardware.profile import load
+from gacfx.inspection import read_rows
+from gacfx.tracing.attention import _spy
+from gacfx.tracing.export import capture, example_inputs
+from gacfx.tracing.skeleton import known_configs, read_config, skeleton
+from tests.families.zoo import FAMILIES
+
+WORKLOAD = Workload(batch=2, seq=13)
+
+
+@cache
+def graph(name: str) -> GraphModule:
+    """The annotated graph of a family; captured once."""
+    gm = capture(FAMILIES[name].make(), attention_seq=13)
+    analyse = Pipeline.parse(pipelines.ANALYSE)
+    analyse.bind(profile=load("h200"), workload=WORKLOAD).run(gm)
+    return gm
+
+
+def matmul_of(gm: GraphModule, name: str) -> MatmulSite:
+    """The matmul whose name ends so."""
+    return next(site for _, site in matmuls(gm) if site.name.endswith(name))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_graph_computes_what_the_model_computes(name: str) -> None:
+    model = FAMILIES[name].make()
+    inputs = FAMILIES[name].export_kwargs(3, 17)
+    with torch.no_grad():
+        got, want = capture(model, inputs)(**inputs)[0], model(**inputs)[0]
+    assert torch.linalg.vector_norm(got - want) <= 1e-5 * torch.linalg.vector_norm(want)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_site_has_a_tier_and_a_latency(name: str) -> None:
+    rows = read_rows(graph(name), WORKLOAD)
+    assert any(r.kernel for r in rows)
+    assert all(r.tier in (1, 2, 3, 4) and r.latency_us > 0 for r in rows)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recorded_attention_calls_are_those_of_the_real_model(name: str) -> None:
+    model = FAMILIES[name].make()
+    with torch.no_grad(), _spy() as calls:
+        model(**example_inputs(model, 1, 13))
+    recorded = [s.eager for _, s in sites(graph(name)) if isinstance(s, AttentionSite)]
+    assert recorded == calls
+    assert recorded
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_attention_site_fell_back_to_the_graph(name: str) -> None:
+    for node, site in sites(graph(name)):
+        if isinstance(site, AttentionSite):
+            assert note(node).refusals == ()
+
+
+def test_matmul_flops_of_a_forward_equal_those_torch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = FAMILIES["llama"].make()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(**example_inputs(model, WORKLOAD.batch, WORKLOAD.seq))
+    # torch has no formula for attention on a CPU, so the comparison is over matmuls.
+    ours = sum(s.flops(WORKLOAD) for _, s in matmuls(graph("llama")))
+    assert ours == counter.get_total_flops() > 0
+
+
+def test_rows_of_a_decode_step_are_one_for_each_sequence() -> None:
+    site = matmul_of(graph("llama"), "layers.0.mlp.up_proj")
+    assert site.m == Extent(1, "token")
+    assert site.sizes(Workload(batch=8, seq=4096, mode="decode")) == (8, 48, 88)
+
+
+def test_grouped_query_attention_keeps_the_stored_heads() -> None:
+    site = next(s for _, s in sites(graph("llama")) if isinstance(s, AttentionSite))
+    assert (site.heads_q, site.heads_kv, site.d_qk, site.d_v) == (6, 2, 8, 8)
+    assert site.compiled.mask and not site.compiled.gqa
+    assert site.eager.causal and site.eager.gqa and not site.eager.mask
+
+
+def test_sliding_window_below_the_length_calls_attention_with_a_mask() -> None:
+    model = FAMILIES["gemma3"].make()
+    seen = [
+        s.eager.mask
+        for _, s in sites_of(capture(model, attention_seq=40))
+        if isinstance(s, AttentionSite)
+    ]
+    assert any(seen)
+
+
+def sites_of(gm: GraphModule) -> list[tuple[object, object]]:
+    Pipeline.parse("annotate-sites").run(gm)
+    return list(sites(gm))
+
+
+def test_conv1d_is_an_addmm_with_its_weight_lying_down() -> None:
+    site = matmul_of(graph("gpt2"), "h.0.mlp.c_fc")
+    assert (site.layout, site.bias, site.k, site.n) == (Layout.CONV1D, True, Extent(48), Extent(88))
+
+
+def test_experts_are_seen_as_experts() -> None:
+    site = matmul_of(graph("mixtral"), "layers.0.mlp.experts.gate_up_proj")
+    assert (site.layout, site.experts, site.m) == (Layout.EXPERTS, 4, Extent(2, "token"))
+
+
+def test_targets_are_the_linears_of_the_layers_and_others_have_a_reason() -> None:
+    refused = {
+        site.name: note(node).refusals[-1].reason
+        for node, site in matmuls(graph("mixtral"))
+        if not note(node).targeted
+    }
+    assert refused["lm_head"] == "outside the repeated layers"
+    assert refused["model.layers.0.mlp.experts.down_proj"] == "expert tensors are not factorized"
+    assert "no Linear" in refused["model.layers.0.mlp.gate"]
+
+
+@pytest.mark.parametrize("name", known_configs())
+def test_known_configurations_are_built_without_weights(name: str) -> None:
+    config = read_config(name)
+    config.num_hidden_layers = 1
+    model = skeleton(config)
+    assert all(p.is_meta for p in model.parameters())
+    assert capture(model).graph.output_node() is not None
+
+
+def test_unknown_architecture_is_refused_with_a_reason(tmp_path: object) -> None:
+    from pathlib import Path
+
+    file = Path(str(tmp_path)) / "config.json"
+    file.write_text(json.dumps({"model_type": "no-such-thing"}))
+    with pytest.raises(UnsupportedModel, match="no-such-thing"):
+        read_config(file)
+
+
+def test_missing_model_names_what_works_without_network() -> None:
+    with pytest.raises(CheckpointError, match="llama-3-8b"):
+        read_config("no/such/model-anywhere")
+
+
+def test_a_module_that_cannot_be_exported_says_why() -> None:
+    class Branches(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if bool(x.sum() > 0) else x - 1
+
+    with pytest.raises(CaptureError, match="Branches: torch.export failed"):
+        capture(Branches(), {"x": torch.ones(3, 5)})

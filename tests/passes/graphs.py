@@ -1,0 +1,160 @@
+"""Graphs to try passes on: a toy net and a tiny Llama, captured once and copied for every test."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn import functional
+
+from gacfx.core import edit
+from gacfx.core.gacpass import GacPass
+from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.notes import sites
+from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.planned import Planned
+from gacfx.core.sites import Site, Workload
+from gacfx.hardware import profile as profiles
+from gacfx.hardware.profile import Profile
+from gacfx.passes.analysis.annotate_sites import AnnotateSites
+from gacfx.passes.analysis.select_targets import SelectTargets
+from gacfx.tracing.export import capture
+from tests.families.zoo import FAMILIES
+
+BATCH, SEQ = 3, 17
+PREFILL = Workload(batch=1, seq=1024)
+Q0, Q1 = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"
+DOWN0 = "model.layers.0.mlp.down_proj"
+
+
+class Layer(nn.Module):
+    """Attention with 3 heads of width 8, and an up and a down projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(20, 24)
+        self.out = nn.Linear(24, 20, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, 20] -> [B, S, 20]."""
+        heads = self.qkv(x).view(*x.shape[:2], 3, 8).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(*x.shape[:2], 24))
+        return out
+
+
+class Net(nn.Module):
+    """An embedding, two layers and a head: the smallest net with every kind of site in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 20)
+        self.layers = nn.ModuleList([Layer(), Layer()])
+        self.head = nn.Linear(20, 11, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[B, S] -> [B, S, 11]."""
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = x + layer(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+def ids(vocab: int = 11) -> Tensor:
+    """[3, 17], the same at every call."""
+    return torch.randint(0, vocab, (BATCH, SEQ), generator=torch.Generator().manual_seed(1))
+
+
+@cache
+def _net() -> GraphModule:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return capture(Net().eval(), {"ids": ids()})
+
+
+@cache
+def llama_model() -> nn.Module:
+    """The tiny Llama that :func:`llama` is captured from; not to be changed."""
+    return FAMILIES["llama"].make()
+
+
+@cache
+def _llama() -> GraphModule:
+    return capture(llama_model())
+
+
+def net() -> GraphModule:
+    """The toy net, not annotated; a copy over shared parameters."""
+    return edit.fork(_net())
+
+
+def llama() -> GraphModule:
+    """A tiny Llama of two layers, not annotated; a copy over shared parameters."""
+    return edit.fork(_llama())
+
+
+def run(gm: GraphModule, *passes: GacPass) -> GraphModule:
+    """``gm`` after the passes."""
+    for step in passes:
+        step(gm)
+    return gm
+
+
+def annotated(gm: GraphModule) -> GraphModule:
+    """``gm`` with sites and targets."""
+    return run(gm, AnnotateSites(), SelectTargets())
+
+
+def site_of(gm: GraphModule, name: str) -> tuple[Node, Site]:
+    """The node and site called ``name``."""
+    return next((node, site) for node, site in sites(gm) if site.name == name)
+
+
+@cache
+def h200() -> Profile:
+    """The bundled profile of the H200."""
+    return profiles.load("h200")
+
+
+def text_of(gm: GraphModule) -> str:
+    """Everything that a pass might change of the graph itself: nodes, parameters and shapes."""
+    parameters = [f"{name} {tuple(p.shape)}" for name, p in gm.named_parameters()]
+    return "\n".join([str(gm.graph), *parameters])
+
+
+def svd_factors(weight_OD: Tensor, rank: int) -> Factors:
+    """Plain truncated SVD in float64; as good as any other for testing what passes do with it."""
+    u, s, vh = torch.linalg.svd(weight_OD.detach().double(), full_matrices=False)
+    root = s[:rank].sqrt()
+    return Factors(root[:, None] * vh[:rank], u[:, :rank] * root)
+
+
+def planned(
+    gm: GraphModule, ranks: dict[str, int], *, dense: Iterable[str] = (), align: int = 1
+) -> Planned:
+    """A plan with factors for Linear modules of ``gm``; its budget is just what it keeps."""
+    choices, factors = [], FactorSet()
+    for name in (*ranks, *dense):
+        weight = gm.get_parameter(f"{name}.weight")
+        rank = ranks.get(name)
+        choices.append(Choice(name, *weight.shape, rank, None, 0.0))
+        if rank is not None:
+            factors[name] = svd_factors(weight, rank)
+    whole = sum(c.dense_params for c in choices)
+    kept = sum(c.params for c in choices)
+    model = sum(p.numel() for p in gm.parameters())
+    budget = Budget("0.2", "targeted", whole, model, kept)
+    return Planned(Plan(tuple(choices), budget, None, provenance(align)), factors)
+
+
+def provenance(align: int = 1) -> Provenance:
+    """A provenance of which only the alignment matters."""
+    return Provenance("svd", "two-sided", "h200", align, "fp32")
+
+
+def with_limit(plan: Plan, limit_params: int) -> Plan:
+    """The same plan under another budget."""
+    return replace(plan, budget=replace(plan.budget, limit_params=limit_params))

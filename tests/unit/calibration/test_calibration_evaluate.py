@@ -1,0 +1,81 @@
+"""Loss of a model on a corpus, also on real models where the data bundle is there."""
+
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
+from gacfx.errors import CalibrationError
+
+ROOT = Path(__file__).parents[3]
+DATA = ROOT / os.environ.get("GACFX_DATA", "../shared/data")
+
+
+class Bigram(nn.Module):
+    """Logits are the row of the last token."""
+
+    def __init__(self, logits_VV: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Embedding(len(logits_VV), len(logits_VV), dtype=logits_VV.dtype)
+        self.table.weight.data = logits_VV
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        logits = self.dropout(self.table(ids_BT))
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def test_known_loss_from_the_second_token_on() -> None:
+    share_VV = torch.tensor([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5], [0.0, 0.0, 1.0]])
+    model = Bigram(share_VV.log())
+    documents = (torch.tensor([0, 1, 2, 2]), torch.tensor([1, 0, 0]))
+    found = evaluate(model, Corpus(documents))
+    assert found.tokens == 5
+    assert found.nats_per_token == pytest.approx(math.log(2 * 2 * 1 * 4 * 2) / 5, rel=1e-6)
+    assert found.perplexity == pytest.approx(math.exp(found.nats_per_token))
+    assert model.training
+    assert model.table.weight.requires_grad
+
+
+def test_broken_models_lose_every_comparison() -> None:
+    documents = (torch.tensor([0, 1, 1]),)
+    broken = evaluate(Bigram(torch.full((2, 2), torch.nan)), Corpus(documents))
+    assert (broken.nats_per_token, broken.perplexity) == (math.inf, math.inf)
+    hopeless = evaluate(Bigram(torch.tensor([[1e4, 0.0], [1e4, 0.0]])), Corpus(documents))
+    assert hopeless.nats_per_token == pytest.approx(1e4)
+    assert hopeless.perplexity == math.inf
+
+
+def test_half_precision_logits_are_scored_in_float32() -> None:
+    logits_VV = torch.randn(9, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
+    text = Corpus((torch.arange(9),))
+    exact = evaluate(Bigram(logits_VV.float()), text).nats_per_token
+    assert evaluate(Bigram(logits_VV), text).nats_per_token == exact
+
+
+def test_a_corpus_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(CalibrationError, match="no document"):
+        evaluate(Bigram(torch.zeros(2, 2)), Corpus(()))
+
+
+@pytest.mark.skipif(not (DATA / "MANIFEST.json").exists(), reason=f"no data bundle at {DATA}")
+def test_perplexity_of_a_real_model() -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = DATA / "models" / "babyllama-tok105-1M"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    documents = read_documents(DATA / "text" / "tinystories_stories.jsonl")
+    assert len(documents) == 1054
+    text = tokenize(documents[:120], tokenizer, max_positions(model))
+    # The bundle's known answer; every story has 33 tokens, so its shorter limit of 8 is the same.
+    assert text.skipped == 0
+    found = evaluate(model, text)
+    assert found.tokens == 28_961
+    assert found.perplexity == pytest.approx(1.7973, abs=5e-5)

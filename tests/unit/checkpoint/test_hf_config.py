@@ -1,0 +1,191 @@
+"""The gacfx block of config.json, and what the loader does with one that does not fit."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.quantizers.auto import (
+    AUTO_QUANTIZATION_CONFIG_MAPPING,
+    AUTO_QUANTIZER_MAPPING,
+    AutoHfQuantizer,
+)
+
+from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, config_of, register
+from gacfx.checkpoint.load import load_checkpoint
+from gacfx.checkpoint.save import save_checkpoint
+from gacfx.errors import CheckpointError
+from gacfx.modules.install import install_, low_rank_modules
+from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
+
+RANKS = {"model.layers.1.self_attn.q_proj": 11, "model.layers.0.self_attn.q_proj": 9}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = llama()
+    factors = factors_for(model, ("q_proj",))
+    plan = plan_for(model, factors)
+    install_(model, factors)
+    return save_checkpoint(
+        model, None, tmp_path_factory.mktemp("hf") / "model", plan=plan, factors=factors
+    )
+
+
+def from_dict(block: dict[str, Any]) -> GacfxConfig:
+    config_class: Any = GacfxConfig
+    made = config_class.from_dict(block)
+    assert isinstance(made, GacfxConfig)
+    return made
+
+
+def copy_with(saved: Path, out: Path, block: dict[str, Any]) -> Path:
+    """The saved folder with another gacfx block."""
+    out.mkdir()
+    for file in saved.iterdir():
+        if file.is_file():
+            (out / file.name).write_bytes(file.read_bytes())
+    config = json.loads((out / "config.json").read_text())
+    config["quantization_config"] |= block
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+def test_it_is_registered_once() -> None:
+    register()
+    register()
+    assert AUTO_QUANTIZATION_CONFIG_MAPPING["gacfx"] is GacfxConfig
+    assert AUTO_QUANTIZER_MAPPING["gacfx"] is GacfxQuantizer
+    assert not any(type(finder).__name__ == "_Finder" for finder in sys.meta_path)
+
+
+def test_the_block_in_words() -> None:
+    assert json.loads(GacfxConfig(RANKS).to_json_string()) == {
+        "quant_method": "gacfx",
+        "format_version": 1,
+        "ranks": dict(sorted(RANKS.items())),
+        "gacfx_note": "import gacfx before loading",
+    }
+    assert type(GacfxConfig().quant_method) is str
+
+
+def test_it_comes_back() -> None:
+    config = GacfxConfig(RANKS)
+    assert from_dict(config.to_dict()).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format_version": 2}, "format version 2; this gacfx reads 1"),
+        ({"format_version": "1"}, "format version '1'"),
+        ({"format_version": True}, "format version True"),
+        ({"quant_method": "bitsandbytes"}, "quant_method 'bitsandbytes' is not 'gacfx'"),
+        ({"ranks": [3]}, r"ranks must be a table, not \[3\]"),
+        ({"ranks": {"a": 0}}, "a: rank 0 is not a positive integer"),
+        ({"ranks": {"a": 3.0}}, "a: rank 3.0 is not"),
+        ({"ranks": {"a": True}}, "a: rank True is not"),
+        ({"ranks": {"a": "8"}}, "a: rank '8' is not"),
+        ({"ranks": {"": 8}}, "'' is no module name"),
+    ],
+)
+def test_blocks_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        GacfxConfig(**settings)
+
+
+def test_unknown_keys_are_dropped_and_named() -> None:
+    with pytest.warns(UserWarning, match="unknown gacfx settings dropped: color, size"):
+        config = from_dict({"ranks": RANKS, "size": 3, "color": "red"})
+    assert "color" not in config.to_dict()
+
+
+def test_what_the_quantizer_says_of_itself() -> None:
+    quantizer = AutoHfQuantizer.from_config(GacfxConfig(RANKS), pre_quantized=True)
+    assert quantizer.requires_calibration
+    assert quantizer.is_serializable()
+    assert quantizer.is_trainable
+    assert quantizer.is_qat_trainable
+    assert quantizer.is_compileable
+
+
+def test_a_dense_checkpoint_is_not_compressed_by_loading(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does require the model to be pre-quantized"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=GacfxConfig(RANKS))
+
+
+def test_the_block_of_a_model() -> None:
+    model = llama()
+    install_(model, factors_for(model, ("q_proj",)))
+    assert config_of(model).ranks == {
+        "model.layers.0.self_attn.q_proj": 9,
+        "model.layers.1.self_attn.q_proj": 10,
+    }
+
+
+def test_the_note_survives_loading_and_saving_again(saved: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(saved).save_pretrained(tmp_path)
+    blocks = [
+        json.loads((folder / "config.json").read_text())["quantization_config"]
+        for folder in (saved, tmp_path)
+    ]
+    assert blocks[0] == blocks[1]
+    assert blocks[1]["gacfx_note"] == "import gacfx before loading"
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"format_version": 7}, "format version 7"),
+        ({"ranks": {"model.layers.9.x": 4}}, "does not fit its own model: model.layers.9.x: the"),
+        ({"ranks": {"model.norm": 4}}, "model.norm: is a LlamaRMSNorm"),
+        ({"ranks": dict.fromkeys(RANKS, 99)}, "rank 99 is outside 1 .. 48"),
+    ],
+)
+def test_a_block_that_does_not_fit_stops_the_loader(
+    saved: Path, tmp_path: Path, block: dict[str, Any], message: str
+) -> None:
+    folder = copy_with(saved, tmp_path / "copy", block)
+    with pytest.raises(CheckpointError, match=message):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "weight"),
+    [
+        ({"model.layers.0.self_attn.q_proj": 9}, r"q_proj\.weight.*\(0,\).*\(48, 48\)"),
+        (RANKS, r"q_proj\.down\.weight.*\(10, 48\).*\(11, 48\)"),
+    ],
+)
+def test_ranks_of_another_file_stop_the_loader(
+    saved: Path, tmp_path: Path, ranks: dict[str, int], weight: str
+) -> None:
+    folder = copy_with(saved, tmp_path / "copy", {"ranks": ranks})
+    with pytest.raises(CheckpointError, match=weight):
+        load_checkpoint(folder)
+    # Older transformers leave it to gacfx, newer ones complain themselves.
+    with pytest.raises((RuntimeError, CheckpointError), match=f"ignore_mismatched_sizes|{weight}"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_auto_model_loads_the_body_alone(saved: Path, tmp_path: Path) -> None:
+    whole, body = AutoModelForCausalLM.from_pretrained(saved), AutoModel.from_pretrained(saved)
+    want = whole.model(token_ids()).last_hidden_state
+    assert torch.equal(body(token_ids()).last_hidden_state, want)
+    assert list(low_rank_modules(body)) == [
+        "layers.0.self_attn.q_proj",
+        "layers.1.self_attn.q_proj",
+    ]
+    body.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert torch.equal(again(token_ids()).last_hidden_state, want)
+
+
+def test_another_head_on_the_same_body(saved: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    assert len(low_rank_modules(model)) == 2

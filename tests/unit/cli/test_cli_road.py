@@ -1,0 +1,209 @@
+"""The command line on a tiny checkpoint: the road from a folder to a folder, and bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gacfx.cli import main
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
+
+
+@pytest.fixture(scope="module")
+def compressed(dense: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "small"
+    assert run("compress", dense, "--calibration", text, "--ratio", "0.3", "--out", out) == 0
+    return out
+
+
+def run(*words: object) -> int:
+    return main([str(w) for w in words])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The message of a command that must fail with 1, and print nothing else."""
+    assert run(*words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_compress_writes_a_whole_checkpoint(compressed: Path) -> None:
+    names = {p.name for p in compressed.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= names
+    assert {p.name for p in (compressed / "plan").iterdir()} == {
+        "plan.json",
+        "factors.safetensors",
+    }
+    config = json.loads((compressed / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "gacfx"
+    assert "import gacfx" in (compressed / "README.md").read_text()
+
+
+def test_report_says_that_budget_and_alignment_hold(compressed: Path) -> None:
+    report = json.loads((compressed / "gacfx_report.json").read_text())
+    dense, ours = report["sides"]
+    assert ours["targeted_params"] <= 0.7 * dense["targeted_params"]
+    assert ours["aligned_dims"] == ours["changed_dims"] > 0
+
+
+def test_compressed_folder_evaluates_like_a_dense_one(
+    dense: Path, compressed: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = []
+    for folder in (dense, compressed):
+        assert run("eval", folder, "--text", text, "--json") == 0
+        losses.append(json.loads(capsys.readouterr().out))
+    assert {"nats_per_token", "perplexity", "tokens"} <= losses[0].keys()
+    assert losses[0]["tokens"] == losses[1]["tokens"] > 200
+    assert losses[0]["nats_per_token"] != losses[1]["nats_per_token"]
+
+
+def test_inspect_shows_the_factors_of_a_compressed_folder(
+    compressed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("inspect", compressed, "--json", "--seq", "32") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert any(r["name"].endswith(".down") for r in rows)
+    assert any("already factorized" in r["note"] for r in rows)
+
+
+def test_dry_run_writes_nothing(
+    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "none"
+    assert run("compress", dense, "--calibration", text, "--dry-run", "--out", out) == 0
+    assert not out.exists()
+    assert "proven optimal" in capsys.readouterr().out
+
+
+def test_plan_prints_and_saves_the_same_plan(
+    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", dense, "--calibration", text, "--json", "--out", tmp_path / "p") == 0
+    assert capsys.readouterr().out == (tmp_path / "p" / "plan.json").read_text()
+
+
+def test_plan_of_a_configuration_states_that_its_spectrum_is_made_up(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", dense / "config.json", "--synthetic", "0.5") == 0
+    assert "synthetic" in capsys.readouterr().out
+
+
+def test_existing_folder_is_refused_and_kept(
+    dense: Path, text: Path, compressed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (compressed / "config.json").read_bytes()
+    message = refused(capsys, "compress", dense, "--calibration", text, "--out", compressed)
+    assert "exists" in message
+    assert (compressed / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("ratio", "says"),
+    [("20", "0.2"), ("-0.1", "ratio"), ("nan", "ratio"), ("1", "ratio"), ("half", "ratio")],
+)
+def test_ratio_out_of_range_is_refused(
+    ratio: str, says: str, dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(
+        capsys, "plan", dense, "--calibration", text, f"--ratio={ratio}", "--value", "fisher"
+    )
+    assert says in message
+
+
+def test_budget_below_the_minimum_names_the_reachable_ratio(
+    dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "plan", dense, "--calibration", text, "--ratio", "0.99")
+    assert "largest reachable ratio" in message
+    reachable = message.split()[-1]
+    assert run("plan", dense, "--calibration", text, "--ratio", reachable) == 0
+
+
+def test_text_without_documents_is_refused(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, short = tmp_path / "empty.txt", tmp_path / "short.txt"
+    empty.write_text("")
+    short.write_text("too short\n\nthis too\n")
+    assert "no text" in refused(capsys, "plan", dense, "--calibration", empty)
+    assert "33 tokens" in refused(capsys, "plan", dense, "--calibration", short)
+    assert "no such file" in refused(capsys, "plan", dense, "--calibration", tmp_path / "no.txt")
+
+
+def test_pickle_checkpoint_is_refused(
+    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes((dense / "config.json").read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert "safetensors" in refused(capsys, "eval", tmp_path, "--text", text)
+
+
+def test_truncated_weights_are_refused(
+    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes((dense / "config.json").read_bytes())
+    weights = (dense / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert "model.safetensors" in refused(capsys, "eval", tmp_path, "--text", text)
+
+
+def test_weights_that_are_not_finite_are_named(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny.llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = float("nan")
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    message = refused(capsys, "plan", tmp_path, "--calibration", text)
+    assert "layers.1.mlp.up_proj" in message
+
+
+def test_tokens_outside_the_vocabulary_are_refused(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.checkpoint(tmp_path, vocab_size=40)
+    assert "vocabulary" in refused(capsys, "plan", tmp_path, "--calibration", text)
+
+
+def test_skipped_weights_stay_dense_and_say_why(
+    dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("plan", dense, "--calibration", text, "--json", "--skip", "*.down_proj") == 0
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert not any(c["module"].endswith("down_proj") for c in plan["choices"])
+    assert "skip" in plan["refusals"]["model.layers.0.mlp.down_proj"]
+
+
+def test_wrong_use_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run("inspect")
+    assert stopped.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_passes_lists_every_pass_and_the_default_pipeline(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("passes", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    names = {p["name"] for p in shown["passes"]}
+    steps = {s.partition("{")[0] for s in shown["default"].split(",")}
+    assert steps <= names
+    assert {"factorize", "couple-dims", "check-budget"} <= steps

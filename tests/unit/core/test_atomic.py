@@ -1,0 +1,87 @@
+"""replacing and replacing_folder: the old one or the new one, and no litter."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gacfx.core.atomic import replacing, replacing_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def interrupt_after(write: Callable[..., object], *arguments: str) -> None:
+    write(*arguments)
+    raise KeyboardInterrupt
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with replacing(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["f"]
+
+
+def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        interrupt_after(partial.write_text, "ne")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["f"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    with replacing_folder(path) as partial:
+        (partial / "new").touch()
+        assert not path.exists()
+    assert names(path) == ["new"]
+    with replacing_folder(path) as partial:
+        (partial / "newer").touch()
+        assert names(path) == ["new"]
+    assert names(path) == ["newer"]
+    assert names(tmp_path) == ["d"]
+
+
+def test_an_interrupted_folder_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path) as partial:
+        interrupt_after((partial / "new").touch)
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["d"]
+
+
+def test_a_failed_rename_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def fails_on_the_new_one(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial"):
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails_on_the_new_one)
+    with pytest.raises(PermissionError), replacing_folder(path) as partial:
+        (partial / "new").touch()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["d"]
+
+
+def test_the_folder_can_be_read_by_others(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.mkdir()
+    with replacing_folder(tmp_path / "d"):
+        pass
+    assert (tmp_path / "d").stat().st_mode == ordinary.stat().st_mode

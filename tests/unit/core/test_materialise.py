@@ -1,0 +1,250 @@
+"""Factors and plan folders: they come back as they were, and nothing broken passes for one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gacfx.core.materialise import (
+    Factors,
+    FactorSet,
+    check_factors,
+    load_factors,
+    load_plan,
+    save_factors,
+    save_plan,
+)
+from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.errors import CheckpointError, PlanError
+
+
+def factor_set() -> FactorSet:
+    generator = torch.Generator().manual_seed(3)
+
+    def random(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+
+    return {
+        "layers.0.up": Factors(random(3, 11), random(7, 3)),
+        "layers.1.up": Factors(random(2, 11).bfloat16(), random(7, 2).bfloat16()),
+    }
+
+
+def plan_of(factors: FactorSet) -> Plan:
+    kept = tuple(
+        Choice(name, pair.rows, pair.columns, pair.rank, 3.3, 0.5) for name, pair in factors.items()
+    )
+    dense = Choice("layers.2.up", 7, 11, None, None, 0.0, "launch cost exceeds the saving")
+    budget = Budget("0.2", "targeted", 231, 1000, 180)
+    return Plan((*kept, dense), budget, None, Provenance("svd", "two-sided", "h200", 8, "float32"))
+
+
+def assert_same(one: FactorSet, other: FactorSet) -> None:
+    assert list(one) == list(other)
+    for name in one:
+        for a, b in zip(vars(one[name]).values(), vars(other[name]).values(), strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
+
+
+def test_factors_know_their_sizes() -> None:
+    pair = factor_set()["layers.0.up"]
+    assert (pair.rank, pair.rows, pair.columns, pair.finite) == (3, 7, 11, True)
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "message"),
+    [
+        (torch.zeros(3, 11), torch.zeros(7, 2), "do not fit"),
+        (torch.zeros(11), torch.zeros(7, 11), "do not fit"),
+        (torch.zeros(0, 11), torch.zeros(7, 0), "do not fit"),
+        (torch.zeros(3, 11, dtype=torch.int8), torch.zeros(7, 3), "must be floating"),
+    ],
+)
+def test_factors_that_cannot_be_multiplied(down: Tensor, up: Tensor, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        Factors(down, up)
+
+
+def test_factors_come_back_bit_by_bit(tmp_path: Path) -> None:
+    save_factors(tmp_path / "f.safetensors", factor_set())
+    assert_same(load_factors(tmp_path / "f.safetensors"), factor_set())
+    assert set(load_file(tmp_path / "f.safetensors")) == {
+        f"layers.{layer}.up.{side}" for layer in "01" for side in ("down", "up")
+    }
+
+
+def test_strided_and_shared_factors_can_be_written(tmp_path: Path) -> None:
+    base = torch.randn(11, 3)
+    factors = {
+        "a": Factors(base.T, torch.randn(7, 6)[:, ::2]),
+        "b": Factors(base.T.contiguous(), torch.randn(7, 3)),
+    }
+    factors["c"] = Factors(factors["b"].down_RD, factors["b"].up_OR)
+    save_factors(tmp_path / "f.safetensors", factors)
+    assert_same(load_factors(tmp_path / "f.safetensors"), factors)
+
+
+def test_no_factors_at_all(tmp_path: Path) -> None:
+    save_factors(tmp_path / "f.safetensors", {})
+    assert load_factors(tmp_path / "f.safetensors") == {}
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_and_infinity_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "f.safetensors"
+    broken = {"m": Factors(torch.full((2, 4), value), torch.zeros(3, 2))}
+    with pytest.raises(PlanError, match="m: its factors are NaN or infinite"):
+        save_factors(path, broken)
+    assert not any(tmp_path.iterdir())
+    tensors = {"m.down": broken["m"].down_RD, "m.up": broken["m"].up_OR}
+    save_file(tensors, path, metadata={"format": "gacfx-factors-1"})
+    with pytest.raises(PlanError, match="m: NaN or infinite factors"):
+        load_factors(path)
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    path = tmp_path / "f.safetensors"
+    save_factors(path, factor_set())
+    whole = path.read_bytes()
+    for length in (len(whole) - 1, 20, 0):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=r"f.safetensors: cannot be read"):
+            load_factors(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"f.safetensors: cannot be read"):
+        load_factors(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "error", "message"),
+    [
+        ({"m.down": (2, 4)}, CheckpointError, "m.up: every module needs one .down and one .up"),
+        ({"m.down": (2, 4), "m.up": (3, 2), "m.bias": (3,)}, CheckpointError, "m.bias"),
+        ({"down": (2, 4), "up": (3, 2)}, CheckpointError, "every module needs"),
+        ({"m.down": (2, 4), "m.up": (3, 5)}, PlanError, "m: factors down .* do not fit"),
+    ],
+)
+def test_files_with_other_tensors(
+    tmp_path: Path,
+    tensors: dict[str, tuple[int, ...]],
+    error: type[Exception],
+    message: str,
+) -> None:
+    path = tmp_path / "f.safetensors"
+    made = {name: torch.zeros(shape) for name, shape in tensors.items()}
+    save_file(made, path, metadata={"format": "gacfx-factors-1"})
+    with pytest.raises(error, match=message):
+        load_factors(path)
+
+
+def test_a_file_of_another_format(tmp_path: Path) -> None:
+    save_file({"m.down": torch.zeros(2, 4)}, tmp_path / "f.safetensors")
+    with pytest.raises(CheckpointError, match="format None; this gacfx reads 'gacfx-factors-1'"):
+        load_factors(tmp_path / "f.safetensors")
+
+
+def test_a_plan_folder_comes_back(tmp_path: Path) -> None:
+    factors = factor_set()
+    save_plan(tmp_path / "deep" / "plan", plan_of(factors), factors)
+    plan, back = load_plan(tmp_path / "deep" / "plan")
+    assert plan == plan_of(factors)
+    assert_same(back, factors)
+    names = sorted(path.name for path in (tmp_path / "deep" / "plan").iterdir())
+    assert names == ["factors.safetensors", "plan.json"]
+
+
+def _lost(factors: FactorSet) -> FactorSet:
+    return {"layers.0.up": factors["layers.0.up"]}
+
+
+def _extra(factors: FactorSet) -> FactorSet:
+    return factors | {"layers.2.up": factors["layers.0.up"]}
+
+
+def _other_rank(factors: FactorSet) -> FactorSet:
+    return factors | {"layers.1.up": factors["layers.0.up"]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_lost, "layers.1.up: is in the plan but not in the factors"),
+        (_extra, "layers.2.up: is in the factors but not in the plan"),
+        (
+            _other_rank,
+            "layers.1.up: the plan says 7 x 11 of rank 2, its factors are 7 x 11 of rank 3",
+        ),
+    ],
+)
+def test_factors_of_another_plan(
+    tmp_path: Path, spoil: Callable[[FactorSet], FactorSet], message: str
+) -> None:
+    factors = factor_set()
+    plan, bad = plan_of(factors), spoil(factors)
+    with pytest.raises(PlanError, match=message):
+        check_factors(plan, bad)
+    with pytest.raises(PlanError, match=message):
+        save_plan(tmp_path, plan, bad)
+    assert not any(tmp_path.iterdir())
+    save_plan(tmp_path, plan, factors)
+    save_factors(tmp_path / "factors.safetensors", bad)
+    with pytest.raises(PlanError, match=message):
+        load_plan(tmp_path)
+
+
+def test_two_files_that_were_not_written_together(tmp_path: Path) -> None:
+    factors = factor_set()
+    save_plan(tmp_path, plan_of(factors), factors)
+    other = replace(plan_of(factors), fingerprint="another")
+    (tmp_path / "plan.json").write_text(other.to_json())
+    with pytest.raises(PlanError, match="were not written together"):
+        load_plan(tmp_path)
+
+
+def test_a_plan_with_nan(tmp_path: Path) -> None:
+    plan = plan_of(factor_set())
+    bad = replace(plan, choices=(*plan.choices[:2], replace(plan.choices[2], loss_nats=torch.nan)))
+    with pytest.raises(PlanError, match="the plan holds NaN"):
+        save_plan(tmp_path, bad, factor_set())
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["plan.json", "factors.safetensors"])
+def test_a_folder_with_one_file_missing(tmp_path: Path, name: str) -> None:
+    save_plan(tmp_path, plan_of(factor_set()), factor_set())
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read"):
+        load_plan(tmp_path)
+
+
+def test_a_plan_that_is_no_json(tmp_path: Path) -> None:
+    save_plan(tmp_path, plan_of(factor_set()), factor_set())
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(PlanError, match=r"plan.json is not JSON"):
+        load_plan(tmp_path)
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_plan(tmp_path)
+
+
+def test_a_failure_while_writing_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = factor_set()
+    save_plan(tmp_path, plan_of(factors), factors)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_plan(tmp_path, replace(plan_of(factors), fingerprint="new"), factors)
+    assert load_plan(tmp_path)[0] == plan_of(factors)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,147 @@
+"""The Python door: plan, apply, compress, save, load, and plans that do not fit."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import GraphModule
+
+import gacfx
+from gacfx.core.planned import Planned
+from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
+from gacfx.modules.low_rank import LowRankLinear
+from gacfx.tracing.export import example_inputs
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def planned() -> Planned:
+    return gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.arange(34).reshape(2, 17)
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=ids, use_cache=False)[0]
+    return found
+
+
+def test_planning_leaves_the_model_as_it_was(planned: Planned) -> None:
+    model = tiny.llama()
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts(), value="fisher")
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) and after[n].grad is None for n in before)
+
+
+def test_same_input_gives_the_same_plan(planned: Planned) -> None:
+    again = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
+    assert again.plan.choices == planned.plan.choices
+    assert all(torch.equal(again.factors[n].up_OR, f.up_OR) for n, f in planned.factors.items())
+
+
+def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:
+    model = tiny.llama()
+    before = logits(model)
+    made = gacfx.apply(model, planned)
+    assert torch.equal(logits(model), before)
+    gacfx.apply_(model, planned)
+    assert torch.equal(logits(model), logits(made))
+    assert any(isinstance(m, LowRankLinear) for m in model.modules())
+
+
+def test_apply_on_a_graph_equals_apply_on_the_module(planned: Planned) -> None:
+    model = tiny.llama()
+    graph = gacfx.capture(model)
+    rewritten = gacfx.apply(graph, planned)
+    assert isinstance(rewritten, GraphModule)
+    again = gacfx.capture(gacfx.apply(model, planned))
+    inputs = example_inputs(model)
+    inputs["input_ids"] = torch.randint(0, 258, (3, 17))
+    with torch.no_grad():
+        assert torch.equal(rewritten(**inputs)[0], again(**inputs)[0])
+
+
+def test_plan_folder_round_trip(planned: Planned, tmp_path: Path) -> None:
+    planned.save(tmp_path)
+    model = tiny.llama()
+    gacfx.apply_(model, tmp_path)
+    assert torch.equal(logits(model), logits(gacfx.apply(tiny.llama(), planned)))
+
+
+def test_plan_of_another_model_is_refused(planned: Planned) -> None:
+    with pytest.raises(PlanMismatch):
+        gacfx.apply_(tiny.llama(layers=3), planned)
+
+
+def test_plan_of_other_weights_is_refused_and_changes_nothing(planned: Planned) -> None:
+    model = tiny.llama(seed=1)
+    before = logits(model)
+    with pytest.raises(PlanMismatch):
+        gacfx.apply_(model, planned)
+    assert torch.equal(logits(model), before)
+
+
+def test_save_and_load_generate_the_same_tokens(tmp_path: Path) -> None:
+    made = gacfx.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    folder = gacfx.save(made, tmp_path / "out")
+    model, tokenizer = gacfx.load(folder)
+    ids = tokenizer("the cat", return_tensors="pt")["input_ids"]
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 1}
+    mask = torch.ones_like(ids)
+    ours = made.model.generate(ids, attention_mask=mask, **settings)
+    theirs = model.generate(ids, attention_mask=mask, use_cache=True, **settings)
+    assert torch.equal(ours, theirs)
+
+
+def test_losses_of_all_trials_are_kept_and_the_best_is_chosen(planned: Planned) -> None:
+    trials = planned.plan.provenance.trials
+    assert {t.value_model for t in trials} == {"two-sided", "fisher", "relative"}
+    best = min(trials, key=lambda t: t.nats_per_token)
+    assert [t for t in trials if t.chosen] == [best]
+    assert planned.plan.provenance.value_model == best.value_model
+
+
+def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
+    from gacfx.api import load_profile, read_calibration
+    from gacfx.study import Study
+
+    model = tiny.llama()
+    corpus = read_calibration(tiny.texts(), model, tiny.tokenizer())
+    study = Study.make(model, corpus)
+    name = "model.layers.0.mlp.up_proj"
+    bad = study.statistics.moments[name]
+    spoiled = replace(bad, side_moment=bad.side_moment * float("nan"))
+    statistics = replace(study.statistics, moments={**study.statistics.moments, name: spoiled})
+    planned = replace(study, statistics=statistics).plan("0.2", profile=load_profile("h200"))
+    choice = next(c for c in planned.plan.choices if c.module == name)
+    assert choice.rank is None
+    assert "NaN" in choice.reason
+    assert planned.plan.kept_params <= planned.plan.budget.limit_params
+
+
+def test_ratio_of_the_model_counts_everything_but_removes_from_the_targets() -> None:
+    planned = gacfx.plan(
+        tiny.llama(),
+        tiny.tokenizer(),
+        calibration=tiny.texts(),
+        ratio="0.2",
+        ratio_of="model",
+        value="fisher",
+    )
+    budget = planned.plan.budget
+    outside = budget.model_params - budget.targeted_params
+    assert planned.plan.kept_params + outside <= 0.8 * budget.model_params
+
+
+def test_text_needs_a_tokenizer() -> None:
+    with pytest.raises(CalibrationError, match="tokenizer"):
+        gacfx.plan(tiny.llama(), calibration=tiny.texts())
+
+
+def test_nothing_to_compress_is_refused_with_the_reasons() -> None:
+    with pytest.raises(UnsupportedModel, match="skip"):
+        gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), skip=("*",))

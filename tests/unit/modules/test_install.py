@@ -1,0 +1,219 @@
+"""install_, skeleton_ and swapped: what they replace, what they keep, what they refuse."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from gacfx.core.materialise import Factors, FactorSet
+from gacfx.errors import UnsupportedModel
+from gacfx.modules.install import install_, low_rank_modules, skeleton_, swapped
+from gacfx.modules.low_rank import LowRankLinear
+from tests.unit.checkpoint.tiny_models import (
+    LAYERS,
+    MODELS,
+    cast_,
+    dense_weight,
+    factors_for,
+    gpt2,
+    llama,
+    qwen2,
+    skeleton_of,
+    token_ids,
+)
+
+Q0 = "model.layers.0.self_attn.q_proj"
+Q1 = "model.layers.1.self_attn.q_proj"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def pair(rows: int = 48, columns: int = 48, rank: int = 5) -> Factors:
+    return Factors(torch.randn(rank, columns), torch.randn(rows, rank))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_layers_compute_with_their_factors(family: str) -> None:
+    model = MODELS[family]()
+    factors = factors_for(model, LAYERS[family])
+    biases = {name: model.get_submodule(name).bias for name in factors}
+    install_(model, factors)
+    assert list(low_rank_modules(model)) == list(factors)
+    for name, layer in low_rank_modules(model).items():
+        weight = factors[name].up_OR @ factors[name].down_RD
+        x = torch.randn(4, layer.in_features)
+        want = nn.functional.linear(x.double(), weight)
+        if layer.up.bias is not None:
+            want = want + layer.up.bias.double()
+        torch.testing.assert_close(layer(x).double(), want, rtol=1e-4, atol=1e-5)
+        assert layer.up.bias is biases[name]
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_full_rank_computes_what_the_dense_model_does(family: str) -> None:
+    model = MODELS[family]()
+    factors = factors_for(model, LAYERS[family], rank=48)
+    factors = {name: pair for name, pair in factors.items() if pair.rank == 48}
+    want = model(token_ids()).logits
+    install_(model, factors)
+    torch.testing.assert_close(model(token_ids()).logits, want, rtol=1e-4, atol=1e-5)
+
+
+def test_dtype_training_and_requires_grad_are_those_of_the_old_layer() -> None:
+    model = cast_(qwen2(), torch.bfloat16).train()
+    model.get_submodule(Q0).requires_grad_(False)
+    install_(model, factors_for(model, ("q_proj",)))
+    frozen, free = model.get_submodule(Q0), model.get_submodule(Q1)
+    assert isinstance(frozen, LowRankLinear)
+    assert {value.dtype for value in frozen.state_dict().values()} == {torch.bfloat16}
+    assert frozen.training
+    assert frozen.down.training
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in free.parameters())
+
+
+def test_a_model_on_meta_stays_there() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(6, 4))
+    install_(model, {"0": pair(4, 6, 2)})
+    assert all(value.is_meta for value in model.state_dict().values())
+
+
+def test_skeleton_on_meta_has_the_names_and_shapes_of_install() -> None:
+    real = gpt2()
+    factors = factors_for(real, LAYERS["gpt2"])
+    empty = skeleton_of(real)
+    skeleton_(empty, {name: pair.rank for name, pair in factors.items()})
+    install_(real, factors)
+    shapes = [
+        {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+        for model in (real, empty)
+    ]
+    assert shapes[0] == shapes[1]
+    assert all(parameter.is_meta for parameter in empty.parameters())
+
+
+def test_modules_in_lists_keep_their_place() -> None:
+    model = nn.ModuleList([nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6)), nn.Linear(6, 6)])
+    install_(model, {"0": pair(6, 6, 2), "1.0": pair(6, 6, 2)})
+    assert [name for name, _ in model.named_children()] == ["0", "1", "2"]
+    assert list(low_rank_modules(model)) == ["0", "1.0"]
+
+
+def test_swapped_gives_the_same_modules_back() -> None:
+    model = llama()
+    before, want = dict(model.named_modules()), model(token_ids()).logits
+    with swapped(model, factors_for(model, LAYERS["llama"])):
+        assert len(low_rank_modules(model)) == 4
+        assert not torch.equal(model(token_ids()).logits, want)
+    after = dict(model.named_modules())
+    assert list(after) == list(before)
+    assert all(after[name] is before[name] for name in before)
+    assert torch.equal(model(token_ids()).logits, want)
+
+
+def test_swapped_gives_them_back_after_an_error() -> None:
+    model = llama()
+    layer = model.get_submodule(Q0)
+    with pytest.raises(ValueError, match="in the body"), swapped(model, {Q0: pair()}):
+        raise ValueError("in the body")
+    assert model.get_submodule(Q0) is layer
+
+
+def _missing(model: nn.Module) -> FactorSet:
+    return {"model.layers.7.self_attn.q_proj": pair()}
+
+
+def _not_linear(model: nn.Module) -> FactorSet:
+    return {"model.norm": pair()}
+
+
+def _other_shape(model: nn.Module) -> FactorSet:
+    return {Q1: pair(48, 88)}
+
+
+def _tied(model: nn.Module) -> FactorSet:
+    return {"lm_head": pair(97, 48)}
+
+
+def _subclass(model: nn.Module) -> FactorSet:
+    class Special(nn.Linear):
+        pass
+
+    model.get_submodule("model.layers.1").self_attn.q_proj = Special(48, 48)  # type: ignore[union-attr]
+    return {Q1: pair()}
+
+
+def _hooked(model: nn.Module) -> FactorSet:
+    model.get_submodule(Q1).register_forward_hook(lambda *_: None)
+    return {Q1: pair()}
+
+
+def _nan(model: nn.Module) -> FactorSet:
+    return {Q1: Factors(torch.full((5, 48), torch.nan), torch.randn(48, 5))}
+
+
+def _too_large(model: nn.Module) -> FactorSet:
+    model.half()
+    return {Q1: Factors(torch.randn(5, 48), torch.full((48, 5), 7e4))}
+
+
+def _twice(model: nn.Module) -> FactorSet:
+    install_(model, {Q1: pair()})
+    return {Q1: pair()}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_missing, "model.layers.7.self_attn.q_proj: the model has no such module"),
+        (_not_linear, "model.norm: is a LlamaRMSNorm"),
+        (_other_shape, "q_proj: its weight is 48 x 48, the factors are for 48 x 88"),
+        (_tied, "lm_head: shares its weight with model.embed_tokens"),
+        (_subclass, "q_proj: is a Special; only nn.Linear and Conv1D"),
+        (_hooked, "q_proj: has hooks, which would be lost"),
+        (_nan, "q_proj: its factors are NaN, infinite or too large"),
+        (_too_large, "too large for torch.float16"),
+        (_twice, "q_proj: is a LowRankLinear"),
+    ],
+)
+def test_a_refusal_names_the_module_and_changes_nothing(
+    spoil: Callable[[nn.Module], FactorSet], message: str
+) -> None:
+    model = llama(tied=True)
+    bad = spoil(model)
+    before = dict(model.named_modules())
+    good: FactorSet = {Q0: pair()}
+    with pytest.raises(UnsupportedModel, match=message):
+        install_(model, good | bad)
+    with pytest.raises(UnsupportedModel, match=message), swapped(model, good | bad):
+        raise AssertionError("not reached")
+    after = dict(model.named_modules())
+    assert all(after[name] is before[name] for name in before)
+
+
+@pytest.mark.parametrize("rank", [0, 49])
+def test_skeleton_refuses_an_impossible_rank(rank: int) -> None:
+    model = llama()
+    with pytest.raises(UnsupportedModel, match=f"rank {rank} is outside 1 .. 48"):
+        skeleton_(model, {Q0: 4, Q1: rank})
+    assert not low_rank_modules(model)
+
+
+def test_the_root_cannot_be_replaced() -> None:
+    with pytest.raises(UnsupportedModel, match="no such module"):
+        install_(nn.Linear(4, 4), {"": pair(4, 4, 2)})
+
+
+def test_conv1d_factors_are_those_of_the_transposed_weight() -> None:
+    model = gpt2()
+    name = "transformer.h.0.attn.c_attn"
+    assert dense_weight(model, name).shape == (144, 48)
+    install_(model, factors_for(model, ("c_attn",)))
+    layer = low_rank_modules(model)[name]
+    assert (layer.in_features, layer.out_features) == (48, 144)
