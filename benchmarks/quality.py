@@ -1,6 +1,6 @@
 """What do aligned ranks cost in quality? Excess loss over dense of a small trained model.
 
-    python benchmarks/quality.py [--data ../shared/data] [--out benchmarks/results/quality.json]
+    python -m benchmarks.quality [--data ../shared/data] [--out benchmarks/results/quality.json]
 
 babyllama-tok105-1M, a Llama of 1M parameters: calibrated on stories 0-199, judged on stories
 600-759. Plans of gfwsvd under the two-sided value model at aligned (8) and at any ranks, and the
@@ -8,22 +8,17 @@ uniform allocation of SVD-LLM for comparison. The goals are those of the project
 """
 
 import argparse
-import json
-import math
 import os
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from platform import python_version
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks import record
 from gacfx.calibration.evaluate import Evaluation, evaluate
 from gacfx.calibration.gather import gather
 from gacfx.calibration.text import max_positions, read_documents, tokenize
@@ -32,6 +27,8 @@ from gacfx.compressors.lowrank import Decomposition, decompose
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
 from gacfx.modules.install import swapped
+from gacfx.passes.planning.sweep_candidates import candidates
+from gacfx.planning import Group, Problem, kept_budget, solve
 
 MODEL, TEXT = "babyllama-tok105-1M", "tinystories_stories.jsonl"
 CALIBRATION, EVALUATION = slice(0, 200), slice(600, 760)
@@ -62,35 +59,19 @@ class Row:
 
 
 def choose(curves: Mapping[str, Curve], ratio: str, align: int) -> dict[str, int | None]:
-    """Ranks of a plan: Lagrangian bisection, then a greedy fill of what is left."""
-    budget = int((1 - float(ratio)) * sum(c.rows * c.columns for c in curves.values()))
-    options = {
-        name: [(c.params(r), float(c.loss_nats[r]), r) for r in range(align, c.break_even, align)]
-        + [(c.rows * c.columns, 0.0, None)]
-        for name, c in curves.items()
-    }
-
-    def pick(price: float) -> dict[str, tuple[int, float, int | None]]:
-        return {k: min(o, key=lambda z: z[1] + price * z[0]) for k, o in options.items()}
-
-    low, high = 0.0, 1.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        fits = sum(z[0] for z in pick(middle).values()) <= budget
-        low, high = (low, middle) if fits else (middle, high)
-    chosen = pick(high)
-    while True:
-        room = budget - sum(z[0] for z in chosen.values())
-        steps = [
-            ((chosen[k][1] - z[1]) / (z[0] - chosen[k][0]), k, z)
-            for k, o in options.items()
-            for z in o
-            if 0 < z[0] - chosen[k][0] <= room and z[1] < chosen[k][1]
-        ]
-        if not steps:
-            return {k: z[2] for k, z in chosen.items()}
-        _, name, best = max(steps, key=lambda s: s[0])
-        chosen[name] = best
+    """Ranks of the optimal plan: aligned ranks below break-even, or dense, under the budget."""
+    options = {name: candidates(curve, align) for name, curve in curves.items()}
+    dense = {name: curve.rows * curve.columns for name, curve in curves.items()}
+    groups = [
+        Group(
+            name,
+            np.array([dense[name] if r is None else curve.params(r) for r in options[name]]),
+            np.array([0.0 if r is None else -curve.loss_nats[r] for r in options[name]]),
+        )
+        for name, curve in curves.items()
+    ]
+    found = solve(Problem(tuple(groups), kept_budget(sum(dense.values()), ratio)))
+    return {name: options[name][i] for name, i in zip(options, found.choice, strict=True)}
 
 
 class Bench:
@@ -180,19 +161,15 @@ def table(dense: Evaluation, rows: list[Row]) -> str:
 
 
 def report(bench: Bench, rows: list[Row]) -> dict[str, object]:
-    """Everything that the results file holds."""
-    packages = {name: version(name) for name in ("torch", "transformers", "numpy")}
+    """What the results file holds about this benchmark."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"python": python_version(), **packages},
         "device": "cpu, one thread, float32",
         "model": MODEL,
         "calibration_tokens": bench.calibration.tokens,
         "calibration_digest": bench.calibration.digest,
         "evaluation_tokens": bench.dense.tokens,
         "dense_nats_per_token": bench.dense.nats_per_token,
-        "dense_perplexity": math.exp(bench.dense.nats_per_token),
+        "dense_perplexity": bench.dense.perplexity,
         "rows": [asdict(row) for row in rows],
         "goals": goals(rows),
     }
@@ -200,11 +177,10 @@ def report(bench: Bench, rows: list[Row]) -> dict[str, object]:
 
 def main() -> int:
     """0 when all goals are reached, else 1."""
-    here = Path(__file__).parent
-    data = Path(os.environ.get("GACFX_DATA", here.parent / "../shared/data"))
+    data = Path(os.environ.get("GACFX_DATA", "../shared/data"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, default=data)
-    parser.add_argument("--out", type=Path, default=here / "results" / "quality.json")
+    parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
     bench = Bench(options.data)
@@ -213,9 +189,7 @@ def main() -> int:
         rows.append(bench.row("planner", "gfwsvd", ratio, 8))
         rows.append(bench.row("planner", "gfwsvd", ratio, 1))
         rows.append(bench.row("uniform", "svd-llm", ratio, 1))
-    found = report(bench, rows)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    record.write("quality", report(bench, rows), options.out)
     print(table(bench.dense, rows))
     for goal, reached in goals(rows).items():
         print(f"{'reached' if reached else 'MISSED ':7}  {goal}")

@@ -52,7 +52,7 @@ def set_parameter(gm: GraphModule, name: str, tensor: Tensor) -> None:
     """Put ``tensor`` at ``name``, making the modules on the way; a Parameter is kept as it is."""
     path, _, leaf = name.rpartition(".")
     owner: nn.Module = gm
-    for part in path.split("."):
+    for part in path.split(".") if path else ():
         if not hasattr(owner, part):
             owner.add_module(part, nn.Module())
         owner = getattr(owner, part)

@@ -157,7 +157,7 @@ class Plan:
 
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PlanError(f"{where} is not JSON: {error}") from error
         version = raw.get("version") if isinstance(raw, dict) else None
         if type(version) is not int or version != VERSION:

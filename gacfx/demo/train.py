@@ -24,8 +24,8 @@ from gacfx.demo.build import Settings, build_model, token_ids, train_tokenizer
 from gacfx.demo.corpus import collect, split
 from gacfx.demo.write import Entry, held_out_loss, pick, write_folder
 
-LOG_STEPS = 10
-WATCH_STEPS = 250
+LOG_STEPS = 25
+WATCH_STEPS = 500
 WATCH_DOCUMENTS = 60
 
 
@@ -84,7 +84,7 @@ def train_step(
 
 @dataclass
 class Log:
-    """The training as it is written to `training_log.jsonl`, one entry in ten steps."""
+    """The training as it is written to `training_log.jsonl`, one entry in 25 steps."""
 
     watch: Callable[[], float]
     """Held-out loss in nats per token, asked for now and then."""
@@ -97,7 +97,7 @@ class Log:
         return time.monotonic() - self.start
 
     def add(self, step: int, loss: float, lr: float, tokens: int, last: bool) -> None:
-        """Note a step; every tenth and the last make an entry, with the mean loss since then."""
+        """Note a step; every 25th and the last make an entry, with the mean loss since then."""
         self.losses.append(loss)
         if step % LOG_STEPS and not last:
             return

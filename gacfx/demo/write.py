@@ -41,9 +41,9 @@ and a held-out document that shares more than a tenth of its 8-word phrases with
 is moved there. Held-out documents come from the same modules as the training documents.
 
 AdamW with weight decay {decay} and gradients clipped at 1; a schedule of {steps} steps of {batch} x
-{context} tokens: {warmup} of warmup to {lr}, flat up to {flat:.0%} of the steps, then a cosine; {done}
-steps were made. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers {transformers}.
-`training_log.jsonl` has every tenth step.
+{context} tokens, of which {done} were made: {warmup} of warmup to {lr}, flat up to {flat:.0%} of the
+steps, then a cosine. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers
+{transformers}. `training_log.jsonl` has every 25th step.
 
 ## Figures
 
@@ -149,7 +149,7 @@ def _readme(model: LlamaForCausalLM, log: list[Entry], samples: str) -> str:
     """README text from the last entries of the log."""
     facts, last, config = log[-1], log[-2], model.config
     settings = facts["settings"]
-    tail = [entry["loss"] for entry in log[:-1]][-20:]
+    tail = [entry["loss"] for entry in log[:-1]][-8:]
     return README.format(
         **{name: facts[name] for name in ("parameters", "python", "torch", "transformers")},
         vocab=config.vocab_size,

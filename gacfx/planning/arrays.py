@@ -18,6 +18,14 @@ _LARGEST_EXACT_FLOAT = 2.0**53
 _LARGEST_VALUE = 1e300
 
 
+def run_ends(owner: IntArray) -> IntArray:
+    """[runs + 1] where the runs of equal numbers in ``owner`` begin, and its length."""
+    changes = np.flatnonzero(owner[1:] != owner[:-1]) + 1
+    ends = np.empty(len(changes) + 2, np.int64)
+    ends[0], ends[1:-1], ends[-1] = 0, changes, len(owner)
+    return ends
+
+
 def cost_array(name: str, costs: ArrayLike) -> IntArray:
     """[candidates] int64, read-only; the same object if it was that already.
 

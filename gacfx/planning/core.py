@@ -81,9 +81,7 @@ def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
     flat, relaxed = rounds.flat, rounds.relaxed
     distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
     position = _cheapest_equal(flat, rounds.chosen)
-    choice = flat.index(position).tolist()
-    chosen = list(zip(problem.groups, choice, strict=True))
-    value = math.fsum(float(group.values[index]) for group, index in chosen)
+    value = math.fsum(flat.value[position])
     stats: dict[str, float | int] = {
         "candidates": sum(len(group.costs) for group in problem.groups),
         "groups": flat.groups,
@@ -96,8 +94,8 @@ def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
-        choice=tuple(choice),
-        cost=sum(int(group.costs[index]) for group, index in chosen),
+        choice=tuple(flat.index(position).tolist()),
+        cost=flat.usable_budget - flat.room + int(flat.cost[position].sum()),
         value=value,
         bound=value + distance,
         gap=distance,

@@ -55,11 +55,9 @@ class _States:
     """Index of the price that bounds each state best"""
     bound: FloatArray
 
-    def pick(self, index: IntArray) -> "_States":
-        return _States(self.left[index], self.gain[index], self.line[index], self.bound[index])
-
 
 _Trace = list[tuple[Level, IntArray, int]]
+"""Per level: the level, the pair (candidate * count + state) behind each state, and the count"""
 
 
 def search(core: Core, left: int, floor: float, tolerance: float, beam: int, work: Work) -> Found:
@@ -73,27 +71,30 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
         beam: most states after a level.
         work: guards, updated.
     """
-    states = _bounded(core, 0, np.array([left]), np.array([0.0]))
+    root_left, root_gain = np.array([left]), np.array([0.0])
+    states = _States(root_left, root_gain, *_bound(core, 0, root_left, root_gain))
     most, dropped = float(states.bound[0]), -np.inf
     open_candidates = core.candidates
     best: dict[int, int] = {}
     trace: _Trace = []
     for depth, level in enumerate(core.levels):
-        if most < floor + core.unit:
+        need = floor + core.unit
+        if most < need:
             break
+        if level.step_loss > most - need:
+            continue  # a better plan since the core was built has settled this group
         if work.spent():
             dropped = max(dropped, float(states.bound.max()))
             break
         count, size = len(states.left), len(level.gain)
         work.pairs_left -= count * size
         open_candidates -= size
-        states, pair = _decide(core, depth, states, floor + core.unit)
-        states, pair, lost = _within_beam(states, pair, _room(core, depth, beam, open_candidates, work))
+        room = _room(core, depth, beam, open_candidates, work)
+        states, pair, lost = _decide(core, depth, states, need, room)
         dropped = max(dropped, lost)
-        states, pair = _undominated(states, pair)
         if not len(pair):
             break
-        trace.append((level, pair.astype(np.int32), count))
+        trace.append((level, pair, count))
         work.max_states = max(work.max_states, len(pair))
         # Gains rise as what is left falls: the last state within the budget is the best of them.
         last = int(np.count_nonzero(states.left >= 0)) - 1
@@ -104,64 +105,65 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
     return Found(max(floor, dropped), dropped < floor + core.unit, best)
 
 
-def _bounded(core: Core, depth: int, left: IntArray, gain: FloatArray) -> _States:
-    """States before level ``depth`` with their tightest bound."""
-    line = np.empty(len(left), np.int64)
-    bound = np.empty(len(left))
-    tail = core.tail[depth][:, None]
-    for start in range(0, len(left), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        lines = core.price[:, None] * left[part]
-        lines += gain[part]
-        lines += tail
-        line[part] = lines.argmin(axis=0)
-        bound[part] = lines.min(axis=0)
-    return _States(left, gain, line, bound)
-
-
-def _decide(core: Core, depth: int, states: _States, need: float) -> tuple[_States, IntArray]:
-    """All children that may still reach ``need``, and which pair (candidate, state) made each."""
-    level = core.levels[depth]
-    # On the price of its parent a child is worse by the loss of its candidate: a first, cheap test.
-    lost = level.loss.take(states.line, axis=1)
-    pair = np.flatnonzero(lost <= states.bound - need)
-    candidate, state = np.divmod(pair, len(states.left))
-    left = states.left[state] - level.cost[candidate]
-    gain = states.gain[state] + level.gain[candidate]
-    children = _bounded(core, depth + 1, left, gain)
-    keep = np.flatnonzero((children.bound >= need) & (left >= -core.savings[depth + 1]))
-    return children.pick(keep), pair[keep]
-
-
 def _room(core: Core, depth: int, beam: int, open_candidates: int, work: Work) -> int:
-    """How many states may pass to the next level."""
+    """How many states may pass to the next level, so that the work lasts to the end."""
     if depth + 1 == len(core.levels):
         return beam
     fair = max(0, work.pairs_left) // open_candidates
     return max(1, min(beam, fair, _MOST_PAIRS // len(core.levels[depth + 1].gain)))
 
 
-def _within_beam(
-    states: _States, pair: IntArray, room: int
+def _decide(
+    core: Core, depth: int, states: _States, need: float, room: int
 ) -> tuple[_States, IntArray, float]:
+    """States after one more level, the pair behind each, and the best bound that had to go."""
+    level = core.levels[depth]
+    # On the price of its parent a child is worse by the loss of its candidate: a first, cheap test.
+    lost = level.loss.take(states.line, axis=1)
+    candidate, state = (lost <= states.bound - need).nonzero()
+    left = states.left[state] - level.cost[candidate]
+    gain = states.gain[state] + level.gain[candidate]
+    line, bound = _bound(core, depth + 1, left, gain)
+    keep = ((bound >= need) & (left >= -core.savings[depth + 1])).nonzero()[0]
+    keep, best_lost = _within_beam(bound, keep, room)
+    keep = _undominated(left, gain, keep)
+    pair = (candidate[keep] * len(states.left) + state[keep]).astype(np.int32)
+    return _States(left[keep], gain[keep], line[keep], bound[keep]), pair, best_lost
+
+
+def _bound(
+    core: Core, depth: int, left: IntArray, gain: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """The tightest bound of states before level ``depth``, and the index of its price."""
+    if len(left) > _CHUNK:
+        cuts = range(0, len(left), _CHUNK)
+        parts = [_bound(core, depth, left[i : i + _CHUNK], gain[i : i + _CHUNK]) for i in cuts]
+        lines, bounds = zip(*parts, strict=True)
+        return np.concatenate(lines), np.concatenate(bounds)
+    on_line = core.price[:, None] * left
+    on_line += gain
+    on_line += core.tail[depth][:, None]
+    return on_line.argmin(axis=0), on_line.min(axis=0)
+
+
+def _within_beam(bound: FloatArray, keep: IntArray, room: int) -> tuple[IntArray, float]:
     """The ``room`` states of the highest bound, and the highest bound among the others."""
-    if len(pair) <= room:
-        return states, pair, -np.inf
-    order = np.argpartition(-states.bound, room)
-    keep = order[:room]
-    return states.pick(keep), pair[keep], float(states.bound[order[room:]].max())
+    if len(keep) <= room:
+        return keep, -np.inf
+    order = np.argpartition(-bound[keep], room)
+    return keep[order[:room]], float(bound[keep[order[room:]]].max())
 
 
-def _undominated(states: _States, pair: IntArray) -> tuple[_States, IntArray]:
-    """States by falling rest; each gains more than all that leave as much or more."""
-    if len(pair) < 2:
-        return states, pair
-    order = np.lexsort((-states.gain, -states.left))
-    gain = states.gain[order]
-    better = np.ones(len(order), np.bool_)
-    better[1:] = gain[1:] > np.maximum.accumulate(gain)[:-1]
-    order = order[better]
-    return states.pick(order), pair[order]
+def _undominated(left: IntArray, gain: FloatArray, keep: IntArray) -> IntArray:
+    """States by falling rest, each gaining more than all that leave as much or more."""
+    if len(keep) < 2:
+        return keep
+    keep = keep[np.lexsort((-gain[keep], -left[keep]))]
+    sorted_gain = gain[keep]
+    better = np.empty(len(keep), np.bool_)
+    better[0] = True
+    np.greater(sorted_gain[1:], np.maximum.accumulate(sorted_gain)[:-1], out=better[1:])
+    return keep[better]
 
 
 def _picks(trace: _Trace, state: int) -> dict[int, int]:

@@ -14,17 +14,21 @@ relaxation of what is open, at the cost of a product and a sum each.
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.arrays import FloatArray, IntArray, run_ends
 from gacfx.planning.fixing import Near, undominated
 from gacfx.planning.lattice import Flat
 from gacfx.planning.relaxation import Relaxed
 
 Number = TypeVar("Number", np.int64, np.float64)
+
+Order = Literal["near", "wide"]
+"""Groups with the smallest loss per unit of cost first, which soon makes good plans; or groups with
+the widest steps first, after which the relaxation of the rest is nearly exact."""
 
 _GRID_BITS = 46
 _PRICES = 10  # on each side of the multiplier
@@ -44,14 +48,13 @@ class Level:
     """[candidates] grid steps above the relaxed plan; whole numbers"""
     loss: FloatArray
     """[candidates, prices] grid steps below the best candidate at each price"""
+    step_loss: float
+    """The smallest loss at the multiplier of a candidate other than the relaxed plan's"""
 
 
 @dataclass(frozen=True)
 class Core:
-    """Open groups in the order of search, widest choice first, and the bounds between them.
-
-    Wide steps first: what then remains is fine-grained, and its relaxation nearly exact.
-    """
+    """Open groups in the order of search, and the bounds between them."""
 
     levels: tuple[Level, ...]
     price: FloatArray
@@ -74,7 +77,7 @@ class Core:
         return sum(len(level.gain) for level in self.levels)
 
 
-def build(flat: Flat, relaxed: Relaxed, near: Near) -> Core | None:
+def build(flat: Flat, relaxed: Relaxed, near: Near, order: Order) -> Core | None:
     """The core of the candidates in ``near``; None if some group has none left."""
     if not np.bincount(near.owner, minlength=flat.groups).all():
         return None
@@ -88,7 +91,7 @@ def build(flat: Flat, relaxed: Relaxed, near: Near) -> Core | None:
     if not len(position):
         zero = np.zeros((1, len(price)))
         return Core((), price, zero, np.zeros(1, np.int64), 1.0, grid.exponent, 0.0, 0)
-    return _core(position, owner, cost, grid, price, relaxed.left)
+    return _core(position, owner, cost, grid, price, relaxed, order)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _on_grid(flat: Flat, position: IntArray, owner: IntArray, chosen: IntArray) 
     # Knuth's error of a difference: 0 where float64 holds it exactly.
     back = gain - value
     exact = not np.any((value - (gain - back)) - (start + back))
-    head = np.flatnonzero(np.diff(owner, prepend=-1))
+    head = run_ends(owner)[:-1]
     largest = np.maximum.reduceat(np.abs(gain), head)
     exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
     fine = np.ldexp(gain, exponent)
@@ -129,33 +132,48 @@ def _prices(multiplier: float, cost: IntArray, gain: FloatArray) -> FloatArray:
         rates = np.sort(rate[(np.sign(cost) == -side) & (rate > 0)])
         if len(rates) and count > 0:
             lowest = max(rates[len(rates) // 50], rates[-1] * _PRICE_RANGE)
-            prices.append(multiplier + side * np.geomspace(lowest, rates[-1], count))
+            share = np.arange(count) / max(1, count - 1)
+            prices.append(multiplier + side * lowest * (rates[-1] / lowest) ** share)
     every = np.append(np.concatenate(prices), 0.0)
     return every[every >= 0]
 
 
 def _core(
-    position: IntArray, owner: IntArray, cost: IntArray, grid: _Grid, price: FloatArray, left: int
+    position: IntArray,
+    owner: IntArray,
+    cost: IntArray,
+    grid: _Grid,
+    price: FloatArray,
+    relaxed: Relaxed,
+    order: Order,
 ) -> Core:
-    ends = np.append(np.flatnonzero(np.diff(owner, prepend=-1)), len(owner))
+    ends = run_ends(owner)
     head, gain = ends[:-1], grid.gain
     reduced = gain[:, None] - cost[:, None] * price
     top = np.maximum.reduceat(reduced, head, axis=0)
-    loss = np.repeat(top, np.diff(ends), axis=0) - reduced
+    loss = np.repeat(top, ends[1:] - ends[:-1], axis=0) - reduced
+    step = np.where(position == relaxed.chosen[owner], np.inf, loss[:, 0])
+    step_loss = np.minimum.reduceat(step, head)
     width = np.maximum.reduceat(np.abs(cost), head)
-    order = np.argsort(-width, kind="stable")
-    bounds = zip(ends[order].tolist(), ends[order + 1].tolist(), strict=True)
+    if order == "wide":
+        turn = np.argsort(-width, kind="stable")
+    else:
+        rate = np.minimum.reduceat(step / np.maximum(np.abs(cost), 1), head)
+        turn = np.argsort(rate, kind="stable")
     levels = tuple(
-        Level(int(owner[a]), position[a:b], cost[a:b], gain[a:b], loss[a:b]) for a, b in bounds
+        Level(int(owner[a]), position[a:b], cost[a:b], gain[a:b], loss[a:b], least)
+        for a, b, least in zip(
+            ends[turn].tolist(), ends[turn + 1].tolist(), step_loss[turn].tolist(), strict=True
+        )
     )
     # Float errors may only loosen a bound: every tail gets more than they can add up to.
-    reach = 2.0**_GRID_BITS + price * (abs(left) + float(width.sum()))
+    reach = 2.0**_GRID_BITS + price * (abs(relaxed.left) + float(width.sum()))
     dust = math.ldexp(len(levels) + 8.0, -52) * reach
     return Core(
         levels=levels,
         price=price,
-        tail=_suffix_sum(top[order]) + dust,
-        savings=_suffix_sum(-np.minimum(np.minimum.reduceat(cost, head), 0)[order]),
+        tail=_suffix_sum(top[turn]) + dust,
+        savings=_suffix_sum(-np.minimum(np.minimum.reduceat(cost, head), 0)[turn]),
         unit=float(np.gcd.reduce(gain.astype(np.int64))) or 1.0,
         exponent=grid.exponent,
         # Half a step per candidate on either side of a comparison, and the dust of a difference.

@@ -44,7 +44,7 @@ class Flat:
 
     @property
     def sizes(self) -> IntArray:
-        return np.diff(self.start)
+        return self.start[1:] - self.start[:-1]
 
     def spread(self, per_group: FloatArray) -> FloatArray:
         """[groups] -> [positions]: every candidate gets the number of its group."""

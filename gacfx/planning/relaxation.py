@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.arrays import FloatArray, IntArray, run_ends
 from gacfx.planning.lattice import Flat
 
 _SAMPLES = 17  # candidates per group in the first guess
@@ -156,11 +156,11 @@ def _take_inner(
         flat.value[first] - price * flat.weight[first],
         flat.value[last] - price * flat.weight[last],
     )
-    head = np.flatnonzero(np.diff(owner, prepend=-1))
-    peak = np.maximum.reduceat(reduced, head)
-    hits = np.flatnonzero(reduced == np.repeat(peak, np.diff(np.append(head, len(inner)))))
-    edge = np.searchsorted(hits, np.append(head, len(inner)))
-    group = owner[head]
+    runs = run_ends(owner)
+    peak = np.maximum.reduceat(reduced, runs[:-1])
+    hits = np.flatnonzero(reduced == np.repeat(peak, runs[1:] - runs[:-1]))
+    edge = np.searchsorted(hits, runs)
+    group = owner[runs[:-1]]
     wins = peak > ends[group]
     first[group[wins]] = inner[hits[edge[:-1]]][wins]
     last[group[wins]] = inner[hits[edge[1:] - 1]][wins]

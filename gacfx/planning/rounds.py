@@ -15,13 +15,19 @@ import numpy as np
 
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.core_dp import Work, search
-from gacfx.planning.core_problem import Core, build
+from gacfx.planning.core_problem import Core, Order, build
 from gacfx.planning.fixing import Near
 from gacfx.planning.lattice import Flat
 from gacfx.planning.relaxation import Relaxed
 
-_ROUNDS = ((1 / 16, 16), (1 / 2, 16), (1.0, 256), (1.0, 4096), (1.0, 65536))
-"""Share of the distance that a round looks at, and its beam"""
+_ROUNDS: tuple[tuple[float, int, Order], ...] = (
+    (1 / 16, 16, "wide"),
+    (1 / 2, 16, "wide"),
+    (1.0, 256, "near"),
+    (1.0, 4096, "wide"),
+    (1.0, 65536, "wide"),
+)
+"""Share of the distance that a round looks at, its beam, and its order of groups"""
 _SMALL_CORE = 1000
 """Candidates, beyond one per group, that need no bets"""
 
@@ -56,7 +62,7 @@ class Rounds:
         if self._proven_by_relaxation():
             return
         won = False
-        for share, beam in _ROUNDS:
+        for share, beam, order in _ROUNDS:
             gain = self.gain
             distance = self.upper - gain
             if distance <= self.tolerance or self.work.spent():
@@ -64,7 +70,7 @@ class Rounds:
             if share < 1 and (won or self._is_small(distance)):
                 continue
             floor = gain + (self.tolerance if share == 1 else (1 - share) * distance)
-            complete, won_now = self._round(floor, beam)
+            complete, won_now = self._round(floor, beam, order)
             won |= won_now
             if complete and (won_now or share == 1):
                 self.proven = self.tolerance == 0
@@ -83,9 +89,10 @@ class Rounds:
     def _is_small(self, distance: float) -> bool:
         return np.count_nonzero(self.near.loss <= distance) < self.flat.groups + _SMALL_CORE
 
-    def _round(self, floor: float, beam: int) -> tuple[bool, bool]:
+    def _round(self, floor: float, beam: int, order: Order) -> tuple[bool, bool]:
         """Look for plans that gain more than ``floor``: (is that exhausted, was one found)."""
-        core = build(self.flat, self.relaxed, self.near.within(self.near.slack - floor))
+        within = self.near.within(self.near.slack - floor)
+        core = build(self.flat, self.relaxed, within, order)
         if core is None:  # some group has no candidate left, so no plan gains more
             self.upper, self.rounding = min(self.upper, floor), 0.0
             return True, False

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
+from gacfx.core.compat import without_stack_traces
 from gacfx.core.notes import annotate
 from gacfx.core.ops import Op, op_of
 from gacfx.errors import CaptureError
@@ -44,7 +45,7 @@ def capture(
     """
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_stack_traces():
             exported = torch.export.export(model, (), kwargs, strict=False)
             gm = exported.module(check_guards=False)
     except Exception as error:  # torch.export raises many unrelated types

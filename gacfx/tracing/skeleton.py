@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gacfx.core.compat import without_weight_init
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import skeleton_
 
@@ -74,7 +75,7 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
     """
     dtype = dtype or _dtype(config)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), without_weight_init():
             model: PreTrainedModel = _build(config).to(dtype)
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         raise UnsupportedModel(f"{config.model_type}: {_short(error)}") from error

@@ -30,16 +30,16 @@ class SelectTargets(GacPass):
     """Patterns of module names to leave alone, for example ``*.down_proj``."""
 
     def run(self, gm: GraphModule) -> bool:
-        shared, calls = shared_weights(gm), Counter(s.weight for _, s in matmuls(gm))
+        shared, uses = shared_weights(gm), weight_uses(gm)
         for node, site in matmuls(gm):
-            reason = self.reason(node, site, shared, calls)
+            reason = self.reason(node, site, shared, uses)
             annotate(node, targeted=not reason)
             if reason:
                 refuse(node, by=self.name, reason=reason)
         return False
 
     def reason(
-        self, node: Node, site: MatmulSite, shared: dict[str, str], calls: Counter[str | None]
+        self, node: Node, site: MatmulSite, shared: dict[str, str], uses: Counter[str]
     ) -> str:
         """Why this site may not be compressed; empty when it may."""
         if site.weight is None:
@@ -48,8 +48,8 @@ class SelectTargets(GacPass):
             return "expert tensors are not factorized"
         if site.weight in shared:
             return f"weight is shared with {shared[site.weight]}"
-        if calls[site.weight] > 1:
-            return f"weight is used {calls[site.weight]} times"
+        if uses[site.weight] > 1:
+            return f"weight is used {uses[site.weight]} times"
         if not any(part.isdigit() for part in site.name.split(".")):
             return "outside the repeated layers"
         stack = ops.module_stack(node)
@@ -69,3 +69,15 @@ def shared_weights(gm: GraphModule) -> dict[str, str]:
         names[id(tensor)].append(name)
     tied = [group for group in names.values() if len(group) > 1]
     return {name: next(o for o in group if o != name) for group in tied for name in group}
+
+
+def weight_uses(gm: GraphModule) -> Counter[str]:
+    """Parameter name -> nodes that read it, whatever they do with it.
+
+    A copy of a graph has one name left for a tied weight, and only this still tells.
+    """
+    uses: Counter[str] = Counter()
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            uses[str(node.target)] += len(node.users)
+    return uses

@@ -12,7 +12,7 @@ from torch.nn import functional
 from gacfx.core import edit
 from gacfx.core.gacpass import GacPass
 from gacfx.core.materialise import Factors, FactorSet
-from gacfx.core.notes import sites
+from gacfx.core.notes import Fact, facts, sites
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.planned import Planned
 from gacfx.core.sites import Site, Workload
@@ -76,14 +76,14 @@ def _net() -> GraphModule:
 
 
 @cache
-def llama_model() -> nn.Module:
-    """The tiny Llama that :func:`llama` is captured from; not to be changed."""
-    return FAMILIES["llama"].make()
+def model_of(family: str) -> nn.Module:
+    """The tiny random model of a family; not to be changed."""
+    return FAMILIES[family].make()
 
 
 @cache
-def _llama() -> GraphModule:
-    return capture(llama_model())
+def _captured(family: str) -> GraphModule:
+    return capture(model_of(family))
 
 
 def net() -> GraphModule:
@@ -91,9 +91,14 @@ def net() -> GraphModule:
     return edit.fork(_net())
 
 
+def graph_of(family: str) -> GraphModule:
+    """The graph of a tiny model, not annotated; a copy over shared parameters."""
+    return edit.fork(_captured(family))
+
+
 def llama() -> GraphModule:
     """A tiny Llama of two layers, not annotated; a copy over shared parameters."""
-    return edit.fork(_llama())
+    return graph_of("llama")
 
 
 def run(gm: GraphModule, *passes: GacPass) -> GraphModule:
@@ -123,6 +128,11 @@ def text_of(gm: GraphModule) -> str:
     """Everything that a pass might change of the graph itself: nodes, parameters and shapes."""
     parameters = [f"{name} {tuple(p.shape)}" for name, p in gm.named_parameters()]
     return "\n".join([str(gm.graph), *parameters])
+
+
+def snapshot(gm: GraphModule) -> tuple[str, list[object], frozenset[Fact]]:
+    """All that a pass may leave behind on nodes and parameters; equal when nothing changed."""
+    return text_of(gm), [n.meta.get("custom") for n in gm.graph.nodes], facts(gm)
 
 
 def svd_factors(weight_OD: Tensor, rank: int) -> Factors:

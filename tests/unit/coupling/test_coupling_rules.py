@@ -193,6 +193,7 @@ def test_products_of_matrices() -> None:
         (lambda w, x: torch.sort(w["a"], stable=True)[0], ["", "sorted"]),
         (lambda w, x: torch.diff(w["a"]), ["", "differences"]),
         (lambda w, x: torch.histc(w["a"], 4), ["counted by histc", "counted by histc"]),
+        (lambda w, x: w["a"][1::2] * x[0, 0], ["", "strided slice", ""]),
         (lambda w, x: w["a"] * torch.arange(4), ["", "counted by arange"]),
         (lambda w, x: w["a"] * x[0, 0] + torch.ones(6, 1), ["", ""]),
         (lambda w, x: w["a"].cumsum(0).contiguous().to(torch.float64), ["", ""]),

@@ -64,17 +64,22 @@ def test_full_rank_computes_what_the_dense_model_does(family: str) -> None:
     torch.testing.assert_close(model(token_ids()).logits, want, rtol=1e-4, atol=1e-5)
 
 
-def test_dtype_training_and_requires_grad_are_those_of_the_old_layer() -> None:
-    model = cast_(qwen2(), torch.bfloat16).train()
+def test_dtype_and_requires_grad_are_those_of_the_old_layer() -> None:
+    model = cast_(qwen2(), torch.bfloat16)
     model.get_submodule(Q0).requires_grad_(False)
     install_(model, factors_for(model, ("q_proj",)))
     frozen, free = model.get_submodule(Q0), model.get_submodule(Q1)
     assert isinstance(frozen, LowRankLinear)
     assert {value.dtype for value in frozen.state_dict().values()} == {torch.bfloat16}
-    assert frozen.training
-    assert frozen.down.training
     assert not any(p.requires_grad for p in frozen.parameters())
     assert all(p.requires_grad for p in free.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_training_mode_is_kept(training: bool) -> None:
+    model = llama().train(training)
+    install_(model, {Q0: pair()})
+    assert all(module.training is training for module in model.modules())
 
 
 def test_a_model_on_meta_stays_there() -> None:

@@ -1,0 +1,34 @@
+"""Differences between the versions of torch and transformers that gacfx supports, in one place."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch.fx
+
+
+@contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Trace without a Python stack for every node, where torch can leave it out (2.13 does).
+
+    The stacks cost a fifth of the capture of a large model, and no pass reads them.
+    """
+    config = getattr(torch.fx, "config", None)
+    name = "do_not_emit_stack_traces"
+    if not hasattr(config, name):
+        yield
+        return
+    before = getattr(config, name)
+    setattr(config, name, True)
+    try:
+        yield
+    finally:
+        setattr(config, name, before)
+
+
+def without_weight_init() -> AbstractContextManager[object]:
+    """Build a transformers model without filling its weights, which the meta device lacks."""
+    import transformers
+
+    home = getattr(transformers, "initialization", None)
+    make = getattr(home, "no_init_weights", None)
+    return nullcontext() if make is None else make()  # type: ignore[no-any-return]

@@ -1,0 +1,151 @@
+"""annotate-sites: every matmul and attention node as an operation, sizes that grow told apart."""
+
+import torch
+from torch import Tensor, nn
+from torch.fx import symbolic_trace
+from torch.nn.functional import scaled_dot_product_attention
+
+from gacfx.core.notes import Fact, Note, facts, note, sites
+from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
+from gacfx.passes.analysis.annotate_sites import AnnotateSites
+from gacfx.tracing.export import capture
+from tests.passes.graphs import DOWN0, PREFILL, graph_of, ids, llama, net, run, site_of, snapshot
+
+TOKEN = Extent(1, "token")
+
+
+def test_a_linear_is_annotated_with_its_sizes() -> None:
+    gm = run(llama(), AnnotateSites())
+    _, site = site_of(gm, DOWN0)
+    assert site == MatmulSite(
+        DOWN0, TOKEN, Extent(88), Extent(48), "fp32", weight=f"{DOWN0}.weight"
+    )
+
+
+def test_every_linear_and_every_attention_gets_a_site_and_nothing_else_does() -> None:
+    gm = run(llama(), AnnotateSites())
+    layer = ["q_proj", "k_proj", "v_proj", "self_attn", "o_proj", "gate_proj", "up_proj"]
+    names = [site.name.rpartition(".")[2] for _, site in sites(gm)]
+    assert names == 2 * [*layer, "down_proj"] + ["lm_head"]
+    others = [n for n in gm.graph.nodes if n not in dict(sites(gm))]
+    assert all(note(n) == Note() for n in others)
+
+
+def test_the_outer_product_of_rotary_embeddings_is_no_site() -> None:
+    gm = run(llama(), AnnotateSites())
+    products = [n for n in gm.graph.nodes if "matmul" in str(n.target)]
+    assert products and all(note(n).site is None for n in products)
+
+
+def test_the_graph_itself_is_left_alone() -> None:
+    gm = llama()
+    before = str(gm.graph)
+    assert not AnnotateSites()(gm).modified
+    assert str(gm.graph) == before
+    assert facts(gm) == {Fact.SITES}
+
+
+def test_twice_is_once() -> None:
+    gm = run(llama(), AnnotateSites())
+    before = snapshot(gm)
+    assert snapshot(run(gm, AnnotateSites())) == before
+
+
+def test_conv1d_lies_the_other_way_round_and_has_a_bias() -> None:
+    gm = run(graph_of("gpt2"), AnnotateSites())
+    _, site = site_of(gm, "transformer.h.0.attn.c_attn")
+    assert isinstance(site, MatmulSite)
+    assert (site.k, site.n) == (Extent(48), Extent(144))
+    assert (site.layout, site.bias) == (Layout.CONV1D, True)
+
+
+def test_a_linear_with_bias_says_so() -> None:
+    gm = run(net(), AnnotateSites())
+    biases = {s.name: s.bias for _, s in sites(gm) if isinstance(s, MatmulSite)}
+    assert biases["layers.0.qkv"] and not biases["layers.0.out"] and not biases["head"]
+
+
+def test_experts_are_one_site_of_many_matrices() -> None:
+    gm = run(graph_of("mixtral"), AnnotateSites())
+    _, site = site_of(gm, "model.layers.1.mlp.experts.down_proj")
+    assert isinstance(site, MatmulSite)
+    assert (site.layout, site.experts) == (Layout.EXPERTS, 4)
+    # Every token goes to two experts.
+    assert (site.m, site.k, site.n) == (Extent(2, "token"), Extent(88), Extent(48))
+
+
+def test_repeated_heads_are_counted_as_the_model_stores_them() -> None:
+    gm = run(llama(), AnnotateSites())
+    _, site = site_of(gm, "model.layers.0.self_attn")
+    assert isinstance(site, AttentionSite)
+    assert (site.heads_q, site.heads_kv, site.d_qk, site.d_v) == (6, 2, 8, 8)
+
+
+def test_eager_and_compiled_attention_are_told_apart() -> None:
+    gm = run(llama(), AnnotateSites())
+    node, site = site_of(gm, "model.layers.0.self_attn")
+    assert isinstance(site, AttentionSite)
+    assert site.eager == AttentionCall(mask=False, causal=True, gqa=True)
+    assert site.compiled == AttentionCall(mask=True, causal=False, gqa=False)
+    assert note(node).refusals == ()
+
+
+class Direct(nn.Module):
+    """Calls attention by a name that no recorder can replace."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, S, D] -> [B, H, S, D]."""
+        return scaled_dot_product_attention(x, x, x, is_causal=True)
+
+
+def test_an_eager_call_that_could_not_be_recorded_is_said_so_once() -> None:
+    gm = capture(Direct(), {"x": torch.zeros(3, 2, 17, 8)})
+    run(gm, AnnotateSites(), AnnotateSites())
+    ((node, site),) = sites(gm)
+    assert isinstance(site, AttentionSite)
+    assert site.eager == site.compiled == AttentionCall(mask=False, causal=True, gqa=False)
+    (refusal,) = note(node).refusals
+    assert refusal.by == "annotate-sites"
+    assert refusal.reason.startswith("the eager call could not be recorded")
+
+
+class Scores(nn.Module):
+    """Attention written out, after an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 20)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[B, S] -> [B, S, 20]."""
+        x = self.embed(ids)
+        out: Tensor = torch.softmax(x @ x.transpose(1, 2), dim=-1) @ x
+        return out
+
+
+def test_products_of_activations_grow_with_queries_keys_and_sequences() -> None:
+    gm = run(capture(Scores(), {"ids": ids()}), AnnotateSites())
+    scores, mixed = (site for _, site in sites(gm))
+    assert isinstance(scores, MatmulSite) and isinstance(mixed, MatmulSite)
+    query, key, width = Extent(1, "query"), Extent(1, "key"), Extent(20)
+    assert (scores.m, scores.k, scores.n) == (query, width, key)
+    assert (mixed.m, mixed.k, mixed.n) == (query, key, width)
+    for site in (scores, mixed):
+        assert (site.layout, site.weight) == (Layout.ACTIVATION, None)
+        assert site.count == Extent(1, "sequence")
+    assert scores.sizes(PREFILL) == (1024, 20, 1024)
+
+
+def test_the_head_of_an_image_model_grows_with_images_only() -> None:
+    gm = run(graph_of("vit"), AnnotateSites())
+    _, site = site_of(gm, "classifier")
+    assert isinstance(site, MatmulSite) and site.m == Extent(1, "sequence")
+    patches = [s.m for _, s in sites(gm) if s.name.endswith("fc1") and isinstance(s, MatmulSite)]
+    assert set(patches) == {Extent(17, "sequence")}
+
+
+def test_a_node_without_a_shape_is_left_alone() -> None:
+    gm = symbolic_trace(nn.Sequential(nn.Linear(4, 4)))
+    with torch.no_grad():
+        bare = next(n for n in gm.graph.nodes if n.op == "call_module")
+    assert note(bare) == Note()

@@ -1,0 +1,156 @@
+"""Plans: JSON that reads back as the same plan, and nothing else that is read."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance, Trial
+from gacfx.errors import PlanError
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+COUNTS = st.integers(0, 10**12)
+TEXTS = st.dictionaries(st.text(), st.text(), max_size=3)
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> tuple[Choice, ...]:
+    names = draw(st.lists(st.text(min_size=1), max_size=4, unique=True))
+    made = []
+    for name in names:
+        rows, columns = draw(st.integers(1, 10**6)), draw(st.integers(1, 10**6))
+        rank = draw(st.none() | st.integers(1, min(rows, columns)))
+        wanted = draw(st.none() | NUMBERS)
+        made.append(Choice(name, rows, columns, rank, wanted, draw(NUMBERS), draw(st.text())))
+    return tuple(made)
+
+
+PLANS = st.builds(
+    Plan,
+    choices=choices(),
+    budget=st.builds(
+        Budget, st.text(), st.sampled_from(["targeted", "model"]), COUNTS, COUNTS, COUNTS
+    ),
+    proof=st.none()
+    | st.builds(
+        Proof,
+        *(st.sampled_from(["optimal", "bounded"]), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
+        *(COUNTS, NUMBERS, NUMBERS, COUNTS, NUMBERS),
+    ),
+    provenance=st.builds(
+        Provenance,
+        *(st.text(), st.text(), st.text(), st.integers(1, 256), st.text(), TEXTS, COUNTS),
+        *(st.text(), COUNTS, st.none() | NUMBERS),
+        st.lists(st.builds(Trial, st.text(), NUMBERS, st.booleans()), max_size=3).map(tuple),
+    ),
+    fingerprint=st.text(),
+    digests=TEXTS,
+    refusals=TEXTS,
+)
+
+
+def a_plan() -> Plan:
+    made = (
+        Choice("model.layers.0.q_proj", 48, 32, 16, 15.4, 0.001),
+        Choice("model.layers.0.up_proj", 88, 48, None, 24.8, 0.0, "failed"),
+    )
+    budget = Budget("0.2", "targeted", 48 * 32 + 88 * 48, 10_000, 5504)
+    return Plan(made, budget, None, Provenance("svd", "two-sided", "h200", 8, "bf16"))
+
+
+def raw() -> dict[str, Any]:
+    loaded = json.loads(a_plan().to_json())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@settings(max_examples=40)
+@given(PLANS)
+def test_json_gives_the_same_plan_back(plan: Plan) -> None:
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_equal_plans_have_equal_text() -> None:
+    assert a_plan().to_json() == Plan.from_json(a_plan().to_json()).to_json()
+
+
+def test_what_a_plan_adds_up_to() -> None:
+    plan = a_plan()
+    assert plan.ranks == {"model.layers.0.q_proj": 16}
+    assert plan.kept_params == 16 * (48 + 32) + 88 * 48
+    assert plan.loss_nats == 0.001
+    assert [c.dense_params for c in plan.choices] == [48 * 32, 88 * 48]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_plan_with_infinity_or_nan_is_not_written(number: float) -> None:
+    plan = a_plan()
+    odd = replace(plan, choices=(replace(plan.choices[0], loss_nats=number),))
+    with pytest.raises(ValueError, match="JSON"):
+        odd.to_json()
+
+
+FIRST = ("choices", 0)
+
+
+@pytest.mark.parametrize(
+    ("spot", "value", "message"),
+    [
+        ((), {"surprise": 1}, "surprise: Unexpected keyword"),
+        (FIRST, {"surprise": 1}, "choices.0.surprise: Unexpected keyword"),
+        (("budget",), {"surprise": 1}, "budget.surprise: Unexpected keyword"),
+        ((), {"version": 2}, "plan version 2; this gacfx reads 1"),
+        ((), {"version": "1"}, "plan version '1'; this gacfx reads 1"),
+        ((), {"version": True}, "plan version True; this gacfx reads 1"),
+        ((), {"version": None}, "plan version None; this gacfx reads 1"),
+        (FIRST, {"rank": "16"}, "choices.0.rank: Input should be a valid integer"),
+        (FIRST, {"rank": 16.0}, "choices.0.rank: Input should be a valid integer"),
+        (FIRST, {"rank": True}, "choices.0.rank: Input should be a valid integer"),
+        (FIRST, {"loss_nats": None}, "choices.0.loss_nats: Input should be a valid number"),
+        (FIRST, {"loss_nats": float("nan")}, "choices.0.loss_nats: Input should be a finite"),
+        (FIRST, {"wanted": float("inf")}, "choices.0.wanted: Input should be a finite"),
+        (("budget",), {"ratio_of": "all"}, "budget.ratio_of: Input should be 'targeted' or"),
+        (("budget",), {"ratio": 0.2}, "budget.ratio: Input should be a valid string"),
+        ((), {"choices": {}}, "choices: Input should be a valid"),
+        ((), {"choices": None}, "choices: Input should be a valid"),
+        (FIRST, {"rank": 0}, "model.layers.0.q_proj: rank 0 is outside 1 .. 32"),
+        (FIRST, {"rank": 33}, "model.layers.0.q_proj: rank 33 is outside 1 .. 32"),
+        (FIRST, {"rank": -1}, "rank -1 is outside 1 .. 32"),
+        (FIRST, {"rows": 0, "rank": None}, "rows and columns must be positive"),
+        (FIRST, {"module": "model.layers.0.up_proj"}, "model.layers.0.up_proj is planned twice"),
+    ],
+)
+def test_what_is_no_plan_is_refused_with_the_spot(
+    spot: tuple[str | int, ...], value: dict[str, Any], message: str
+) -> None:
+    spoilt = raw()
+    inner: Any = spoilt
+    for key in spot:
+        inner = inner[key]
+    inner.update(value)
+    with pytest.raises(PlanError) as caught:
+        Plan.from_json(json.dumps(spoilt), where="here.json")
+    assert str(caught.value).startswith("here.json")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [k for k in raw() if k in ("choices", "budget", "provenance")])
+def test_a_missing_field_is_named(key: str) -> None:
+    spoilt = raw()
+    del spoilt[key]
+    with pytest.raises(PlanError, match=f"^plan.json: {key}: Field required"):
+        Plan.from_json(json.dumps(spoilt))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"plan"', "\ufeff{}"])
+def test_what_is_no_json_object_is_refused(text: str) -> None:
+    with pytest.raises(PlanError, match="^plan.json"):
+        Plan.from_json(text)
+
+
+def test_deep_nesting_is_an_error_and_no_crash() -> None:
+    with pytest.raises(PlanError):
+        Plan.from_json("[" * 100_000 + "]" * 100_000)
