@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,7 +21,7 @@ def main() -> None:
     print(f"ranks {sorted(set(plan.ranks.values()))}, {len(plan.choices)} weights")
     with tempfile.TemporaryDirectory() as folder:
         gacfx.save(compressed, Path(folder) / "small")
-        again = AutoModelForCausalLM.from_pretrained(Path(folder) / "small")
+        again: Any = AutoModelForCausalLM.from_pretrained(Path(folder) / "small")
         ids = AutoTokenizer.from_pretrained(Path(folder) / "small")("The", return_tensors="pt")
         written = again.generate(**ids, max_new_tokens=24, do_sample=False)
         print(tokenizer.decode(written[0], skip_special_tokens=True))

@@ -1,5 +1,7 @@
 """Use gacfx passes under torch.fx's own PassManager, and compile the rewritten graph."""
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
@@ -26,7 +28,7 @@ def main() -> None:
     planned = gacfx.plan(model, tokenizer, calibration=texts, ratio=0.3, value="two-sided")
     graph = gacfx.capture(model)
     factorize = Factorize(plan=planned.plan, factors=planned.factors)
-    passes = [count_linears, AnnotateSites(), factorize, Clean(), count_linears]
+    passes: list[Any] = [count_linears, AnnotateSites(), factorize, Clean(), count_linears]
     result = PassManager(passes, run_checks_after_each_pass=True)(graph)
     ids = torch.randint(0, 256, (3, 17))
     compiled = torch.compile(result.graph_module, backend="aot_eager")

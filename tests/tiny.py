@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "the", "dog", "run", "over", "the", "hill", "to", "a", "red", "house", "by", "the", "sea"]
+TEXT = "the cat sat on a mat and saw the dog run over the hill to a red house by the sea"
+WORDS = TEXT.split()
 
 
 def tokenizer() -> Any:

@@ -99,7 +99,7 @@ class LinearSums:
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
-        output.register_hook(self.grad_hook)  # type: ignore[no-untyped-call]
+        output.register_hook(self.grad_hook)
         return output
 
     def grad_hook(self, grad: Tensor) -> None:

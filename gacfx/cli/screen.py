@@ -22,8 +22,8 @@ def quiet_transformers() -> None:
     """No progress bars or advice of transformers between our own lines; errors stay."""
     from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 @contextmanager

@@ -8,7 +8,8 @@ L of the outputs and R of the inputs, X^1/2 are their symmetric roots:
 
 W R W^T (or W^T L W) is the projected moment of the statistics where the metric is a moment, so the
 moment of the long side is never formed. The first r components are the best rank-r weight in the
-metric; all of them give W back. Source: reference of Eckart-Young in a weighted norm, K-FAC.
+metric; all of them give W back. Sources: Eckart and Young 1936, in a weighted norm; the metric of
+gfwsvd is the Kronecker-factored Fisher matrix of Martens and Grosse 2015.
 """
 
 # M outputs, N inputs, S = min(M, N), R rank

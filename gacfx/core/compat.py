@@ -31,4 +31,4 @@ def without_weight_init() -> AbstractContextManager[object]:
 
     home = getattr(transformers, "initialization", None)
     make = getattr(home, "no_init_weights", None)
-    return nullcontext() if make is None else make()  # type: ignore[no-any-return]
+    return nullcontext() if make is None else make()

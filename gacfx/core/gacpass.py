@@ -45,6 +45,12 @@ class GacPass(PassBase):
     def verify(self, gm: GraphModule) -> None:
         """Check on the result what ``run`` promised; raise PassError when it is not so."""
 
+    def __call__(self, graph_module: GraphModule) -> PassResult:
+        """Run the pass; torch.fx's ``requires`` and ``ensures`` are honoured as well."""
+        result = super().__call__(graph_module)
+        assert result is not None
+        return result
+
     @final
     def call(self, graph_module: GraphModule) -> PassResult:
         """Run the pass the way torch.fx's PassManager expects.

@@ -101,8 +101,7 @@ class Pipeline:
         for step in self.passes:
             if watch is not None:
                 watch(step)
-            result = step(gm)
-            changed |= result is not None and result.modified
+            changed |= step(gm).modified
         return changed
 
     def __str__(self) -> str:

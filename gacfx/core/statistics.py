@@ -105,7 +105,7 @@ class Statistics:
 
 def weight_digest(weight: Tensor) -> str:
     """sha256 of a parameter as it is stored: dtype, shape and bytes (the weights lock)."""
-    stored = weight.detach().cpu().contiguous()
+    stored = weight.detach().cpu()
     mixed = hashlib.sha256(f"{stored.dtype} {tuple(stored.shape)}\n".encode())
     mixed.update(stored.flatten().view(torch.uint8).numpy().data)
     return mixed.hexdigest()

@@ -41,8 +41,8 @@ and a held-out document that shares more than a tenth of its 8-word phrases with
 is moved there. Held-out documents come from the same modules as the training documents.
 
 AdamW with weight decay {decay} and gradients clipped at 1; a schedule of {steps} steps of {batch} x
-{context} tokens, of which {done} were made: {warmup} of warmup to {lr}, flat up to {flat:.0%} of the
-steps, then a cosine. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers
+{context} tokens, of which {done} were made: {warmup} of warmup to {lr}, flat up to {flat:.0%} of
+the steps, then a cosine. One CPU thread, {minutes:.0f} minutes, torch {torch}, transformers
 {transformers}. `training_log.jsonl` has every 25th step.
 
 ## Figures

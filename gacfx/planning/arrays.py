@@ -15,7 +15,7 @@ FloatArray = NDArray[np.float64]
 LARGEST_COST = 2**62
 """Sums and differences of costs below this bound stay inside int64."""
 _LARGEST_EXACT_FLOAT = 2.0**53
-_LARGEST_VALUE = 1e300
+_LARGEST_VALUE = 1e200  # times a cost it is still far from overflow
 
 
 def run_ends(owner: IntArray) -> IntArray:
@@ -47,9 +47,7 @@ def cost_array(name: str, costs: ArrayLike) -> IntArray:
         raise PlanError(f"group {name!r}: cost {int(raw.min())} of candidate {raw.argmin()} < 0")
     if raw.max() >= LARGEST_COST:
         raise PlanError(f"group {name!r}: cost {int(raw.max())} is not below 2**62; use a unit")
-    if raw.dtype == np.int64 and not raw.flags.writeable:
-        return raw
-    whole: IntArray = raw.astype(np.int64)
+    whole: IntArray = raw.astype(np.int64, copy=raw.flags.writeable)
     whole.setflags(write=False)
     return whole
 
@@ -58,7 +56,7 @@ def value_array(name: str, values: ArrayLike) -> FloatArray:
     """[candidates] float64, read-only; the same object if it was that already.
 
     Raises:
-        PlanError: empty, not one-dimensional, not finite, or beyond 1e300.
+        PlanError: empty, not one-dimensional, not finite, or beyond 1e200.
     """
     raw = _one_dimension(name, "value", values)
     if raw.dtype.kind not in "fiu":
@@ -69,10 +67,8 @@ def value_array(name: str, values: ArrayLike) -> FloatArray:
     if len(bad):
         raise PlanError(f"group {name!r}: value of candidate {bad[0]} is {raw[bad[0]]}")
     if np.abs(raw).max() > _LARGEST_VALUE:
-        raise PlanError(f"group {name!r}: a value is beyond 1e300, so that sums would overflow")
-    if raw.dtype == np.float64 and not raw.flags.writeable:
-        return raw
-    finite: FloatArray = raw.astype(np.float64)
+        raise PlanError(f"group {name!r}: a value is beyond 1e200; scale the values")
+    finite: FloatArray = raw.astype(np.float64, copy=raw.flags.writeable)
     finite.setflags(write=False)
     return finite
 
@@ -106,4 +102,3 @@ def _whole(name: str, costs: NDArray[np.generic]) -> NDArray[np.generic]:
             "below 2**53; use integers"
         )
     return floats.astype(np.int64)
-

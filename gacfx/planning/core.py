@@ -28,7 +28,7 @@ from gacfx.planning.relaxation import relax
 from gacfx.planning.rounds import Rounds
 from gacfx.planning.solution import Solution
 
-_MOST_PAIRS = 30_000_000
+_MOST_STEPS = 40_000_000  # one to three seconds
 
 
 class PrecisionWarning(UserWarning):
@@ -52,7 +52,7 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
         if number is not None and (isinstance(number, bool) or not number >= 0):
             raise PlanError(f"{name} {number!r}: must be a number >= 0")
     if not problem.groups:
-        return _nothing_to_choose()
+        return _nothing_to_choose(problem.budget)
     flat = flatten(problem)
     relaxed = relax(flat)
     open_ = near(flat, relaxed)
@@ -62,7 +62,7 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
         relaxed=relaxed,
         near=open_,
         tolerance=gap,
-        work=Work(_MOST_PAIRS, deadline),
+        work=Work(_MOST_STEPS, deadline),
         chosen=fill(flat, relaxed.chosen, relaxed.left, open_),
         upper=open_.slack,
     )
@@ -90,7 +90,7 @@ def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
         "core_groups": rounds.core_groups,
         "core_candidates": rounds.core_candidates,
         "max_states": rounds.work.max_states,
-        "pairs": _MOST_PAIRS - rounds.work.pairs_left,
+        "steps": _MOST_STEPS - rounds.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
@@ -114,8 +114,8 @@ def _cheapest_equal(flat: Flat, chosen: IntArray) -> IntArray:
     return hits[np.searchsorted(hits, flat.start[:-1])]
 
 
-def _nothing_to_choose() -> Solution:
+def _nothing_to_choose(budget: int) -> Solution:
     names = ("candidates", "groups", "quantum", "capacity", "core_groups", "max_states")
-    stats: dict[str, float | int] = {name: 0 for name in names}
+    stats: dict[str, float | int] = dict.fromkeys(names, 0)
     stats["seconds"] = 0.0
-    return Solution((), 0, 0.0, 0.0, 0.0, "optimal", 0.0, 0, 0.0, stats)
+    return Solution((), 0, 0.0, 0.0, 0.0, "optimal", 0.0, budget, 0.0, stats)

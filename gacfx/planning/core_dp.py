@@ -5,34 +5,37 @@ it has gained. One level decides one group. A state that leaves less and gains n
 is dropped, and so is one whose bound does not beat the best plan known. If no state had to be
 dropped for lack of room (the beam), the search was exhausted and its best plan is optimal.
 
-The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); this is written from its description.
+The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); written from its description.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.core_problem import Core, Level
 
-
 _MOST_PAIRS = 2**22  # states times candidates on one level
 _CHUNK = 2**16
+_BOUND_STEPS = 4  # a bound at every price takes about as long as this many pairs
 
 
 @dataclass
 class Work:
     """What the search may still spend, shared by its rounds."""
 
-    pairs_left: int
-    """States times candidates; it bounds the time, and the memory of the way back (4 bytes each)"""
+    steps_left: int
+    """One per state and candidate, and a few more for those that get their bound. It bounds the
+    time, and the memory of the way back: 4 bytes per state"""
     deadline: float
     """``time.perf_counter()`` at which to stop"""
     max_states: int = 0
 
     def spent(self) -> bool:
-        return self.pairs_left <= 0 or time.perf_counter() > self.deadline
+        return self.steps_left <= 0 or time.perf_counter() > self.deadline
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class _States:
     bound: FloatArray
 
 
-_Trace = list[tuple[Level, IntArray, int]]
+_Pairs = NDArray[np.int32]
+_Trace = list[tuple[Level, _Pairs, int]]
 """Per level: the level, the pair (candidate * count + state) behind each state, and the count"""
 
 
@@ -73,7 +77,7 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
     """
     root_left, root_gain = np.array([left]), np.array([0.0])
     states = _States(root_left, root_gain, *_bound(core, 0, root_left, root_gain))
-    most, dropped = float(states.bound[0]), -np.inf
+    most, dropped = float(states.bound[0]), 0.0
     open_candidates = core.candidates
     best: dict[int, int] = {}
     trace: _Trace = []
@@ -87,10 +91,9 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
             dropped = max(dropped, float(states.bound.max()))
             break
         count, size = len(states.left), len(level.gain)
-        work.pairs_left -= count * size
         open_candidates -= size
         room = _room(core, depth, beam, open_candidates, work)
-        states, pair, lost = _decide(core, depth, states, need, room)
+        states, pair, lost = _decide(core, depth, states, need, room, work)
         dropped = max(dropped, lost)
         if not len(pair):
             break
@@ -101,26 +104,27 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
         if last >= 0 and states.gain[last] > floor:
             best = _picks(trace, last)
             floor = float(states.gain[last]) + tolerance
-    dropped = min(dropped, most)
-    return Found(max(floor, dropped), dropped < floor + core.unit, best)
+    bound = max(floor, math.floor(min(dropped, most) / core.unit) * core.unit)
+    return Found(bound, bound == floor, best)
 
 
 def _room(core: Core, depth: int, beam: int, open_candidates: int, work: Work) -> int:
     """How many states may pass to the next level, so that the work lasts to the end."""
     if depth + 1 == len(core.levels):
         return beam
-    fair = max(0, work.pairs_left) // open_candidates
+    fair = max(0, work.steps_left) // open_candidates
     return max(1, min(beam, fair, _MOST_PAIRS // len(core.levels[depth + 1].gain)))
 
 
 def _decide(
-    core: Core, depth: int, states: _States, need: float, room: int
-) -> tuple[_States, IntArray, float]:
+    core: Core, depth: int, states: _States, need: float, room: int, work: Work
+) -> tuple[_States, _Pairs, float]:
     """States after one more level, the pair behind each, and the best bound that had to go."""
     level = core.levels[depth]
     # On the price of its parent a child is worse by the loss of its candidate: a first, cheap test.
     lost = level.loss.take(states.line, axis=1)
     candidate, state = (lost <= states.bound - need).nonzero()
+    work.steps_left -= lost.size + _BOUND_STEPS * len(state)
     left = states.left[state] - level.cost[candidate]
     gain = states.gain[state] + level.gain[candidate]
     line, bound = _bound(core, depth + 1, left, gain)
@@ -131,9 +135,7 @@ def _decide(
     return _States(left[keep], gain[keep], line[keep], bound[keep]), pair, best_lost
 
 
-def _bound(
-    core: Core, depth: int, left: IntArray, gain: FloatArray
-) -> tuple[IntArray, FloatArray]:
+def _bound(core: Core, depth: int, left: IntArray, gain: FloatArray) -> tuple[IntArray, FloatArray]:
     """The tightest bound of states before level ``depth``, and the index of its price."""
     if len(left) > _CHUNK:
         cuts = range(0, len(left), _CHUNK)

@@ -4,12 +4,12 @@ Gains are counted from the relaxed plan and put on a grid of 2**46 steps for the
 all later sums and comparisons are exact in float64, and the same on every machine. The grid is as
 fine as the core is small: candidates that were fixed before do not stretch it.
 
-An unfinished plan that has gained ``g`` and leaves ``r`` (negative: overspent) can end no better than
+An unfinished plan that has gained ``g`` and leaves ``r`` (negative: overspent) ends no better than
 
     g + p * r + sum over open groups of max_j (gain_j - p * cost_j)        for every price p >= 0.
 
-One price gives a straight line in r. A score of prices around the multiplier gives nearly the linear
-relaxation of what is open, at the cost of a product and a sum each.
+One price gives a straight line in r. A score of prices around the multiplier gives nearly the
+linear relaxation of what is open, at the cost of a product and a sum each.
 """
 
 import math

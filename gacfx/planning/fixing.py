@@ -31,9 +31,7 @@ class Near:
     def within(self, distance: float) -> "Near":
         """Those that lose at most ``distance``, and a margin."""
         keep = self.loss <= distance + self.margin
-        return Near(
-            self.position[keep], self.owner[keep], self.loss[keep], self.slack, self.margin
-        )
+        return Near(self.position[keep], self.owner[keep], self.loss[keep], self.slack, self.margin)
 
 
 def near(flat: Flat, relaxed: Relaxed) -> Near:

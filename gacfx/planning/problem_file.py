@@ -4,8 +4,8 @@
      "costs": [[...], ...],                       each distinct cost array once
      "groups": [{"name": ..., "costs": 0, "values": [...], "labels": [...]}, ...]}
 
-``costs`` of a group is its row in the table above. Python writes a float with the fewest digits that
-read back as the same float, so a round trip changes nothing.
+``costs`` of a group is its row in the table above. Python writes a float with the fewest digits
+that read back as the same float, so a round trip changes nothing.
 """
 
 import json

@@ -6,7 +6,8 @@ the total crosses the budget. It is found without building the concave hulls: be
 rich candidate of each group lies a chord, the chords alone are a fractional knapsack with a
 critical slope, and the candidates above their chord at that slope tell on which side the answer
 lies. Each round drops the candidates that are out of the bracket or below their chord, so the work
-is linear in practice, also for curves that are not concave (a dense weight far above its last rank).
+is linear in practice, also for curves that are not concave, such as those of a weight that may stay
+dense.
 
 After Dyer 1984 and Zemel 1984, who bracket by medians of slopes.
 """
@@ -129,7 +130,8 @@ def _between(cheap: IntArray, rich: IntArray) -> IntArray:
     """All positions strictly between the two ends of each group, ascending."""
     count = np.maximum(rich - cheap - 1, 0)
     before = np.cumsum(count) - count
-    return np.arange(int(count.sum())) + np.repeat(cheap + 1 - before, count)
+    first: IntArray = np.repeat(cheap + 1 - before, count)
+    return first + np.arange(len(first))
 
 
 def _critical(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[float, FloatArray]:

@@ -8,7 +8,6 @@ that is left, and the one that need not drop a state is the proof.
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +86,7 @@ class Rounds:
         return True
 
     def _is_small(self, distance: float) -> bool:
-        return np.count_nonzero(self.near.loss <= distance) < self.flat.groups + _SMALL_CORE
+        return int(np.count_nonzero(self.near.loss <= distance)) < self.flat.groups + _SMALL_CORE
 
     def _round(self, floor: float, beam: int, order: Order) -> tuple[bool, bool]:
         """Look for plans that gain more than ``floor``: (is that exhausted, was one found)."""

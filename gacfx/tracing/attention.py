@@ -26,7 +26,7 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     meta = dict(_to_meta(model))
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
-        with torch.no_grad(), _spy() as calls, _FullSequences():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), _spy() as calls, _FullSequences():
             torch.func.functional_call(model, meta, (), inputs)
     except (RuntimeError, NotImplementedError):
         return None
@@ -72,7 +72,7 @@ def _spy() -> Iterator[list[AttentionCall]]:
         functional.scaled_dot_product_attention = real
 
 
-class _FullSequences(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FullSequences(TorchDispatchMode):
     """Answers yes where a forward asks a boolean of a meta tensor (all unmasked? one sequence?)."""
 
     def __torch_dispatch__(

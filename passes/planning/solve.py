@@ -7,13 +7,13 @@ After:   q_proj: 1112    up_proj: dense    ...    proven optimal
 from dataclasses import dataclass
 
 import numpy as np
-from gacfx.planning import Group, Problem, check, solve
 from torch.fx import GraphModule
 
 from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.notes import Fact, matmuls, note, state
 from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance
 from gacfx.errors import InfeasibleBudget
+from gacfx.planning import Group, Problem, check, solve
 
 
 @register

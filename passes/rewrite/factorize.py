@@ -16,7 +16,7 @@ from gacfx.core.notes import Fact, matmuls, refuse, state
 from gacfx.core.ops import Op
 from gacfx.core.plan import Plan
 from gacfx.core.sites import Layout, MatmulSite
-from gacfx.errors import PassError
+from gacfx.errors import PassError, PlanMismatch
 
 LINEAR = torch.ops.aten.linear.default
 
@@ -39,10 +39,9 @@ class Factorize(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.plan is not None and self.factors is not None
-        check_factors(self.plan, self.factors)
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
-        if missing := sorted(self.plan.ranks.keys() - todo.keys()):
-            raise PassError(f"{self.name}: the graph has no matmul {missing[0]}")
+        check_factors(self.plan, self.factors)
+        check_shapes(self.plan, {name: site for name, (_, site) in todo.items()})
         changed = False
         for choice in self.plan.choices:
             if choice.rank is None:
@@ -64,6 +63,28 @@ class Factorize(GacPass):
                 raise PassError(f"{self.name}: {module} has rank {found}, the plan says {rank}")
 
 
+def check_shapes(plan: Plan, sites: dict[str, MatmulSite]) -> None:
+    """Nothing when every planned rank has its matmul, of the planned shape.
+
+    Raises:
+        PlanMismatch: names the first module that differs.
+    """
+    for choice in plan.choices:
+        if choice.rank is None:
+            continue
+        if choice.module not in sites:
+            raise PlanMismatch(
+                f"factorize: the graph has no matmul {choice.module}; "
+                "give it the dense graph that the plan was made for"
+            )
+        rows, columns = sites[choice.module].n.times, sites[choice.module].k.times
+        if (rows, columns) != (choice.rows, choice.columns):
+            raise PlanMismatch(
+                f"factorize: {choice.module}: its weight is {rows} x {columns}, the plan is for "
+                f"{choice.rows} x {choice.columns}"
+            )
+
+
 def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> None:
     """Replace one linear or addmm by two linears with the weights ``down`` and ``up``."""
     assert site.weight is not None
@@ -72,7 +93,8 @@ def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Facto
     x, weight, bias = operands(node)
     old = gm.get_parameter(site.weight)
     for side, tensor in (("down", factors.down_RD), ("up", factors.up_OR)):
-        made = tensor.to(device=old.device, dtype=old.dtype).contiguous()
+        # A copy even where nothing is converted: training must not change the plan's factors.
+        made = tensor.detach().to(old.device, old.dtype, copy=True).contiguous()
         edit.set_parameter(gm, f"{site.name}.{side}.weight", made)
     down, up = (
         edit.parameter_node(gm, f"{site.name}.{side}.weight", like=node) for side in ("down", "up")

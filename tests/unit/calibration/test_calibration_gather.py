@@ -9,58 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from gacfx.calibration.gather import _generator, gather, sample_labels
-from gacfx.calibration.targets import is_conv1d, weight_of
+from gacfx.calibration.targets import weight_of
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments, weight_digest
 from gacfx.errors import CalibrationError, UnsupportedModel
-
-VOCAB = 50
-
-
-def llama(dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        attention_bias=True,
-        initializer_range=0.3,
-    )
-    model: nn.Module = LlamaForCausalLM(config)
-    model.to(dtype)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.normal_(parameter)
-    return model
-
-
-def gpt2() -> nn.Module:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=VOCAB, n_positions=64, n_embd=16, n_layer=2, n_head=2, initializer_range=0.3
-    )
-    model: nn.Module = GPT2LMHeadModel(config)
-    return model.double()
-
-
-def linears(model: nn.Module) -> dict[str, nn.Module]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, nn.Linear) or is_conv1d(module)) and name != "lm_head"
-    }
-
-
-def corpus(*lengths: int, seed: int = 1) -> Corpus:
-    generator = torch.Generator().manual_seed(seed)
-    return Corpus(tuple(torch.randint(0, VOCAB, (n,), generator=generator) for n in lengths))
+from tests.unit.calibration.samples import Toy, corpus, gpt2, linears, llama
 
 
 def direct(model: nn.Module, text: Corpus, name: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,92 +134,6 @@ def test_model_is_left_as_it_was() -> None:
     assert state() == before
     for key, value in model.state_dict().items():
         assert torch.equal(value, weights[key])
-
-
-def test_modules_with_the_same_input_share_its_moment() -> None:
-    model = llama()
-    found = gather(model, corpus(40, 33), linears(model)).moments
-    layer = "model.layers.{}.mlp.{}_proj"
-    gate, up = found[layer.format(0, "gate")], found[layer.format(0, "up")]
-    assert gate.side_moment is up.side_moment
-    assert gate.side_moment is not found[layer.format(1, "gate")].side_moment
-
-
-class Toy(nn.Module):
-    """Ids -> logits, with a wide linear that is used in unusual ways."""
-
-    def __init__(self, use: str) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.use = use
-        self.embed = nn.Embedding(VOCAB, 8)
-        self.wide, self.narrow = nn.Linear(8, 12), nn.Linear(12, 8)
-        self.idle = nn.Linear(8, 12)
-        self.head = nn.Linear(8, VOCAB)
-        self.double()
-
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        x = self.embed(ids_BT)
-        if self.use == "twice":
-            x = x + self.narrow(self.wide(x)) + self.narrow(self.wide(x))
-        elif self.use == "in place":
-            x = x.detach().clone()
-            first = self.wide(x).relu_()
-            second = self.idle(x.mul_(2))
-            x = x + self.narrow(first + second)
-        elif self.use == "every second":
-            routed = self.narrow(self.wide(x[:, ::2]))
-            x = torch.cat([routed, x[:, 1::2]], 1)[:, : x.shape[1]]
-        logits = self.head(x)
-        assert isinstance(logits, Tensor)
-        return logits
-
-
-def test_several_calls_are_summed() -> None:
-    once, twice = Toy("once"), Toy("twice")
-    text = corpus(40)
-    found = gather(twice, text, ["wide", "narrow"]).moments
-    x_TN = once.embed(text.documents[0]).detach()
-    torch.testing.assert_close(found["wide"].side_moment, 2 * x_TN.T @ x_TN / 40)
-    torch.testing.assert_close(found["wide"].input_square_mean, 2 * x_TN.square().mean(0))
-
-
-def test_an_input_changed_in_place_is_another_input() -> None:
-    model = Toy("in place")
-    found = gather(model, corpus(40), ["wide", "idle", "narrow"]).moments
-    torch.testing.assert_close(found["idle"].side_moment, 4 * found["wide"].side_moment)
-    assert float(found["wide"].projected_moment.trace()) > 0
-
-
-def test_a_module_that_sees_half_of_the_tokens_weighs_half() -> None:
-    text = corpus(40)
-    model = Toy("every second")
-    moments = gather(model, text, ["wide", "narrow"]).moments
-    found, narrow = moments["wide"], moments["narrow"]
-    x_TN = model.embed(text.documents[0]).detach()[::2]
-    torch.testing.assert_close(found.side_moment, x_TN.T @ x_TN / 20)
-    y_TM = (model.wide(x_TN) @ model.narrow.weight.T).detach()
-    torch.testing.assert_close(narrow.projected_moment, y_TM.T @ y_TM / 20)
-    grads: dict[nn.Module, Tensor] = {}
-
-    def keep(module: nn.Module, _grads_in: Any, grads_out: Any) -> None:
-        grads[module] = grads_out[0][0]
-
-    model.wide.register_full_backward_hook(keep)
-    model.narrow.register_full_backward_hook(keep)
-    logits_TV = model(text.documents[0][None])[0]
-    labels_T = sample_labels(logits_TV.detach(), _generator(0, text.documents[0]))
-    torch.autograd.backward(F.cross_entropy(logits_TV, labels_T, reduction="sum"))
-    p_TN = grads[model.wide] @ model.wide.weight.detach()
-    torch.testing.assert_close(found.projected_moment, p_TN.T @ p_TN / 40)
-    g_TM = grads[model.narrow]
-    torch.testing.assert_close(narrow.side_moment, g_TM.T @ g_TM / 40)
-
-
-def test_a_module_that_never_runs_has_a_problem() -> None:
-    found = gather(Toy("once"), corpus(40), ["idle", "wide", "head"]).moments
-    assert found["idle"].problem() == "no calibration token reached this weight"
-    assert found["head"].problem() == ""
 
 
 def test_sampled_labels_follow_the_prediction() -> None:

@@ -1,4 +1,4 @@
-"""Edits: new nodes carry the right meta, replaced parameters leave, a fork shares and stays apart."""
+"""Edits: new nodes carry the right meta, replaced weights go, a fork shares and stays apart."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from gacfx.core.dims import Dims
 from gacfx.coupling.analyse import couple
-from gacfx.coupling.rules import rule
+from gacfx.coupling.rules import RULES, rule
 from gacfx.errors import CaptureError
 
 Body = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -243,6 +243,16 @@ def test_convolution_keeps_its_window() -> None:
             "aten.repeat_interleave.self_int, at repeat_interleave",
         ),
         (
+            lambda w, x: w["a"][..., None][x[0], :, x[1]] * w["b"],
+            (1,),
+            "not followed (indexed axes that are not neighbours): aten.index.Tensor, at index",
+        ),
+        (
+            lambda w, x: torch.cat([w["a"].view(24)[:5], w["a"].view(24)[5:]]) * w["b"],
+            (24,),
+            "product seen as concatenation: [24] -> [5, 19], at slice_1 and 1 more",
+        ),
+        (
             lambda w, x: w["a"].flip(0) * w["b"],
             (6,),
             "unknown operator: aten.flip.default, at flip",
@@ -257,9 +267,29 @@ def test_what_is_not_followed_freezes_and_is_told(
     assert all(dim.frozen for dim in dims.dims)
 
 
+def test_control_flow_is_not_followed() -> None:
+    def body(w: dict[str, Tensor], x: Tensor) -> Tensor:
+        chosen = torch.cond(x.sum() > 0, lambda a: a * 2, lambda a: a + 1, [w["a"]])
+        assert isinstance(chosen, Tensor)
+        return chosen
+
+    dims = analyse(body, a=(4, 6))
+    assert dims.notes == ("unknown operator: cond, at cond",)
+    assert reasons(dims) == ["opaque cond", "opaque cond"]
+
+
 def test_equal_problems_are_told_once() -> None:
     dims = analyse(lambda w, x: w["a"].flip(0) * w["a"].flip(1), a=(4, 6))
     assert dims.notes == ("unknown operator: aten.flip.default, at flip and 1 more",)
+
+
+def test_a_rule_that_says_another_shape_than_torch_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RULES, "aten.flip", lambda call, x, dims: x[::-1])
+    dims = analyse(lambda w, x: w["a"].flip(0) * w["b"], a=(4, 6), b=(6,))
+    assert dims.notes == ("not followed (other shape): aten.flip.default, at flip",)
+    assert all(dim.frozen for dim in dims.dims)
 
 
 class Tied(nn.Module):

@@ -1,6 +1,6 @@
 """How long does ``gacfx inspect`` take from a configuration alone, and how much memory?
 
-    python -m benchmarks.inspect
+    python -m benchmarks.inspectionion
 
 Each run is a fresh process, imports included; medians of wall-clock time, largest peak memory.
 """
@@ -88,7 +88,7 @@ def main() -> int:
             f"{row.peak_mib:6.0f} MiB  {row.sites} sites  "
             f"goal {row.goal_seconds:.0f} s, {row.goal_mib:.0f} MiB: {verdict}"
         )
-    print(record.write("inspect", {"repeats": REPEATS, "rows": [asdict(r) for r in rows]}))
+    print(record.write("inspection", {"repeats": REPEATS, "rows": [asdict(r) for r in rows]}))
     return 0 if all(r.reached for r in rows) else 1
 
 

@@ -1,0 +1,68 @@
+"""Linears that are used in unusual ways: shared inputs, several calls, few tokens, none."""
+
+# T tokens, M outputs, N inputs
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from gacfx.calibration.gather import _generator, gather, sample_labels
+from tests.unit.calibration.samples import Toy, corpus, linears, llama
+
+
+def test_modules_with_the_same_input_share_its_moment() -> None:
+    model = llama()
+    found = gather(model, corpus(40, 33), linears(model)).moments
+    layer = "model.layers.{}.mlp.{}_proj"
+    gate, up = found[layer.format(0, "gate")], found[layer.format(0, "up")]
+    assert gate.side_moment is up.side_moment
+    assert gate.side_moment is not found[layer.format(1, "gate")].side_moment
+
+
+def test_several_calls_are_summed() -> None:
+    once, twice = Toy("once"), Toy("twice")
+    text = corpus(40)
+    found = gather(twice, text, ["wide", "narrow"]).moments
+    x_TN = once.embed(text.documents[0]).detach()
+    torch.testing.assert_close(found["wide"].side_moment, 2 * x_TN.T @ x_TN / 40)
+    torch.testing.assert_close(found["wide"].input_square_mean, 2 * x_TN.square().mean(0))
+
+
+def test_an_input_changed_in_place_is_another_input() -> None:
+    model = Toy("in place")
+    found = gather(model, corpus(40), ["wide", "idle", "narrow"]).moments
+    torch.testing.assert_close(found["idle"].side_moment, 4 * found["wide"].side_moment)
+    assert float(found["wide"].projected_moment.trace()) > 0
+
+
+def test_a_module_that_sees_half_of_the_tokens_weighs_half() -> None:
+    text = corpus(40)
+    model = Toy("every second")
+    moments = gather(model, text, ["wide", "narrow"]).moments
+    found, narrow = moments["wide"], moments["narrow"]
+    x_TN = model.embed(text.documents[0]).detach()[::2]
+    torch.testing.assert_close(found.side_moment, x_TN.T @ x_TN / 20)
+    y_TM = (model.wide(x_TN) @ model.narrow.weight.T).detach()
+    torch.testing.assert_close(narrow.projected_moment, y_TM.T @ y_TM / 20)
+    grads: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, _grads_in: Any, grads_out: Any) -> None:
+        grads[module] = grads_out[0][0]
+
+    model.wide.register_full_backward_hook(keep)
+    model.narrow.register_full_backward_hook(keep)
+    logits_TV = model(text.documents[0][None])[0]
+    labels_T = sample_labels(logits_TV.detach(), _generator(0, text.documents[0]))
+    torch.autograd.backward(F.cross_entropy(logits_TV, labels_T, reduction="sum"))
+    p_TN = grads[model.wide] @ model.wide.weight.detach()
+    torch.testing.assert_close(found.projected_moment, p_TN.T @ p_TN / 40)
+    g_TM = grads[model.narrow]
+    torch.testing.assert_close(narrow.side_moment, g_TM.T @ g_TM / 40)
+
+
+def test_a_module_that_never_runs_has_a_problem() -> None:
+    found = gather(Toy("once"), corpus(40), ["idle", "wide", "head"]).moments
+    assert found["idle"].problem() == "no calibration token reached this weight"
+    assert found["head"].problem() == ""
