@@ -31,7 +31,7 @@ goldens: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.quality
-	$(BIN)/python -m benchmarks.inspectionion
+	$(BIN)/python -m benchmarks.inspection
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,6 +1,6 @@
 """How long does ``gacfx inspect`` take from a configuration alone, and how much memory?
 
-    python -m benchmarks.inspectionion
+    python -m benchmarks.inspection
 
 Each run is a fresh process, imports included; medians of wall-clock time, largest peak memory.
 """

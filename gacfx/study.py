@@ -22,13 +22,12 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
 from gacfx.core.locks import fingerprint
-from gacfx.core.materialise import FactorSet
 from gacfx.core.notes import state, targets
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
-from gacfx.core.statistics import Statistics
+from gacfx.core.statistics import Statistics, merge
 from gacfx.errors import InfeasibleBudget, UnsupportedModel
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import swapped
@@ -45,18 +44,30 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
+class Evidence:
+    """What calibration found on one text, and the decompositions that were made of it so far."""
+
+    statistics: Statistics
+    decompositions: dict[str, Decomposition] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Study:
-    """A model, its graph, what calibration found, and text held back for judging plans."""
+    """A model, its graph, and what calibration found.
+
+    Value models are compared with evidence from three quarters of the documents, by measured loss
+    on the last quarter; the plan itself then uses the evidence of all of them.
+    """
 
     model: nn.Module
     graph: GraphModule
     method: str
-    statistics: Statistics
+    fit: Evidence
+    full: Evidence
     held_back: Corpus
     dense_nats: float
     """Loss of the dense model on the held-back text, nats per token."""
     progress: Progress
-    decompositions: dict[str, Decomposition] = field(default_factory=dict)
 
     @staticmethod
     def make(
@@ -84,11 +95,19 @@ class Study:
             reasons = "; ".join(sorted(set(refused_sites(graph).values())))
             raise UnsupportedModel(f"no weight can be compressed: {reasons or 'no matmul found'}")
         progress("capture", 1, 1)
-        fit, held_back = split(corpus)
-        done = _Count(progress, "calibrate", len(fit.documents))
-        statistics = gather(model, fit, names, seed=seed, progress=done)
+        part, held_back = split(corpus)
+        done = _Count(progress, "calibrate", len(corpus.documents))
+        fit = gather(model, part, names, seed=seed, progress=done)
+        rest = gather(model, held_back, names, seed=seed, progress=done)
+        full = merge(fit, rest, corpus.digest)
         dense = evaluate(model, held_back).nats_per_token
-        return Study(model, graph, method, statistics, held_back, dense, progress)
+        evidence = Evidence(fit), Evidence(full)
+        return Study(model, graph, method, *evidence, held_back, dense, progress)
+
+    def with_method(self, method: str) -> "Study":
+        """The same model and statistics under another metric of the factors."""
+        fit, full = Evidence(self.fit.statistics), Evidence(self.full.statistics)
+        return replace(self, method=method, fit=fit, full=full)
 
     @property
     def targeted_params(self) -> int:
@@ -115,21 +134,32 @@ class Study:
         """
         budget = make_budget(self.graph, ratio, ratio_of)
         align = align or self.default_align(profile)
-        values = VALUE_MODELS if value == "auto" else (value,)
-        made: list[Planned] = []
-        for step, name in enumerate(values):
-            self.progress("plan", step, len(values))
-            made.append(self._solve(name, budget, align, profile))
-        trials = [Trial(p.plan.provenance.value_model, self.measure(p), False) for p in made]
-        self.progress("plan", len(values), len(values))
-        best = min(range(len(made)), key=lambda i: trials[i].nats_per_token)
-        trials[best] = replace(trials[best], chosen=True)
-        return self._finish(made[best], tuple(trials))
+        trials: tuple[Trial, ...] = ()
+        if value == "auto":
+            trials = self._trials(budget, align, profile)
+            value = next(t.value_model for t in trials if t.chosen)
+        return self._solve(value, budget, align, profile, self.full, trials)
+
+    def _trials(self, budget: Budget, align: int, profile: Profile) -> tuple[Trial, ...]:
+        """One plan for each value model, judged on text that its curves did not see."""
+        losses = []
+        for step, value in enumerate(VALUE_MODELS):
+            self.progress("plan", step, len(VALUE_MODELS))
+            losses.append(self.measure(self._solve(value, budget, align, profile, self.fit)))
+        self.progress("plan", len(VALUE_MODELS), len(VALUE_MODELS))
+        best = losses.index(min(losses))
+        return tuple(
+            Trial(value, loss, chosen=i == best)
+            for i, (value, loss) in enumerate(zip(VALUE_MODELS, losses, strict=True))
+        )
 
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
+        known = self.full
         MeasureCurves(
-            method=self.method, statistics=self.statistics, decompositions=self.decompositions
+            method=self.method,
+            statistics=known.statistics,
+            decompositions=known.decompositions,
         )(self.graph)
         curves = state(self.graph).curves or {}
         choices = []
@@ -146,14 +176,10 @@ class Study:
             choices=tuple(choices),
             budget=make_budget(self.graph, ratio, "targeted"),
             proof=None,
-            provenance=self._provenance("upstream", profile, 1),
-            fingerprint=fingerprint(self.model),
-            digests=self.statistics.digests,
+            provenance=self._provenance("upstream", profile, 1, ()),
             refusals=refused_sites(self.graph),
         )
-        planned = Planned(plan, self._factors(plan))
-        trial = Trial("upstream", self.measure(planned), True)
-        return self._finish(planned, (trial,))
+        return self._planned(plan, known)
 
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
@@ -165,29 +191,42 @@ class Study:
         dtype = DTYPES[next(self.model.parameters()).dtype]
         return max(profile.align_for(dtype), profile.align_for("bf16"))
 
-    def _solve(self, value: str, budget: Budget, align: int, profile: Profile) -> Planned:
+    def _solve(
+        self,
+        value: str,
+        budget: Budget,
+        align: int,
+        profile: Profile,
+        known: Evidence,
+        trials: tuple[Trial, ...] = (),
+    ) -> Planned:
         shapes = {s.name: (s.n.times, s.k.times) for _, s in targets(self.graph)}
-        wanted = {name: wanted_rank(*mn, budget.ratio) for name, mn in shapes.items()}
         Pipeline.parse(pipelines.PLAN).bind(
             method=self.method,
             value=value,
             align=align,
-            statistics=self.statistics,
-            decompositions=self.decompositions,
+            statistics=known.statistics,
+            decompositions=known.decompositions,
             budget=budget,
-            provenance=self._provenance(value, profile, align),
-            wanted=wanted,
+            provenance=self._provenance(value, profile, align, trials),
+            wanted={name: wanted_rank(*mn, budget.ratio) for name, mn in shapes.items()},
         ).run(self.graph)
         plan = state(self.graph).plan
         assert plan is not None
-        locks = {"fingerprint": fingerprint(self.model), "digests": self.statistics.digests}
-        plan = replace(plan, **locks)  # type: ignore[arg-type]
-        return Planned(plan, self._factors(plan))
+        return self._planned(plan, known)
 
-    def _factors(self, plan: Plan) -> FactorSet:
-        return {name: self.decompositions[name].factors(r) for name, r in plan.ranks.items()}
+    def _planned(self, plan: Plan, known: Evidence) -> Planned:
+        """The plan with its locks and factors."""
+        locked = replace(
+            plan, fingerprint=fingerprint(self.model), digests=known.statistics.digests
+        )
+        ranks = plan.ranks.items()
+        return Planned(locked, {name: known.decompositions[name].factors(r) for name, r in ranks})
 
-    def _provenance(self, value: str, profile: Profile, align: int) -> Provenance:
+    def _provenance(
+        self, value: str, profile: Profile, align: int, trials: tuple[Trial, ...]
+    ) -> Provenance:
+        known = self.full.statistics
         return Provenance(
             method=self.method,
             value_model=value,
@@ -199,16 +238,12 @@ class Study:
                 "torch": torch.__version__,
                 "transformers": version("transformers"),
             },
-            calibration_tokens=self.statistics.tokens,
-            calibration_digest=self.statistics.text_digest,
-            seed=self.statistics.seed,
+            calibration_tokens=known.tokens,
+            calibration_digest=known.text_digest,
+            seed=known.seed,
             dense_nats_per_token=self.dense_nats,
+            trials=trials,
         )
-
-    @staticmethod
-    def _finish(planned: Planned, trials: tuple[Trial, ...]) -> Planned:
-        provenance = replace(planned.plan.provenance, trials=trials)
-        return replace(planned, plan=replace(planned.plan, provenance=provenance))
 
 
 def targeted_params(gm: GraphModule) -> int:

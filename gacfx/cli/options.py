@@ -28,7 +28,9 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove and by which method."""
-    command.add_argument("--method", choices=("gfwsvd", "svd-llm", "asvd", "svd"), default="gfwsvd")
+    command.add_argument(
+        "--method", default="gfwsvd", help="gfwsvd, svd-llm, asvd or svd (default: gfwsvd)"
+    )
     command.add_argument("--ratio", default="0.2", help="share to remove, 0.2 is 20 %% (default)")
     command.add_argument("--ratio-of", choices=("targeted", "model"), default="targeted")
     command.add_argument("--align", type=positive, help="rank steps instead of the profile's")

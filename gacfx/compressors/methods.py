@@ -8,6 +8,8 @@ R of the inputs. The names stand for these factors only: ranks come from the pla
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gacfx.errors import PipelineError
+
 
 class Metric(StrEnum):
     """How errors on one side of a weight are weighed."""
@@ -46,4 +48,15 @@ METHODS = {
         ),
     )
 }
-"""Name -> method."""
+"""Name -> method; :func:`register` adds one."""
+
+
+def register(method: Method) -> Method:
+    """Make a method known by its name, to ``measure-curves`` and the command line alike.
+
+    Raises:
+        PipelineError: another method has that name.
+    """
+    if METHODS.setdefault(method.name, method) != method:
+        raise PipelineError(f"two methods are called {method.name!r}")
+    return method

@@ -17,7 +17,7 @@ def annotated_code(gm: GraphModule) -> str:
             lines.append(f"return {_args(node)}")
             continue
         known = note(node)
-        lines.append(f"{node.name} = {_target(node)}({_args(node)})  # {_shape(node)}")
+        lines.append(f"{node.name} = {_target(node)}({_args(node)}){_shape(node)}")
         if known.site is not None:
             lines.append(f"    # {site_text(known.site)}{_verdict(known)}")
     return "\n".join(lines) + "\n"
@@ -70,4 +70,4 @@ def _args(node: Node) -> str:
 
 def _shape(node: Node) -> str:
     found = ops.shape(node)
-    return "" if found is None else f"[{', '.join(map(str, found))}] {ops.dtype_name(node)}"
+    return "" if found is None else f"  # [{', '.join(map(str, found))}] {ops.dtype_name(node)}"

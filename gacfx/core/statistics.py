@@ -109,3 +109,44 @@ def weight_digest(weight: Tensor) -> str:
     mixed = hashlib.sha256(f"{stored.dtype} {tuple(stored.shape)}\n".encode())
     mixed.update(stored.flatten().view(torch.uint8).numpy().data)
     return mixed.hexdigest()
+
+
+def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
+    """Statistics of two disjoint texts together, weighted by their tokens.
+
+    Args:
+        one: of the first text.
+        other: of the second text, for the same weights of the same model.
+        text_digest: sha256 of the token ids of both texts together.
+    """
+    share = one.tokens / (one.tokens + other.tokens)
+    mixed: dict[tuple[int, int], Tensor] = {}
+
+    def mix(a: Tensor, b: Tensor) -> Tensor:
+        # Weights that are fed the same tensor share one moment, and go on doing so.
+        key = (id(a), id(b))
+        if key not in mixed:
+            mixed[key] = share * a + (1 - share) * b
+        return mixed[key]
+
+    moments = {}
+    for name, a in one.moments.items():
+        b = other.moments[name]
+        moments[name] = Moments(
+            rows=a.rows,
+            columns=a.columns,
+            projected_moment=mix(a.projected_moment, b.projected_moment),
+            side_moment=mix(a.side_moment, b.side_moment),
+            input_abs_mean=mix(a.input_abs_mean, b.input_abs_mean),
+            input_square_mean=mix(a.input_square_mean, b.input_square_mean),
+            grad_square_mean=share * a.grad_square_mean + (1 - share) * b.grad_square_mean,
+        )
+    return Statistics(
+        moments=moments,
+        tokens=one.tokens + other.tokens,
+        text_digest=text_digest,
+        seed=one.seed,
+        dense_nats_per_token=share * one.dense_nats_per_token
+        + (1 - share) * other.dense_nats_per_token,
+        digests=one.digests,
+    )

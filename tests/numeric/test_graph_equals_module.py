@@ -18,16 +18,19 @@ from gacfx.core.materialise import FactorSet
 from gacfx.core.notes import targets
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
+from gacfx.core.sites import Layout
 from gacfx.modules.install import install_
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.passes.rewrite.clean import Clean
 from gacfx.passes.rewrite.factorize import Factorize
 from gacfx.tracing.export import capture
-from tests.families.zoo import FAMILIES, VOCAB
-from tests.passes.graphs import annotated, graph_of, ids, model_of, planned, run, svd_factors
+from tests.families.zoo import VOCAB
+from tests.passes.graphs import annotated, ids, model_of, planned, run, svd_factors
 
-PLANNED = ("llama", "gpt2", "qwen2")
+LINEAR, BIASED = (Layout.LINEAR, False), (Layout.LINEAR, True)
+FAMILIES = {"llama": {LINEAR}, "gpt2": {(Layout.CONV1D, True)}, "qwen2": {LINEAR, BIASED}}
+"""Family -> (layout, bias) of its targets: together all that can be factorized."""
 
 
 def plan_all(gm: GraphModule, rank: int | None) -> Planned:
@@ -36,10 +39,9 @@ def plan_all(gm: GraphModule, rank: int | None) -> Planned:
     choices, factors = [], FactorSet()
     for site in sites if rank is None else sites[::2]:
         weight = dense_weight(gm, site)
-        short = min(weight.shape)
-        factors[site.name] = svd_factors(weight, min(rank or short, short))
-        r = factors[site.name].rank
-        choices.append(Choice(site.name, *weight.shape, r, None, 0.0))
+        rows, columns = weight.shape
+        pair = factors[site.name] = svd_factors(weight, min(rank or rows, rows, columns))
+        choices.append(Choice(site.name, rows, columns, pair.rank, None, 0.0))
     like = planned(gm, {}).plan
     return Planned(Plan(tuple(choices), like.budget, None, like.provenance), factors)
 
@@ -59,19 +61,20 @@ def with_biases(model: nn.Module) -> nn.Module:
 class Case:
     """One family, dense and with every second target at rank 13, in the graph and in the module."""
 
+    family: str
     dense: GraphModule
     graph: GraphModule
     module: GraphModule
 
 
-@pytest.fixture(scope="module", params=PLANNED)
+@pytest.fixture(scope="module", params=FAMILIES)
 def case(request: pytest.FixtureRequest) -> Case:
     model = with_biases(model_of(request.param))
     dense = capture(model)
     made = plan_all(edit.fork(dense), 13)
     installed = copy.deepcopy(model)
     install_(installed, made.factors)
-    return Case(dense, rewritten(edit.fork(dense), made), capture(installed))
+    return Case(request.param, dense, rewritten(edit.fork(dense), made), capture(installed))
 
 
 def rewritten(gm: GraphModule, made: Planned) -> GraphModule:
@@ -116,7 +119,6 @@ def matmul_counts(gm: GraphModule) -> Counter[str]:
     return Counter(str(op) for n in gm.graph.nodes if (op := ops.op_of(n)) is not None)
 
 
-def test_the_families_cover_what_can_be_factorized() -> None:
-    kinds = {(s.layout, s.bias) for f in PLANNED for _, s in targets(annotated(graph_of(f)))}
-    assert len(kinds) == 3  # linear, linear with bias, Conv1D with bias
-    assert set(PLANNED) <= FAMILIES.keys()
+def test_the_family_has_the_layouts_that_it_stands_for(case: Case) -> None:
+    found = targets(annotated(edit.fork(case.dense)))
+    assert {(site.layout, site.bias) for _, site in found} == FAMILIES[case.family]

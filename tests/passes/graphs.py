@@ -149,8 +149,8 @@ def planned(
     choices, factors = [], FactorSet()
     for name in (*ranks, *dense):
         weight = gm.get_parameter(f"{name}.weight")
-        rank = ranks.get(name)
-        choices.append(Choice(name, *weight.shape, rank, None, 0.0))
+        (rows, columns), rank = weight.shape, ranks.get(name)
+        choices.append(Choice(name, rows, columns, rank, None, 0.0))
         if rank is not None:
             factors[name] = svd_factors(weight, rank)
     whole = sum(c.dense_params for c in choices)

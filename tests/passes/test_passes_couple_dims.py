@@ -25,7 +25,7 @@ def test_the_graph_and_its_notes_are_left_alone() -> None:
     gm = llama()
     text, notes, _ = snapshot(gm)
     assert not CoupleDims()(gm).modified
-    assert snapshot(gm) == (text, notes, {Fact.DIMS})
+    assert snapshot(gm) == (text, notes, frozenset({Fact.DIMS}))
 
 
 def test_it_needs_no_sites() -> None:

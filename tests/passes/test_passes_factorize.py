@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
+from torch.fx.passes.infra.pass_base import PassResult
 
 from gacfx.core import ops
-from gacfx.core.gacpass import PassResult
 from gacfx.core.materialise import Factors
 from gacfx.core.notes import Fact, Refusal, facts, matmuls, note, state
 from gacfx.core.ops import Op, module_stack

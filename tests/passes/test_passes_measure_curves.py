@@ -39,7 +39,7 @@ def measured(
     gm: GraphModule, known: dict[str, Decomposition] | None = None, **options: str
 ) -> GraphModule:
     found = {} if known is None else known
-    return run(gm, MeasureCurves(statistics=statistics(), decompositions=found, **options))  # type: ignore[arg-type]
+    return run(gm, MeasureCurves(statistics=statistics(), decompositions=found, **options))
 
 
 def test_every_target_gets_the_curve_of_its_decomposition() -> None:

@@ -51,6 +51,14 @@ def test_lists_and_named_arguments_are_written_out() -> None:
     assert "transpose, transpose, transpose, None, 0.0, True)" in code
 
 
+def test_no_line_ends_in_a_blank() -> None:
+    gm = net()
+    next(n for n in gm.graph.nodes if n.name == "linear_4").meta.pop("val")
+    lines = annotated_code(gm).splitlines()
+    assert "linear_4 = linear(add_1, head.weight)" in lines
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_everything_that_is_known_stands_beside_the_site() -> None:
     gm = annotated(net())
     node, _ = site_of(gm, "layers.0.qkv")

@@ -107,16 +107,18 @@ def test_losses_of_all_trials_are_kept_and_the_best_is_chosen(planned: Planned) 
 
 def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
     from gacfx.api import load_profile, read_calibration
-    from gacfx.study import Study
+    from gacfx.study import Evidence, Study
 
     model = tiny.llama()
     corpus = read_calibration(tiny.texts(), model, tiny.tokenizer())
     study = Study.make(model, corpus)
     name = "model.layers.0.mlp.up_proj"
-    bad = study.statistics.moments[name]
+    known = study.full.statistics
+    bad = known.moments[name]
     spoiled = replace(bad, side_moment=bad.side_moment * float("nan"))
-    statistics = replace(study.statistics, moments={**study.statistics.moments, name: spoiled})
-    planned = replace(study, statistics=statistics).plan("0.2", profile=load_profile("h200"))
+    full = Evidence(replace(known, moments={**known.moments, name: spoiled}))
+    profile = load_profile("h200")
+    planned = replace(study, full=full).plan("0.2", profile=profile, value="two-sided")
     choice = next(c for c in planned.plan.choices if c.module == name)
     assert choice.rank is None
     assert "NaN" in choice.reason

@@ -18,7 +18,7 @@ BAD_COSTS: list[tuple[ArrayLike, str]] = [
     ([1.0, np.nan], "cost nan of candidate 1 is not a whole number"),
     ([2.0**53, 1.0], r"not a whole number below 2\*\*53"),
     ([2**62, 1], r"cost 4611686018427387904 is not below 2\*\*62"),
-    ([2**63, 1], r"whole numbers below 2\*\*62"),
+    (np.array([2**63], np.uint64), r"whole numbers below 2\*\*62"),
     ([2**70, 1], r"whole numbers below 2\*\*62"),
     (np.array([3, 1], np.uint32), "unsigned integers, whose differences wrap around"),
     ([True, 2], "costs hold a bool"),

@@ -1,0 +1,58 @@
+"""Golden texts: what a person sees, kept in files beside the tests.
+
+``GOLDEN=write pytest tests/golden`` writes them anew; read the difference before it is committed.
+"""
+
+import io
+import os
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console, RenderableType
+from torch.fx import GraphModule
+
+from gacfx.api import annotate_graph
+from gacfx.core import edit
+from gacfx.core.sites import Workload
+from gacfx.hardware import profile as profiles
+from gacfx.inspection import Inspection
+from gacfx.tracing.export import capture
+from gacfx.tracing.skeleton import read_config, skeleton
+
+FOLDER = Path(__file__).parent
+WIDTH = 132
+LAYERS = 2
+"""Of each real model: one layer is like the other, and two show how equal ones fold."""
+
+
+def check(name: str, text: str) -> None:
+    """``text`` is what ``<name>.txt`` says."""
+    path, text = FOLDER / f"{name}.txt", text.rstrip("\n") + "\n"
+    if os.environ.get("GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert path.is_file(), f"no {path.name} yet: GOLDEN=write pytest tests/golden writes it"
+    assert text == path.read_text(encoding="utf-8")
+
+
+def render(view: RenderableType) -> str:
+    """A view as a pipe shows it: no colour, fixed width, no blanks at line ends."""
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None, highlight=False, markup=False).print(view)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+@cache
+def _captured(name: str) -> GraphModule:
+    config = read_config(name)
+    config.num_hidden_layers = LAYERS
+    return capture(skeleton(config))
+
+
+def shapes(name: str) -> GraphModule:
+    """The first layers of a bundled configuration, in their real size, without weights."""
+    return edit.fork(_captured(name))
+
+
+def inspected(gm: GraphModule, name: str, workload: Workload) -> Inspection:
+    """``gm`` annotated for an H200."""
+    return annotate_graph(gm, profiles.load("h200"), workload, f"{name}, {LAYERS} layers")
