@@ -27,7 +27,7 @@ _ROUNDS: tuple[tuple[float, int, Order], ...] = (
     (1.0, 65536, "wide"),
 )
 """Share of the distance that a round looks at, its beam, and its order of groups"""
-_SMALL_CORE = 1000
+_SMALL_CORE = 2000
 """Candidates, beyond one per group, that need no bets"""
 
 

@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, Solution, check, kept_budget, solve, solve_ilp
+from gacfx.planning import (
+    Group,
+    Problem,
+    Solution,
+    check,
+    kept_budget,
+    rounds,
+    solve,
+    solve_ilp,
+)
 from gacfx.planning.arrays import FloatArray, IntArray
 
 fixed = settings(derandomize=True, max_examples=60, deadline=None, database=None)
@@ -152,6 +161,19 @@ def test_equals_the_textbook_dp_on_curves(dense: bool) -> None:
         assert_optimal(problem, solve(problem), textbook_dp(problem))
 
 
+def test_bets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_SMALL_CORE", -(10**9))  # every core is worth a bet
+    for seed in range(12):
+        problem = low_rank_problem(seed, dense=seed % 2 == 0)
+        assert_optimal(problem, solve(problem), textbook_dp(problem))
+    rng = np.random.default_rng(30)
+    for number in range(300):
+        small = random_problem(rng, number)
+        solution = solve_or_none(small)
+        if solution is not None:
+            assert_optimal(small, solution, textbook_dp(small))
+
+
 problems = st.builds(
     lambda pairs, budget: Problem.from_groups(pairs, budget),
     st.lists(
@@ -179,7 +201,8 @@ def test_a_plan_is_legal_certified_and_best(problem: Problem) -> None:
     assert_optimal(problem, solution, best)
     for group, index in zip(problem.groups, solution.choice, strict=True):
         as_good = np.flatnonzero(group.values >= group.values[index])
-        assert group.costs[index] == group.costs[as_good].min()
+        cheapest = as_good[group.costs[as_good] == group.costs[as_good].min()]
+        assert index == cheapest[np.argmax(group.values[cheapest])]
 
 
 @fixed

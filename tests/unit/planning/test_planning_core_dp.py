@@ -12,7 +12,7 @@ from gacfx.planning.core_problem import Core, Order, build
 from gacfx.planning.fixing import Near, near
 from gacfx.planning.greedy import fill
 from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import relax
+from gacfx.planning.relaxation import Relaxed, relax
 
 
 def core_of(seed: int, order: Order, whole: bool = False) -> tuple[Core, int]:
@@ -105,3 +105,17 @@ def test_fill_takes_the_most_valuable_upgrades_that_fit() -> None:
     start = flat.start[:-1]
     assert fill(flat, start, 4, all_near).tolist() == [1, 3]
     assert fill(flat, start, 10, all_near).tolist() == [2, 4]
+
+
+def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
+    flat = flatten(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
+    relaxed = Relaxed(1.0, flat.start[:-1], 10)
+    core = build(
+        flat, relaxed, Near(np.array([1, 2]), np.array([0, 1]), np.zeros(2), 10, 0), "near"
+    )
+    assert core is not None
+    assert [level.group for level in core.levels] == [0]
+    found = search(core, 10, 0.0, 0.0, 16, Work(100, math.inf))
+    assert found.picks == {0: 1}
+    nobody = Near(np.array([1]), np.array([0]), np.zeros(1), 10, 0)
+    assert build(flat, relaxed, nobody, "near") is None

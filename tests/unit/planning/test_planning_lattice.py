@@ -40,3 +40,9 @@ def test_infeasible_names_the_shortfall() -> None:
     with pytest.raises(InfeasibleBudget, match="costs 7, which is 3 over the budget of 4") as info:
         flatten(Problem.from_groups([([3], [0.0]), ([4, 9], [0.0, 1.0])], 4))
     assert (info.value.needed, info.value.budget) == (7, 4)
+
+
+def test_sorted_candidates_stay_where_they_are() -> None:
+    flat = flatten(Problem.from_groups([([0, 1, 2], [0, 1, 2]), ([5, 6], [3, 3])], 99))
+    assert flat.origin is None
+    assert flat.index(np.array([2, 4])).tolist() == [2, 1]

@@ -55,3 +55,10 @@ def test_a_plan_that_meets_the_bound_needs_no_search() -> None:
     rounds.run()
     assert rounds.proven
     assert (rounds.rounding, rounds.work.steps_left) == (0.0, 10**8)
+
+
+def test_a_worse_plan_is_not_taken() -> None:
+    rounds = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
+    before = rounds.chosen.tolist()
+    rounds._take({0: 0, 1: 2})
+    assert rounds.chosen.tolist() == before
