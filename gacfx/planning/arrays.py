@@ -98,7 +98,7 @@ def _whole(name: str, costs: NDArray[np.generic]) -> NDArray[np.generic]:
     bad = np.flatnonzero(~(np.abs(floats) < _LARGEST_EXACT_FLOAT) | (floats != np.rint(floats)))
     if len(bad):
         raise PlanError(
-            f"group {name!r}: cost {float(floats[bad[0]])} of candidate {bad[0]} is not a whole number "
-            "below 2**53; use integers"
+            f"group {name!r}: cost {float(floats[bad[0]])} of candidate {bad[0]} is not a whole "
+            "number below 2**53; use integers"
         )
     return floats.astype(np.int64)

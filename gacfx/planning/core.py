@@ -40,7 +40,8 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
 
     Args:
         problem: groups and budget; curves of any shape, concave or not.
-        gap: stop once the plan is within this much value of the best (absolute; for gacfx, nats).
+        gap: stop once the plan is within this much value of the best (absolute; for gacfx, nats),
+            and twice the rounding bound.
         time_limit: seconds after which the search stops with what it has.
 
     Raises:

@@ -105,7 +105,9 @@ class Rounds:
             beam=beam,
             work=self.work,
         )
-        self.upper = min(self.upper, math.ldexp(found.bound, -core.exponent) + core.rounding)
+        # Candidates outside this core are in no plan above the floor, but they may be in one at it.
+        reached = math.ldexp(found.bound, -core.exponent) + core.rounding
+        self.upper = min(self.upper, max(floor, reached))
         if found.picks:
             self._take(found.picks)
         return found.complete, bool(found.picks)

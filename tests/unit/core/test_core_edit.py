@@ -34,6 +34,7 @@ def test_a_fork_keeps_notes_and_values_but_has_its_own_state() -> None:
     assert [site for _, site in sites(forked)] == [site for _, site in sites(gm)]
     assert [ops.shape(n) for n in forked.graph.nodes] == [ops.shape(n) for n in gm.graph.nodes]
     assert state(forked).log == []
+    assert forked.graph.output_node().meta == gm.graph.output_node().meta != {}
 
 
 def test_rewriting_a_fork_leaves_the_original_alone() -> None:

@@ -62,13 +62,14 @@ def test_blanks_and_lines_between_passes_do_not_matter() -> None:
 def test_options_are_read_as_their_types() -> None:
     read = Pipeline.parse(
         "predict-tiers{measured=false},sweep-candidates{align=16},synthetic-curves{decay=0.25},"
-        "select-targets{skip=*.a;*.b},measure-curves{method=svd-llm}"
+        "select-targets{skip=*.a;*.b},measure-curves{method=svd-llm},select-targets{skip=}"
     ).passes
     assert read[0] == PredictTiers(measured=False)
     assert read[1] == SweepCandidates(align=16)
     assert getattr(read[2], "decay", None) == 0.25
     assert read[3] == SelectTargets(skip=("*.a", "*.b"))
     assert getattr(read[4], "method", None) == "svd-llm"
+    assert read[5] == SelectTargets()
 
 
 @pytest.mark.parametrize(
