@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gacfx.calibration.running import borrowed, logits_of, next_token_nats
+from gacfx.calibration.running import borrowed, logits_of, next_token_nats, runnable
 from gacfx.calibration.text import Corpus, check_fits
 
 
@@ -25,12 +25,14 @@ class Evaluation:
 def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     """Loss of ``model``, each document alone and from its second token on.
 
-    Losses are float32 per token and summed in float64. The model is left as it was.
+    Losses are float32 per token and summed in float64. The model is left as it was;
+    one in fp16 on a CPU is copied to float32, with the values that its weights have in fp16.
 
     Raises:
         CalibrationError: the corpus does not fit the model.
     """
     check_fits(model, corpus)
+    model = runnable(model)
     with borrowed(model), torch.inference_mode():
         total = math.fsum(next_token_nats(logits_of(model, ids), ids) for ids in corpus.documents)
     tokens = sum(len(ids) - 1 for ids in corpus.documents)

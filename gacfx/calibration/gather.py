@@ -10,14 +10,13 @@ loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the mo
 
 # T tokens of one document, V vocabulary
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import borrowed, device_of, logits_of, next_token_nats
+from gacfx.calibration.running import borrowed, logits_of, next_token_nats, runnable
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.targets import check_finite, targets
 from gacfx.calibration.text import Corpus, check_fits, document_digest
@@ -53,9 +52,8 @@ def gather(
     check_finite(model)
     chosen = targets(model, modules)
     digests = {name: weight_digest(_weight(module)) for name, module in chosen.items()}
-    if device_of(model).type == "cpu" and _is_half(model):
-        model = copy.deepcopy(model).float()
-        chosen = targets(model, list(chosen))
+    model = runnable(model)
+    chosen = targets(model, list(chosen))
     inputs = InputSums()
     sums = {name: LinearSums(name, module, inputs) for name, module in chosen.items()}
     hooks = [chosen[name].register_forward_hook(sums[name].forward_hook) for name in chosen]
@@ -119,7 +117,3 @@ def _weight(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
-
-
-def _is_half(model: nn.Module) -> bool:
-    return any(parameter.dtype == torch.float16 for parameter in model.parameters())

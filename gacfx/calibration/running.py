@@ -2,6 +2,7 @@
 
 # T tokens of one document, V vocabulary
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,14 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 def device_of(model: nn.Module) -> torch.device:
     """Device of the first parameter, where the token ids have to go."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def runnable(model: nn.Module) -> nn.Module:
+    """The model, or a float32 copy where it runs in fp16 on a CPU, which is slow and overflows."""
+    half = any(parameter.dtype == torch.float16 for parameter in model.parameters())
+    if not half or device_of(model).type != "cpu":
+        return model
+    return copy.deepcopy(model).float()
 
 
 def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ class Settings:
     """Wall-clock limit; None trains as long as `steps` takes."""
     steps: int | None = None
     """Optimizer steps; None finds the number that fits into `minutes`."""
+    stop: int | None = None
+    """Last step made, where a run ended before its schedule did."""
     seed: int = 0
     vocab_size: int = 1024
     hidden_size: int = 128
@@ -52,7 +54,7 @@ def train_tokenizer(texts: list[str], settings: Settings) -> PreTrainedTokenizer
         pair=f"{BOS} $A {BOS}:1 $B:1",
         special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=EOS,

@@ -1,10 +1,10 @@
 """Train the demo model from the standard library's own prose.
 
-    python -m gacfx.demo.train --out DIR [--minutes N | --steps N] [--seed 0]
+    python -m gacfx.demo.train --out DIR [--minutes N | --steps N [--stop N]] [--seed 0]
 
 The learning rate stays flat until the clock says that the fall must begin; the number of steps that
 follows from it is written to the log, and a rerun with that many `--steps` has the same schedule on
-any machine.
+any machine. A run that the clock ended early is repeated with `--stop` at its last step.
 """
 
 # B batch, S seq
@@ -113,7 +113,7 @@ class Log:
 def train(
     model: LlamaForCausalLM, documents: list[list[int]], settings: Settings, log: Log
 ) -> Settings:
-    """The settings with the number of steps planned; trains in place, at most `minutes`."""
+    """The settings with the steps planned and made; trains in place, at most `minutes`."""
     limit_s = math.inf if settings.minutes is None else settings.minutes * 60
     optimizer, stream = optimizer_for(model, settings), windows(documents, settings)
     steps, step = settings.steps, 0
@@ -124,11 +124,11 @@ def train(
         step += 1
         if steps is None and log.seconds() > settings.flat_share * settings.time_share * limit_s:
             steps = math.ceil(step / settings.flat_share)
-        over = log.seconds() > limit_s
+        over = log.seconds() > limit_s or step == settings.stop
         log.add(step, loss, lr, step * ids_BS.numel(), last=over or step == steps)
         if over:
             break
-    return replace(settings, steps=steps)
+    return replace(settings, steps=steps, stop=None if step == steps else step)
 
 
 def run(settings: Settings, out: Path) -> None:
@@ -152,12 +152,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--minutes", type=float, help="wall-clock limit (45, or none with --steps)")
     parser.add_argument("--steps", type=int, help="optimizer steps (as many as fit the limit)")
+    parser.add_argument("--stop", type=int, help="last step, before the schedule ends")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
     minutes = Settings.minutes if options.steps is None else None
     if options.minutes is not None:
         minutes = options.minutes
-    run(Settings(minutes=minutes, steps=options.steps, seed=options.seed), options.out)
+    chosen = {"steps": options.steps, "stop": options.stop, "seed": options.seed}
+    run(Settings(minutes=minutes, **chosen), options.out)
 
 
 if __name__ == "__main__":

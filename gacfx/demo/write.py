@@ -5,6 +5,8 @@ import hashlib
 import json
 import math
 import platform
+import sys
+import sysconfig
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ heads of {head_dim}, SwiGLU width {inner}, tied embeddings, context {context}; s
 
 ## How it was trained
 
-    python -m gacfx.demo.train --out gacfx/demo/model --steps {steps} --seed {seed}
+    python -m gacfx.demo.train --out gacfx/demo/model --steps {steps}{stop} --seed {seed}
 
 The text is the prose of the Python {python} standard library: docstrings, comment blocks and the
 language reference of `pydoc_data.topics`. Files with a licence notice of their own are left out.
@@ -66,8 +68,10 @@ Each prompt once greedily, once sampled at temperature 0.7:
 ## Licence
 
 Weights and tokenizer: Apache-2.0, as gacfx. The text of `calibration.jsonl` and `evaluation.jsonl`
-is copied from the Python standard library, copyright Python Software Foundation, PSF License
-Version 2.
+is copied from the Python standard library, under the PSF License Version 2 (`LICENSE-PSF.txt`,
+https://docs.python.org/3/license.html).
+
+{copyright}
 """
 
 
@@ -86,8 +90,8 @@ def held_out_loss(
 ) -> float:
     """Mean loss in nats per token, each document alone and cut at the context length."""
     total, count = 0.0, 0
-    for text in documents:
-        ids_1S = tokenizer(text, truncation=True, return_tensors="pt")["input_ids"]
+    for ids in token_ids(tokenizer, documents):
+        ids_1S = torch.tensor([ids[: model.config.max_position_embeddings]])
         predicted = ids_1S.shape[1] - 1
         total += float(model(input_ids=ids_1S, labels=ids_1S).loss) * predicted
         count += predicted
@@ -112,10 +116,10 @@ def write_folder(
     log: list[Entry],
 ) -> None:
     """Write the whole folder; `log` ends with the entry that holds the settings."""
-    model.half().save_pretrained(out)  # type: ignore[no-untyped-call]
+    model.half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
-    model.float().eval()  # type: ignore[no-untyped-call]
+    model.float().eval()
     facts: Entry = {
         **log[-1],
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -126,6 +130,9 @@ def write_folder(
         "transformers": transformers.__version__,
     }
     log = [*log[:-1], facts]
+    licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
+    if licence.is_file():  # some distributions keep it elsewhere; the README has the address
+        (out / "LICENSE-PSF.txt").write_text(licence.read_text("utf-8"), "utf-8")
     _write_lines(out / "training_log.jsonl", log)
     _write_lines(out / "calibration.jsonl", [{"text": text} for text in calibration])
     _write_lines(out / "evaluation.jsonl", [{"text": text} for text in evaluation])
@@ -163,6 +170,7 @@ def _readme(model: LlamaForCausalLM, log: list[Entry], samples: str) -> str:
         steps=settings["steps"],
         flat=settings["flat_share"],
         done=last["step"],
+        stop="" if settings["stop"] is None else f" --stop {settings['stop']}",
         seed=settings["seed"],
         batch=settings["batch_size"],
         warmup=settings["warmup_steps"],
@@ -178,6 +186,7 @@ def _readme(model: LlamaForCausalLM, log: list[Entry], samples: str) -> str:
         calibration_loss=facts["calibration_loss"],
         calibration_ppl=math.exp(facts["calibration_loss"]),
         samples=samples,
+        copyright=sys.copyright.split("\n\n")[0],
     )
 
 

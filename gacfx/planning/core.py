@@ -50,7 +50,7 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     """
     begin = time.perf_counter()
     for name, number in (("gap", gap), ("time_limit", time_limit)):
-        if number is not None and (isinstance(number, bool) or not number >= 0):
+        if number is not None and not _is_amount(number):
             raise PlanError(f"{name} {number!r}: must be a number >= 0")
     if not problem.groups:
         return _nothing_to_choose(problem.budget)
@@ -76,6 +76,10 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
             stacklevel=2,
         )
     return _solution(problem, rounds, begin)
+
+
+def _is_amount(number: object) -> bool:
+    return isinstance(number, int | float) and not isinstance(number, bool) and number >= 0
 
 
 def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:

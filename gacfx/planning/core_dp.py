@@ -78,6 +78,7 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
     root_left, root_gain = np.array([left]), np.array([0.0])
     states = _States(root_left, root_gain, *_bound(core, 0, root_left, root_gain))
     most, dropped = float(states.bound[0]), 0.0
+    at_multiplier = float(core.price[0] * left + core.tail[0][0])
     open_candidates = core.candidates
     best: dict[int, int] = {}
     trace: _Trace = []
@@ -85,7 +86,7 @@ def search(core: Core, left: int, floor: float, tolerance: float, beam: int, wor
         need = floor + core.unit
         if most < need:
             break
-        if level.step_loss > most - need:
+        if level.step_loss > at_multiplier - need:
             continue  # a better plan since the core was built has settled this group
         if work.spent():
             dropped = max(dropped, float(states.bound.max()))

@@ -84,50 +84,67 @@ def build(flat: Flat, relaxed: Relaxed, near: Near, order: Order) -> Core | None
     best = undominated(flat, near.position, near.owner)
     position, owner = near.position[best], near.owner[best]
     is_open = (np.bincount(owner)[owner] > 1) | (position != relaxed.chosen[owner])
-    position, owner = position[is_open], owner[is_open]
-    cost = flat.cost[position] - flat.cost[relaxed.chosen][owner]
-    grid = _on_grid(flat, position, owner, relaxed.chosen)
-    price = _prices(math.ldexp(relaxed.multiplier, grid.exponent), cost, grid.gain)
-    if not len(position):
-        zero = np.zeros((1, len(price)))
-        return Core((), price, zero, np.zeros(1, np.int64), 1.0, grid.exponent, 0.0, 0)
-    return _core(position, owner, cost, grid, price, relaxed, order)
+    if not is_open.any():
+        zero = np.zeros((1, 1))
+        return Core((), zero[0], zero, np.zeros(1, np.int64), 1.0, 0, 0.0, 0)
+    items = _on_grid(flat, relaxed, position[is_open], owner[is_open])
+    price = _prices(math.ldexp(relaxed.multiplier, items.exponent), items)
+    return _core(items, price, relaxed, order)
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _Items:
+    """The candidates of open groups, counted from the relaxed plan."""
+
+    position: IntArray
+    owner: IntArray
+    ends: IntArray
+    """[groups + 1] where the groups begin, and the end"""
+    cost: IntArray
     gain: FloatArray
-    """[candidates] whole grid steps"""
+    """Whole grid steps"""
     exponent: int
     exact: bool
     """Nothing was rounded, neither by the grid nor by float64"""
     blurred: int
 
+    def top(self, numbers: NDArray[Number]) -> NDArray[Number]:
+        """[candidates, ...] -> [groups, ...] the largest of each group."""
+        largest: NDArray[Number] = np.maximum.reduceat(numbers, self.ends[:-1], axis=0)
+        return largest
 
-def _on_grid(flat: Flat, position: IntArray, owner: IntArray, chosen: IntArray) -> _Grid:
-    if not len(position):
-        return _Grid(np.zeros(0), 0, True, 0)
-    value, start = flat.value[position], flat.value[chosen][owner]
+
+def _on_grid(flat: Flat, relaxed: Relaxed, position: IntArray, owner: IntArray) -> _Items:
+    base = relaxed.chosen[owner]
+    value, start = flat.value[position], flat.value[base]
     gain = value - start
     # Knuth's error of a difference: 0 where float64 holds it exactly.
     back = gain - value
     exact = not np.any((value - (gain - back)) - (start + back))
-    head = run_ends(owner)[:-1]
-    largest = np.maximum.reduceat(np.abs(gain), head)
+    ends = run_ends(owner)
+    largest = np.maximum.reduceat(np.abs(gain), ends[:-1])
     exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
     fine = np.ldexp(gain, exponent)
     whole = np.rint(fine)
-    seen = np.maximum.reduceat(np.abs(whole), head) > 0
-    blurred = int(np.count_nonzero((largest > 0) & ~seen))
-    return _Grid(whole, exponent, exact and not np.any(whole != fine), blurred)
+    seen = np.maximum.reduceat(np.abs(whole), ends[:-1]) > 0
+    return _Items(
+        position=position,
+        owner=owner,
+        ends=ends,
+        cost=flat.cost[position] - flat.cost[base],
+        gain=whole,
+        exponent=exponent,
+        exact=exact and not np.any(whole != fine),
+        blurred=int(np.count_nonzero((largest > 0) & ~seen)),
+    )
 
 
-def _prices(multiplier: float, cost: IntArray, gain: FloatArray) -> FloatArray:
+def _prices(multiplier: float, items: _Items) -> FloatArray:
     """The multiplier, prices spread around it where choices change, and 0."""
-    count = min(_PRICES, (_LARGEST_TABLE // max(1, len(cost)) - 2) // 2)
+    cost = items.cost
+    count = min(_PRICES, (_LARGEST_TABLE // len(cost) - 2) // 2)
     prices = [np.array([multiplier])]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = (multiplier * cost - gain) / np.abs(cost)
+    rate = (multiplier * cost - items.gain) / np.maximum(np.abs(cost), 1)
     for side in (-1, 1):
         rates = np.sort(rate[(np.sign(cost) == -side) & (rate > 0)])
         if len(rates) and count > 0:
@@ -138,48 +155,46 @@ def _prices(multiplier: float, cost: IntArray, gain: FloatArray) -> FloatArray:
     return every[every >= 0]
 
 
-def _core(
-    position: IntArray,
-    owner: IntArray,
-    cost: IntArray,
-    grid: _Grid,
-    price: FloatArray,
-    relaxed: Relaxed,
-    order: Order,
-) -> Core:
-    ends = run_ends(owner)
-    head, gain = ends[:-1], grid.gain
-    reduced = gain[:, None] - cost[:, None] * price
-    top = np.maximum.reduceat(reduced, head, axis=0)
-    loss = np.repeat(top, ends[1:] - ends[:-1], axis=0) - reduced
-    step = np.where(position == relaxed.chosen[owner], np.inf, loss[:, 0])
-    step_loss = np.minimum.reduceat(step, head)
-    width = np.maximum.reduceat(np.abs(cost), head)
+def _core(items: _Items, price: FloatArray, relaxed: Relaxed, order: Order) -> Core:
+    reduced = items.gain[:, None] - items.cost[:, None] * price
+    top, width = items.top(reduced), items.top(np.abs(items.cost))
+    loss = np.repeat(top, np.diff(items.ends), axis=0) - reduced
+    step = np.where(items.position == relaxed.chosen[items.owner], np.inf, loss[:, 0])
     if order == "wide":
         turn = np.argsort(-width, kind="stable")
     else:
-        rate = np.minimum.reduceat(step / np.maximum(np.abs(cost), 1), head)
+        rate = -items.top(-step / np.maximum(np.abs(items.cost), 1))
         turn = np.argsort(rate, kind="stable")
-    levels = tuple(
-        Level(int(owner[a]), position[a:b], cost[a:b], gain[a:b], loss[a:b], least)
-        for a, b, least in zip(
-            ends[turn].tolist(), ends[turn + 1].tolist(), step_loss[turn].tolist(), strict=True
-        )
-    )
     # Float errors may only loosen a bound: every tail gets more than they can add up to.
     reach = 2.0**_GRID_BITS + price * (abs(relaxed.left) + float(width.sum()))
-    dust = math.ldexp(len(levels) + 8.0, -52) * reach
+    dust = math.ldexp(len(turn) + 8.0, -52) * reach
     return Core(
-        levels=levels,
+        levels=_levels(items, loss, -items.top(-step), turn),
         price=price,
         tail=_suffix_sum(top[turn]) + dust,
-        savings=_suffix_sum(-np.minimum(np.minimum.reduceat(cost, head), 0)[turn]),
-        unit=float(np.gcd.reduce(gain.astype(np.int64))) or 1.0,
-        exponent=grid.exponent,
+        savings=_suffix_sum(np.maximum(items.top(-items.cost), 0)[turn]),
+        unit=float(np.gcd.reduce(items.gain.astype(np.int64))) or 1.0,
+        exponent=items.exponent,
         # Half a step per candidate on either side of a comparison, and the dust of a difference.
-        rounding=0.0 if grid.exact else math.ldexp(len(levels) + 1.0, -grid.exponent),
-        blurred=grid.blurred,
+        rounding=0.0 if items.exact else math.ldexp(len(turn) + 1.0, -items.exponent),
+        blurred=items.blurred,
     )
+
+
+def _levels(
+    items: _Items, loss: FloatArray, step_loss: FloatArray, turn: IntArray
+) -> tuple[Level, ...]:
+    levels = []
+    begins, ends = items.ends[turn].tolist(), items.ends[turn + 1].tolist()
+    for begin, end, least in zip(begins, ends, step_loss[turn].tolist(), strict=True):
+        part = slice(begin, end)
+        group = int(items.owner[begin])
+        levels.append(
+            Level(
+                group, items.position[part], items.cost[part], items.gain[part], loss[part], least
+            )
+        )
+    return tuple(levels)
 
 
 def _suffix_sum(rows: NDArray[Number]) -> NDArray[Number]:

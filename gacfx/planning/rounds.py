@@ -120,5 +120,6 @@ class Rounds:
 
 
 def _steps(core: Core, value: float) -> float:
-    """Whole units of the core's grid, rounded down."""
-    return math.floor(math.ldexp(value, core.exponent) / core.unit) * core.unit
+    """Whole units of the core's grid, rounded down; at most 2**60, which no core can gain."""
+    low = min(value, math.ldexp(1.0, 60 - core.exponent))
+    return math.floor(math.ldexp(low, core.exponent) / core.unit) * core.unit

@@ -44,6 +44,8 @@ def test_ties_take_the_cheapest_then_the_lowest_index() -> None:
     assert solve(Problem.from_groups(pairs, 100)).choice == (1, 2)
     pairs = [([2, 1, 1, 0], [5, 5, 5, 0]), ([1, 1], [3, 3])]
     assert solve(Problem.from_groups(pairs, 2)).choice == (1, 0)
+    pairs = [([0, 1], [0, 2]), ([1, 0, 0], [3, 2, 0]), ([0, 1, 3, 1, 1], [0, 2, 3, 2, 0])]
+    assert solve(Problem.from_groups(pairs, 3)).choice == (1, 0, 1)
 
 
 def test_values_may_fall_with_cost() -> None:
@@ -83,7 +85,9 @@ def test_whole_values_leave_no_rounding() -> None:
     assert (solution.status, solution.gap, solution.rounding_bound) == ("optimal", 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("name", "number"), [("gap", -1.0), ("gap", np.nan), ("time_limit", True)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("gap", -1.0), ("gap", np.nan), ("gap", "1e-3"), ("time_limit", True)]
+)
 def test_bad_options_are_named(name: str, number: float) -> None:
     with pytest.raises(PlanError, match=name):
         solve(Problem((), 1), **{name: number})

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from gacfx.planning.lattice import flatten
 from gacfx.planning.relaxation import Relaxed, relax
 
 
-def core_of(seed: int, order: Order, whole: bool = False) -> tuple[Core, int]:
-    """A core of up to seven groups and what the relaxed plan leaves."""
+def core_of(seed: int, order: Order, whole: bool = False, stretch: float = 1.0) -> tuple[Core, int]:
+    """A core of up to seven groups and what the relaxed plan leaves; any multiplier will do."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(7):
@@ -25,6 +26,7 @@ def core_of(seed: int, order: Order, whole: bool = False) -> tuple[Core, int]:
         pairs.append((costs, np.sort(costs + noise)))
     flat = flatten(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
     relaxed = relax(flat)
+    relaxed = replace(relaxed, multiplier=relaxed.multiplier * stretch)
     core = build(flat, relaxed, near(flat, relaxed), order)
     assert core is not None
     return core, relaxed.left
@@ -52,6 +54,17 @@ def test_search_finds_and_proves_the_best(seed: int, order: Order) -> None:
     found = search(core, left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
     assert found.complete
     assert found.bound == max(0.0, best_gain(core, left))
+
+
+@pytest.mark.parametrize("order", ["near", "wide"])
+@pytest.mark.parametrize("stretch", [0.3, 0.7, 1.5, 3.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_poor_multiplier_costs_time_and_nothing_else(
+    seed: int, stretch: float, order: Order
+) -> None:
+    core, left = core_of(seed, order, stretch=stretch)
+    found = search(core, left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
+    assert (found.complete, found.bound) == (True, max(0.0, best_gain(core, left)))
 
 
 @pytest.mark.parametrize("order", ["near", "wide"])

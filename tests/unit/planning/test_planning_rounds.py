@@ -6,10 +6,11 @@ import numpy as np
 
 from gacfx.planning import Problem
 from gacfx.planning.core_dp import Work
-from gacfx.planning.fixing import near
+from gacfx.planning.core_problem import build
+from gacfx.planning.fixing import Near, near
 from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import relax
-from gacfx.planning.rounds import Rounds
+from gacfx.planning.relaxation import Relaxed, relax
+from gacfx.planning.rounds import Rounds, _steps
 
 
 def rounds_of(problem: Problem, steps: int = 10**8) -> Rounds:
@@ -62,3 +63,14 @@ def test_a_worse_plan_is_not_taken() -> None:
     before = rounds.chosen.tolist()
     rounds._take({0: 0, 1: 2})
     assert rounds.chosen.tolist() == before
+
+
+def test_a_floor_far_above_a_tiny_core_does_not_overflow() -> None:
+    flat = flatten(Problem.from_groups([([0, 1], [0, 2.0**-997])], 1))
+    relaxed = Relaxed(0.0, flat.start[:-1], 1)
+    core = build(
+        flat, relaxed, Near(np.arange(2), np.zeros(2, np.int64), np.zeros(2), 1, 0), "near"
+    )
+    assert core is not None
+    assert _steps(core, 2.0**-997) == core.levels[0].gain.max()
+    assert 0 <= 2.0**60 - _steps(core, 1e150) < core.unit
