@@ -89,7 +89,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Excess loss of aligned and uniform ranks.")
     parser.add_argument("--data", type=Path, default=default)
     data = parser.parse_args().data
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     model, tokenizer = api.load(data / "models" / MODEL)
     stories = read_documents(data / "text" / TEXT)
     judge = api.read_calibration(stories[EVALUATION], model, tokenizer)

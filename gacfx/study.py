@@ -18,6 +18,7 @@ import gacfx
 from gacfx import pipelines
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather
+from gacfx.calibration.running import few_threads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
@@ -135,10 +136,11 @@ class Study:
         budget = make_budget(self.graph, ratio, ratio_of)
         align = align or self.default_align(profile)
         trials: tuple[Trial, ...] = ()
-        if value == "auto":
-            trials = self._trials(budget, align, profile)
-            value = next(t.value_model for t in trials if t.chosen)
-        return self._solve(value, budget, align, profile, self.full, trials)
+        with few_threads(self.model):
+            if value == "auto":
+                trials = self._trials(budget, align, profile)
+                value = next(t.value_model for t in trials if t.chosen)
+            return self._solve(value, budget, align, profile, self.full, trials)
 
     def _trials(self, budget: Budget, align: int, profile: Profile) -> tuple[Trial, ...]:
         """One plan for each value model, judged on text that its curves did not see."""

@@ -20,11 +20,13 @@ def add(commands: Any) -> None:
     command.add_argument("--json", action="store_true", help="the summary as JSON")
     options.add_gpu(command)
     options.add_workload(command)
+    command.set_defaults(seq=256)  # the positions that the model has
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print."""
     from gacfx import api
+    from gacfx.calibration.running import few_threads
     from gacfx.cli import screen
     from gacfx.demo import MODEL
     from gacfx.report import tables
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = api.load(MODEL)
     corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer)
     judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer)
-    with screen.progress() as move:
+    with screen.progress() as move, few_threads(model):
         study = Study.make(model, corpus, progress=move)
         planned = {
             "upstream": study.upstream(arguments.ratio, profile=profile),
