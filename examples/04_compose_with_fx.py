@@ -31,7 +31,7 @@ def main() -> None:
     passes: list[Any] = [count_linears, AnnotateSites(), factorize, Clean(), count_linears]
     result = PassManager(passes, run_checks_after_each_pass=True)(graph)
     ids = torch.randint(0, 256, (3, 17))
-    compiled = torch.compile(result.graph_module, backend="aot_eager")
+    compiled: Any = torch.compile(result.graph_module, backend="aot_eager")
     with torch.no_grad():
         ours = compiled(input_ids=ids, use_cache=False)[0]
         theirs = gacfx.apply(model, planned)(ids, use_cache=False).logits

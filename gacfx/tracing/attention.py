@@ -26,7 +26,7 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     meta = dict(_to_meta(model))
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
-        with torch.no_grad(), _spy() as calls, _FullSequences():
+        with torch.no_grad(), _spy() as calls, _FullSequences():  # type: ignore[no-untyped-call]
             torch.func.functional_call(model, meta, (), inputs)
     except (RuntimeError, NotImplementedError):
         return None

@@ -1,4 +1,4 @@
-"""Every family: captured as one graph, sites annotated, eager attention calls as they really are."""
+"""Every family: captured as one graph, sites annotated, eager attention calls as they are."""
 
 import json
 from functools import cache
