@@ -31,17 +31,18 @@ from gacfx.core.sites import Execution, Mode, Workload
 from gacfx.errors import CalibrationError
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import Inspection, read_rows
+from gacfx.inspection import FORECAST, Inspection, read_rows
 from gacfx.modules.install import install_, swapped
+from gacfx.passes.planning.measure_curves import check_method
 from gacfx.planning import kept_budget
-from gacfx.study import Progress, Study, make_budget
+from gacfx.study import VALUE_MODELS, Progress, Study, make_budget, target_names
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
 
 M = TypeVar("M", bound=nn.Module)
 
-TOLERANCE = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
+TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
 
 
@@ -105,6 +106,17 @@ def load_profile(gpu: str | Profile) -> Profile:
     return gpu if isinstance(gpu, Profile) else profiles.load(gpu)
 
 
+def check_request(method: str, ratio: float | str, value: str) -> None:
+    """Refuse what can be refused before any work.
+
+    Raises:
+        PipelineError: no such method or value model.
+        PlanError: a ratio outside [0, 1).
+    """
+    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
+    kept_budget(0, ratio)
+
+
 def read_calibration(
     source: "str | Path | Iterable[str] | Corpus", model: nn.Module, tokenizer: Any
 ) -> Corpus:
@@ -155,7 +167,7 @@ def plan(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
-    kept_budget(0, ratio)  # a bad ratio is refused before any work
+    check_request(method, ratio, value)
     profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
     study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
@@ -180,9 +192,11 @@ def plan_synthetic(
     profile = load_profile(gpu)
     gm = capture(source)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
+    target_names(gm)
     budget = make_budget(gm, ratio, ratio_of)
     dtype = next(site.dtype for _, site in sites(gm))
-    align = align or max(profile.align_for(dtype), profile.align_for("bf16"))
+    if align is None:
+        align = max(profile.align_for(dtype), profile.align_for("bf16"))
     made = Provenance("none", f"synthetic decay {decay}", profile.name, align, dtype, seed=seed)
     text = "synthetic-curves,sweep-candidates,solve"
     bound = {"budget": budget, "provenance": made, "decay": decay, "seed": seed, "align": align}
@@ -212,9 +226,9 @@ def apply(model: M, planned: "Planned | str | Path") -> M:
         PlanMismatch: the plan was made for another model or for other weights.
     """
     planned = planned if isinstance(planned, Planned) else Planned.load(planned)
+    check_plan(model, planned.plan)
     if isinstance(model, GraphModule):
         return apply_to_graph(model, planned)  # type: ignore[return-value]
-    check_plan(model, planned.plan)
     made = copy.deepcopy(model)
     install_(made, planned.factors)
     return made
@@ -250,18 +264,23 @@ def compress(
     ratio: float | str = 0.2,
     skip: tuple[str, ...] = (),
     seed: int = 0,
-    **options: Any,
+    ratio_of: Literal["targeted", "model"] = "targeted",
+    align: int | None = None,
+    value: str = "auto",
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
 
     Arguments are those of :func:`plan`, and ``workload`` for the forecast in the summary.
     """
-    kept_budget(0, ratio)
+    check_request(method, ratio, value)
+    workload = workload or Workload()
     profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
-    study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
-    planned = study.plan(ratio, profile=profile, **options)
-    summary = summarise(study, {"gacfx": planned}, profile, workload or Workload())
+    study = Study.make(
+        model, corpus, method=method, skip=skip, seed=seed, seq=workload.seq, progress=progress
+    )
+    planned = study.plan(ratio, profile=profile, align=align, value=value, ratio_of=ratio_of)
+    summary = summarise(study, {"gacfx": planned}, profile, workload)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
 
@@ -275,7 +294,8 @@ def summarise(
 ) -> Summary:
     """Dense and planned side by side; every plan is rewritten into the graph and verified there.
 
-    Losses are measured on ``judge``, by default the text that was held back from calibration.
+    Losses are measured on ``judge``. By default that is the part of the calibration text on which
+    value models were compared; the final factors have seen it, so it is no independent judgement.
     """
     judge = judge or study.held_back
     dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
@@ -286,9 +306,8 @@ def summarise(
         nats = study.measure(one, judge)
         sides.append(make_side(name, seen, nats, one.plan, 0))
     label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
-    source = "measured" if profile.measured else "rule-based"
-    text = "held-back text" if judge is study.held_back else "evaluation text"
-    return Summary(profile.name, label, source, text, tuple(sides))
+    text = "calibration text" if judge is study.held_back else "evaluation text"
+    return Summary(profile.name, label, FORECAST, text, tuple(sides))
 
 
 def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
@@ -300,7 +319,8 @@ def verify(study: Study, planned: Planned, profile: Profile, workload: Workload)
     gm = apply_to_graph(study.graph, planned)
     seen = annotate_graph(gm, profile, workload, "planned")
     inputs = export.example_inputs(study.model)
-    ids = torch.randint(0, int(study.model.config.vocab_size), inputs["input_ids"].shape)  # type: ignore[union-attr,arg-type]
+    vocabulary = int(study.model.config.vocab_size)  # type: ignore[union-attr,arg-type]
+    ids = torch.randint(0, vocabulary, inputs["input_ids"].shape)
     inputs["input_ids"] = ids.to(inputs["input_ids"].device)
     tolerance = TOLERANCE[DTYPES[next(study.model.parameters()).dtype]]
     with swapped(study.model, planned.factors):

@@ -1,6 +1,5 @@
 """Inspection: what the annotated graph says, as rows that can be printed, folded and saved."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,8 @@ from gacfx.core.printer import annotated_code
 from gacfx.core.sites import AttentionSite, Site, Workload
 from gacfx.hardware.profile import Profile
 
-_LAYER = re.compile(r"\.(\d+)\.")
+FORECAST = "rule-based"
+"""Where latencies come from. Measured entries of a profile decide tiers, not microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Inspection:
 
     @property
     def latency_us(self) -> float:
-        """Forecast for all sites of one step, microseconds; rule-based unless measured."""
+        """Forecast for all sites of one step, microseconds; rule-based."""
         return sum(r.latency_us for r in self.rows)
 
     @property
@@ -104,11 +104,11 @@ def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
     for node, site in sites(gm):
         known = note(node)
         assert known.tier is not None and known.latency_us is not None
-        layer = _LAYER.search(f".{site.name}.")
+        _, layer, _ = split_layer(site.name)
         rows.append(
             Row(
                 name=site.name,
-                layers=layer[1] if layer else "",
+                layers=layer,
                 sizes=sizes_text(site, workload),
                 dtype=site.dtype,
                 tier=known.tier.tier,
@@ -133,26 +133,42 @@ def sizes_text(site: Site, workload: Workload) -> str:
 
 
 def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Rows that differ in nothing but the layer become one, in order of first appearance."""
+    """Rows that differ in nothing but the layer become one, in order of first appearance.
+
+    Names lose what stands before the layer number, unless there are several stacks of layers.
+    """
     groups: dict[tuple[object, ...], list[Row]] = {}
+    prefixes = set()
     for row in rows:
-        short = _LAYER.sub(".*.", f".{row.name}.").strip(".") if row.layers else row.name
-        short = short.rpartition("*.")[2]
-        key = (short, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
+        prefix, layer, rest = split_layer(row.name)
+        prefixes |= {prefix} if layer else set()
+        key = (prefix, rest, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
         groups.setdefault(key, []).append(row)
     folded = []
-    for group, same in groups.items():
+    for same in groups.values():
+        prefix, layer, name = split_layer(same[0].name)
+        if layer and len(prefixes) > 1:
+            name = f"{prefix}.*.{name}"
         folded.append(
             replace(
                 same[0],
-                name=str(group[0]),
-                layers=ranges(int(r.layers) for r in same) if same[0].layers else "",
+                name=name,
+                layers=ranges(int(r.layers) for r in same) if layer else "",
                 latency_us=sum(r.latency_us for r in same),
                 flops=sum(r.flops for r in same),
                 count=len(same),
             )
         )
     return tuple(folded)
+
+
+def split_layer(name: str) -> tuple[str, str, str]:
+    """(``model.layers``, ``3``, ``mlp.up_proj``); (``""``, ``""``, name) outside the layers."""
+    parts = name.split(".")
+    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    if at is None:
+        return "", "", name
+    return ".".join(parts[:at]), parts[at], ".".join(parts[at + 1 :])
 
 
 def ranges(numbers: Iterable[int]) -> str:

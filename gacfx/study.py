@@ -8,6 +8,7 @@ upstream = study.upstream("0.2", profile=h200)     # the method's own irregular 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from math import isfinite
 from typing import Literal
 
 import torch
@@ -31,8 +32,8 @@ from gacfx.core.planned import Planned
 from gacfx.core.statistics import Statistics, merge
 from gacfx.errors import InfeasibleBudget, UnsupportedModel
 from gacfx.hardware.profile import Profile
-from gacfx.modules.install import swapped
-from gacfx.passes.planning.measure_curves import MeasureCurves
+from gacfx.modules.install import low_rank_modules, swapped
+from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
 from gacfx.passes.planning.solve import refused_sites
 from gacfx.planning import kept_budget
 from gacfx.tracing.export import capture
@@ -78,23 +79,38 @@ class Study:
         method: str = "gfwsvd",
         skip: tuple[str, ...] = (),
         seed: int = 0,
+        seq: int = 1024,
         progress: Progress = lambda *_: None,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
-        A quarter of the documents is held back for judging plans.
+        A quarter of the documents is held back for comparing value models.
+
+        Args:
+            model: dense, in evaluation mode.
+            corpus: calibration text.
+            method: metric of the factors.
+            skip: patterns of module names to leave dense.
+            seed: of the sampled labels.
+            seq: tokens of a sequence for which attention calls are recorded.
+            progress: called with (stage, done, total).
 
         Raises:
+            PipelineError: no such method.
             UnsupportedModel: no weight of the model can be compressed; lists the reasons.
             CalibrationError: too little text, or weights that are not finite.
         """
+        check_method(method)
+        if model.training:
+            raise UnsupportedModel("the model is in training mode; call model.eval() first")
+        if low_rank_modules(model):
+            raise UnsupportedModel(
+                "the model is compressed by gacfx already; start from the dense checkpoint"
+            )
         progress("capture", 0, 1)
-        graph = capture(model)
+        graph = capture(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
-        names = [site.name for _, site in targets(graph)]
-        if not names:
-            reasons = "; ".join(sorted(set(refused_sites(graph).values())))
-            raise UnsupportedModel(f"no weight can be compressed: {reasons or 'no matmul found'}")
+        names = target_names(graph)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         done = _Count(progress, "calibrate", len(corpus.documents))
@@ -134,7 +150,7 @@ class Study:
             ratio_of: what the ratio is a share of: the targeted weights or the whole model.
         """
         budget = make_budget(self.graph, ratio, ratio_of)
-        align = align or self.default_align(profile)
+        align = self.default_align(profile) if align is None else align
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
             if value == "auto":
@@ -151,13 +167,13 @@ class Study:
         self.progress("plan", len(VALUE_MODELS), len(VALUE_MODELS))
         best = losses.index(min(losses))
         return tuple(
-            Trial(value, loss, chosen=i == best)
+            Trial(value, loss if isfinite(loss) else None, chosen=i == best)
             for i, (value, loss) in enumerate(zip(VALUE_MODELS, losses, strict=True))
         )
 
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
-        known = self.full
+        known, budget = self.full, make_budget(self.graph, ratio, "targeted")
         MeasureCurves(
             method=self.method,
             statistics=known.statistics,
@@ -176,7 +192,7 @@ class Study:
             choices.append(Choice(site.name, rows, columns, rank, wanted, loss, curve.failed))
         plan = Plan(
             choices=tuple(choices),
-            budget=make_budget(self.graph, ratio, "targeted"),
+            budget=budget,
             proof=None,
             provenance=self._provenance("upstream", profile, 1, ()),
             refusals=refused_sites(self.graph),
@@ -203,6 +219,7 @@ class Study:
         trials: tuple[Trial, ...] = (),
     ) -> Planned:
         shapes = {s.name: (s.n.times, s.k.times) for _, s in targets(self.graph)}
+        removed = 1 - budget.limit_params / budget.targeted_params
         Pipeline.parse(pipelines.PLAN).bind(
             method=self.method,
             value=value,
@@ -211,7 +228,7 @@ class Study:
             decompositions=known.decompositions,
             budget=budget,
             provenance=self._provenance(value, profile, align, trials),
-            wanted={name: wanted_rank(*mn, budget.ratio) for name, mn in shapes.items()},
+            wanted={name: wanted_rank(*mn, removed) for name, mn in shapes.items()},
         ).run(self.graph)
         plan = state(self.graph).plan
         assert plan is not None
@@ -246,6 +263,19 @@ class Study:
             dense_nats_per_token=self.dense_nats,
             trials=trials,
         )
+
+
+def target_names(gm: GraphModule) -> list[str]:
+    """Names of the targeted modules.
+
+    Raises:
+        UnsupportedModel: there is none; lists the reasons.
+    """
+    names = [site.name for _, site in targets(gm)]
+    if not names:
+        reasons = "; ".join(sorted(set(refused_sites(gm).values())))
+        raise UnsupportedModel(f"no weight can be compressed: {reasons or 'no matmul found'}")
+    return names
 
 
 def targeted_params(gm: GraphModule) -> int:

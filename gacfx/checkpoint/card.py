@@ -28,7 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained("{title}")
 | budget | {limit:,} (ratio {ratio} of {ratio_of}) |
 | chosen for | {gpu}, {dtype} |
 
-`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors before they
+`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors as they
 were cast to the model's dtype.
 """
 

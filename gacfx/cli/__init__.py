@@ -7,9 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gacfx.cli.options import WrongUse
 from gacfx.errors import GacError
-
-COMMANDS = ("inspect", "plan", "compress", "eval", "passes", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GacError as error:
         print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except WrongUse as error:
+        print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; say nothing
         return 1

@@ -29,18 +29,17 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx import api
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import screen
-    from gacfx.errors import CalibrationError, CheckpointError
     from gacfx.report import tables
 
+    if arguments.calibration is None:
+        raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     if arguments.dry_run:
         planned = real_plan(arguments)
         text = planned.plan.to_json() if arguments.json else ""
         print(text, end="") if text else screen.console().print(tables.plan_view(planned.plan))
         return 0
     if arguments.out is None:
-        raise CheckpointError("give --out DIR, or --dry-run to stop after the plan")
-    if arguments.calibration is None:
-        raise CalibrationError("give --calibration FILE (.jsonl or .txt)")
+        raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report import tables
 
     if arguments.dot and not arguments.dims:
-        raise SystemExit("gacfx inspect: --dot goes with --dims")
+        raise options.WrongUse("--dot goes with --dims")
     seen = api.inspect(
         arguments.model,
         gpu=options.profile_of(arguments),

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+class WrongUse(Exception):  # noqa: N818 - exit code 2
+    """Options that do not go together, or one that is missing."""
 
 
 def add_gpu(command: argparse.ArgumentParser) -> None:

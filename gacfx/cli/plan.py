@@ -31,11 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.core.planned import Planned
     from gacfx.report import tables
 
+    if arguments.synthetic is None and arguments.calibration is None:
+        raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
+    if arguments.synthetic is not None and (arguments.out or arguments.calibration):
+        raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
     if arguments.synthetic is not None:
         planned = Planned(synthetic_plan(arguments), {})
     else:
         planned = real_plan(arguments)
-    if arguments.out and planned.factors:
+    if arguments.out:
         planned.save(Path(arguments.out))
     if arguments.json:
         print(planned.plan.to_json(), end="")
@@ -48,10 +52,7 @@ def real_plan(arguments: argparse.Namespace) -> Any:
     """A plan from weights and calibration text."""
     from gacfx import api
     from gacfx.cli import screen
-    from gacfx.errors import CalibrationError
 
-    if arguments.calibration is None:
-        raise CalibrationError("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
     with screen.progress() as move:

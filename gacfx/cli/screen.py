@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-WIDTH = 132
+WIDTH = 240
 """Columns when the output is no terminal, so that a pipe cuts nothing."""
 
 

@@ -8,6 +8,8 @@ reproduced here, so ``asvd`` with these ranks is not a run of the published ASVD
 from collections.abc import Mapping
 from fractions import Fraction
 
+from gacfx.errors import PlanError
+
 
 def wanted_rank(rows: int, columns: int, ratio: float | str) -> float:
     """d*: the rank at which the factors have exactly the share 1 - ``ratio`` of the parameters.
@@ -41,7 +43,10 @@ def allocate(shapes: Mapping[str, tuple[int, int]], ratio: float | str) -> dict[
 
 
 def _exact_rank(rows: int, columns: int, ratio: float | str) -> Fraction:
-    share = 1 - Fraction(str(ratio))
+    try:
+        share = 1 - Fraction(str(ratio))
+    except ValueError as error:
+        raise PlanError(f"ratio {ratio}: not a number") from error
     if not 0 <= share <= 1:
-        raise ValueError(f"ratio {ratio} is not a share between 0 and 1")
+        raise PlanError(f"ratio {ratio} is not a share between 0 and 1")
     return rows * columns * share / (rows + columns)

@@ -24,6 +24,10 @@ ValueModel = Literal["two-sided", "fisher", "relative"]
 """two-sided: G and A, nats per token. fisher: G replaced by its mean diagonal, nats per token.
 relative: G = identity, as a share of the whole (0..1, not nats)."""
 
+DOUBT = 1e-12
+"""Share of a white metric that every curve has besides its own. Directions that calibration never
+saw would otherwise be worth nothing, and a factorization that drops them as good as the weight."""
+
 VALUE_MODELS: tuple[ValueModel, ...] = get_args(ValueModel)
 
 
@@ -51,6 +55,7 @@ def tail_losses(
     coupling_SS = _output_gram(weight_MN, moments, inner_SS, value_model) * _input_gram(
         moments, outer_SS
     )
+    coupling_SS = coupling_SS + DOUBT * _white(weight_MN, moments, inner_SS, outer_SS, value_model)
     # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
     rows_S = coupling_SS.diagonal() + 2 * coupling_SS.triu(1).sum(1)
     loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
@@ -58,6 +63,23 @@ def tail_losses(
     if value_model == "relative":
         loss = loss / loss[0].clamp_min(torch.finfo(loss.dtype).tiny)
     return loss
+
+
+def _white(
+    weight_MN: Tensor,
+    moments: Moments,
+    inner_SS: Tensor,
+    outer_SS: Tensor,
+    value_model: ValueModel,
+) -> Tensor:
+    """(up^T up) * (down down^T), scaled as if A and G were their mean diagonals."""
+    weight = weight_MN.to(inner_SS)
+    up_MS = weight @ inner_SS if moments.wide else inner_SS
+    down_SN = outer_SS if moments.wide else outer_SS @ weight
+    scale = float(moments.input_square_mean.mean())
+    if value_model != "relative":
+        scale *= moments.grad_square_mean
+    return scale * (up_MS.T @ up_MS) * (down_SN @ down_SN.T)
 
 
 def _input_gram(moments: Moments, outer_SS: Tensor) -> Tensor:

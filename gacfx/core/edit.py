@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
+from gacfx.core.notes import KEY
 from gacfx.core.ops import module_stack
 
 
@@ -35,7 +36,7 @@ def call(gm: GraphModule, target: Any, args: Sequence[Any], *, like: Node, modul
         new = gm.graph.call_function(target, tuple(args))
     kept = {k: v for k, v in like.meta.items() if k not in ("val", "custom", "nn_module_stack")}
     new.meta.update(kept)
-    custom = {k: v for k, v in like.meta.get("custom", {}).items() if k != "gacfx"}
+    custom = {k: v for k, v in like.meta.get("custom", {}).items() if k != KEY}
     if custom:
         new.meta["custom"] = custom
     new.meta["nn_module_stack"] = _stack(like, module)

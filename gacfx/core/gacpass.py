@@ -16,7 +16,6 @@ from torch.fx import GraphModule
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from gacfx.core import ops
 from gacfx.core.notes import Fact, drop, facts, state
 from gacfx.errors import GacError, PassError, PipelineError
 
@@ -122,11 +121,6 @@ def _settle(gm: GraphModule) -> None:
     mode = modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True)
     with torch.no_grad():
         FakeTensorProp(gm, mode).propagate_dont_convert_inputs(*values)
-
-
-def has_values(gm: GraphModule) -> bool:
-    """Every call carries a shape, as capture leaves them."""
-    return all(ops.value(n) is not None for n in gm.graph.nodes if ops.op_of(n) is not None)
 
 
 P = TypeVar("P", bound=GacPass)

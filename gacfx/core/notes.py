@@ -17,7 +17,6 @@ from torch.fx import GraphModule, Node
 
 from gacfx.core import ops
 from gacfx.core.dims import Dims
-from gacfx.core.materialise import FactorSet
 from gacfx.core.plan import Plan
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Site
 from gacfx.core.tiers import TierPrediction
@@ -72,7 +71,6 @@ class State:
     candidates: dict[str, tuple[int | None, ...]] | None = None
     """Module -> ranks the planner may choose from; None stands for *keep dense*."""
     plan: Plan | None = None
-    factors: FactorSet = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""
 
@@ -85,8 +83,13 @@ def state(gm: GraphModule) -> State:
 
 
 def _stamp(node: Node) -> dict[str, Any]:
-    shapes = [ops.shape(a) for a in node.all_input_nodes] + [ops.shape(node)]
-    return {"op": str(node.target), "shapes": [list(s) if s is not None else None for s in shapes]}
+    around = [*node.all_input_nodes, node]
+    shapes = [ops.shape(n) for n in around]
+    return {
+        "op": str(node.target),
+        "shapes": [list(s) if s is not None else None for s in shapes],
+        "dtypes": [ops.dtype_name(n) for n in around],
+    }
 
 
 def note(node: Node) -> Note:
@@ -120,6 +123,13 @@ def refuse(node: Node, *, by: str, reason: str) -> None:
     new = Refusal(by, reason)
     if new not in known:
         annotate(node, refusals=(*known, new))
+
+
+def forgive(node: Node, *, by: str) -> None:
+    """Forget what one pass refused at this node, before it looks again."""
+    known = note(node).refusals
+    if any(r.by == by for r in known):
+        annotate(node, refusals=tuple(r for r in known if r.by != by))
 
 
 def sites(gm: GraphModule) -> Iterator[tuple[Node, Site]]:

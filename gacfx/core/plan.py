@@ -83,7 +83,8 @@ class Trial:
     """A plan made under one value model, judged on held-back calibration text."""
 
     value_model: str
-    nats_per_token: float
+    nats_per_token: float | None
+    """None when the model gave NaN or infinity with it."""
     chosen: bool
 
 

@@ -139,7 +139,8 @@ def _bytes(site: Site, workload: Workload, multiple: int = 1) -> int:
     size = DTYPE_BYTES[site.dtype]
     if isinstance(site, MatmulSite):
         m, k, n = site.sizes(workload)
-        return (m * k + k * n + m * n) * site.count.at(workload) * size
+        used = min(site.experts, m)  # rows that all go to different experts read one weight each
+        return (m * k + used * k * n + m * n) * site.count.at(workload) * size
     s_q, s_k = _lengths(workload)
     width = round_up(site.d_qk, multiple) + round_up(site.d_v, multiple)
     mask = workload.batch * s_q * s_k if site.call(workload).mask else 0
@@ -181,7 +182,8 @@ def _tiled(
     """A matmul with one tile; ``split`` blocks share a K, a second kernel adds their fp32 sums."""
     m, k, n = site.sizes(workload)
     count = site.count.at(workload)
-    blocks = ceil(m / tile.m) * ceil(n / tile.n) * count * split
+    used = min(site.experts, m)  # rows spread evenly; a tile never spans two experts
+    blocks = used * ceil(m / (used * tile.m)) * ceil(n / tile.n) * count * split
     depth = profile.latency.tile_k_bytes // DTYPE_BYTES[site.dtype]
     flops = 2 * tile.m * tile.n * round_up(ceil(k / split), depth)
     peak_per_sm = profile.peak_for(site.dtype) * 1e6 / profile.sms

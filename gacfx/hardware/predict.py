@@ -37,7 +37,8 @@ def _matmul_key(site: MatmulSite, workload: Workload) -> str:
     count = site.count.at(workload)
     layout = f"{site.layout}+bias" if site.bias else str(site.layout)
     words = ["matmul", site.dtype, layout, size]
-    return " ".join(words + [f"x{count}"] * (count > 1))
+    words += [f"x{count}"] * (count > 1) + [f"experts{site.experts}"] * (site.experts > 1)
+    return " ".join(words)
 
 
 def _attention_key(site: AttentionSite, workload: Workload) -> str:

@@ -8,8 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from gacfx.core.dims import Dim, Dims
+from gacfx.core.notes import sites
 from gacfx.core.plan import Plan
-from gacfx.inspection import Inspection, Row, ranges
+from gacfx.core.sites import AttentionSite
+from gacfx.inspection import FORECAST, Inspection, Row, ranges, split_layer
 from gacfx.summary import Summary
 
 TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
@@ -31,16 +33,16 @@ def inspection_view(seen: Inspection) -> RenderableType:
         )
     run = seen.workload
     head = (
-        f"{seen.model}  {count(seen.params)} parameters  {seen.profile.name} ({forecast(seen)})  "
+        f"{seen.model}  {count(seen.params)} parameters  {seen.profile.name} ({FORECAST})  "
         f"{run.mode}, batch {run.batch}, {run.seq} tokens, {run.execution}"
     )
-    foot = f"forecast {seen.latency_us / 1e3:,.2f} ms for all sites of one step ({forecast(seen)})"
+    foot = f"forecast {seen.latency_us / 1e3:,.2f} ms for all sites of one step ({FORECAST})"
     return Group(Text(head, style="bold"), tiers_line(seen), Text(), table, Text(), Text(foot))
 
 
 def tiers_line(seen: Inspection) -> Text:
     """``225 matmuls, 32 attentions  tier1 257 (100% flops)``."""
-    attentions = sum("heads" in r.sizes for r in seen.rows)
+    attentions = sum(isinstance(site, AttentionSite) for _, site in sites(seen.graph))
     line = Text(f"{len(seen.rows) - attentions} matmuls, {attentions} attentions")
     for tier, (number, share) in seen.tiers().items():
         line.append(f"  tier{tier} {number} ({share:.0%} flops)", style=TIER_STYLE[tier])
@@ -52,20 +54,16 @@ def tier_text(row: Row) -> Text:
     return Text(f"{row.tier} {row.kernel}", style=TIER_STYLE[row.tier])
 
 
-def forecast(seen: Inspection) -> str:
-    """Where the forecast comes from."""
-    return "measured" if seen.profile.measured else "rule-based"
-
-
 def plan_view(plan: Plan) -> RenderableType:
     """The plan's head, one row for each changed weight, what stays dense, then budget and proof."""
-    table = _table("layer", "weight", "dense", ">wanted", ">rank", ">params", ">loss, nats")
+    loss = ">loss, share" if plan.provenance.value_model == "relative" else ">loss, nats"
+    table = _table("layer", "weight", "dense", ">wanted", ">rank", ">params", loss)
     for choice in plan.choices:
         if choice.rank is None:
             continue
-        layer, name = split_layer(choice.module)
+        _, layer, name = split_layer(choice.module)
         table.add_row(
-            ranges(layer),
+            layer,
             name,
             f"{choice.rows} x {choice.columns}",
             "-" if choice.wanted is None else f"{choice.wanted:.1f}",
@@ -90,8 +88,9 @@ def dense_lines(plan: Plan) -> list[str]:
     groups: dict[str, dict[str, list[int]]] = {}
     for choice in plan.choices:
         if choice.rank is None:
-            layer, name = split_layer(choice.module)
-            groups.setdefault(choice.reason, {}).setdefault(name, []).extend(layer)
+            _, layer, name = split_layer(choice.module)
+            numbers = [int(layer)] if layer else []
+            groups.setdefault(choice.reason, {}).setdefault(name, []).extend(numbers)
     return [
         "kept dense: "
         + ", ".join(f"{name} {ranges(layers)}".rstrip() for name, layers in names.items())
@@ -126,8 +125,9 @@ def proof_line(plan: Plan) -> str:
     assert proof is not None
     claim = "proven optimal" if proof.status == "optimal" else f"within {proof.gap:.1e} of optimal"
     return (
-        f"{claim} over {proof.candidates:,} candidates in {proof.seconds * 1e3:.1f} ms; "
-        f"checker's own bound: at most {max(proof.certified_gap, 0.0):.1e} nats better"
+        f"{claim} over {proof.candidates:,} candidates in {proof.seconds * 1e3:.1f} ms "
+        f"(search exhausted; the multiplier alone certifies "
+        f"a gap of {max(proof.certified_gap, 0.0):.1e})"
     )
 
 
@@ -136,10 +136,14 @@ def trials_line(plan: Plan) -> str:
     made = plan.provenance
     shown = [f"dense {made.dense_nats_per_token:.4f}"] if made.dense_nats_per_token else []
     shown += [
-        f"{t.value_model} {t.nats_per_token:.4f}{' (chosen)' if t.chosen else ''}"
+        f"{t.value_model} {_loss(t.nats_per_token)}{' (chosen)' if t.chosen else ''}"
         for t in made.trials
     ]
-    return "held-back text, nats/token: " + ", ".join(shown)
+    return "value models on held-back text, nats/token: " + ", ".join(shown)
+
+
+def _loss(nats: float | None) -> str:
+    return "not finite" if nats is None else f"{nats:.4f}"
 
 
 def refusal_groups(plan: Plan) -> dict[str, list[str]]:
@@ -148,15 +152,6 @@ def refusal_groups(plan: Plan) -> dict[str, list[str]]:
     for module, reason in plan.refusals.items():
         groups.setdefault(reason, []).append(module)
     return groups
-
-
-def split_layer(module: str) -> tuple[list[int], str]:
-    """([3], ``mlp.up_proj``) for ``model.layers.3.mlp.up_proj``."""
-    parts = module.split(".")
-    at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
-    if at is None:
-        return [], module
-    return [int(parts[at])], ".".join(parts[at + 1 :])
 
 
 def summary_view(summary: Summary) -> RenderableType:
@@ -210,7 +205,7 @@ def fold_dims(dims: Dims) -> dict[tuple[int, str, str], list[str]]:
 def _where(dim: Dim) -> str:
     seen: Counter[str] = Counter()
     for use in dim.uses:
-        short = split_layer(use.weight.removesuffix(".weight"))[1]
+        _, _, short = split_layer(use.weight.removesuffix(".weight"))
         seen[f"{short}[{use.axis}]"] += 1
     shown = [name if n == 1 else f"{n} {name}" for name, n in seen.items()]
     return ", ".join(shown[:6]) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")
@@ -253,6 +248,8 @@ def _table(*headings: str) -> Table:
         right = heading.startswith(">")
         name = heading.removeprefix(">")
         table.add_column(
-            name, justify="right" if right else "left", no_wrap=name not in ("note", "shows in")
+            name,
+            justify="right" if right else "left",
+            no_wrap=name not in ("why", "note", "shows in"),
         )
     return table

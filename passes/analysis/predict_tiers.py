@@ -23,6 +23,7 @@ class PredictTiers(GacPass):
     name = "predict-tiers"
     needs = frozenset({Fact.SITES})
     gives = frozenset({Fact.TIERS})
+    drops = frozenset({Fact.LATENCY})
     required = frozenset({"profile", "workload"})
 
     measured: bool = True

@@ -13,8 +13,9 @@ from torch.fx import GraphModule, Node
 
 from gacfx.core import ops
 from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, annotate, matmuls, refuse
+from gacfx.core.notes import Fact, annotate, forgive, matmuls, refuse
 from gacfx.core.sites import Layout, MatmulSite
+from gacfx.errors import PassError
 
 
 @register
@@ -25,13 +26,18 @@ class SelectTargets(GacPass):
     name = "select-targets"
     needs = frozenset({Fact.SITES})
     gives = frozenset({Fact.TARGETS})
+    drops = frozenset({Fact.CURVES, Fact.CANDIDATES, Fact.PLAN})
 
     skip: tuple[str, ...] = ()
     """Patterns of module names to leave alone, for example ``*.down_proj``."""
 
     def run(self, gm: GraphModule) -> bool:
         shared, uses = shared_weights(gm), weight_uses(gm)
+        for pattern in self.skip:
+            if not any(fnmatchcase(site.name, pattern) for _, site in matmuls(gm)):
+                raise PassError(f"{self.name}: skip={pattern} matches no matmul of the graph")
         for node, site in matmuls(gm):
+            forgive(node, by=self.name)
             reason = self.reason(node, site, shared, uses)
             annotate(node, targeted=not reason)
             if reason:

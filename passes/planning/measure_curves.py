@@ -29,6 +29,7 @@ class MeasureCurves(GacPass):
     name = "measure-curves"
     needs = frozenset({Fact.SITES, Fact.TARGETS})
     gives = frozenset({Fact.CURVES})
+    drops = frozenset({Fact.CANDIDATES, Fact.PLAN})
     required = frozenset({"statistics", "decompositions"})
 
     method: str = "gfwsvd"
@@ -41,7 +42,7 @@ class MeasureCurves(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.statistics is not None and self.decompositions is not None
-        self.check_options()
+        check_method(self.method, self.value)
         known, curves = self.decompositions, dict[str, Curve]()
         for node, site in list(targets(gm)):
             try:
@@ -54,13 +55,6 @@ class MeasureCurves(GacPass):
         state(gm).curves = curves
         return False
 
-    def check_options(self) -> None:
-        """Refuse names that do not exist, before any work."""
-        if self.method not in METHODS:
-            raise PipelineError(f"no method {self.method!r}; known: {', '.join(METHODS)}")
-        if self.value not in VALUE_MODELS:
-            raise PipelineError(f"no value model {self.value!r}; known: {', '.join(VALUE_MODELS)}")
-
     def decompose(self, gm: GraphModule, site: MatmulSite) -> Decomposition:
         """The weight of one site decomposed in the metric of the method."""
         assert self.statistics is not None
@@ -68,6 +62,18 @@ class MeasureCurves(GacPass):
         if moments is None:
             raise DecompositionFailed(site.name, "no calibration statistics")
         return decompose(dense_weight(gm, site), moments, METHODS[self.method], module=site.name)
+
+
+def check_method(method: str, value: str = VALUE_MODELS[0]) -> None:
+    """Nothing when there are a method and a value model of these names.
+
+    Raises:
+        PipelineError: there is none; lists those that there are.
+    """
+    if method not in METHODS:
+        raise PipelineError(f"no method {method!r}; known: {', '.join(METHODS)}")
+    if value not in VALUE_MODELS:
+        raise PipelineError(f"no value model {value!r}; known: auto, {', '.join(VALUE_MODELS)}")
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:

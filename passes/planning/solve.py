@@ -13,7 +13,7 @@ from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.notes import Fact, matmuls, note, state
 from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, check, solve
+from gacfx.planning import Group, Problem, Solution, check, solve
 
 
 @register
@@ -46,7 +46,7 @@ class Solve(GacPass):
             multiplier=solution.multiplier,
             usable_budget=solution.usable_budget,
             rounding_bound=solution.rounding_bound,
-            certified_gap=float(check(problem, solution).certified_gap),
+            certified_gap=certified_gap(problem, solution),
             candidates=int(solution.stats["candidates"]),
             seconds=float(solution.stats["seconds"]),
         )
@@ -71,7 +71,7 @@ class Solve(GacPass):
             choices=tuple(choices),
             budget=self.budget,
             proof=proof,
-            provenance=self.provenance or Provenance("", "", "", 0, ""),
+            provenance=self.provenance or Provenance("", "", "", 1, ""),
             refusals=refused_sites(gm),
         )
 
@@ -91,16 +91,29 @@ def make_problem(gm: GraphModule, budget: Budget) -> Problem:
     return Problem(tuple(groups), budget.limit_params)
 
 
+def certified_gap(problem: Problem, solution: Solution) -> float:
+    """Bound minus value by the independent checker.
+
+    Raises:
+        PlanError: the checker found a fault in the solution.
+    """
+    certificate = check(problem, solution)
+    certificate.require()
+    return float(certificate.certified_gap)
+
+
 def explain_infeasible(error: InfeasibleBudget, budget: Budget) -> InfeasibleBudget:
     """The same error with the shortfall and the smallest reachable ratio in the user's terms."""
     whole = budget.targeted_params if budget.ratio_of == "targeted" else budget.model_params
     outside = 0 if budget.ratio_of == "targeted" else budget.model_params - budget.targeted_params
     most = 1 - (error.needed + outside) / whole
+    reach = f"The largest reachable ratio is {np.floor(most * 1e4) / 1e4:.4f}"
+    if most <= 0:
+        reach = "No aligned rank is below break-even; take a smaller alignment"
     return InfeasibleBudget(
         f"ratio {budget.ratio} of the {budget.ratio_of} weights leaves {budget.limit_params:,} "
         f"parameters, but the smallest plan needs {error.needed:,}: "
-        f"{error.needed - budget.limit_params:,} too few. "
-        f"The largest reachable ratio is {np.floor(most * 1e4) / 1e4:.4f}",
+        f"{error.needed - budget.limit_params:,} too few. {reach}",
         needed=error.needed,
         budget=error.budget,
     )

@@ -22,6 +22,7 @@ class SweepCandidates(GacPass):
     name = "sweep-candidates"
     needs = frozenset({Fact.CURVES})
     gives = frozenset({Fact.CANDIDATES})
+    drops = frozenset({Fact.PLAN})
 
     align: int = 8
     """Ranks are multiples of this; a profile says what its GPU wants."""

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from gacfx.core.curves import Curve
 from gacfx.core.gacpass import GacPass, register
 from gacfx.core.notes import Fact, state, targets
+from gacfx.errors import PassError
 
 
 @register
@@ -23,6 +24,7 @@ class SyntheticCurves(GacPass):
     name = "synthetic-curves"
     needs = frozenset({Fact.SITES, Fact.TARGETS})
     gives = frozenset({Fact.CURVES})
+    drops = frozenset({Fact.CANDIDATES, Fact.PLAN})
 
     decay: float = 0.5
     """Middle of the drawn decays; each weight gets one from 0.3 to 1.7 times this."""
@@ -31,6 +33,8 @@ class SyntheticCurves(GacPass):
     seed: int = 0
 
     def run(self, gm: GraphModule) -> bool:
+        if not 0 < self.decay < 10:
+            raise PassError(f"{self.name}: decay {self.decay} is not between 0 and 10")
         draw = np.random.default_rng(self.seed)
         curves = {}
         for _, site in targets(gm):

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from gacfx.core import edit
 from gacfx.core.gacpass import GacPass, register
+from gacfx.core.notes import Fact
 from gacfx.errors import PassError
 
 
@@ -19,6 +20,7 @@ class Clean(GacPass):
     """Dead code elimination that knows that fx leaves replaced parameters behind."""
 
     name = "clean"
+    drops = frozenset({Fact.DIMS})
 
     def run(self, gm: GraphModule) -> bool:
         changed = gm.graph.eliminate_dead_code()

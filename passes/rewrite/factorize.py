@@ -125,5 +125,7 @@ def operands(node: Node) -> tuple[Node, Node, Node | None]:
         x, weight, bias = (*node.args, None)[:3]
     if not isinstance(weight, Node) or weight.op != "get_attr":
         raise PassError(f"factorize: {node.name}: its weight is computed, not a parameter")
+    if node.kwargs:
+        raise PassError(f"factorize: {node.name}: called with {', '.join(node.kwargs)}")
     assert isinstance(x, Node) and (bias is None or isinstance(bias, Node))
     return x, weight, bias

@@ -118,7 +118,7 @@ def test_a_weight_that_no_token_reached_stays_dense() -> None:
     ("options", "message"),
     [
         ({"method": "magic"}, "no method 'magic'; known: svd, asvd, svd-llm, gfwsvd"),
-        ({"value": "gold"}, "no value model 'gold'; known: two-sided, fisher, relative"),
+        ({"value": "gold"}, "no value model 'gold'; known: auto, two-sided, fisher, relative"),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(options: dict[str, str], message: str) -> None:

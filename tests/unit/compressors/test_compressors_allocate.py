@@ -3,6 +3,7 @@
 import pytest
 
 from gacfx.compressors.allocate import allocate, upstream_rank, wanted_rank
+from gacfx.errors import PlanError
 
 
 @pytest.mark.parametrize(
@@ -46,5 +47,5 @@ def test_no_allocation_costs_more_than_its_share() -> None:
 
 def test_a_ratio_is_a_share() -> None:
     for ratio in (-0.1, 1.1, "2"):
-        with pytest.raises(ValueError, match="not a share"):
+        with pytest.raises(PlanError, match="not a share"):
             wanted_rank(4, 4, ratio)

@@ -53,13 +53,29 @@ def test_curve_equals_brute_force(
     if value_model == "relative":
         wanted = wanted / wanted[0]
     curve = decompose(weight_MN, moments, method, module="a").curve(value_model)
-    # Eigenvalues carry the rounding of the whole spectrum, so the tolerance is of the largest loss.
-    np.testing.assert_allclose(curve.loss_nats, wanted, rtol=1e-9, atol=1e-9 * wanted[0])
+    # Eigenvalues carry the rounding of the whole spectrum, and every curve has a trace of a
+    # white metric besides its own, so the tolerance is of the largest loss.
+    np.testing.assert_allclose(curve.loss_nats, wanted, rtol=1e-6, atol=1e-6 * wanted[0])
     assert (curve.module, curve.rows, curve.columns) == ("a", *shape)
     assert curve.value_model == value_model
     assert curve.loss_nats.shape == (min(shape) + 1,)
     assert curve.loss_nats[-1] == 0
     assert (np.diff(curve.loss_nats) <= 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("shape", [(9, 14), (14, 9)], ids=str)
+def test_directions_that_calibration_never_saw_are_worth_something(
+    shape: tuple[int, int], method: Method
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight_MN = draw(generator, *shape)
+    x_TN, g_TM = draw(generator, 3, shape[1]), draw(generator, 3, shape[0])
+    moments = Moments.from_samples(weight_MN, x_TN, g_TM)
+    for value_model in VALUE_MODELS:
+        curve = decompose(weight_MN, moments, method).curve(value_model).loss_nats
+        assert (curve[:-1] > 0).all()
+        assert curve[-1] == 0
 
 
 def test_a_rank_never_promises_less_than_a_larger_one_loses() -> None:
@@ -72,7 +88,7 @@ def test_a_rank_never_promises_less_than_a_larger_one_loses() -> None:
     raw = brute_force(weight_MN, moments, METHODS["svd"], grad_MM, input_NN)
     assert raw[1] > raw[0] + 1
     curve = decompose(weight_MN, moments, METHODS["svd"]).curve("two-sided").loss_nats
-    np.testing.assert_allclose(curve, [raw[1], raw[1], 0.0], atol=1e-12)
+    np.testing.assert_allclose(curve, [raw[1], raw[1], 0.0], rtol=1e-7)
 
 
 def test_unknown_value_models_are_refused() -> None:

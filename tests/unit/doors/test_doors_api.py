@@ -1,6 +1,7 @@
 """The Python door: plan, apply, compress, save, load, and plans that do not fit."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,11 @@ def test_plan_of_other_weights_is_refused_and_changes_nothing(planned: Planned) 
     assert torch.equal(logits(model), before)
 
 
+def test_plan_of_other_weights_is_refused_on_a_graph_too(planned: Planned) -> None:
+    with pytest.raises(PlanMismatch):
+        gacfx.apply(gacfx.capture(tiny.llama(seed=1)), planned)
+
+
 def test_save_and_load_generate_the_same_tokens(tmp_path: Path) -> None:
     made = gacfx.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
     folder = gacfx.save(made, tmp_path / "out")
@@ -100,7 +106,7 @@ def test_save_and_load_generate_the_same_tokens(tmp_path: Path) -> None:
 def test_losses_of_all_trials_are_kept_and_the_best_is_chosen(planned: Planned) -> None:
     trials = planned.plan.provenance.trials
     assert {t.value_model for t in trials} == {"two-sided", "fisher", "relative"}
-    best = min(trials, key=lambda t: t.nats_per_token)
+    best = min(trials, key=lambda t: inf if t.nats_per_token is None else t.nats_per_token)
     assert [t for t in trials if t.chosen] == [best]
     assert planned.plan.provenance.value_model == best.value_model
 
