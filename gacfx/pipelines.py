@@ -16,4 +16,4 @@ VERIFY = "check-alignment,check-budget,check-numerics"
 """What a rewritten graph must fulfil."""
 
 DEFAULT = ",".join((SELECT, PLAN, REWRITE, ANALYSE, VERIFY))
-"""Everything in order; ``gacfx passes`` prints it."""
+"""Everything in order, as ``gacfx passes`` prints it; the doors run its parts, PLAN repeatedly."""

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report import tables
     from gacfx.study import Study
 
+    api.check_request("gfwsvd", arguments.ratio, "auto")
     profile, workload = options.profile_of(arguments), options.workload_of(arguments)
     screen.quiet_transformers()
     model, tokenizer = api.load(MODEL)

@@ -25,6 +25,19 @@ def without_stack_traces() -> Iterator[None]:
         setattr(config, name, before)
 
 
+def without_recompiling() -> AbstractContextManager[object]:
+    """Let the passes inside torch.export leave the code of unfinished graphs unmade.
+
+    They make it two dozen times and run it never: a quarter of the capture of a large model. The
+    switch is private to torch, so a version without it is merely slower.
+    """
+    try:
+        from torch.fx._lazy_graph_module import _use_lazy_graph_module
+    except ImportError:
+        return nullcontext()
+    return _use_lazy_graph_module(True)
+
+
 def without_weight_init() -> AbstractContextManager[object]:
     """Build a transformers model without filling its weights, which the meta device lacks."""
     import transformers

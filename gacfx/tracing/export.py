@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from gacfx.core.compat import without_stack_traces
+from gacfx.core.compat import without_recompiling, without_stack_traces
 from gacfx.core.notes import annotate
 from gacfx.core.ops import Op, op_of
 from gacfx.errors import CaptureError
@@ -45,8 +45,9 @@ def capture(
     """
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
-        with torch.no_grad(), without_stack_traces():
+        with torch.no_grad(), without_stack_traces(), without_recompiling():
             exported = torch.export.export(model, (), kwargs, strict=False)
+        with torch.no_grad():
             gm = exported.module(check_guards=False)
     except Exception as error:  # torch.export raises many unrelated types
         raise CaptureError(

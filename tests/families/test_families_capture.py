@@ -1,6 +1,7 @@
 """Every family: captured as one graph, sites annotated, eager attention calls as they are."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -13,7 +14,7 @@ from gacfx.core.pipeline import Pipeline
 from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Workload
 from gacfx.errors import CaptureError, CheckpointError, UnsupportedModel
 from gacfx.hardware.profile import load
-from gacfx.inspection import read_rows
+from gacfx.inspection import fold, read_rows
 from gacfx.tracing.attention import _spy
 from gacfx.tracing.export import capture, example_inputs
 from gacfx.tracing.skeleton import known_configs, read_config, skeleton
@@ -160,3 +161,21 @@ def test_a_module_that_cannot_be_exported_says_why() -> None:
 
     with pytest.raises(CaptureError, match="Branches: torch.export failed"):
         capture(Branches(), {"x": torch.ones(3, 5)})
+
+
+def test_experts_take_at_least_the_time_of_reading_their_weights() -> None:
+    from gacfx.core.tiers import TierPrediction
+    from gacfx.hardware.latency import estimate_us
+
+    one = matmul_of(graph("mixtral"), "layers.0.mlp.experts.gate_up_proj")
+    site = replace(one, k=Extent(4096), n=Extent(28672), experts=8, dtype="bf16")
+    decode = Workload(batch=8, mode="decode")
+    found = estimate_us(site, TierPrediction(1, "grouped"), load("h200"), decode)
+    read_all = 8 * 4096 * 28672 * 2 / (load("h200").bandwidth_gbps * 1e3)
+    assert found.us >= found.floor_us >= read_all
+
+
+def test_layers_of_two_stacks_are_not_folded_into_each_other() -> None:
+    names = {r.name for r in fold(read_rows(graph("t5"), WORKLOAD)) if r.layers}
+    assert any(n.startswith("encoder.block.*.") for n in names)
+    assert any(n.startswith("decoder.block.*.") for n in names)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.core import edit
-from gacfx.core.notes import Fact, facts, matmuls, note, targets
+from gacfx.core.notes import Fact, facts, matmuls, note, state, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.passes.rewrite.factorize import Factorize
@@ -142,3 +142,13 @@ def test_factors_are_not_factorized_again() -> None:
     found = reasons(gm)
     assert found[f"{Q0}.down"] == found[f"{Q0}.up"] == "already factorized"
     assert len(list(targets(gm))) == 13
+
+
+def test_selecting_again_forgets_old_reasons_and_what_was_planned() -> None:
+    gm = annotated(llama())
+    SelectTargets(skip=("*.q_proj",))(gm)
+    state(gm).candidates = {}
+    SelectTargets()(gm)
+    q_proj = next(n for n, s in matmuls(gm) if s.name.endswith("q_proj"))
+    assert note(q_proj).targeted and note(q_proj).refusals == ()
+    assert state(gm).candidates is None

@@ -207,3 +207,52 @@ def test_passes_lists_every_pass_and_the_default_pipeline(
     steps = {s.partition("{")[0] for s in shown["default"].split(",")}
     assert steps <= names
     assert {"factorize", "couple-dims", "check-budget"} <= steps
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "MODEL", "--dot"],
+        ["plan", "MODEL"],
+        ["plan", "MODEL", "--synthetic", "0.5", "--out", "somewhere"],
+        ["compress", "MODEL", "--calibration", "TEXT"],
+        ["compress", "MODEL", "--out", "somewhere"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_do_not_go_together_exit_with_2(
+    words: list[str], dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"MODEL": str(dense), "TEXT": str(text)}
+    assert run(*(names.get(w, w) for w in words)) == 2
+    assert capsys.readouterr().err.startswith(f"gacfx {words[0]}: ")
+
+
+def test_a_compressed_checkpoint_is_not_compressed_again(
+    compressed: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "compress", compressed, "--calibration", text, "--out", tmp_path)
+    assert "already" in message
+
+
+def test_skip_that_matches_nothing_is_refused(
+    dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "plan", dense, "--calibration", text, "--skip", "*.no_such")
+    assert "*.no_such" in message
+    everything = refused(capsys, "plan", dense, "--synthetic", "0.5", "--skip", "*")
+    assert "no weight can be compressed" in everything
+
+
+def test_alignment_above_every_break_even_is_named(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "alignment" in refused(capsys, "plan", dense, "--synthetic", "0.5", "--align", "4096")
+
+
+def test_made_up_decay_must_be_positive(dense: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "decay" in refused(capsys, "plan", dense, "--synthetic=-1")
+
+
+def test_demo_ratio_is_checked_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "ratio 20" in refused(capsys, "demo", "--ratio", "20")

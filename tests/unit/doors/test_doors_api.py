@@ -153,3 +153,21 @@ def test_text_needs_a_tokenizer() -> None:
 def test_nothing_to_compress_is_refused_with_the_reasons() -> None:
     with pytest.raises(UnsupportedModel, match="skip"):
         gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), skip=("*",))
+
+
+def test_ratio_zero_keeps_every_weight_dense() -> None:
+    planned = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0")
+    assert planned.plan.ranks == {}
+
+
+def test_requests_that_cannot_work_fail_before_calibration() -> None:
+    unreadable: Any = "no such file.txt"
+    for wrong in ({"method": "magic"}, {"value": "gold"}, {"ratio": 20}):
+        with pytest.raises(gacfx.GacError, match="magic|gold|ratio 20"):
+            gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=unreadable, **wrong)
+
+
+def test_model_in_training_mode_is_refused() -> None:
+    model = tiny.llama().train()
+    with pytest.raises(UnsupportedModel, match="eval"):
+        gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts())
