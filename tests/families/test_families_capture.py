@@ -79,7 +79,8 @@ def test_matmul_flops_of_a_forward_equal_those_torch_counts() -> None:
         model(**example_inputs(model, WORKLOAD.batch, WORKLOAD.seq))
     # torch has no formula for attention on a CPU, so the comparison is over matmuls.
     ours = sum(s.flops(WORKLOAD) for _, s in matmuls(graph("llama")))
-    assert ours == counter.get_total_flops() > 0
+    # Some versions of transformers make rotary angles by an outer product, which is no site.
+    assert 0 <= counter.get_total_flops() - ours < 1e-3 * ours
 
 
 def test_rows_of_a_decode_step_are_one_for_each_sequence() -> None:
