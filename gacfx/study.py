@@ -101,12 +101,7 @@ class Study:
             CalibrationError: too little text, or weights that are not finite.
         """
         check_method(method)
-        if model.training:
-            raise UnsupportedModel("the model is in training mode; call model.eval() first")
-        if low_rank_modules(model):
-            raise UnsupportedModel(
-                "the model is compressed by gacfx already; start from the dense checkpoint"
-            )
+        check_model(model)
         progress("capture", 0, 1)
         graph = capture(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
@@ -262,6 +257,27 @@ class Study:
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
             trials=trials,
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Nothing when the model can be calibrated and compressed.
+
+    Raises:
+        UnsupportedModel: no causal language model, in training mode, or compressed already.
+    """
+    writes = getattr(model, "can_generate", None)
+    both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if both or (callable(writes) and not writes()):
+        raise UnsupportedModel(
+            f"{type(model).__name__} is no causal language model; it can be inspected, but "
+            "calibration needs the likelihood of text"
+        )
+    if model.training:
+        raise UnsupportedModel("the model is in training mode; call model.eval() first")
+    if low_rank_modules(model):
+        raise UnsupportedModel(
+            "the model is compressed by gacfx already; start from the dense checkpoint"
         )
 
 
