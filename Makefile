@@ -2,7 +2,7 @@
 # make test    all tests          make check   ruff, mypy --strict, layers
 PYTHON ?= python3
 VENV ?= .venv
-# Where torch comes from, for example: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch comes from: the URL of a PyTorch package index (CPU or CUDA); empty takes the default.
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -38,7 +38,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt  # an installed torch is kept
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
