@@ -27,11 +27,6 @@ class Side:
     nats_per_token: float
     """On the text that the summary names."""
 
-    @property
-    def aligned_share(self) -> float | None:
-        """Share of the changed dims that is aligned; None when nothing was changed."""
-        return self.aligned_dims / self.changed_dims if self.changed_dims else None
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:

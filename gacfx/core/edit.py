@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from gacfx.core.notes import KEY
+from gacfx.core.notes import CUSTOM, inherit_custom
 from gacfx.core.ops import module_stack
 
 
@@ -34,11 +34,9 @@ def call(gm: GraphModule, target: Any, args: Sequence[Any], *, like: Node, modul
     """
     with gm.graph.inserting_before(like):
         new = gm.graph.call_function(target, tuple(args))
-    kept = {k: v for k, v in like.meta.items() if k not in ("val", "custom", "nn_module_stack")}
+    kept = {k: v for k, v in like.meta.items() if k not in ("val", CUSTOM, "nn_module_stack")}
     new.meta.update(kept)
-    custom = {k: v for k, v in like.meta.get("custom", {}).items() if k != KEY}
-    if custom:
-        new.meta["custom"] = custom
+    inherit_custom(new, like)
     new.meta["nn_module_stack"] = _stack(like, module)
     return new
 

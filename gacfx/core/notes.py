@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gacfx.core.curves import Curve
 
 KEY = "gacfx"
+CUSTOM = "custom"
+"""The key of ``node.meta`` that survives re-export; other programs keep things there too."""
 
 
 class Fact(StrEnum):
@@ -108,6 +110,13 @@ def annotate(node: Node, **changes: Any) -> Note:
     custom[KEY] = {"stamp": _stamp(node), **raw}
     node.meta["custom"] = custom
     return new
+
+
+def inherit_custom(new: Node, old: Node) -> None:
+    """Give ``new`` what other programs keep under ``meta["custom"]`` of ``old``; not our note."""
+    others = {k: v for k, v in old.meta.get("custom", {}).items() if k != KEY}
+    if others:
+        new.meta["custom"] = others
 
 
 def erase(node: Node, *names: str) -> None:

@@ -46,8 +46,6 @@ EXPORTS = ("tracing", "dynamo")
 CUDA = ("hardware.sweep",)
 TRANSFORMERS = ("checkpoint.hf", "cli", "api", "demo")
 NOTES = ("core.notes",)
-COPIES_CUSTOM = ("core.edit",)
-"""Gives new nodes the custom entries of others, and leaves ours out."""
 MAKES_NODES = ("core.edit",)
 MODULAR = ("hardware",)
 MAX_LINES = 400
@@ -195,7 +193,7 @@ def transformers_is_imported_late(module: Module) -> list[str]:
 
 
 def only_notes_touch_custom_meta(module: Module) -> list[str]:
-    if module.within(NOTES + COPIES_CUSTOM):
+    if module.within(NOTES):
         return []
     texts = [n for n in ast.walk(module.tree) if isinstance(n, ast.Constant)]
     return [f"line {n.lineno}" for n in texts if n.value == "custom"]
