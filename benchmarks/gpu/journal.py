@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Record = dict[str, Any]
 FILE = "records.jsonl"
@@ -38,6 +38,12 @@ class Journal:
         self.run = 1 + max((int(record["run"]) for record in self.past), default=0)
         self._mend()
         self._file = self.path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def write(self, kind: str, **fields: object) -> None:
         """One record, flushed to the disk."""
