@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?=
 
-.PHONY: demo test check format goldens bench clean
+.PHONY: demo test check format goldens bench pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
@@ -32,6 +32,9 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.inspection
+
+pages: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu.summarise
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
