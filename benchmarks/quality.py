@@ -19,6 +19,7 @@ from gacfx import api
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, read_documents
 from gacfx.core.planned import Planned
+from gacfx.core.search import Search
 from gacfx.study import Study
 
 MODEL, TEXT = "babyllama-tok105-1M", "tinystories_stories.jsonl"
@@ -63,7 +64,10 @@ def row(name: str, planned: Planned, excess_nats: float) -> Row:
 def rows_of(study: Study, judge: Corpus, dense_nats: float, ratio: str) -> list[Row]:
     """Aligned and unaligned plans, and uniform ranks, at one ratio."""
     profile = api.load_profile("h200")
-    plans = {f"gfwsvd, steps of {a}": study.plan(ratio, profile=profile, align=a) for a in ALIGNS}
+    plans = {
+        f"gfwsvd, steps of {a}": study.plan(ratio, profile=profile, search=Search(align=a))
+        for a in ALIGNS
+    }
     for method in ("svd-llm", "gfwsvd"):
         uniform = study.with_method(method).upstream(ratio, profile=profile)
         plans[f"{method}, uniform ranks"] = uniform

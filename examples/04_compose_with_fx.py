@@ -8,6 +8,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.passes.infra.pass_manager import PassManager
 
 import gacfx
+from gacfx.core.search import Search
 from gacfx.demo import MODEL
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.rewrite.clean import Clean
@@ -25,7 +26,8 @@ def main() -> None:
     """Plan, rewrite under PassManager, compile, compare."""
     model, tokenizer = gacfx.load(MODEL)
     texts = MODEL / "calibration.jsonl"
-    planned = gacfx.plan(model, tokenizer, calibration=texts, ratio=0.3, value="two-sided")
+    search = Search(value="two-sided")  # one value model: quicker than trying three
+    planned = gacfx.plan(model, tokenizer, calibration=texts, ratio=0.3, search=search)
     graph = gacfx.capture(model)
     factorize = Factorize(plan=planned.plan, factors=planned.factors)
     passes: list[Any] = [count_linears, AnnotateSites(), factorize, Clean(), count_linears]

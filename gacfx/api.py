@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -21,21 +21,26 @@ from gacfx.calibration.text import Corpus, max_positions, read_documents, tokeni
 from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core import edit
+from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import check_plan
-from gacfx.core.notes import sites, state
+from gacfx.core.notes import sites
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan, Provenance
 from gacfx.core.planned import Planned
+from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Execution, Mode, Workload
-from gacfx.errors import CalibrationError
+from gacfx.errors import CalibrationError, PlanError
 from gacfx.hardware import profile as profiles
+from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import FORECAST, Inspection, read_rows
 from gacfx.modules.install import install_, swapped
-from gacfx.passes.planning.measure_curves import check_method
+from gacfx.passes.planning.budget import make_budget, target_names, wanted_ranks
+from gacfx.passes.planning.limit_latency import LimitLatency
+from gacfx.passes.planning.measure_curves import PAPER, check_method
 from gacfx.planning import kept_budget
-from gacfx.study import VALUE_MODELS, Progress, Study, make_budget, target_names
+from gacfx.study import VALUE_MODELS, Progress, Study, run_planning
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
@@ -106,15 +111,22 @@ def load_profile(gpu: str | Profile) -> Profile:
     return gpu if isinstance(gpu, Profile) else profiles.load(gpu)
 
 
-def check_request(method: str, ratio: float | str, value: str) -> None:
+def check_request(
+    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
+) -> None:
     """Refuse what can be refused before any work.
 
     Raises:
-        PipelineError: no such method or value model.
+        PipelineError: no such method or value model, or an unknown pass or option in ``limits``.
         PlanError: a ratio outside [0, 1).
+        PassError: a bad option of a latency limit.
     """
     check_method(method, VALUE_MODELS[0] if value == "auto" else value)
-    kept_budget(0, ratio)
+    if (ratio := as_goal(goal).ratio) is not None:
+        kept_budget(0, ratio)
+    for step in Pipeline.parse(",".join(limits)).passes if limits else ():
+        if isinstance(step, LimitLatency):
+            step.workload()
 
 
 def read_calibration(
@@ -139,11 +151,10 @@ def plan(
     *,
     calibration: "str | Path | Iterable[str] | Corpus",
     method: str = "gfwsvd",
-    ratio: float | str = 0.2,
-    ratio_of: Literal["targeted", "model"] = "targeted",
+    ratio: float | str | None = None,
+    goal: Goal | None = None,
     gpu: str | Profile = "h200",
-    align: int | None = None,
-    value: str = "auto",
+    search: Search = DEFAULT_SEARCH,
     skip: tuple[str, ...] = (),
     seed: int = 0,
     progress: Progress = lambda *_: None,
@@ -155,11 +166,11 @@ def plan(
         tokenizer: the model's; not needed when ``calibration`` is a Corpus.
         calibration: a .jsonl or .txt path, texts, or a Corpus; a quarter is held back.
         method: metric of the factors: svd, asvd, svd-llm or gfwsvd.
-        ratio: share of the parameters to remove, 0 <= ratio < 1 (0.2 is 20 %).
-        ratio_of: what that is a share of: the targeted weights or the whole model.
+        ratio: share of the targeted weights to remove, 0 <= ratio < 1; 0.2 (20 %) if nothing is
+            said here or with ``goal``.
+        goal: the budget in other words: of the whole model, as parameters, or in bytes.
         gpu: profile whose alignment the ranks follow.
-        align: multiple for the ranks instead of the profile's.
-        value: ``auto``, or one value model: two-sided, fisher, relative.
+        search: which sizes, what they are worth, limits, and who chooses.
         skip: patterns of module names to leave dense.
         seed: of the sampled labels.
         progress: called with (stage, done, total).
@@ -167,20 +178,20 @@ def plan(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
-    check_request(method, ratio, value)
+    goal = as_goal(ratio, goal)
+    check_request(method, goal, search.value, search.limits)
     profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
     study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
-    return study.plan(ratio, profile=profile, align=align, value=value, ratio_of=ratio_of)
+    return study.plan(goal, profile=profile, search=search)
 
 
 def plan_synthetic(
     source: "str | Path",
     *,
-    ratio: float | str = 0.2,
-    ratio_of: Literal["targeted", "model"] = "targeted",
+    goal: Goal | str | float = "0.2",
     gpu: str | Profile = "h200",
-    align: int | None = None,
+    search: Search = DEFAULT_SEARCH,
     skip: tuple[str, ...] = (),
     decay: float = 0.5,
     seed: int = 0,
@@ -188,22 +199,39 @@ def plan_synthetic(
     """A plan for a configuration alone, with made-up power-law spectra instead of weights.
 
     It shows what planning does at full size; it says nothing about the quality of any model.
+
+    Raises:
+        PlanError: a value model that needs calibration, or a budget that cannot be kept.
     """
+    if search.value not in ("auto", PAPER):
+        raise PlanError(f"made-up spectra have no value model {search.value!r}; auto or {PAPER}")
+    check_request("svd", goal, limits=search.limits)
     profile = load_profile(gpu)
     gm = capture(source)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
-    budget = make_budget(gm, ratio, ratio_of)
+    budget = make_budget(gm, as_goal(goal))
     dtype = next(site.dtype for _, site in sites(gm))
-    if align is None:
-        align = max(profile.align_for(dtype), profile.align_for("bf16"))
-    made = Provenance("none", f"synthetic decay {decay}", profile.name, align, dtype, seed=seed)
-    text = "synthetic-curves,sweep-candidates,solve"
-    bound = {"budget": budget, "provenance": made, "decay": decay, "seed": seed, "align": align}
-    Pipeline.parse(text).bind(**bound).run(gm)
-    found = state(gm).plan
-    assert found is not None
-    return found
+    align = chosen_align(search, profile, dtype)
+    linear = PAPER if search.value == PAPER else ""
+    made = Provenance(
+        method="none",
+        value_model=f"synthetic decay {decay}" + (f", {PAPER}" if linear else ""),
+        gpu=profile.name,
+        align=rank_step(align, search),
+        dtype=dtype,
+        seed=seed,
+        search=search,
+    )
+    curves = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=linear)
+    return run_planning(
+        gm,
+        pipelines.planning(search, curves, align),
+        budget=budget,
+        provenance=made,
+        wanted=wanted_ranks(gm, budget),
+        profile=profile,
+    )
 
 
 def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
@@ -257,29 +285,29 @@ def compress(
     tokenizer: Any = None,
     *,
     calibration: "str | Path | Iterable[str] | Corpus",
-    workload: Workload | None = None,
-    gpu: str | Profile = "h200",
-    progress: Progress = lambda *_: None,
     method: str = "gfwsvd",
-    ratio: float | str = 0.2,
+    ratio: float | str | None = None,
+    goal: Goal | None = None,
+    gpu: str | Profile = "h200",
+    search: Search = DEFAULT_SEARCH,
+    workload: Workload | None = None,
     skip: tuple[str, ...] = (),
     seed: int = 0,
-    ratio_of: Literal["targeted", "model"] = "targeted",
-    align: int | None = None,
-    value: str = "auto",
+    progress: Progress = lambda *_: None,
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
 
     Arguments are those of :func:`plan`, and ``workload`` for the forecast in the summary.
     """
-    check_request(method, ratio, value)
+    goal = as_goal(ratio, goal)
+    check_request(method, goal, search.value, search.limits)
     workload = workload or Workload()
     profile = load_profile(gpu)
     corpus = read_calibration(calibration, model, tokenizer)
     study = Study.make(
         model, corpus, method=method, skip=skip, seed=seed, seq=workload.seq, progress=progress
     )
-    planned = study.plan(ratio, profile=profile, align=align, value=value, ratio_of=ratio_of)
+    planned = study.plan(goal, profile=profile, search=search)
     summary = summarise(study, {"gacfx": planned}, profile, workload)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)

@@ -1,5 +1,7 @@
 """The pipelines that the doors run, as text. Together they are the compiler."""
 
+from gacfx.core.search import Search
+
 SELECT = "annotate-sites,couple-dims,select-targets"
 """What can be changed, and what hangs together."""
 
@@ -17,3 +19,33 @@ VERIFY = "check-alignment,check-budget,check-numerics"
 
 DEFAULT = ",".join((SELECT, PLAN, REWRITE, ANALYSE, VERIFY))
 """Everything in order, as ``gacfx passes`` prints it; the doors run its parts, PLAN repeatedly."""
+
+
+def planning(search: Search, curves: str, align: int) -> str:
+    """``PLAN`` as a search asks for it.
+
+    Args:
+        search: which sizes, which limits, who chooses.
+        curves: the pass that makes the curves, with its options.
+        align: multiple of the ranks before tensor parallelism and format.
+    """
+    window = search.window if search.candidates == "window" else 0
+    # Eq. 4 of GAC-v2 holds near the compressor's own rank; the paper offers no dense weight.
+    near = search.value == "paper" and window > 0
+    sweep = step(
+        "sweep-candidates",
+        align=align,
+        tp=search.tp,
+        quant=search.quant,
+        bounds=";".join(map(str, search.bounds)),
+        window=window,
+        dense="false" if near else "",
+    )
+    tie = ("tie-layers",) if search.uniform else ()
+    return ",".join((curves, sweep, *tie, *search.limits, step("solve", solver=search.solver)))
+
+
+def step(name: str, **options: object) -> str:
+    """A pass with those options that are not empty."""
+    text = " ".join(f"{key}={found}" for key, found in options.items() if found)
+    return f"{name}{{{text}}}" if text else name

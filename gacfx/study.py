@@ -6,10 +6,9 @@ upstream = study.upstream("0.2", profile=h200)     # the method's own irregular 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from math import isfinite
-from typing import Literal
 
 import torch
 from torch import nn
@@ -23,19 +22,23 @@ from gacfx.calibration.running import few_threads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
+from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
 from gacfx.core.notes import state, targets
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
+from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
-from gacfx.errors import InfeasibleBudget, UnsupportedModel
+from gacfx.errors import UnsupportedModel
+from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import low_rank_modules, swapped
-from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
+from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
+from gacfx.passes.planning.importance import proxy_of
+from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
 from gacfx.passes.planning.solve import refused_sites
-from gacfx.planning import kept_budget
 from gacfx.tracing.export import capture
 
 VALUE_MODELS = ("two-sided", "fisher", "relative")
@@ -127,38 +130,31 @@ class Study:
         return targeted_params(self.graph)
 
     def plan(
-        self,
-        ratio: str | float,
-        *,
-        profile: Profile,
-        align: int | None = None,
-        value: str = "auto",
-        ratio_of: Literal["targeted", "model"] = "targeted",
+        self, goal: Goal | str | float, *, profile: Profile, search: Search = DEFAULT_SEARCH
     ) -> Planned:
-        """The best plan: exact for each value model, and among those by measured loss.
+        """The best plan: for each value model, and among those by measured loss.
 
         Args:
-            ratio: share of the parameters to remove, 0 <= ratio < 1.
+            goal: how much may remain; text or a number is the share of the targeted weights to
+                remove, 0 <= share < 1.
             profile: GPU whose alignment the ranks follow.
-            align: multiple for the ranks instead of the profile's.
-            value: ``auto`` tries three value models on held-back text; or name one of them.
-            ratio_of: what the ratio is a share of: the targeted weights or the whole model.
+            search: which sizes, what they are worth, who chooses.
         """
-        budget = make_budget(self.graph, ratio, ratio_of)
-        align = self.default_align(profile) if align is None else align
+        budget = make_budget(self.graph, as_goal(goal))
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
-            if value == "auto":
-                trials = self._trials(budget, align, profile)
-                value = next(t.value_model for t in trials if t.chosen)
-            return self._solve(value, budget, align, profile, self.full, trials)
+            if search.value == "auto":
+                trials = self._trials(budget, search, profile)
+                chosen = next(t.value_model for t in trials if t.chosen)
+                return self._solve(chosen, budget, search, profile, self.full, trials)
+            return self._solve(search.value, budget, search, profile, self.full)
 
-    def _trials(self, budget: Budget, align: int, profile: Profile) -> tuple[Trial, ...]:
+    def _trials(self, budget: Budget, search: Search, profile: Profile) -> tuple[Trial, ...]:
         """One plan for each value model, judged on text that its curves did not see."""
         losses = []
-        for step, value in enumerate(VALUE_MODELS):
-            self.progress("plan", step, len(VALUE_MODELS))
-            losses.append(self.measure(self._solve(value, budget, align, profile, self.fit)))
+        for number, value in enumerate(VALUE_MODELS):
+            self.progress("plan", number, len(VALUE_MODELS))
+            losses.append(self.measure(self._solve(value, budget, search, profile, self.fit)))
         self.progress("plan", len(VALUE_MODELS), len(VALUE_MODELS))
         best = losses.index(min(losses))
         return tuple(
@@ -168,7 +164,7 @@ class Study:
 
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
-        known, budget = self.full, make_budget(self.graph, ratio, "targeted")
+        known, budget = self.full, make_budget(self.graph, Goal(ratio=ratio))
         MeasureCurves(
             method=self.method,
             statistics=known.statistics,
@@ -189,7 +185,7 @@ class Study:
             choices=tuple(choices),
             budget=budget,
             proof=None,
-            provenance=self._provenance("upstream", profile, 1, ()),
+            provenance=self._provenance("upstream", profile, 1, Search(align=1), ()),
             refusals=refused_sites(self.graph),
         )
         return self._planned(plan, known)
@@ -199,34 +195,34 @@ class Study:
         with swapped(self.model, planned.factors):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
 
-    def default_align(self, profile: Profile) -> int:
-        """What the profile wants for the model's dtype, and for half precision in any case."""
-        dtype = DTYPES[next(self.model.parameters()).dtype]
-        return max(profile.align_for(dtype), profile.align_for("bf16"))
+    @property
+    def dtype(self) -> str:
+        """Of the model's parameters."""
+        return DTYPES[next(self.model.parameters()).dtype]
 
     def _solve(
         self,
         value: str,
         budget: Budget,
-        align: int,
+        search: Search,
         profile: Profile,
         known: Evidence,
         trials: tuple[Trial, ...] = (),
     ) -> Planned:
-        shapes = {s.name: (s.n.times, s.k.times) for _, s in targets(self.graph)}
-        removed = 1 - budget.limit_params / budget.targeted_params
-        Pipeline.parse(pipelines.PLAN).bind(
-            method=self.method,
-            value=value,
-            align=align,
+        align = chosen_align(search, profile, self.dtype)
+        model = f"{PAPER}:{proxy_of(self.method)}" if value == PAPER else value
+        step = rank_step(align, search)
+        curves = pipelines.step("measure-curves", method=self.method, value=value)
+        plan = run_planning(
+            self.graph,
+            pipelines.planning(search, curves, align),
             statistics=known.statistics,
             decompositions=known.decompositions,
             budget=budget,
-            provenance=self._provenance(value, profile, align, trials),
-            wanted={name: wanted_rank(*mn, removed) for name, mn in shapes.items()},
-        ).run(self.graph)
-        plan = state(self.graph).plan
-        assert plan is not None
+            provenance=self._provenance(model, profile, step, search, trials),
+            wanted=wanted_ranks(self.graph, budget),
+            profile=profile,
+        )
         return self._planned(plan, known)
 
     def _planned(self, plan: Plan, known: Evidence) -> Planned:
@@ -238,7 +234,12 @@ class Study:
         return Planned(locked, {name: known.decompositions[name].factors(r) for name, r in ranks})
 
     def _provenance(
-        self, value: str, profile: Profile, align: int, trials: tuple[Trial, ...]
+        self,
+        value: str,
+        profile: Profile,
+        align: int,
+        search: Search,
+        trials: tuple[Trial, ...],
     ) -> Provenance:
         known = self.full.statistics
         return Provenance(
@@ -246,7 +247,7 @@ class Study:
             value_model=value,
             gpu=profile.name,
             align=align,
-            dtype=DTYPES[next(self.model.parameters()).dtype],
+            dtype=self.dtype,
             versions={
                 "gacfx": gacfx.__version__,
                 "torch": torch.__version__,
@@ -257,6 +258,7 @@ class Study:
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
             trials=trials,
+            search=search,
         )
 
 
@@ -281,44 +283,20 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def target_names(gm: GraphModule) -> list[str]:
-    """Names of the targeted modules.
+def run_planning(gm: GraphModule, text: str, **given: object) -> Plan:
+    """Run a planning pipeline and return the plan.
 
-    Raises:
-        UnsupportedModel: there is none; lists the reasons.
+    Args:
+        gm: the graph, with sites and targets.
+        text: the pipeline.
+        given: fields by name, bound in every pass that has them.
     """
-    names = [site.name for _, site in targets(gm)]
-    if not names:
-        reasons = "; ".join(sorted(set(refused_sites(gm).values())))
-        raise UnsupportedModel(f"no weight can be compressed: {reasons or 'no matmul found'}")
-    return names
-
-
-def targeted_params(gm: GraphModule) -> int:
-    """Parameters of all targeted weights of a graph, dense."""
-    return sum(s.k.times * s.n.times for _, s in targets(gm))
-
-
-def make_budget(
-    gm: GraphModule, ratio: str | float, ratio_of: Literal["targeted", "model"]
-) -> Budget:
-    """The limit in whole parameters that ``ratio`` leaves to the targeted weights of a graph.
-
-    Raises:
-        PlanError: a ratio outside [0, 1).
-        InfeasibleBudget: a ratio of the model that the targeted weights cannot bear.
-    """
-    whole, targeted = sum(p.numel() for p in gm.parameters()), targeted_params(gm)
-    total = targeted if ratio_of == "targeted" else whole
-    limit = kept_budget(total, ratio) - (total - targeted)
-    if limit < 0:
-        raise InfeasibleBudget(
-            f"ratio {ratio} of the model asks to remove more than the {targeted:,} targeted "
-            f"parameters of {whole:,}; the largest is below {targeted / whole:.4f}",
-            needed=0,
-            budget=limit,
-        )
-    return Budget(str(ratio), ratio_of, targeted, whole, limit)
+    pipeline = Pipeline.parse(text)
+    known = {f.name for each in pipeline.passes for f in fields(each) if f.metadata.get("given")}
+    pipeline.bind(**{name: found for name, found in given.items() if name in known}).run(gm)
+    plan = state(gm).plan
+    assert plan is not None
+    return plan
 
 
 class _Count:

@@ -1,4 +1,4 @@
-"""The command line: ``gacfx inspect | plan | compress | eval | passes | demo``.
+"""The command line: ``gacfx inspect | plan | explain | diff | compress | eval | passes | demo``.
 
 Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use.
 """
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command's module adds its own."""
     from gacfx import __version__
-    from gacfx.cli import compress, demo, evaluate, inspect, passes, plan
+    from gacfx.cli import compress, demo, diff, evaluate, explain, inspect, passes, plan
 
     top = argparse.ArgumentParser(
         prog="gacfx",
@@ -41,6 +41,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (inspect, plan, compress, evaluate, passes, demo):
+    for module in (inspect, plan, explain, diff, compress, evaluate, passes, demo):
         module.add(commands)
     return top

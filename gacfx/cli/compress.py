@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
+    asked = planning(arguments)
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
             tokenizer,
             workload=options.workload_of(arguments),
             progress=move,
-            **planning(arguments),
+            **asked,
         )
     folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
     if arguments.json:

@@ -2,11 +2,18 @@
 
 import argparse
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
 
 if TYPE_CHECKING:
+    from gacfx.core.goal import Goal
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
+
+VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
+SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
 
 
 class WrongUse(Exception):  # noqa: N818 - exit code 2
@@ -29,21 +36,104 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 
 def add_planning(command: argparse.ArgumentParser) -> None:
-    """How much to remove and by which method."""
+    """How much to remove, by which method, and how sizes are searched."""
     command.add_argument(
         "--method", default="gfwsvd", help="gfwsvd, svd-llm, asvd or svd (default: gfwsvd)"
     )
-    command.add_argument("--ratio", default="0.2", help="share to remove, 0.2 is 20 %% (default)")
-    command.add_argument("--ratio-of", choices=("targeted", "model"), default="targeted")
-    command.add_argument("--align", type=positive, help="rank steps instead of the profile's")
-    command.add_argument(
-        "--value", choices=("auto", "two-sided", "fisher", "relative"), default="auto"
-    )
+    add_goal(command)
     command.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
     )
     command.add_argument("--calibration", metavar="FILE", help=".jsonl or .txt text")
     command.add_argument("--seed", type=int, default=0)
+    add_search(command)
+
+
+def add_goal(command: argparse.ArgumentParser) -> None:
+    """How much may remain, in one of three ways."""
+    goal = command.add_mutually_exclusive_group()
+    goal.add_argument("--ratio", help="share to remove, 0.2 is 20 %% (the default)")
+    goal.add_argument("--params", metavar="N", help="keep at most N in the whole model: 6.5G")
+    goal.add_argument("--bytes", metavar="N", help="keep at most N of weights: 12GiB")
+    command.add_argument(
+        "--ratio-of", choices=("targeted", "model"), help="what --ratio counts (default: targeted)"
+    )
+
+
+def add_search(command: argparse.ArgumentParser) -> None:
+    """Which sizes are offered, what they are worth, what else must hold, and who chooses."""
+    group = command.add_argument_group("search")
+    group.add_argument("--align", type=positive, help="rank steps instead of the profile's")
+    group.add_argument("--value", choices=VALUES, help="what a rank is worth (default: auto)")
+    group.add_argument("--candidates", choices=CANDIDATES, help="all ranks, or some near d*")
+    group.add_argument("--window", type=positive, metavar="N", help="so many near d* (default: 8)")
+    group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
+    group.add_argument("--paper", action="store_true", help="GAC-v2: paper, window and dp")
+    group.add_argument(
+        "--tp", type=positive, default=1, metavar="N", help="devices that share a rank"
+    )
+    group.add_argument("--quant", choices=QUANTS, help="keep sizes legal for this format")
+    group.add_argument(
+        "--bound",
+        action="append",
+        default=[],
+        metavar="PATTERN=LEAST:MOST",
+        help="ranks that matching modules may have",
+    )
+    group.add_argument("--uniform", action="store_true", help="one rank for all layers of a kind")
+    group.add_argument(
+        "--latency-share",
+        metavar="X",
+        help="second budget: share of the dense weights' forecast time, rule-based",
+    )
+
+
+def goal_of(arguments: argparse.Namespace) -> "Goal":
+    """The budget that the options ask for.
+
+    Raises:
+        WrongUse: ``--ratio-of`` without a ratio to speak of.
+        PlanError: a number that cannot be read.
+    """
+    from gacfx.core.goal import Goal
+
+    if arguments.params is None and arguments.bytes is None:
+        ratio = "0.2" if arguments.ratio is None else arguments.ratio
+        return Goal(ratio=ratio, of=arguments.ratio_of or "targeted")
+    if arguments.ratio_of is not None:
+        raise WrongUse("--ratio-of goes with --ratio; --params and --bytes mean the whole model")
+    return Goal(params=arguments.params, nbytes=arguments.bytes)
+
+
+def search_of(arguments: argparse.Namespace) -> "Search":
+    """The search that the options describe.
+
+    Raises:
+        WrongUse: ``--paper`` beside an option that it stands for, ``--window`` without a window.
+        PlanError: a bound that cannot be read, or a combination that cannot be.
+    """
+    said = {name: getattr(arguments, name) for name in ("value", "candidates", "solver")}
+    said = {name: found for name, found in said.items() if found is not None}
+    if arguments.paper and said:
+        given = ", ".join(f"--{name}" for name in said)
+        raise WrongUse(f"--paper says value, candidates and solver itself; leave out {given}")
+    if arguments.window is not None:
+        said.setdefault("candidates", "window")
+    if arguments.window is not None and said["candidates"] != "window":
+        raise WrongUse("--window goes with --candidates window")
+    share, run = arguments.latency_share, ""
+    if share is not None:
+        run = f"mode={arguments.mode} batch={arguments.batch} seq={arguments.seq}"
+    return replace(
+        Search.paper() if arguments.paper else Search(**said),
+        align=arguments.align,
+        window=arguments.window or Search.window,
+        tp=arguments.tp,
+        quant=arguments.quant,
+        bounds=tuple(Bound.parse(text) for text in arguments.bound),
+        uniform=arguments.uniform,
+        limits=() if share is None else (f"limit-latency{{share={share} {run}}}",),
+    )
 
 
 def profile_of(arguments: argparse.Namespace) -> "Profile":

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gacfx.cli import options
+from gacfx.cli import curves, options
 
 
 def add(commands: Any) -> None:
@@ -12,9 +12,13 @@ def add(commands: Any) -> None:
     command = options.add_command(
         commands, "plan", "find the best aligned plan under a parameter budget", run
     )
-    command.add_argument("model", help="checkpoint folder or name; a config with --synthetic")
+    command.add_argument(
+        "model", nargs="?", help="checkpoint folder or name; a config with --synthetic"
+    )
     options.add_planning(command)
     options.add_gpu(command)
+    options.add_workload(command)
+    curves.add_options(command)
     command.add_argument(
         "--synthetic",
         metavar="DECAY",
@@ -31,6 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.core.planned import Planned
     from gacfx.report import tables
 
+    if (code := curves.run_if_asked(arguments)) is not None:
+        return code
     if arguments.synthetic is None and arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
     if arguments.synthetic is not None and (arguments.out or arguments.calibration):
@@ -53,10 +59,11 @@ def real_plan(arguments: argparse.Namespace) -> Any:
     from gacfx import api
     from gacfx.cli import screen
 
+    asked = planning(arguments)
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
     with screen.progress() as move:
-        return api.plan(model, tokenizer, progress=move, **planning(arguments))
+        return api.plan(model, tokenizer, progress=move, **asked)
 
 
 def planning(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -64,11 +71,9 @@ def planning(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "calibration": arguments.calibration,
         "method": arguments.method,
-        "ratio": arguments.ratio,
-        "ratio_of": arguments.ratio_of,
+        "goal": options.goal_of(arguments),
         "gpu": options.profile_of(arguments),
-        "align": arguments.align,
-        "value": arguments.value,
+        "search": options.search_of(arguments),
         "skip": tuple(arguments.skip),
         "seed": arguments.seed,
     }
@@ -78,12 +83,14 @@ def synthetic_plan(arguments: argparse.Namespace) -> Any:
     """A plan for a configuration alone, with stated made-up curves."""
     from gacfx import api
 
+    search = options.search_of(arguments)
+    if search.value not in ("auto", "paper"):
+        raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
     return api.plan_synthetic(
         arguments.model,
-        ratio=arguments.ratio,
-        ratio_of=arguments.ratio_of,
+        goal=options.goal_of(arguments),
         gpu=options.profile_of(arguments),
-        align=arguments.align,
+        search=search,
         skip=tuple(arguments.skip),
         decay=arguments.synthetic,
         seed=arguments.seed,

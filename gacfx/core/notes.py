@@ -72,9 +72,27 @@ class State:
     curves: "dict[str, Curve] | None" = None
     candidates: dict[str, tuple[int | None, ...]] | None = None
     """Module -> ranks the planner may choose from; None stands for *keep dense*."""
+    limits: tuple[Any, ...] = ()
+    """Further budgets: values of :class:`gacfx.planning.limits.Limit`, in the order of the
+    candidates. They speak of candidates, so whoever lists candidates anew begins without them."""
+    rules: tuple[Any, ...] = ()
+    """What choices mean for each other: ``SameLabel`` and ``Implies`` of gacfx.planning.limits."""
     plan: Plan | None = None
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""
+
+    def offer(self, candidates: dict[str, tuple[int | None, ...]]) -> None:
+        """List the candidates anew; what was said of the old ones is void."""
+        self.candidates, self.limits, self.rules = candidates, (), ()
+
+    def limit(self, limit: Any) -> None:
+        """Add a limit, or replace the one of the same name."""
+        self.limits = (*(known for known in self.limits if known.name != limit.name), limit)
+
+    def rule(self, rule: Any) -> None:
+        """Add a rule once."""
+        if rule not in self.rules:
+            self.rules = (*self.rules, rule)
 
 
 def state(gm: GraphModule) -> State:

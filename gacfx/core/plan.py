@@ -9,9 +9,11 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
+from gacfx.core.goal import Unit, Whole
+from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PlanError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,54 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How many parameters may be kept, and of what the ratio is taken."""
+    """How many parameters may be kept, and what was asked for."""
 
-    ratio: str
-    """Share to remove, as decimal text (``0.2``), so that no rounding hides in it."""
-    ratio_of: Literal["targeted", "model"]
+    amount: str
+    """As it was asked for: ``0.2`` as a ratio, ``6.5G`` parameters, ``12GiB`` of weights. Text, so
+    that no rounding hides in it."""
+    ratio_of: Whole
+    """What the amount counts: the targeted weights, or the whole model."""
     targeted_params: int
     """Parameters of all targeted weights, dense."""
     model_params: int
     """Parameters of the whole model, dense; tied weights counted once."""
     limit_params: int
     """Most parameters that the targeted weights may keep."""
+    unit: Unit = "ratio"
+    """What the amount is: a share to remove, or parameters or bytes that may remain."""
+
+    @property
+    def ratio(self) -> str:
+        """Share to remove: the one that was asked for, or what the amount comes to, rounded."""
+        if self.unit == "ratio":
+            return self.amount
+        whole = self.targeted_params if self.ratio_of == "targeted" else self.model_params
+        kept = self.limit_params + whole - self.targeted_params
+        return f"{1 - kept / max(whole, 1):.4f}"
+
+    @property
+    def asked(self) -> str:
+        """``ratio 0.2 of the targeted weights``, ``6.5G parameters of the model``."""
+        if self.unit == "params":
+            return f"{self.amount} parameters of the {self.ratio_of}"
+        if self.unit == "bytes":
+            return f"{self.amount} of weights of the {self.ratio_of}"
+        return f"ratio {self.amount} of the {self.ratio_of} weights"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitKept:
+    """A second budget, and what the plan spends of it."""
+
+    name: str
+    most: int
+    spent: int
+    unit: str = ""
+    """What is counted: ``ns``, for example."""
+    dense: int | None = None
+    """What the dense weights would spend; None where the limit is no share of that."""
+    source: str = ""
+    """Where the numbers come from, and for which workload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +115,8 @@ class Proof:
     """Bound minus value as an independent checker in exact rationals computed it."""
     candidates: int
     seconds: float
+    solver: str = "core"
+    """Who chose: core, dp and ilp are exact, greedy and round are rules of thumb."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +137,7 @@ class Provenance:
     value_model: str
     gpu: str
     align: int
+    """Every rank is a multiple of this: alignment, tensor parallelism and format together."""
     dtype: str
     versions: dict[str, str] = field(default_factory=dict)
     calibration_tokens: int = 0
@@ -104,6 +146,8 @@ class Provenance:
     dense_nats_per_token: float | None = None
     """Loss of the dense model on the same held-back text as the trials."""
     trials: tuple[Trial, ...] = ()
+    search: Search = DEFAULT_SEARCH
+    """What was searched."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +164,10 @@ class Plan:
     """Weights lock: module name -> sha256 of the dense weight that its factors were made of."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Module name -> why it was left out before planning."""
+    limits: tuple[LimitKept, ...] = ()
+    """Second budgets that the plan keeps."""
+    rules: int = 0
+    """Rules between weights that the plan keeps."""
     version: int = VERSION
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
@@ -165,6 +213,8 @@ class Plan:
             raise PlanError(f"{where}: plan version {version!r}; this gacfx reads {VERSION}")
         try:
             plan = TypeAdapter(Plan).validate_json(text)
+        except PlanError as error:
+            raise PlanError(f"{where}: provenance.search: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]
             spot = ".".join(map(str, first["loc"]))

@@ -4,6 +4,8 @@ Costs become read-only int64, values read-only float64. Nothing is rounded: what
 exactly is refused.
 """
 
+from operator import index as as_index
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,6 +18,23 @@ LARGEST_COST = 2**62
 """Sums and differences of costs below this bound stay inside int64."""
 _LARGEST_EXACT_FLOAT = 2.0**53
 _LARGEST_VALUE = 1e200  # times a cost it is still far from overflow
+
+
+def whole_number(number: int, what: str) -> int:
+    """A whole number in 0 .. 2**62 - 1.
+
+    Raises:
+        PlanError: it is not; the message begins with ``what``.
+    """
+    if isinstance(number, bool):
+        raise PlanError(f"{what} is a bool; give a number of cost units")
+    try:
+        whole = as_index(number)
+    except TypeError:
+        raise PlanError(f"{what} {number!r}: must be an int (kept_budget makes one)") from None
+    if not 0 <= whole < LARGEST_COST:
+        raise PlanError(f"{what} {whole}: must lie in 0 .. 2**62 - 1")
+    return whole
 
 
 def run_ends(owner: IntArray) -> IntArray:

@@ -4,6 +4,11 @@ For any multiplier lam >= 0 no plan within the budget is worth more than
 
     lam * usable_budget + sum over groups of max_j (value_j - lam * cost_j)
 
+and with further limits L and multipliers mu >= 0 none is worth more than the same sum with
+``mu * most`` added and ``mu * cost of j under L`` taken off inside the maximum. Groups that must
+take one label have one maximum, over their sums. Other rules only take plans away, so the bound
+holds with them; they are checked on the plan itself.
+
 The usable budget is the largest total that the costs can form without passing the budget, as far as
 their greatest common divisor tells; candidates that do not fit even beside the cheapest of all
 other groups are left out. Floats are exact fractions of two, so everything is computed in whole
@@ -15,7 +20,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gacfx.errors import PlanError
-from gacfx.planning.problem import Problem
+from gacfx.planning.certificate_rules import Worth, best_total, classes, links, together
+from gacfx.planning.limits import Implies
+from gacfx.planning.problem import Group, Problem
 from gacfx.planning.solution import Solution
 
 
@@ -31,7 +38,7 @@ class Certificate:
     """None if ``choice`` names no plan"""
     value: Fraction | None
     bound: Fraction | None
-    """No plan is worth more; None if the multiplier is useless"""
+    """No plan is worth more; None if the multiplier is useless, or if there is no plan"""
 
     @property
     def valid(self) -> bool:
@@ -67,14 +74,19 @@ def check(problem: Problem, solution: Solution) -> Certificate:
             faults.append(f"claims to cost {solution.cost}, costs {cost}")
         if not _equals(solution.value, value):
             faults.append(f"claims to be worth {solution.value!r}, is worth {float(value)!r}")
+        over_limits = _limit_faults(problem, solution)
+        feasible = feasible and not over_limits
+        faults += over_limits
     usable = _usable_budget(problem)
     if usable != solution.usable_budget:
         faults.append(f"claims a usable budget of {solution.usable_budget}, it is {usable}")
     faults += _claim_faults(solution)
-    if not (math.isfinite(solution.multiplier) and solution.multiplier >= 0):
-        faults.append(f"multiplier {solution.multiplier!r} is not a number >= 0")
-        return Certificate(feasible, tuple(faults), cost, value, None)
-    bound = _bound(problem, Fraction(solution.multiplier), usable)
+    useless = _multiplier_faults(problem, solution)
+    if useless:
+        return Certificate(feasible, (*faults, *useless), cost, value, None)
+    bound = _bound(problem, solution, usable)
+    if bound is None:
+        faults.append("no plan keeps the budget and the rules")
     return Certificate(feasible, tuple(faults), cost, value, bound)
 
 
@@ -123,23 +135,82 @@ def _usable_budget(problem: Problem) -> int:
     return sum(least) + (problem.budget - sum(least)) // step * step
 
 
-def _bound(problem: Problem, multiplier: Fraction, usable: int) -> Fraction:
+def _limit_faults(problem: Problem, solution: Solution) -> list[str]:
+    """Limits that are passed and rules that are broken by a choice that is legal by itself."""
+    picks = {g.name: index for g, index in zip(problem.groups, solution.choice, strict=True)}
+    faults = []
+    for limit in problem.limits:
+        spent = sum(int(costs[picks[name]]) for name, costs in limit.costs.items())
+        if spent > limit.most:
+            faults.append(f"{limit.name}: {spent}, {spent - limit.most} over the limit")
+    labels = {
+        group.name: group.labels[picks[group.name]] if group.labels else picks[group.name]
+        for group in problem.groups
+    }
+    for rule in problem.rules:
+        if isinstance(rule, Implies):
+            broken = labels[rule.group] in rule.labels
+            broken = broken and labels[rule.then_group] not in rule.then_labels
+        else:
+            broken = len({labels[name] for name in rule.groups}) > 1
+        if broken:
+            faults.append(f"breaks {rule}")
+    return faults
+
+
+def _multiplier_faults(problem: Problem, solution: Solution) -> list[str]:
+    faults = []
+    if len(solution.limit_multipliers) != len(problem.limits):
+        count = len(solution.limit_multipliers)
+        faults.append(f"{count} limit multipliers for {len(problem.limits)} limits")
+    for number in (solution.multiplier, *solution.limit_multipliers):
+        if not (math.isfinite(number) and number >= 0):
+            faults.append(f"multiplier {number!r} is not a number >= 0")
+    return faults
+
+
+def _bound(problem: Problem, solution: Solution, usable: int) -> Fraction | None:
+    multipliers = [Fraction(m) for m in (solution.multiplier, *solution.limit_multipliers)]
+    ratios = [[v.as_integer_ratio() for v in group.values.tolist()] for group in problem.groups]
+    # One power of two that turns every value and multiplier into a whole number.
+    denominators = [multiplier.denominator for multiplier in multipliers]
+    denominators += [max(below for _, below in pairs) for pairs in ratios]
+    bits = max(denominators).bit_length() - 1
+    price, *others = (int(multiplier * (1 << bits)) for multiplier in multipliers)
     room = usable - sum(int(group.costs.min()) for group in problem.groups)
-    # One power of two that turns every value, and the multiplier, into a whole number.
-    bits = multiplier.denominator.bit_length() - 1
-    ratios = []
-    for group in problem.groups:
-        pairs = [value.as_integer_ratio() for value in group.values.tolist()]
-        bits = max(bits, max(below.bit_length() for _, below in pairs) - 1)
-        ratios.append(pairs)
-    price = multiplier.numerator << (bits - multiplier.denominator.bit_length() + 1)
-    total = price * usable
-    for group, pairs in zip(problem.groups, ratios, strict=True):
-        costs = group.costs.tolist()
-        most = min(costs) + room
-        total += max(
-            (above << (bits - below.bit_length() + 1)) - price * cost
-            for (above, below), cost in zip(pairs, costs, strict=True)
-            if cost <= most
-        )
+    worth = [
+        _worth(group, pairs, bits, room, _charges(problem, group, price, others))
+        for group, pairs in zip(problem.groups, ratios, strict=True)
+    ]
+    tied = classes(problem)
+    joint = [together([worth[index] for index in members]) for members in tied]
+    best = best_total(joint, links(problem, tied))
+    if best is None:
+        return None
+    total = price * usable + best
+    total += sum(p * limit.most for p, limit in zip(others, problem.limits, strict=True))
     return Fraction(total, 1 << bits)
+
+
+def _worth(
+    group: Group, ratios: list[tuple[int, int]], bits: int, room: int, charge: list[int]
+) -> Worth:
+    """Label -> value less charge in units of ``2 ** -bits``, of the candidates that fit at all."""
+    costs = group.costs.tolist()
+    most = min(costs) + room
+    labels = group.labels or range(len(costs))
+    return {
+        label: (above << (bits - below.bit_length() + 1)) - paid
+        for label, cost, (above, below), paid in zip(labels, costs, ratios, charge, strict=True)
+        if cost <= most
+    }
+
+
+def _charges(problem: Problem, group: Group, price: int, others: list[int]) -> list[int]:
+    """[candidates] what each pays for the budget and for all limits."""
+    charge = [price * cost for cost in group.costs.tolist()]
+    for other, limit in zip(others, problem.limits, strict=True):
+        if other and group.name in limit.costs:
+            extra = limit.costs[group.name].tolist()
+            charge = [paid + other * cost for paid, cost in zip(charge, extra, strict=True)]
+    return charge

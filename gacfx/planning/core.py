@@ -1,8 +1,9 @@
-"""Solve a planning problem exactly, with a proof or with an honest bound.
+"""Solve a problem with one budget exactly, with a proof or with an honest bound.
 
-    flatten -> relax -> fix by reduced cost -> greedy fill -> search the core in rounds
+    flatten -> relax -> fix by reduced cost -> first plan -> search the core in rounds
 
-The relaxation takes time linear in the number of candidates and leaves a small core to search.
+The relaxation takes a few passes over the candidates and leaves a few thousand of them near its
+bound. Among these upgrades and exchanges find a plan so good that little stays open, often nothing.
 Guards on work and memory always end the search; a plan that is then not proven comes with the
 status "bounded" and the bound that was reached.
 
@@ -15,16 +16,13 @@ import math
 import time
 import warnings
 
-import numpy as np
-
 from gacfx.errors import PlanError
-from gacfx.planning.arrays import IntArray
 from gacfx.planning.core_dp import Work
 from gacfx.planning.fixing import near
-from gacfx.planning.greedy import fill
+from gacfx.planning.greedy import first_plan
 from gacfx.planning.lattice import Flat, flatten
 from gacfx.planning.problem import Problem
-from gacfx.planning.relaxation import relax
+from gacfx.planning.relaxation import Relaxed, relax
 from gacfx.planning.rounds import Rounds
 from gacfx.planning.solution import Solution
 
@@ -46,26 +44,25 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
 
     Raises:
         InfeasibleBudget: even the cheapest plan is over the budget.
-        PlanError: ``gap`` or ``time_limit`` is not a number >= 0.
+        PlanError: ``gap`` or ``time_limit`` is not a number >= 0, or the problem has further
+            limits or rules.
     """
     begin = time.perf_counter()
-    for name, number in (("gap", gap), ("time_limit", time_limit)):
-        if number is not None and not _is_amount(number):
-            raise PlanError(f"{name} {number!r}: must be a number >= 0")
+    refuse_extras(problem, "the core solver")
+    check_amounts(gap=gap, time_limit=time_limit)
     if not problem.groups:
         return _nothing_to_choose(problem.budget)
     flat = flatten(problem)
     relaxed = relax(flat)
-    open_ = near(flat, relaxed)
+    candidates = near(flat, relaxed)
     deadline = math.inf if time_limit is None else begin + time_limit
     rounds = Rounds(
-        flat=flat,
-        relaxed=relaxed,
-        near=open_,
+        near=candidates,
+        groups=flat.groups,
         tolerance=gap,
         work=Work(_MOST_STEPS, deadline),
-        chosen=fill(flat, relaxed.chosen, relaxed.left, open_),
-        upper=open_.slack,
+        plan=first_plan(candidates),
+        upper=candidates.slack,
     )
     rounds.run()
     if rounds.blurred:
@@ -75,20 +72,31 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(problem, rounds, begin)
+    return _solution(flat, relaxed, rounds, begin)
 
 
-def _is_amount(number: object) -> bool:
-    return isinstance(number, int | float) and not isinstance(number, bool) and number >= 0
+def refuse_extras(problem: Problem, who: str) -> None:
+    """Raise PlanError if the problem has limits or rules, which ``who`` cannot keep."""
+    if problem.limits or problem.rules:
+        raise PlanError(f"{who} knows neither limits nor rules; gacfx.planning.solve does")
 
 
-def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
-    flat, relaxed = rounds.flat, rounds.relaxed
+def check_amounts(**amounts: float | None) -> None:
+    """Raise PlanError for an amount that is not a number >= 0; None is none."""
+    for name, number in amounts.items():
+        real = isinstance(number, int | float) and not isinstance(number, bool)
+        if number is not None and not (real and number >= 0):
+            raise PlanError(f"{name} {number!r}: must be a number >= 0")
+
+
+def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Solution:
     distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
-    position = _cheapest_equal(flat, rounds.chosen)
-    value = math.fsum(flat.value[position])
+    near, column = rounds.near, relaxed.chosen - flat.start[:-1]
+    column[near.group] = near.column[near.cheapest_equal(rounds.plan)]
+    cost, values = flat.at(column)
+    value = math.fsum(values.tolist())
     stats: dict[str, float | int] = {
-        "candidates": sum(len(group.costs) for group in problem.groups),
+        "candidates": flat.offered,
         "groups": flat.groups,
         "quantum": flat.quantum,
         "capacity": flat.room // flat.quantum,
@@ -99,8 +107,8 @@ def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.usable_budget - flat.room + int(flat.cost[position].sum()),
+        choice=tuple(flat.index(flat.start[:-1] + column).tolist()),
+        cost=flat.usable_budget - flat.room + int(cost.sum()),
         value=value,
         bound=value + distance,
         gap=distance,
@@ -110,13 +118,6 @@ def _solution(problem: Problem, rounds: Rounds, begin: float) -> Solution:
         rounding_bound=rounds.rounding,
         stats=stats,
     )
-
-
-def _cheapest_equal(flat: Flat, chosen: IntArray) -> IntArray:
-    """[groups] the first position of each group that is worth as much as the chosen one."""
-    good = flat.value >= flat.spread(flat.value[chosen])
-    hits = np.flatnonzero(good)
-    return hits[np.searchsorted(hits, flat.start[:-1])]
 
 
 def _nothing_to_choose(budget: int) -> Solution:

@@ -1,149 +1,211 @@
-"""The core: what is left to decide, on an integer grid, with bounds for every unfinished plan.
-
-Gains are counted from the relaxed plan and put on a grid of 2**46 steps for the core alone, so that
-all later sums and comparisons are exact in float64, and the same on every machine. The grid is as
-fine as the core is small: candidates that were fixed before do not stretch it.
+"""The core: groups that are still open in the order of search, with bounds for unfinished plans.
 
 An unfinished plan that has gained ``g`` and leaves ``r`` (negative: overspent) ends no better than
 
     g + p * r + sum over open groups of max_j (gain_j - p * cost_j)        for every price p >= 0.
 
 One price gives a straight line in r. A score of prices around the multiplier gives nearly the
-linear relaxation of what is open, at the cost of a product and a sum each.
+linear relaxation of what is open; which of the lines is lowest depends on r alone, so it is found
+by bisection.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning.arrays import FloatArray, IntArray, run_ends
-from gacfx.planning.fixing import Near, undominated
-from gacfx.planning.lattice import Flat
-from gacfx.planning.relaxation import Relaxed
+from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.fixing import Near
+from gacfx.planning.items import TOP, Grid, Items, Number, Selected, on_grid, undecided
+from gacfx.planning.melting import Melted, melt
+from gacfx.planning.pairing import Joined, merge
+from gacfx.planning.totals import Totals, totals
 
-Number = TypeVar("Number", np.int64, np.float64)
+Past = Selected | Melted | Joined
+"""One step from the candidates of ``Near`` to those of a core; it can be undone"""
 
-Order = Literal["near", "wide"]
-"""Groups with the smallest loss per unit of cost first, which soon makes good plans; or groups with
-the widest steps first, after which the relaxation of the rest is nearly exact."""
-
-_GRID_BITS = 46
+_MANY_GROUPS = 64  # from there on it pays to melt those that are alike
 _PRICES = 10  # on each side of the multiplier
 _PRICE_RANGE = 1e-6  # of the largest rate, and not below the 2 % quantile
 _LARGEST_TABLE = 2**22  # entries, candidates x prices
 
 
 @dataclass(frozen=True)
-class Level:
-    """One group that is still open."""
+class Frame:
+    """What a core has in common with those that are made from it during the search."""
 
-    group: int
-    position: IntArray
-    cost: IntArray
-    """[candidates] above the relaxed plan; may be negative"""
-    gain: FloatArray
-    """[candidates] grid steps above the relaxed plan; whole numbers"""
-    loss: FloatArray
-    """[candidates, prices] grid steps below the best candidate at each price"""
-    step_loss: float
-    """The smallest loss at the multiplier of a candidate other than the relaxed plan's"""
+    grid: Grid
+    groups: int
+    candidates: int
+    """Both before groups were merged"""
+    left: int
+    """What the relaxed plan leaves"""
+    reach: int
+    """No plan leaves or overspends more"""
+    totals: Totals | None
+    """Which gains plans can have, in units of the grid; None: any"""
+
+    @property
+    def least_price(self) -> float:
+        """Bounds at lower prices would not tell tops apart (see ``totals``)."""
+        return self.grid.unit * self.totals.rise / self.totals.width if self.totals else 0.0
+
+    def need(self, floor: float) -> float:
+        """The least bound of a plan that gains more than ``floor``, a multiple of the unit."""
+        unit = self.grid.unit
+        if self.totals is None:
+            return floor + unit
+        return unit * self.totals.above(int(floor / unit) + 1, self.left)
+
+    def reached(self, bound: float) -> float:
+        """What plans can gain at most that are within ``bound``."""
+        unit = self.grid.unit
+        whole = math.floor(bound / unit)
+        return unit * (self.totals.below(whole, self.left) if self.totals else whole)
+
+    def distance(self, items: Items, multiplier: float, spare: float) -> float:
+        """The most that the candidates of a good enough plan can lose at ``multiplier``.
+
+        Not below 0: then no plan is good enough, but every group must keep a candidate.
+        """
+        best = float(items.top(items.gain - multiplier * items.cost).sum())
+        return max(0.0, spare + best + float(self.dust(np.array(multiplier))))
+
+    def dust(self, price: FloatArray) -> FloatArray:
+        """More than what float64 can get wrong in a bound at each price."""
+        return math.ldexp(self.groups + 8.0, -52) * (TOP + price * self.reach)
 
 
 @dataclass(frozen=True)
 class Core:
-    """Open groups in the order of search, and the bounds between them."""
+    """Levels in the order of search, and bounds between them.
 
-    levels: tuple[Level, ...]
+    A level is a group, or several merged ones: candidates ``ends[level]:ends[level + 1]``.
+    """
+
+    items: Items
+    ends: list[int]
     price: FloatArray
-    """[prices] grid steps per unit of cost; the multiplier comes first"""
+    """[prices] grid steps per unit of cost, ascending"""
+    loss: FloatArray
+    """[prices, candidates] grid steps below the best candidate of the level"""
     tail: FloatArray
     """[levels + 1, prices] the sum in the bound over the levels from here on, rounded up"""
+    turns: FloatArray
+    """[levels + 1, prices - 1] what has to be overspent for the next price to bound better"""
     savings: IntArray
     """[levels + 1] the most that the levels from here on can spend less"""
-    unit: float
-    """All gains are multiples of this number of grid steps"""
-    exponent: int
-    """A grid step is 2**-exponent"""
-    rounding: float
-    """Most value that the grid can hide, 0 if every gain lies on it"""
-    blurred: int
-    """Groups whose gains differ, but not on the grid"""
+    frame: Frame
+    history: tuple[Past, ...]
+    """How its candidates came from those of ``Near``, in order"""
 
     @property
-    def candidates(self) -> int:
-        return sum(len(level.gain) for level in self.levels)
+    def levels(self) -> int:
+        return len(self.ends) - 1
+
+    def bound(self, depth: int, left: IntArray, gain: FloatArray) -> tuple[IntArray, FloatArray]:
+        """The index of the price that bounds states before level ``depth`` best, and the bound."""
+        line = np.searchsorted(self.turns[depth], -left)
+        return line, gain + self.price[line] * left + self.tail[depth][line]
+
+    def sources(self, candidates: list[int]) -> list[int]:
+        """What some candidates stand for in ``Near``."""
+        for step in reversed(self.history):
+            candidates = step.undo(candidates)
+        return candidates
 
 
-def build(flat: Flat, relaxed: Relaxed, near: Near, order: Order) -> Core | None:
-    """The core of the candidates in ``near``; None if some group has none left."""
-    if not np.bincount(near.owner, minlength=flat.groups).all():
+def build(near: Near, kept: IntArray, floor: float) -> Core | None:
+    """The core of the candidates ``kept``, for plans that gain more than ``floor``.
+
+    None if they leave nothing to decide: the relaxed plan is the only one.
+    """
+    kept = undecided(near, kept)
+    if not len(kept):
         return None
-    best = undominated(flat, near.position, near.owner)
-    position, owner = near.position[best], near.owner[best]
-    is_open = (np.bincount(owner)[owner] > 1) | (position != relaxed.chosen[owner])
-    if not is_open.any():
-        zero = np.zeros((1, 1))
-        return Core((), zero[0], zero, np.zeros(1, np.int64), 1.0, 0, 0.0, 0)
-    items = _on_grid(flat, relaxed, position[is_open], owner[is_open])
-    price = _prices(math.ldexp(relaxed.multiplier, items.exponent), items)
-    return _core(items, price, relaxed, order)
+    items, grid = on_grid(near, kept)
+    reach = abs(near.left) + int(items.top(np.abs(items.cost)).sum())
+    multiplier = math.ldexp(near.multiplier, grid.exponent)
+    found = None
+    if grid.unit > 1:  # else gains are not whole numbers but for the grid
+        found = totals(items.cost, (items.gain / grid.unit).astype(np.int64))
+        found = found and found.rising_at_most(multiplier / grid.unit)
+    frame = Frame(grid, items.groups, len(kept), near.left, reach, found)
+    spare = multiplier * near.left - frame.need(grid.floor(floor))
+    history: tuple[Past, ...] = (Selected(kept),)
+    if items.groups > _MANY_GROUPS:
+        items, melted = melt(items, multiplier, frame.distance(items, multiplier, spare))
+        history += (melted,)
+    # Widest steps first: the relaxation of the narrow ones that remain is nearly exact.
+    widest = np.argsort(-items.top(np.abs(items.cost)), kind="stable")
+    items, turned = items.turned(widest)
+    return _core(items, multiplier, spare, frame, (*history, Selected(turned)))
 
 
-@dataclass(frozen=True)
-class _Items:
-    """The candidates of open groups, counted from the relaxed plan."""
+def narrowed(
+    core: Core, depth: int, most: FloatArray, multiplier: float, spare: float
+) -> tuple[Core | None, IntArray]:
+    """What is still open before level ``depth`` when no plan may lose more than ``most``.
 
-    position: IntArray
-    owner: IntArray
-    ends: IntArray
-    """[groups + 1] where the groups begin, and the end"""
-    cost: IntArray
-    gain: FloatArray
-    """Whole grid steps"""
-    exponent: int
-    exact: bool
-    """Nothing was rounded, neither by the grid nor by float64"""
-    blurred: int
+    Args:
+        core: the core so far.
+        depth: levels before it are decided.
+        most: [prices] what the plans that this price bounds best can lose, or less than 0.
+        multiplier: a good price for them.
+        spare: the most that they gain above what is needed, at this price and before this level.
 
-    def top(self, numbers: NDArray[Number]) -> NDArray[Number]:
-        """[candidates, ...] -> [groups, ...] the largest of each group."""
-        largest: NDArray[Number] = np.maximum.reduceat(numbers, self.ends[:-1], axis=0)
-        return largest
+    Returns:
+        A core without the candidates that no plan can hold; None if only one is left everywhere.
+        And the candidates of ``core`` that are the only ones left of their level.
+    """
+    begin = core.ends[depth]
+    kept = begin + np.flatnonzero((core.loss[:, begin:] <= most[:, None]).any(axis=0))
+    level = np.searchsorted(core.items.ends, kept, side="right")
+    is_open = np.bincount(level)[level] > 1
+    forced, kept = kept[~is_open], kept[is_open]
+    if not len(kept):
+        return None, forced
+    spare += float((core.items.gain[forced] - multiplier * core.items.cost[forced]).sum())
+    items, history = core.items.some(kept), (*core.history, Selected(kept))
+    return _core(items, multiplier, spare, core.frame, history), forced
 
 
-def _on_grid(flat: Flat, relaxed: Relaxed, position: IntArray, owner: IntArray) -> _Items:
-    base = relaxed.chosen[owner]
-    value, start = flat.value[position], flat.value[base]
-    gain = value - start
-    # Knuth's error of a difference: 0 where float64 holds it exactly.
-    back = gain - value
-    exact = not np.any((value - (gain - back)) - (start + back))
-    ends = run_ends(owner)
-    largest = np.maximum.reduceat(np.abs(gain), ends[:-1])
-    exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
-    fine = np.ldexp(gain, exponent)
-    whole = np.rint(fine)
-    seen = np.maximum.reduceat(np.abs(whole), ends[:-1]) > 0
-    return _Items(
-        position=position,
-        owner=owner,
-        ends=ends,
-        cost=flat.cost[position] - flat.cost[base],
-        gain=whole,
-        exponent=exponent,
-        exact=exact and not np.any(whole != fine),
-        blurred=int(np.count_nonzero((largest > 0) & ~seen)),
+def _core(
+    items: Items,
+    multiplier: float,
+    spare: float,
+    frame: Frame,
+    history: tuple[Past, ...],
+) -> Core:
+    leaves = items
+    items, mergers = merge(items, multiplier, frame.distance(items, multiplier, spare))
+    price = np.array([multiplier])
+    if items.groups > 1:
+        most = _LARGEST_TABLE // len(items.cost)
+        price = _prices(multiplier, leaves, frame.least_price, most)
+    dust = frame.dust(price)
+    reduced = items.gain - price[:, None] * items.cost
+    top = items.top(reduced)
+    tail = _suffix_sum(top.T) + dust
+    return Core(
+        items=items,
+        ends=items.ends.tolist(),
+        price=price,
+        loss=np.repeat(top, items.sizes, axis=1) - reduced,
+        tail=tail,
+        turns=(tail[:, 1:] - tail[:, :-1]) / (price[1:] - price[:-1]),
+        savings=_suffix_sum(np.maximum(items.top(-items.cost), 0)),
+        frame=frame,
+        history=(*history, *mergers),
     )
 
 
-def _prices(multiplier: float, items: _Items) -> FloatArray:
-    """The multiplier, prices spread around it where choices change, and 0."""
+def _prices(multiplier: float, items: Items, least: float, most: int) -> FloatArray:
+    """At most ``most``: the multiplier, prices around it where choices change, the least one."""
     cost = items.cost
-    count = min(_PRICES, (_LARGEST_TABLE // len(cost) - 2) // 2)
-    prices = [np.array([multiplier])]
+    count = min(_PRICES, (most - 2) // 2)
+    prices = [np.array([least, multiplier])]
     rate = (multiplier * cost - items.gain) / np.maximum(np.abs(cost), 1)
     for side in (-1, 1):
         rates = np.sort(rate[(np.sign(cost) == -side) & (rate > 0)])
@@ -151,50 +213,8 @@ def _prices(multiplier: float, items: _Items) -> FloatArray:
             lowest = max(rates[len(rates) // 50], rates[-1] * _PRICE_RANGE)
             share = np.arange(count) / max(1, count - 1)
             prices.append(multiplier + side * lowest * (rates[-1] / lowest) ** share)
-    every = np.append(np.concatenate(prices), 0.0)
-    return every[every >= 0]
-
-
-def _core(items: _Items, price: FloatArray, relaxed: Relaxed, order: Order) -> Core:
-    reduced = items.gain[:, None] - items.cost[:, None] * price
-    top, width = items.top(reduced), items.top(np.abs(items.cost))
-    loss = np.repeat(top, np.diff(items.ends), axis=0) - reduced
-    step = np.where(items.position == relaxed.chosen[items.owner], np.inf, loss[:, 0])
-    if order == "wide":
-        turn = np.argsort(-width, kind="stable")
-    else:
-        rate = -items.top(-step / np.maximum(np.abs(items.cost), 1))
-        turn = np.argsort(rate, kind="stable")
-    # Float errors may only loosen a bound: every tail gets more than they can add up to.
-    reach = 2.0**_GRID_BITS + price * (abs(relaxed.left) + float(width.sum()))
-    dust = math.ldexp(len(turn) + 8.0, -52) * reach
-    return Core(
-        levels=_levels(items, loss, -items.top(-step), turn),
-        price=price,
-        tail=_suffix_sum(top[turn]) + dust,
-        savings=_suffix_sum(np.maximum(items.top(-items.cost), 0)[turn]),
-        unit=float(np.gcd.reduce(items.gain.astype(np.int64))) or 1.0,
-        exponent=items.exponent,
-        # Half a step per candidate on either side of a comparison, and the dust of a difference.
-        rounding=0.0 if items.exact else math.ldexp(len(turn) + 1.0, -items.exponent),
-        blurred=items.blurred,
-    )
-
-
-def _levels(
-    items: _Items, loss: FloatArray, step_loss: FloatArray, turn: IntArray
-) -> tuple[Level, ...]:
-    levels = []
-    begins, ends = items.ends[turn].tolist(), items.ends[turn + 1].tolist()
-    for begin, end, least in zip(begins, ends, step_loss[turn].tolist(), strict=True):
-        part = slice(begin, end)
-        group = int(items.owner[begin])
-        levels.append(
-            Level(
-                group, items.position[part], items.cost[part], items.gain[part], loss[part], least
-            )
-        )
-    return tuple(levels)
+    every = np.unique(np.concatenate(prices))
+    return every[every >= least]
 
 
 def _suffix_sum(rows: NDArray[Number]) -> NDArray[Number]:

@@ -13,39 +13,128 @@ import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.lattice import Flat
+from gacfx.planning.order import ends_of, stable_order
 from gacfx.planning.relaxation import Relaxed
 
 
 @dataclass(frozen=True)
 class Near:
-    """The candidates near the Lagrangian bound, ascending by position."""
+    """The candidates near the Lagrangian bound, where a group has more than the relaxed plan's."""
 
-    position: IntArray
+    group: IntArray
+    """[open] numbers of the groups with something to decide, ascending"""
+    ends: IntArray
+    """[open + 1] where their candidates begin, and the end"""
     owner: IntArray
+    """[candidates] index into ``group``"""
+    column: IntArray
+    """[candidates] place in the group, ascending"""
+    cost: IntArray
+    value: FloatArray
     loss: FloatArray
+    base: IntArray
+    """[open] the candidates of the relaxed plan, as indices"""
+    better: IntArray
+    """[open] those of the better plan that the relaxation found, or ``base`` again"""
+    multiplier: float
+    left: int
+    """What the relaxed plan leaves of the room"""
     slack: float
     """The Lagrangian bound minus the value of the relaxed plan, rounded up"""
     margin: float
-    """More than what float64 can get wrong in one loss"""
+    """More than what float64 can get wrong in one loss, so a loss can be as far below 0"""
 
-    def within(self, distance: float) -> "Near":
-        """Those that lose at most ``distance``, and a margin."""
-        keep = self.loss <= distance + self.margin
-        return Near(self.position[keep], self.owner[keep], self.loss[keep], self.slack, self.margin)
+    def within(self, distance: float) -> IntArray:
+        """The candidates that lose at most ``distance``, and a margin, as indices."""
+        return np.flatnonzero(self.loss <= distance + self.margin)
+
+    def cheapest_equal(self, plan: IntArray) -> IntArray:
+        """[open] the first candidates that are worth as much as those of ``plan``.
+
+        No need to look further: what is worth as much and costs less also loses less.
+        """
+        hits = np.flatnonzero(self.value >= self.value[plan][self.owner])
+        return hits[np.searchsorted(hits, self.ends[:-1])]
+
+    def gain(self, plan: IntArray) -> float:
+        """How much more than the relaxed plan a plan is worth; ``plan``: [open] indices."""
+        return math.fsum((self.value[plan] - self.value[self.base]).tolist())
 
 
 def near(flat: Flat, relaxed: Relaxed) -> Near:
-    """The candidates that can be in a plan better than the relaxed one."""
-    reduced = flat.value - relaxed.multiplier * flat.weight
-    top = np.maximum.reduceat(reduced, flat.start[:-1])
-    size = max(float(flat.value.max()), -float(flat.value.min()))
-    # A difference of two products and sums of this size is off by less than 2**-49 of it.
-    margin = math.ldexp(size + relaxed.multiplier * float(flat.weight.max()), -49)
-    off = float((top - reduced[relaxed.chosen]).sum())
-    slack = relaxed.multiplier * relaxed.left + off + flat.groups * margin
-    position = np.flatnonzero(reduced >= flat.spread(top - (slack + margin)))
-    owner = flat.owner(position)
-    return Near(position, owner, top[owner] - reduced[position], slack, margin)
+    """The candidates that can be in a plan better than the best one of ``relaxed``."""
+    price, margin = relaxed.multiplier, _margin(flat, relaxed.multiplier)
+    start = flat.start[:-1]
+    top = _reduced(flat, price, relaxed.best - start)
+    base, better = relaxed.chosen - start, relaxed.better - start
+    slack, distance = (
+        price * (flat.room - int(flat.at(plan)[0].sum()))
+        + float((top - _reduced(flat, price, plan)).sum())
+        + flat.groups * margin
+        for plan in (base, better)
+    )
+    group, column, cost, value = _found(flat, price, top - (distance + margin), (base, better))
+    count = np.bincount(group, minlength=flat.groups)
+    keep = np.flatnonzero(count[group] > 1)
+    keep = keep[stable_order(group[keep])]
+    group, column, cost, value = group[keep], column[keep], cost[keep], value[keep]
+    is_open = np.flatnonzero(count > 1)
+    return Near(
+        group=is_open,
+        ends=ends_of(count[is_open]),
+        owner=np.repeat(np.arange(len(is_open)), count[is_open]),
+        column=column,
+        cost=cost,
+        value=value,
+        loss=top[group] - (value - price * cost.astype(np.float64)),
+        base=np.flatnonzero(column == base[group]),
+        better=np.flatnonzero(column == better[group]),
+        multiplier=price,
+        left=relaxed.left,
+        slack=slack,
+        margin=margin,
+    )
+
+
+def _reduced(flat: Flat, price: float, column: IntArray) -> FloatArray:
+    """[groups] value minus price times cost of one candidate per group."""
+    cost, value = flat.at(column)
+    return value - price * cost.astype(np.float64)
+
+
+def _margin(flat: Flat, price: float) -> float:
+    size = max(max(table.value.max(), -table.value.min()) for table in flat.tables)
+    weight = max(table.weight[:, -1].max() for table in flat.tables)
+    # A difference of two products and sums of this size is off by less than 2**-49 of it, and the
+    # best candidate may be one that only rounding made so.
+    return math.ldexp(float(size) + price * float(weight), -48)
+
+
+def _found(
+    flat: Flat, price: float, least: FloatArray, plans: tuple[IntArray, IntArray]
+) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+    """(group, column, cost, value) of what is worth ``least`` at ``price``, and of two plans."""
+    groups, columns, costs, values = [], [], [], []
+    for table in flat.tables:
+        for rows in table.pieces():
+            members = table.member[rows]
+            hits = table.reduced(price, rows) >= least[members, None]
+            if table.size is not None:
+                hits &= np.arange(hits.shape[1]) < table.size[rows, None]
+            for plan in plans:
+                hits[np.arange(len(hits)), plan[members]] = True
+            row, column = np.divmod(np.flatnonzero(hits), hits.shape[1])
+            groups.append(members[row])
+            row += rows.start
+            columns.append(column)
+            costs.append(table.costs_at(row, column))
+            values.append(table.value[row, column])
+    return (
+        np.concatenate(groups),
+        np.concatenate(columns),
+        np.concatenate(costs),
+        np.concatenate(values),
+    )
 
 
 def undominated(flat: Flat, position: IntArray, owner: IntArray) -> IntArray:
@@ -53,14 +142,21 @@ def undominated(flat: Flat, position: IntArray, owner: IntArray) -> IntArray:
 
     Of equal candidates the first stays: the cheapest, then the lowest index.
     """
-    value = flat.value[position]
+    return records(flat.value[position], owner)
+
+
+def records(value: FloatArray, owner: IntArray) -> IntArray:
+    """Indices of the candidates worth more than all before them in their group."""
+    falls = (value[1:] <= value[:-1]) & (owner[1:] == owner[:-1])
+    if not falls.any():
+        return np.arange(len(value))
     best = value.copy()
-    longest = int(np.bincount(owner).max()) if len(owner) else 0
+    longest = int(np.bincount(owner).max())
     shift = 1
     while shift < longest:
         same = owner[shift:] == owner[:-shift]
         best[shift:] = np.where(same, np.maximum(best[shift:], best[:-shift]), best[shift:])
         shift *= 2
-    keep = np.ones(len(position), np.bool_)
+    keep = np.ones(len(value), np.bool_)
     keep[1:] = (owner[1:] != owner[:-1]) | (value[1:] > best[:-1])
     return np.flatnonzero(keep)

@@ -1,140 +1,160 @@
-"""The same problem as an integer linear program, solved by CBC through PuLP: a second opinion.
+"""Planning as an integer program, solved by CBC or HiGHS: any limits, any rules.
 
-CBC works with absolute tolerances of about 1e-6, so an objective of the wrong size makes it call
-plans optimal that are not. The program is therefore scaled fairly: values are centred in every
-group (its smallest is 0) and stretched until the widest group spans 1000; costs count quanta above
-the cheapest candidate. What comes back is checked whatever its status says, because CBC has been
-seen to hand out plans over the budget after a time limit.
+For a problem with one budget it is a second opinion on ``solve``, which is exact and far faster,
+and shares nothing with it but the problem. For several limits and rules it is the method itself.
+What a solver returns is checked in whole numbers whatever its status says.
 """
 
 import math
 import time
-from collections.abc import Sequence
-from importlib import import_module
-from itertools import pairwise
-from types import ModuleType
+from dataclasses import replace
 
 import numpy as np
 
-from gacfx.errors import PlanError
-from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.fixing import near
-from gacfx.planning.lattice import Flat, flatten
+from gacfx.errors import InfeasibleBudget, PlanError
+from gacfx.planning import core
+from gacfx.planning.ilp_core import Found, solve_core, solve_whole
+from gacfx.planning.ilp_dual import dual
+from gacfx.planning.ilp_solvers import Solver, SolverName, find_solver
+from gacfx.planning.ilp_table import Table, tabulate
+from gacfx.planning.merge import merge, usable_budget
 from gacfx.planning.problem import Problem
-from gacfx.planning.relaxation import relax
 from gacfx.planning.solution import Solution
 
-_SPAN = 1000.0
-_TOLERANCE = 1e-6
-"""What CBC may miss per group, in the scaled objective"""
+_NAMED_RULES = 4  # in one message
 
 
-def solve_ilp(problem: Problem, time_limit: float | None = None) -> Solution:
-    """The plan that CBC finds. For comparison: ``solve`` is exact and far faster.
+def solve_ilp(
+    problem: Problem,
+    time_limit: float | None = None,
+    *,
+    solver: SolverName = "auto",
+    shrink: bool | None = None,
+) -> Solution:
+    """The plan that an integer program gives, with multipliers for ``certificate.check``.
 
-    Status "optimal" is CBC's claim, and holds within ``rounding_bound``. The multiplier is that of
-    our linear relaxation, so that ``certificate.check`` certifies the plan as well.
+    Status "optimal" is the solver's claim about its program, and holds within ``rounding_bound``.
 
     Args:
-        problem: groups and budget.
-        time_limit: seconds for CBC itself; building the program comes on top.
+        problem: groups, budget, limits and rules.
+        time_limit: seconds for all solver runs together. A solver that has not answered a few
+            seconds later is killed; building programs comes on top.
+        solver: "cbc" comes with PuLP, "highs" with ``pip install highspy``; "auto" takes CBC, and
+            HiGHS where there is no CBC.
+        shrink: give the solver only the candidates that can matter. None: where the problem has
+            limits or rules; a plain one goes whole to the solver, as a second opinion should.
 
     Raises:
-        InfeasibleBudget: even the cheapest plan is over the budget.
-        PlanError: PuLP or CBC is missing, or CBC returned no legal plan.
+        InfeasibleBudget: no plan keeps the budget, the limits and the rules; says which.
+        PlanError: PuLP or the solver is missing, it returned no legal plan, or groups that must
+            take one label have none in common.
     """
     begin = time.perf_counter()
+    core.check_amounts(time_limit=time_limit)
+    merged = merge(problem)
+    deadline = math.inf if time_limit is None else begin + time_limit
+    chosen = find_solver(solver, deadline)
     if not problem.groups:
-        raise PlanError("an integer program needs at least one group")
-    flat = flatten(problem)
-    objective, scale = _fair_values(flat)
-    taken, claimed = _run_cbc(flat, objective, time_limit)
-    position = _checked(flat, taken)
-    relaxed = relax(flat)
-    value = math.fsum(flat.value[position])
-    tolerance = flat.groups * _TOLERANCE / scale
-    bound = math.fsum(flat.value[relaxed.chosen]) + near(flat, relaxed).slack
-    distance = tolerance if claimed else max(0.0, bound - value)
+        nothing = core.solve(replace(problem, limits=(), rules=()))
+        return replace(nothing, limit_multipliers=(0.0,) * len(problem.limits))
+    if shrink is None:
+        shrink = bool(merged.problem.limits or merged.problem.rules)
+    solution = _solve(merged.problem, chosen, shrink, begin)
+    if solution is None:
+        raise _explain(problem, merged.problem, chosen)
+    return merged.expand(solution)
+
+
+def _solve(problem: Problem, solver: Solver, shrink: bool, begin: float) -> Solution | None:
+    """The plan; None if there is none."""
+    table = tabulate(problem)
+    if table.empty:
+        return None
+    if not (shrink or problem.limits or problem.rules):
+        found = solve_whole(table, solver)
+        seconds = time.perf_counter() - begin
+        # The certificate wants a multiplier; it is no part of the second opinion.
+        plain = core.solve(problem)
+        return _solution(problem, table, found, (plain.multiplier,), plain.bound, seconds)
+    prices = dual(table, solver)
+    found = solve_core(table, prices, solver) if shrink else solve_whole(table, solver)
+    multipliers = tuple((prices.price / table.quantum).tolist())
+    bound = min(found.bound, prices.bound)
+    return _solution(problem, table, found, multipliers, bound, time.perf_counter() - begin)
+
+
+def _explain(problem: Problem, merged: Problem, solver: Solver) -> PlanError:
+    """What cannot be kept together, and the smallest budget that could."""
+    names = [f"the budget {problem.budget}"]
+    names += [f"limit {limit.name!r} ({limit.most})" for limit in problem.limits]
+    names += [f"rule {rule}" for rule in problem.rules[:_NAMED_RULES]]
+    if len(problem.rules) > _NAMED_RULES:
+        names.append(f"{len(problem.rules) - _NAMED_RULES} more rules")
+    cheapest, way_out = _way_out(merged, solver)
+    if cheapest is not None and cheapest <= problem.budget:
+        return PlanError(
+            f"{solver.name} finds no plan within the budget of {problem.budget}, and then one that "
+            f"costs {cheapest}; try the other solver"
+        )
+    needed = sum(int(group.costs.min()) for group in merged.groups)
+    return InfeasibleBudget(
+        f"no plan keeps {', '.join(names)} together, though the budget and each limit can be kept "
+        f"alone; {way_out}",
+        needed=needed if cheapest is None else cheapest,
+        budget=problem.budget,
+    )
+
+
+def _way_out(problem: Problem, solver: Solver) -> tuple[int | None, str]:
+    """(what the cheapest plan with these limits and rules costs, what to do)."""
+    groups = tuple(
+        replace(group, values=-group.costs.astype(np.float64)) for group in problem.groups
+    )
+    enough = sum(int(group.costs.max()) for group in groups)
+    try:
+        free = replace(problem, groups=groups, budget=enough)
+        solution = _solve(free, solver, shrink=True, begin=time.perf_counter())
+    except PlanError:  # no time left
+        return None, "loosen one of them"
+    if solution is None:
+        return None, "no budget would help: the limits and rules exclude each other; loosen one"
+    return solution.cost, f"a budget of {solution.cost} would do; raise it, or loosen another"
+
+
+def _solution(
+    problem: Problem,
+    table: Table,
+    found: Found,
+    multipliers: tuple[float, ...],
+    bound: float,
+    seconds: float,
+) -> Solution | None:
+    if found.position is None:
+        return None
+    choice = tuple(table.index[found.position].tolist())
+    chosen = list(zip(problem.groups, choice, strict=True))
+    value = math.fsum(float(group.values[index]) for group, index in chosen)
+    distance = found.tolerance if found.claimed else max(0.0, bound - value)
     return Solution(
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.usable_budget - flat.room + int(flat.cost[position].sum()),
+        choice=choice,
+        cost=sum(int(group.costs[index]) for group, index in chosen),
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if claimed else "bounded",
-        multiplier=relaxed.multiplier,
-        usable_budget=flat.usable_budget,
-        rounding_bound=tolerance,
+        status="optimal" if found.claimed else "bounded",
+        multiplier=multipliers[0],
+        usable_budget=usable_budget(problem),
+        rounding_bound=found.tolerance,
         stats={
-            "candidates": len(flat.cost),
-            "groups": flat.groups,
-            "quantum": flat.quantum,
-            "capacity": flat.room // flat.quantum,
-            "core_groups": flat.groups,
+            "candidates": sum(len(group.costs) for group in problem.groups),
+            "groups": len(problem.groups),
+            "quantum": int(table.quantum[0]),
+            "capacity": int(table.room[0]),
+            "core_groups": table.groups,
+            "core_candidates": found.core,
             "max_states": 0,
-            "seconds": time.perf_counter() - begin,
+            "programs": found.programs,
+            "seconds": seconds,
         },
+        limit_multipliers=multipliers[1:],
     )
-
-
-def _fair_values(flat: Flat) -> tuple[FloatArray, float]:
-    """Values above the smallest of the group, the widest group stretched to 1000; the factor."""
-    centred = flat.value - flat.spread(np.minimum.reduceat(flat.value, flat.start[:-1]))
-    widest = float(centred.max())
-    scale = _SPAN / widest if widest > 0 else 1.0
-    return centred * scale, scale
-
-
-def _run_cbc(
-    flat: Flat, objective: FloatArray, time_limit: float | None
-) -> tuple[Sequence[float | None], bool]:
-    """What CBC sets each candidate to, and whether it claims that this is optimal."""
-    pulp = _import_pulp()
-    program = pulp.LpProblem("plan", pulp.LpMaximize)
-    # PuLP 4 makes variables through the program, older releases know only the class.
-    make = getattr(program, "add_variable", pulp.LpVariable)
-    take = [make(f"x{position}", cat="Binary") for position in range(len(flat.cost))]
-    quanta = (flat.cost // flat.quantum).tolist()
-    program += pulp.LpAffineExpression(zip(take, objective.tolist(), strict=True))
-    program += pulp.LpAffineExpression(zip(take, quanta, strict=True)) <= flat.room // flat.quantum
-    for begin, end in pairwise(flat.start.tolist()):
-        program += pulp.LpAffineExpression((x, 1) for x in take[begin:end]) == 1
-    program.solve(_cbc(pulp, time_limit))
-    if program.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
-        raise PlanError(
-            f"CBC returned no plan (status {pulp.LpStatus[program.status]}); raise time_limit, "
-            "or use solve()"
-        )
-    return [x.varValue for x in take], program.sol_status == pulp.LpSolutionOptimal
-
-
-def _import_pulp() -> ModuleType:
-    try:
-        return import_module("pulp")
-    except ImportError:
-        raise PlanError("solve_ilp needs PuLP: pip install pulp") from None
-
-
-def _cbc(pulp: ModuleType, time_limit: float | None) -> object:
-    """CBC as PuLP brings it, or the one on the path."""
-    bundled = getattr(getattr(pulp, "PULP_CBC_CMD", None), "pulp_cbc_path", None)
-    options = {"msg": False, "timeLimit": time_limit, "gapRel": 0.0, "gapAbs": 0.0, "threads": 1}
-    for path in (bundled, None):
-        solver = pulp.COIN_CMD(path=path, **options)
-        if solver.available():
-            return solver
-    raise PlanError(
-        "no CBC binary found: install coinor-cbc with the system's package manager, or a PuLP "
-        "that brings one: pip install 'pulp[cbc]'"
-    )
-
-
-def _checked(flat: Flat, taken: Sequence[float | None]) -> IntArray:
-    """[groups] positions that are set to 1; CBC's own status is not enough."""
-    ones = np.flatnonzero(np.array([x or 0.0 for x in taken]) > 0.5)
-    if not np.array_equal(flat.owner(ones), np.arange(flat.groups)):
-        raise PlanError("CBC returned a plan without exactly one candidate per group")
-    cost = int(flat.cost[ones].sum())
-    if cost > flat.room:
-        raise PlanError(f"CBC returned a plan {cost - flat.room} over the budget")
-    return ones

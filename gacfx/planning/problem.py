@@ -1,64 +1,23 @@
-"""A planning problem: groups of candidates and one budget; a plan takes one candidate per group.
+"""A planning problem: groups of candidates and a budget; a plan takes one candidate per group.
 
 Costs are counted in whole units, usually parameters. Values are *gains to maximise*; gacfx uses
 ``value = -loss``, the estimated rise of the task loss in nats with its sign turned, so that a
 weight which stays dense is worth 0. Only differences of values inside a group matter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import index as as_index
 
 from numpy.typing import ArrayLike
 
 from gacfx.errors import PlanError
-from gacfx.planning.arrays import LARGEST_COST, FloatArray, IntArray, cost_array, value_array
+from gacfx.planning.arrays import LARGEST_COST, IntArray, cost_array, value_array, whole_number
+from gacfx.planning.blocks import Block, GroupsOfBlocks
+from gacfx.planning.group import Group
+from gacfx.planning.limits import Implies, Limit, Rule, SameLabel
 
-Label = int | str
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """The candidates of one group, of which a plan takes exactly one.
-
-    Arrays are copied once and made read-only. A read-only int64 array is kept as it is, so many
-    groups can share one cost array; ``Problem.from_groups`` shares equal objects by itself.
-
-    Args:
-        name: unique inside a problem; for gacfx the name of the coupled dim.
-        costs: [candidates] whole numbers >= 0, in any order, ties allowed.
-        values: [candidates] finite gains, in any order; they may be negative, flat or falling.
-        labels: what each candidate stands for (a rank, "dense"), or empty.
-
-    Raises:
-        PlanError: an array or a label is malformed; the message names the group.
-    """
-
-    name: str
-    costs: IntArray
-    values: FloatArray
-    labels: tuple[Label, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise PlanError(f"group name {self.name!r}: must be a string that is not empty")
-        costs = cost_array(self.name, self.costs)
-        values = value_array(self.name, self.values)
-        if len(costs) != len(values):
-            raise PlanError(f"group {self.name!r}: {len(costs)} costs but {len(values)} values")
-        object.__setattr__(self, "costs", costs)
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "labels", _labels(self.name, self.labels, len(costs)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Group):
-            return NotImplemented
-        mine = (self.name, self.labels, self.costs.tobytes(), self.values.tobytes())
-        return mine == (other.name, other.labels, other.costs.tobytes(), other.values.tobytes())
-
-    def __hash__(self) -> int:
-        return hash((self.name, len(self.costs)))
+__all__ = ["Group", "Problem", "kept_budget"]
 
 
 @dataclass(frozen=True)
@@ -68,24 +27,33 @@ class Problem:
     Args:
         groups: may be empty; names are unique.
         budget: in the unit of the costs. More than everything together is legal.
+        limits: further budgets, each with costs of its own.
+        rules: what the choices of some groups mean for others.
 
     Raises:
-        PlanError: a duplicate name, a budget that is not a whole number >= 0, or costs whose sum
-            would leave int64.
+        PlanError: a duplicate name, a budget that is not a whole number >= 0, costs whose sum
+            would leave int64, or a limit or rule that speaks of what is not there.
     """
 
-    groups: tuple[Group, ...]
+    groups: Sequence[Group]
     budget: int
+    limits: tuple[Limit, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", tuple(self.groups))
-        object.__setattr__(self, "budget", _budget(self.budget))
-        names: set[str] = set()
-        for group in self.groups:
-            if group.name in names:
-                raise PlanError(f"group {group.name!r}: the name is used twice; names must differ")
-            names.add(group.name)
-        if sum(int(group.costs.max()) for group in self.groups) >= LARGEST_COST:
+        if not isinstance(self.groups, GroupsOfBlocks):
+            object.__setattr__(self, "groups", tuple(self.groups))
+        object.__setattr__(self, "budget", whole_number(self.budget, "budget"))
+        object.__setattr__(self, "limits", tuple(self.limits))
+        by_kind = sorted(self.rules, key=lambda rule: isinstance(rule, SameLabel))
+        object.__setattr__(self, "rules", tuple(by_kind))
+        _check_names(self.groups)
+        if self.limits or self.rules:
+            known = {group.name: group for group in self.groups}
+            _check_limits(self.limits, known)
+            for rule in self.rules:
+                _check_rule(rule, known)
+        if _dearest(self.groups) >= LARGEST_COST:
             raise PlanError("costs: the largest of every group sum to 2**62 or more; use a unit")
 
     @classmethod
@@ -102,6 +70,11 @@ class Problem:
                 shared[id(costs)] = cost_array(name, costs)
             groups.append(Group(name, shared[id(costs)], value_array(name, values)))
         return cls(tuple(groups), budget)
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[Block], budget: int) -> "Problem":
+        """The problem with all groups of ``blocks``, in order; for many groups the fastest way."""
+        return cls(GroupsOfBlocks(blocks), budget)
 
     def to_json(self) -> str:
         """The problem as versioned JSON, lossless: floats are written with all their digits."""
@@ -141,7 +114,7 @@ def kept_budget(total: int, ratio: float | str | Fraction) -> int:
         raise PlanError(f"ratio {ratio}: the share removed must be below 1{hint}")
     if removed < 0:
         raise PlanError(f"ratio {ratio}: the share removed cannot be negative")
-    whole = _budget(total, "total")
+    whole = whole_number(total, "total")
     return (whole * (removed.denominator - removed.numerator)) // removed.denominator
 
 
@@ -159,27 +132,48 @@ def _share(ratio: float | str | Fraction) -> Fraction:
         raise PlanError(f"ratio {ratio}: not a number{hint}") from None
 
 
-def _labels(name: str, labels: Sequence[Label], count: int) -> tuple[Label, ...]:
-    labels = labels if isinstance(labels, tuple) else tuple(labels)
-    if not labels:
-        return ()
-    if len(labels) != count:
-        raise PlanError(f"group {name!r}: {len(labels)} labels for {count} candidates")
-    if not {type(label) for label in labels} <= {int, str}:
-        raise PlanError(f"group {name!r}: a label is neither int nor str")
-    if len(set(labels)) != count:
-        twice = next(label for label in labels if labels.count(label) > 1)
-        raise PlanError(f"group {name!r}: label {twice!r} stands for two candidates")
-    return labels
+def _check_names(groups: Sequence[Group]) -> None:
+    names = groups.names() if isinstance(groups, GroupsOfBlocks) else [g.name for g in groups]
+    if len(set(names)) == len(names):
+        return
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise PlanError(f"group {name!r}: the name is used twice; names must differ")
+        seen.add(name)
 
 
-def _budget(budget: int, what: str = "budget") -> int:
-    if isinstance(budget, bool):
-        raise PlanError(f"{what} is a bool; give a number of cost units")
-    try:
-        whole = as_index(budget)
-    except TypeError:
-        raise PlanError(f"{what} {budget!r}: must be an int (kept_budget makes one)") from None
-    if not 0 <= whole < LARGEST_COST:
-        raise PlanError(f"{what} {whole}: must lie in 0 .. 2**62 - 1")
-    return whole
+def _dearest(groups: Sequence[Group]) -> int:
+    """What the most expensive candidates of all groups cost together."""
+    if isinstance(groups, GroupsOfBlocks):
+        return sum(block.dearest() for block in groups.blocks)
+    return sum(int(group.costs.max()) for group in groups)
+
+
+def _check_limits(limits: Sequence[Limit], known: Mapping[str, Group]) -> None:
+    names = [limit.name for limit in limits]
+    for limit in limits:
+        if names.count(limit.name) > 1:
+            raise PlanError(f"limit {limit.name!r}: the name is used twice; names must differ")
+        for name, costs in limit.costs.items():
+            if name not in known:
+                raise PlanError(f"limit {limit.name!r}: there is no group {name!r}")
+            if len(costs) != len(known[name].costs):
+                raise PlanError(
+                    f"limit {limit.name!r}: {len(costs)} costs for the "
+                    f"{len(known[name].costs)} candidates of group {name!r}"
+                )
+
+
+def _check_rule(rule: Rule, known: Mapping[str, Group]) -> None:
+    named = (rule.group, rule.then_group) if isinstance(rule, Implies) else rule.groups
+    for name in named:
+        if name not in known:
+            raise PlanError(f"{rule}: there is no group {name!r}")
+    if not isinstance(rule, Implies):
+        if len(set(named)) != len(named) or not named:
+            raise PlanError(f"{rule}: name each group once, and at least one")
+        return
+    for name, labels in ((rule.group, rule.labels), (rule.then_group, rule.then_labels)):
+        for label in labels:
+            known[name].index(label)

@@ -2,19 +2,24 @@
 
     {"format": "gacfx-problem", "version": 1, "budget": ...,
      "costs": [[...], ...],                       each distinct cost array once
-     "groups": [{"name": ..., "costs": 0, "values": [...], "labels": [...]}, ...]}
+     "groups": [{"name": ..., "costs": 0, "values": [...], "labels": [...]}, ...],
+     "limits": [{"name": ..., "most": ..., "costs": {group: [...], ...}}, ...],
+     "implies": [{"group": ..., "labels": [...], "then_group": ..., "then_labels": [...]}, ...],
+     "same_label": [[group, ...], ...]}
 
-``costs`` of a group is its row in the table above. Python writes a float with the fewest digits
-that read back as the same float, so a round trip changes nothing.
+``costs`` of a group is its row in the table above. The last three may be absent. Python writes a
+float with the fewest digits that read back as the same float, so a round trip changes nothing.
 """
 
 import json
-from typing import Literal
+from dataclasses import asdict
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gacfx.errors import PlanError
 from gacfx.planning.arrays import IntArray, cost_array, value_array
+from gacfx.planning.limits import Implies, Limit, Rule, SameLabel
 from gacfx.planning.problem import Group, Problem
 
 VERSION = 1
@@ -32,6 +37,27 @@ class GroupRecord(BaseModel):
     labels: list[int | str] = []
 
 
+class LimitRecord(BaseModel):
+    """One further limit."""
+
+    model_config = _STRICT
+
+    name: str
+    most: int
+    costs: dict[str, list[int]]
+
+
+class ImpliesRecord(BaseModel):
+    """One rule between two groups."""
+
+    model_config = _STRICT
+
+    group: str
+    labels: list[int | str]
+    then_group: str
+    then_labels: list[int | str]
+
+
 class ProblemRecord(BaseModel):
     """The whole file."""
 
@@ -42,6 +68,9 @@ class ProblemRecord(BaseModel):
     budget: int
     costs: list[list[int]]
     groups: list[GroupRecord]
+    limits: list[LimitRecord] = []
+    implies: list[ImpliesRecord] = []
+    same_label: list[list[str]] = []
 
 
 def write_problem(problem: Problem) -> str:
@@ -57,7 +86,21 @@ def write_problem(problem: Problem) -> str:
         record |= {"values": group.values.tolist(), "labels": list(group.labels)}
         records.append(record)
     head: dict[str, object] = {"format": "gacfx-problem", "version": VERSION}
-    return json.dumps(head | {"budget": problem.budget, "costs": table, "groups": records})
+    head |= {"budget": problem.budget, "costs": table, "groups": records}
+    return json.dumps(head | _extras(problem))
+
+
+def _extras(problem: Problem) -> dict[str, object]:
+    """Limits and rules, those that there are."""
+    extras = {
+        "limits": [
+            {"name": x.name, "most": x.most, "costs": {g: c.tolist() for g, c in x.costs.items()}}
+            for x in problem.limits
+        ],
+        "implies": [asdict(rule) for rule in problem.rules if isinstance(rule, Implies)],
+        "same_label": [list(r.groups) for r in problem.rules if isinstance(r, SameLabel)],
+    }
+    return {name: rows for name, rows in extras.items() if rows}
 
 
 def read_problem(text: str) -> Problem:
@@ -76,7 +119,19 @@ def read_problem(text: str) -> Problem:
             rows[group.costs] = cost_array(group.name, record.costs[group.costs])
         values = value_array(group.name, group.values)
         groups.append(Group(group.name, rows[group.costs], values, tuple(group.labels)))
-    return Problem(tuple(groups), record.budget)
+    limits = [_limit(limit) for limit in record.limits]
+    rules: list[Rule] = [
+        Implies(x.group, tuple(x.labels), x.then_group, tuple(x.then_labels))
+        for x in record.implies
+    ]
+    rules += [SameLabel(tuple(names)) for names in record.same_label]
+    return Problem(tuple(groups), record.budget, tuple(limits), tuple(rules))
+
+
+def _limit(record: LimitRecord) -> Limit:
+    # Lists are allowed here; Limit makes arrays of them and names itself where they are wrong.
+    costs: Any = record.costs
+    return Limit(record.name, record.most, costs)
 
 
 def _parse(text: str) -> ProblemRecord:

@@ -2,26 +2,33 @@
 
 A multiplier prices the budget: every group then takes the candidate with the largest
 ``value - multiplier * cost``, and spends less the higher the price. The best multiplier is where
-the total crosses the budget. It is found without building the concave hulls: between a cheap and a
-rich candidate of each group lies a chord, the chords alone are a fractional knapsack with a
-critical slope, and the candidates above their chord at that slope tell on which side the answer
-lies. Each round drops the candidates that are out of the bracket or below their chord, so the work
-is linear in practice, also for curves that are not concave, such as those of a weight that may stay
-dense.
+the total crosses the budget. In steps:
+
+    a guess from a sample of groups and candidates
+    looks at prices beside the guess, until one plan is within the budget and one is over it
+    the critical price of the candidates between the two plans (``chords``)
+    of equally good candidates at that price, the widest that fit
+    where a jump to a dense weight did not fit: all of that again without the jump
 
 After Dyer 1984 and Zemel 1984, who bracket by medians of slopes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from gacfx.planning.arrays import FloatArray, IntArray, run_ends
+from gacfx.planning.arrays import IntArray
+from gacfx.planning.chords import Runs, cross
 from gacfx.planning.lattice import Flat
+from gacfx.planning.order import ends_of
 
-_SAMPLES = 17  # candidates per group in the first guess
-_STRETCH = 1.05  # how far beside the guess the second look is
-_LOOKS = 4
+_SMALL = 4096  # candidates that need no guess
+_SAMPLE = 2048  # candidates for the guess, or 1 of 64 if that is more, ...
+_SAMPLE_SHARE = 64
+_COLUMNS = 17  # ... of a row at most
+_ROWS = 8  # of a table at least
+_JUMPS = 4  # taken away at most
+_STRETCHES = (1.04, 1.04, 1.1, 1.3, 2.0, 10.0, 1e3)  # from one look to the next
 
 
 @dataclass(frozen=True)
@@ -33,159 +40,165 @@ class Relaxed:
     """[groups] positions"""
     left: int
     """What the plan leaves of ``room``"""
+    better: IntArray
+    """[groups] positions of a plan worth more, if jumps did not fit, or ``chosen`` again"""
+    best: IntArray
+    """[groups] positions of the best candidates at the multiplier, but for the dust of float64"""
 
 
 def relax(flat: Flat) -> Relaxed:
     """Solve the linear relaxation and round it down to a plan within the budget."""
-    free = _most_valuable(flat)
-    left = flat.room - int(flat.cost[free].sum())
+    rich = best_columns(flat, 0.0)
+    left = flat.room - int(flat.at(rich)[0].sum())
     if left >= 0:
-        return Relaxed(0.0, free, left)
-    cheap, rich = flat.start[:-1], free
-    if len(flat.cost) > 4 * _SAMPLES * flat.groups:
+        position = flat.start[:-1] + rich
+        return Relaxed(0.0, position, left, position, position)
+    cheap = np.zeros(flat.groups, np.int64)
+    if flat.candidates > _SMALL:
         cheap, rich = _bracket(flat, cheap, rich)
-    multiplier, cheap, rich = _narrow(flat, cheap, rich)
-    return _round_down(flat, multiplier, cheap, rich)
+    runs = _between(flat, cheap, rich)
+    spent = flat.at(cheap)[0]
+    spent[runs.group] = 0  # open groups begin at their first candidate, which the runs count
+    room = flat.room - int(spent.sum())
+    first = _round_down(runs, room)
+    better = _without_jumps(runs, room, first)
+    start = flat.start[:-1] + cheap
+
+    def positions(steps: IntArray) -> IntArray:
+        found = start.copy()
+        found[runs.group] += steps
+        return found
+
+    return Relaxed(
+        multiplier=first.price,
+        chosen=positions(first.steps),
+        left=first.left,
+        better=positions(better.steps),
+        best=positions(first.best),
+    )
 
 
-def _most_valuable(flat: Flat) -> IntArray:
-    top = np.maximum.reduceat(flat.value, flat.start[:-1])
-    return _first_last(flat, np.flatnonzero(flat.value == flat.spread(top)))[0]
-
-
-def _first_last(flat: Flat, hits: IntArray) -> tuple[IntArray, IntArray]:
-    """First and last of the sorted positions ``hits`` in each group; each group has one."""
-    edge = np.searchsorted(hits, flat.start)
-    return hits[edge[:-1]], hits[edge[1:] - 1]
+def best_columns(flat: Flat, price: float) -> IntArray:
+    """[groups] the best candidate of each group at ``price``; of equals the cheapest."""
+    column = np.empty(flat.groups, np.int64)
+    for table in flat.tables:
+        for rows in table.pieces():
+            column[table.member[rows]] = table.reduced(price, rows).argmax(axis=1)
+    return column
 
 
 def _bracket(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[IntArray, IntArray]:
-    """A closer pair of plans around the budget, from a guess made on a sample of candidates."""
-    step = np.arange(_SAMPLES)
-    sample = (flat.start[:-1, None] + (flat.sizes - 1)[:, None] * step // (_SAMPLES - 1)).ravel()
-    coarse = replace(
-        flat,
-        start=np.arange(flat.groups + 1) * _SAMPLES,
-        cost=flat.cost[sample],
-        weight=flat.weight[sample],
-        value=flat.value[sample],
-    )
-    price = relax(coarse).multiplier
-    buffer = np.empty(len(flat.cost))
-    sides = set()
-    for _ in range(_LOOKS):
-        first, last = _best_at(flat, price, buffer)
-        if int(flat.cost[first].sum()) > flat.room:
-            rich, up = first, True
-        else:
-            # The richest of equals may still be over the budget; then the answer is this price.
-            fits = int(flat.cost[last].sum()) <= flat.room
-            cheap, rich, up = (last, rich, False) if fits else (first, last, False)
-            if not fits:
-                break
-        sides.add(up)
-        if len(sides) == 2 or price == 0:
+    """A closer pair of plans around the budget."""
+    price, sides = _guess(flat, rich), set()
+    for stretch in _STRETCHES:
+        if price == 0:
             break
-        price *= _STRETCH if up else 1 / _STRETCH
+        column = best_columns(flat, price)
+        over = int(flat.at(column)[0].sum()) > flat.room
+        cheap, rich = (cheap, column) if over else (column, rich)
+        sides.add(over)
+        if len(sides) == 2:
+            break
+        price *= stretch if over else 1 / stretch
     return cheap, rich
 
 
-def _best_at(flat: Flat, price: float, buffer: FloatArray) -> tuple[IntArray, IntArray]:
-    """Cheapest and richest of the best candidates of each group at ``price``."""
-    np.multiply(flat.weight, -price, out=buffer)
-    buffer += flat.value
-    top = np.maximum.reduceat(buffer, flat.start[:-1])
-    return _first_last(flat, np.flatnonzero(buffer == flat.spread(top)))
-
-
-def _narrow(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[float, IntArray, IntArray]:
-    """Close the bracket until no candidate rises above a chord.
-
-    Terminates: a round that does not return moves an end of the critical group to one of its inner
-    candidates, because the chords alone would be cut exactly at that group.
-    """
-    inner = _between(cheap, rich)
-    owner = flat.owner(inner)
-    while True:
-        price, slope = _critical(flat, cheap, rich)
-        rise = flat.value[inner] - flat.value[cheap][owner]
-        above = rise > slope[owner] * (flat.weight[inner] - flat.weight[cheap][owner])
-        inner, owner = inner[above], owner[above]
-        if not len(inner):
-            return price, cheap, rich
-        first = np.where(slope > price, rich, cheap)
-        last = np.where(slope < price, cheap, rich)
-        _take_inner(flat, price, (inner, owner), first, last)
-        if int(flat.cost[first].sum()) > flat.room:
-            rich = first
-        elif int(flat.cost[last].sum()) <= flat.room:
-            cheap = last
-        else:
-            return price, first, last
-        inside = (inner > cheap[owner]) & (inner < rich[owner])
-        inner, owner = inner[inside], owner[inside]
-
-
-def _between(cheap: IntArray, rich: IntArray) -> IntArray:
-    """All positions strictly between the two ends of each group, ascending."""
-    count = np.maximum(rich - cheap - 1, 0)
-    before = np.cumsum(count) - count
-    first: IntArray = np.repeat(cheap + 1 - before, count)
-    return first + np.arange(len(first))
-
-
-def _critical(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[float, FloatArray]:
-    """The slope at which the chords use up the room, and the slope of each chord (0: closed)."""
-    width = flat.cost[rich] - flat.cost[cheap]
-    rise = np.maximum(flat.value[rich] - flat.value[cheap], 0.0)
-    slope = np.divide(rise, width, out=np.zeros(len(width)), where=width > 0)
-    order = np.argsort(-slope, kind="stable")
-    used = np.cumsum(width[order]) + int(flat.cost[cheap].sum())
-    return float(slope[order[np.searchsorted(used, flat.room, side="right")]]), slope
-
-
-def _take_inner(
-    flat: Flat,
-    price: float,
-    inside: tuple[IntArray, IntArray],
-    first: IntArray,
-    last: IntArray,
-) -> None:
-    """Put inner candidates that beat both ends at ``price`` into ``first`` and ``last``."""
-    inner, owner = inside
-    reduced = flat.value[inner] - price * flat.weight[inner]
-    ends = np.maximum(
-        flat.value[first] - price * flat.weight[first],
-        flat.value[last] - price * flat.weight[last],
+def _guess(flat: Flat, rich: IntArray) -> float:
+    """The critical price of a sample of groups and candidates, for a like share of the budget."""
+    group, size, cost, value = [], [], [], []
+    whole = sum(len(table.member) * min(table.value.shape[1], _COLUMNS) for table in flat.tables)
+    stride = max(1, whole // max(_SAMPLE, flat.candidates // _SAMPLE_SHARE))
+    for table in flat.tables:
+        columns = table.value.shape[1]
+        row = np.arange(0, len(table.member), min(stride, 1 + len(table.member) // _ROWS))
+        # Nothing is worth more than the most valuable candidate, which ends the sample.
+        share = np.linspace(0, 1, min(columns, _COLUMNS))
+        end = rich[table.member[row]]
+        column = np.rint(end[:, None] * share).astype(np.int64)
+        group.append(table.member[row])
+        size.append(np.full(len(row), column.shape[1]))
+        cost.append(table.costs_at(row[:, None], column).ravel())
+        value.append(table.value[row[:, None], column].ravel())
+    sample = Runs(
+        np.concatenate(group),
+        ends_of(np.concatenate(size)),
+        np.concatenate(cost),
+        np.concatenate(value),
     )
-    runs = run_ends(owner)
-    peak = np.maximum.reduceat(reduced, runs[:-1])
-    hits = np.flatnonzero(reduced == np.repeat(peak, runs[1:] - runs[:-1]))
-    edge = np.searchsorted(hits, runs)
-    group = owner[runs[:-1]]
-    wins = peak > ends[group]
-    first[group[wins]] = inner[hits[edge[:-1]]][wins]
-    last[group[wins]] = inner[hits[edge[1:] - 1]][wins]
+    whole = int(flat.at(rich)[0].sum())
+    part = int(sample.cost[sample.ends[1:] - 1].sum())
+    room = flat.room * part // whole
+    return cross(sample, room)[0] if room < part else 0.0
 
 
-def _round_down(flat: Flat, price: float, cheap: IntArray, rich: IntArray) -> Relaxed:
-    """Take the steepest chords while they fit, then every later one of equal slope that fits.
+def _between(flat: Flat, cheap: IntArray, rich: IntArray) -> Runs:
+    """The candidates from ``cheap`` to ``rich`` of the groups where these differ."""
+    group, size, cost, value = [], [], [], []
+    for table in flat.tables:
+        first, last = cheap[table.member], rich[table.member]
+        row = np.flatnonzero(first < last)
+        count = last[row] - first[row] + 1
+        column = np.repeat(first[row] - np.cumsum(count) + count, count) + np.arange(count.sum())
+        every = np.repeat(row, count)
+        group.append(table.member[row])
+        size.append(count)
+        cost.append(table.costs_at(every, column))
+        value.append(table.value[every, column])
+    ends = ends_of(np.concatenate(size))
+    return Runs(np.concatenate(group), ends, np.concatenate(cost), np.concatenate(value))
 
-    Chords at the critical slope are tried widest first. Without that rule problems whose candidates
-    all lie on one line (subset sums) start far from the budget.
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A plan within the room that is best at the critical price, or nearly so."""
+
+    price: float
+    steps: IntArray
+    """[runs] how many candidates above the first"""
+    best: IntArray
+    """[runs] the same for the cheapest of the best candidates"""
+    left: int
+    value: float
+    jump: tuple[int, int] | None
+    """Run of the widest step that did not fit though it skips candidates, and where it begins"""
+
+
+def _round_down(runs: Runs, room: int) -> _Rounded:
+    """Take the cheapest of the best candidates everywhere, then the richest that still fit.
+
+    They are tried widest first. Without that rule problems whose candidates all lie on one line
+    (subset sums) start far from the budget.
     """
-    _, slope = _critical(flat, cheap, rich)
-    width = flat.cost[rich] - flat.cost[cheap]
-    order = np.lexsort((-width, -slope))
-    chosen = cheap.copy()
-    left = flat.room - int(flat.cost[cheap].sum())
-    fit = int(np.searchsorted(np.cumsum(width[order]), left, side="right"))
-    chosen[order[:fit]] = rich[order[:fit]]
-    left -= int(width[order[:fit]].sum())
-    for group in order[fit:]:
-        if slope[group] < price or left == 0:
+    price, first, last = cross(runs, room)
+    left = room - int(runs.cost[first].sum())
+    picks = first.copy()
+    width = runs.cost[last] - runs.cost[first]
+    ties = np.flatnonzero(width)
+    ties = ties[np.lexsort((runs.group[ties], -width[ties]))]
+    fit = int(np.searchsorted(np.cumsum(width[ties]), left, side="right"))
+    picks[ties[:fit]] = last[ties[:fit]]
+    left -= int(width[ties[:fit]].sum())
+    misfit = None
+    for tie in ties[fit:].tolist():
+        if width[tie] <= left:
+            picks[tie] = last[tie]
+            left -= int(width[tie])
+        elif misfit is None and last[tie] - first[tie] > 1:
+            misfit = tie, int(first[tie])
+    value = float(runs.value[picks].sum())
+    start = runs.ends[:-1]
+    return _Rounded(price, picks - start, first - start, left, value, misfit)
+
+
+def _without_jumps(runs: Runs, room: int, found: _Rounded) -> _Rounded:
+    """The best plan after some jumps that did not fit were taken away."""
+    best = found
+    for _ in range(_JUMPS):
+        if found.jump is None:
             break
-        if width[group] <= left:
-            chosen[group] = rich[group]
-            left -= int(width[group])
-    return Relaxed(price, chosen, left)
+        runs = runs.cut(*found.jump)
+        if int(runs.cost[runs.ends[1:] - 1].sum()) <= room:
+            break
+        found = _round_down(runs, room)
+        best = max(best, found, key=lambda rounded: rounded.value)
+    return best

@@ -31,3 +31,5 @@ class Solution:
     """Most value that an optimal plan can miss because values were put on a grid; often 0."""
     stats: dict[str, float | int]
     """candidates, groups, quantum, capacity, core_groups, max_states, seconds, ..."""
+    limit_multipliers: tuple[float, ...] = ()
+    """[limits] Lagrange multipliers >= 0 of the problem's limits, in their order."""

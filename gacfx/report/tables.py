@@ -9,7 +9,8 @@ from rich.text import Text
 
 from gacfx.core.dims import Dim, Dims
 from gacfx.core.notes import sites
-from gacfx.core.plan import Plan
+from gacfx.core.plan import LimitKept, Plan, Provenance
+from gacfx.core.search import RULES_OF_THUMB
 from gacfx.core.sites import AttentionSite
 from gacfx.inspection import FORECAST, Inspection, Row, ranges, split_layer
 from gacfx.summary import Summary
@@ -56,7 +57,7 @@ def tier_text(row: Row) -> Text:
 
 def plan_view(plan: Plan) -> RenderableType:
     """The plan's head, one row for each changed weight, what stays dense, then budget and proof."""
-    loss = ">loss, share" if plan.provenance.value_model == "relative" else ">loss, nats"
+    loss = f">loss, {loss_unit(plan)}"
     table = _table("layer", "weight", "dense", ">wanted", ">rank", ">params", loss)
     for choice in plan.choices:
         if choice.rank is None:
@@ -76,11 +77,22 @@ def plan_view(plan: Plan) -> RenderableType:
     for reason, modules in refusal_groups(plan).items():
         parts.append(Text(f"left alone: {_some(modules)} ({reason})"))
     parts.append(Text(budget_line(plan)))
+    parts += [Text(limit_line(limit)) for limit in plan.limits]
+    if plan.rules:
+        parts.append(Text(f"rules between weights kept: {plan.rules}"))
     if plan.proof is not None:
         parts.append(Text(proof_line(plan)))
     if plan.provenance.trials:
         parts.append(Text(trials_line(plan)))
     return Group(*parts)
+
+
+def loss_unit(plan: Plan) -> str:
+    """What the losses of a plan are counted in."""
+    model = plan.provenance.value_model
+    if "paper" in model:
+        return "importance x params"
+    return "share" if model == "relative" else "nats"
 
 
 def dense_lines(plan: Plan) -> list[str]:
@@ -106,10 +118,16 @@ def plan_head(plan: Plan) -> str:
         budget.model_params
     )
     return (
-        f"plan  {made.method}, value {made.value_model}  ratio {budget.ratio} of the "
-        f"{budget.ratio_of} weights ({removed:.3f} of the model)  {made.gpu}, "
-        f"ranks in steps of {made.align}"
+        f"plan  {made.method}, value {made.value_model}  {budget.asked} "
+        f"({removed:.3f} of the model removed)  {made.gpu}, ranks in steps of {step_text(made)}"
     )
+
+
+def step_text(made: Provenance) -> str:
+    """``8``, or ``64 (tp 2, fp8)`` where more than alignment is in it."""
+    tp = f"tp {made.search.tp}" if made.search.tp > 1 else ""
+    why = ", ".join(filter(None, (tp, made.search.quant)))
+    return f"{made.align} ({why})" if why else str(made.align)
 
 
 def budget_line(plan: Plan) -> str:
@@ -119,14 +137,36 @@ def budget_line(plan: Plan) -> str:
     return f"budget {kept:,} of {limit:,} parameters used ({share:.2%})"
 
 
+def limit_line(limit: LimitKept) -> str:
+    """``latency: 4.12 of 4.50 ms used (0.824 of dense, at most 0.900; rule-based, ...)``."""
+    nanoseconds = limit.unit == "ns"
+    spent, most = (
+        f"{n / 1e6:,.2f}" if nanoseconds else f"{n:,}" for n in (limit.spent, limit.most)
+    )
+    said = []
+    if limit.dense:
+        shares = (limit.spent / limit.dense, limit.most / limit.dense)
+        said.append("{:.3f} of dense, at most {:.3f}".format(*shares))
+    said += [limit.source] if limit.source else []
+    unit = "ms" if nanoseconds else limit.unit
+    return " ".join(
+        [f"{limit.name}: {spent} of {most}", *filter(None, [unit]), "used"]
+        + ([f"({'; '.join(said)})"] if said else [])
+    )
+
+
 def proof_line(plan: Plan) -> str:
-    """What the solver claims and what the independent check proves."""
+    """Who chose, what that claims and what the independent check proves."""
     proof = plan.proof
     assert proof is not None
-    claim = "proven optimal" if proof.status == "optimal" else f"within {proof.gap:.1e} of optimal"
+    exact = proof.status == "optimal"
+    claim = "proven optimal" if exact else f"within {proof.gap:.1e} of optimal"
+    how = "search exhausted" if exact else "search stopped early"
+    if proof.solver in RULES_OF_THUMB:
+        how = "a rule of thumb, no search"
     return (
-        f"{claim} over {proof.candidates:,} candidates in {proof.seconds * 1e3:.1f} ms "
-        f"(search exhausted; the multiplier alone certifies "
+        f"solver {proof.solver}: {claim} over {proof.candidates:,} candidates in "
+        f"{proof.seconds * 1e3:.1f} ms ({how}; the multipliers alone certify "
         f"a gap of {max(proof.certified_gap, 0.0):.1e})"
     )
 

@@ -19,6 +19,10 @@ from gacfx.core.notes import Fact, refuse, state, targets
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.core.statistics import Statistics
 from gacfx.errors import DecompositionFailed, PipelineError
+from gacfx.passes.planning.importance import importance, linear_curve, proxy_of
+
+PAPER = "paper"
+"""Value model of GAC-v2: importance x parameters, see :mod:`gacfx.passes.planning.importance`."""
 
 
 @register
@@ -35,7 +39,7 @@ class MeasureCurves(GacPass):
     method: str = "gfwsvd"
     """Metric of the factors: svd, asvd, svd-llm, gfwsvd."""
     value: str = "two-sided"
-    """Value model of the curve: two-sided and fisher in nats, relative without a unit."""
+    """Value model of the curve: two-sided and fisher in nats, relative and paper without a unit."""
     statistics: Statistics | None = given()
     decompositions: dict[str, Decomposition] | None = given()
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
@@ -48,7 +52,7 @@ class MeasureCurves(GacPass):
             try:
                 if site.name not in known:
                     known[site.name] = self.decompose(gm, site)
-                curves[site.name] = known[site.name].curve(self.value)  # type: ignore[arg-type]
+                curves[site.name] = self.curve(known[site.name])
             except DecompositionFailed as error:
                 refuse(node, by=self.name, reason=error.reason)
                 curves[site.name] = failed_curve(site, self.value, error.reason)
@@ -63,6 +67,14 @@ class MeasureCurves(GacPass):
             raise DecompositionFailed(site.name, "no calibration statistics")
         return decompose(dense_weight(gm, site), moments, METHODS[self.method], module=site.name)
 
+    def curve(self, found: Decomposition) -> Curve:
+        """The curve of one weight under the value model."""
+        if self.value != PAPER:
+            return found.curve(self.value)  # type: ignore[arg-type]
+        proxy = proxy_of(self.method)
+        score = importance(found.weight_MN, found.moments, proxy, module=found.module)
+        return linear_curve(found.module, *found.moments.shape, score, f"{PAPER}:{proxy}")
+
 
 def check_method(method: str, value: str = VALUE_MODELS[0]) -> None:
     """Nothing when there are a method and a value model of these names.
@@ -72,8 +84,9 @@ def check_method(method: str, value: str = VALUE_MODELS[0]) -> None:
     """
     if method not in METHODS:
         raise PipelineError(f"no method {method!r}; known: {', '.join(METHODS)}")
-    if value not in VALUE_MODELS:
-        raise PipelineError(f"no value model {value!r}; known: auto, {', '.join(VALUE_MODELS)}")
+    if value not in (*VALUE_MODELS, PAPER):
+        known = ", ".join(("auto", *VALUE_MODELS, PAPER))
+        raise PipelineError(f"no value model {value!r}; known: {known}")
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:

@@ -4,40 +4,56 @@ Before:  q_proj: 8, 16, ..., 2040, dense    up_proj: 8, 16, ..., 3184, dense    
 After:   q_proj: 1112    up_proj: dense    ...    proven optimal
 """
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from torch.fx import GraphModule
 
+from gacfx.core.curves import Curve
 from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, matmuls, note, state
-from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance
-from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, Solution, check, solve
+from gacfx.core.notes import Fact, matmuls, note, state, targets
+from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance
+from gacfx.errors import InfeasibleBudget, PassError
+from gacfx.passes.planning.choosers import choose
+from gacfx.passes.planning.infeasible import explain
+from gacfx.passes.planning.limit_latency import ShareOfDense
+from gacfx.passes.planning.sweep_candidates import Sizes
+from gacfx.planning import Group, Problem, Solution, check
+from gacfx.planning.limits import Implies, Limit, SameLabel
+
+DENSE = "dense"
+"""Label of the candidate that keeps a weight as it is; the others are labelled by their rank."""
 
 
 @register
 @dataclass(frozen=True)
 class Solve(GacPass):
-    """Solve the multiple-choice knapsack over all targets, exactly, with a certificate."""
+    """Solve the multiple-choice knapsack over all targets, with a certificate."""
 
     name = "solve"
     needs = frozenset({Fact.TARGETS, Fact.CURVES, Fact.CANDIDATES})
     gives = frozenset({Fact.PLAN})
     required = frozenset({"budget"})
 
+    solver: str = "core"
+    """core, dp and ilp are exact; greedy and round are the rules of thumb of GAC-v1."""
     budget: Budget | None = given()
     provenance: Provenance | None = given()
     wanted: dict[str, float] | None = given()
-    """Module -> rank that the compressor would take by itself, for the report."""
+    """Module -> rank that the compressor would take by itself: shown, and where rules of thumb
+    start."""
 
     def run(self, gm: GraphModule) -> bool:
         assert self.budget is not None
         problem = make_problem(gm, self.budget)
+        begin = time.perf_counter()
         try:
-            solution = solve(problem)
+            solution = choose(problem, self.solver, self.wanted)
         except InfeasibleBudget as error:
-            raise explain_infeasible(error, self.budget) from error
+            raise explain(error, problem, self.budget) from error
+        seconds = time.perf_counter() - begin
         proof = Proof(
             status=solution.status,
             value=solution.value,
@@ -47,23 +63,26 @@ class Solve(GacPass):
             usable_budget=solution.usable_budget,
             rounding_bound=solution.rounding_bound,
             certified_gap=certified_gap(problem, solution),
-            candidates=int(solution.stats["candidates"]),
-            seconds=float(solution.stats["seconds"]),
+            candidates=sum(len(group.costs) for group in problem.groups),
+            seconds=seconds,
+            solver=self.solver,
         )
-        state(gm).plan = self.make_plan(gm, solution.choice, proof)
+        state(gm).plan = self.make_plan(gm, problem, solution, proof)
         return False
 
-    def make_plan(self, gm: GraphModule, picks: tuple[int, ...], proof: Proof) -> Plan:
-        """The plan that takes candidate ``picks[i]`` of target ``i``."""
+    def make_plan(
+        self, gm: GraphModule, problem: Problem, solution: Solution, proof: Proof
+    ) -> Plan:
+        """The plan that takes candidate ``solution.choice[i]`` of target ``i``."""
         about, wanted = state(gm), self.wanted or {}
         assert about.curves is not None and about.candidates is not None and self.budget
-        choices = []
-        for (name, curve), pick in zip(about.curves.items(), picks, strict=True):
+        reasons, choices = dense_reasons(gm), []
+        for (name, curve), pick in zip(about.curves.items(), solution.choice, strict=True):
             rank = about.candidates[name][pick]
             loss = 0.0 if rank is None else float(curve.loss_nats[rank])
             reason = curve.failed
-            if not reason and len(about.candidates[name]) == 1:
-                reason = "no aligned rank is below break-even"
+            if not reason and about.candidates[name] == (None,):
+                reason = reasons.get(name, "no other size was offered")
             choices.append(
                 Choice(name, curve.rows, curve.columns, rank, wanted.get(name), loss, reason)
             )
@@ -73,26 +92,74 @@ class Solve(GacPass):
             proof=proof,
             provenance=self.provenance or Provenance("", "", "", 1, ""),
             refusals=refused_sites(gm),
+            limits=tuple(limits_kept(problem, solution)),
+            rules=len(problem.rules),
         )
 
 
 def make_problem(gm: GraphModule, budget: Budget) -> Problem:
-    """Targets as groups, candidates as items, value = minus the loss in nats."""
+    """Targets as groups, candidates as items, value = minus the loss; limits and rules as given.
+
+    Raises:
+        PassError: a candidate that is no size of its weight, or a limit or rule of another kind.
+        PlanError: a limit or rule that speaks of what is not there.
+    """
     about = state(gm)
     assert about.curves is not None and about.candidates is not None
+    for limit in about.limits:
+        if not isinstance(limit, Limit):
+            raise PassError(f"solve: limit {limit!r} is no gacfx.planning.limits.Limit")
+    for rule in about.rules:
+        if not isinstance(rule, SameLabel | Implies):
+            raise PassError(f"solve: rule {rule!r} is neither SameLabel nor Implies")
+    axes: dict[tuple[int, int, Sizes], Axis] = {}
     groups = []
     for name, curve in about.curves.items():
-        ranks = about.candidates[name]
+        sizes = about.candidates[name]
+        key = (curve.rows, curve.columns, sizes)
+        if key not in axes:
+            axes[key] = Axis.make(curve, sizes)
+        groups.append(axes[key].group(curve))
+    return Problem(tuple(groups), budget.limit_params, about.limits, about.rules)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """Candidates of one shape of weight: the solver looks at shared arrays only once."""
+
+    ranks: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """[candidates] the rank; -1 for the dense weight."""
+    costs: np.ndarray[tuple[int], np.dtype[np.int64]]
+    labels: tuple[int | str, ...]
+
+    @staticmethod
+    def make(curve: Curve, sizes: Sizes) -> "Axis":
+        """The candidates of a weight.
+
+        Raises:
+            PassError: there is none, or one that is no rank of the weight.
+        """
+        most = min(curve.rows, curve.columns)
+        wrong = [size for size in sizes if size is not None and not 1 <= size <= most]
+        if wrong or not sizes:
+            what = f"rank {wrong[0]} is outside 1 .. {most}" if wrong else "no candidate is left"
+            raise PassError(f"solve: {curve.module}: {what}; look at the pass that lists them")
+        ranks = np.array([-1 if size is None else size for size in sizes], np.int64)
         dense = curve.rows * curve.columns
-        costs = [dense if r is None else curve.params(r) for r in ranks]
-        values = [0.0 if r is None else -float(curve.loss_nats[r]) for r in ranks]
-        labels = tuple("dense" if r is None else str(r) for r in ranks)
-        groups.append(Group(name, np.array(costs, np.int64), np.array(values, np.float64), labels))
-    return Problem(tuple(groups), budget.limit_params)
+        costs = np.where(ranks < 0, dense, ranks * (curve.rows + curve.columns))
+        costs.setflags(write=False)
+        return Axis(ranks, costs, tuple(DENSE if size is None else size for size in sizes))
+
+    def group(self, curve: Curve) -> Group:
+        """One weight of this shape."""
+        values = np.zeros(len(self.ranks))
+        pair = self.ranks >= 0
+        values[pair] = -curve.loss_nats[self.ranks[pair]]
+        return Group(curve.module, self.costs, values, self.labels)
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:
-    """Bound minus value by the independent checker.
+    """Bound minus value by the independent checker, whoever found the solution.
 
     Raises:
         PlanError: the checker found a fault in the solution.
@@ -102,21 +169,20 @@ def certified_gap(problem: Problem, solution: Solution) -> float:
     return float(certificate.certified_gap)
 
 
-def explain_infeasible(error: InfeasibleBudget, budget: Budget) -> InfeasibleBudget:
-    """The same error with the shortfall and the smallest reachable ratio in the user's terms."""
-    whole = budget.targeted_params if budget.ratio_of == "targeted" else budget.model_params
-    outside = 0 if budget.ratio_of == "targeted" else budget.model_params - budget.targeted_params
-    most = 1 - (error.needed + outside) / whole
-    reach = f"The largest reachable ratio is {np.floor(most * 1e4) / 1e4:.4f}"
-    if most <= 0:
-        reach = "No aligned rank is below break-even; take a smaller alignment"
-    return InfeasibleBudget(
-        f"ratio {budget.ratio} of the {budget.ratio_of} weights leaves {budget.limit_params:,} "
-        f"parameters, but the smallest plan needs {error.needed:,}: "
-        f"{error.needed - budget.limit_params:,} too few. {reach}",
-        needed=error.needed,
-        budget=error.budget,
-    )
+def limits_kept(problem: Problem, solution: Solution) -> Iterator[LimitKept]:
+    """What the plan spends under every limit."""
+    picks = {g.name: pick for g, pick in zip(problem.groups, solution.choice, strict=True)}
+    for limit in problem.limits:
+        spent = sum(int(costs[picks[name]]) for name, costs in limit.costs.items())
+        kept = LimitKept(limit.name, limit.most, spent)
+        if isinstance(limit, ShareOfDense):
+            kept = LimitKept(limit.name, limit.most, spent, limit.unit, limit.dense, limit.source)
+        yield kept
+
+
+def dense_reasons(gm: GraphModule) -> dict[str, str]:
+    """Target -> why it has no other candidate than the dense weight."""
+    return {s.name: note(n).refusals[-1].reason for n, s in targets(gm) if note(n).refusals}
 
 
 def refused_sites(gm: GraphModule) -> dict[str, str]:

@@ -14,6 +14,9 @@ from gacfx.core.curves import Curve
 from gacfx.core.gacpass import GacPass, register
 from gacfx.core.notes import Fact, state, targets
 from gacfx.errors import PassError
+from gacfx.passes.planning.importance import linear_curve
+
+VALUES = ("energy", "paper")
 
 
 @register
@@ -31,16 +34,23 @@ class SyntheticCurves(GacPass):
     spread: float = 0.8
     """Standard deviation of the logarithm of the importances."""
     seed: int = 0
+    value: str = "energy"
+    """energy: the share of the spectrum that is gone; paper: a straight line, Eq. 4 of GAC-v2."""
 
     def run(self, gm: GraphModule) -> bool:
         if not 0 < self.decay < 10:
             raise PassError(f"{self.name}: decay {self.decay} is not between 0 and 10")
+        if self.value not in VALUES:
+            raise PassError(f"{self.name}: no value {self.value!r}; known: {', '.join(VALUES)}")
         draw = np.random.default_rng(self.seed)
         curves = {}
         for _, site in targets(gm):
             decay = self.decay * draw.uniform(0.3, 1.7)
             scale = 1e-2 * draw.lognormal(0.0, self.spread)
             rows, columns = site.n.times, site.k.times
+            if self.value == "paper":
+                curves[site.name] = linear_curve(site.name, rows, columns, scale, "paper:synthetic")
+                continue
             loss = scale * tail(min(rows, columns), decay)
             curves[site.name] = Curve(site.name, rows, columns, loss, "synthetic")
         state(gm).curves = curves

@@ -8,8 +8,10 @@ import torch
 
 import gacfx
 from gacfx.calibration.text import Corpus
+from gacfx.core.search import Search
 from tests.families.zoo import FAMILIES, VOCAB
 
+SEARCH = Search(value="two-sided")
 CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
 
 
@@ -21,7 +23,7 @@ def corpus() -> Corpus:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_family_is_compressed_saved_and_reloaded(name: str, tmp_path: Path) -> None:
     model: Any = FAMILIES[name].make()
-    made = gacfx.compress(model, calibration=corpus(), ratio=0.15, value="two-sided")
+    made = gacfx.compress(model, calibration=corpus(), ratio=0.15, search=SEARCH)
     plan = made.planned.plan
     assert plan.ranks
     assert all(rank % 8 == 0 for rank in plan.ranks.values())
@@ -39,4 +41,4 @@ def test_family_is_compressed_saved_and_reloaded(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["bert", "t5", "vit"])
 def test_a_model_that_is_no_causal_language_model_is_refused(name: str) -> None:
     with pytest.raises(gacfx.GacError, match="no causal language model"):
-        gacfx.plan(FAMILIES[name].make(), calibration=corpus(), value="two-sided")
+        gacfx.plan(FAMILIES[name].make(), calibration=corpus(), search=SEARCH)

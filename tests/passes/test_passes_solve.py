@@ -3,8 +3,10 @@
 The solver itself is tested with gacfx.planning; here it is what the pass hands it and makes of it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +15,25 @@ from torch.fx import GraphModule
 from gacfx.core.curves import Curve
 from gacfx.core.notes import Fact, state, targets
 from gacfx.core.plan import Budget, Plan
-from gacfx.errors import InfeasibleBudget, PassError, PipelineError
+from gacfx.errors import InfeasibleBudget, PassError, PipelineError, PlanError
+from gacfx.passes.planning import choosers
 from gacfx.passes.planning.solve import Solve
-from gacfx.passes.planning.sweep_candidates import SweepCandidates
+from gacfx.passes.planning.sweep_candidates import Sizes, SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
+from gacfx.passes.planning.tie_layers import TieLayers
+from gacfx.planning import Problem, Solution
+from gacfx.planning.limits import Implies, Limit
 from tests.passes.graphs import Q0, annotated, llama, net, provenance, run, snapshot
 
 DENSE = 4 * 20 * 24
+PAIRS = ((0, 2), (1, 3))
+"""Targets that differ in their layer only."""
 
 
-def budget(limit_params: int, ratio_of: str = "targeted") -> Budget:
-    return Budget("0.2", ratio_of, DENSE, DENSE + 440, limit_params)  # type: ignore[arg-type]
+def budget(limit_params: int, ratio_of: str = "targeted", **asked: str) -> Budget:
+    words = {"amount": "0.2", "ratio_of": ratio_of, **asked}
+    sizes = {"targeted_params": DENSE, "model_params": DENSE + 440, "limit_params": limit_params}
+    return Budget(**words, **sizes)  # type: ignore[arg-type]
 
 
 def prepared(align: int = 2) -> GraphModule:
@@ -31,8 +41,8 @@ def prepared(align: int = 2) -> GraphModule:
     return run(annotated(net()), SyntheticCurves(), SweepCandidates(align=align))
 
 
-def solved(gm: GraphModule, limit_params: int) -> Plan:
-    run(gm, Solve(budget=budget(limit_params), provenance=provenance(2)))
+def solved(gm: GraphModule, limit_params: int, **options: Any) -> Plan:
+    run(gm, Solve(budget=budget(limit_params), provenance=provenance(2), **options))
     plan = state(gm).plan
     assert plan is not None
     return plan
@@ -153,6 +163,236 @@ def test_the_graph_is_left_alone_and_twice_is_once() -> None:
     assert first is not None and again is not None and first.proof and again.proof
     same = replace(again.proof, seconds=first.proof.seconds)
     assert replace(again, proof=same) == first
+
+
+# -- who chooses ---------------------------------------------------------------------------------
+
+WANTED = dict.fromkeys(("layers.0.qkv", "layers.0.out", "layers.1.qkv", "layers.1.out"), 5.0)
+
+
+@pytest.mark.parametrize("limit", [4 * 88, 700, 1000, DENSE])
+def test_exact_solvers_agree_on_the_value(limit: int) -> None:
+    plans = [solved(prepared(), limit, solver=solver) for solver in ("core", "dp", "ilp")]
+    for plan, solver in zip(plans, ("core", "dp", "ilp"), strict=True):
+        assert plan.proof is not None and (plan.proof.solver, plan.proof.status) == (
+            solver,
+            "optimal",
+        )
+        assert plan.loss_nats == pytest.approx(plans[0].loss_nats, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["greedy", "round"])
+def test_rules_of_thumb_keep_the_budget_and_say_how_far_they_may_be_off(solver: str) -> None:
+    plan = solved(prepared(), 900, solver=solver, wanted=WANTED)
+    best = solved(prepared(), 900)
+    proof = plan.proof
+    assert proof is not None and (proof.solver, proof.status) == (solver, "bounded")
+    assert plan.kept_params <= 900
+    assert 0 <= plan.loss_nats - best.loss_nats <= proof.gap
+    assert proof.certified_gap == pytest.approx(proof.gap, rel=1e-6)
+
+
+def test_rounding_up_over_the_budget_is_taken_back() -> None:
+    # Halfway between 6 and 8, which is the even multiple of 2: 4 x 8 x 44 = 1408.
+    wanted = dict.fromkeys(WANTED, 7.0)
+    assert set(solved(prepared(), 1408, solver="round", wanted=wanted).ranks.values()) == {8}
+    plan = solved(prepared(), 1400, solver="round", wanted=wanted)
+    assert sorted(plan.ranks.values()) == [6, 8, 8, 8]
+
+
+def test_rules_of_thumb_start_from_the_wanted_ranks() -> None:
+    # Even of 4 and 6, halfway: twice the even multiple. Then nothing has to go: 4 x 4 x 44.
+    plan = solved(prepared(), 900, solver="round", wanted=WANTED)
+    assert plan.ranks == dict.fromkeys(WANTED, 4)
+    plan = solved(prepared(), 900, solver="round", wanted={**WANTED, "layers.0.out": 7.9})
+    assert plan.ranks == {**dict.fromkeys(WANTED, 4), "layers.0.out": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "magic"}, "no solver 'magic'; known: core, dp, ilp, greedy, round"),
+        ({"solver": "greedy"}, "solver 'greedy' starts from wanted ranks; bind them"),
+        ({"solver": "round"}, "solver 'round' starts from wanted ranks; bind them"),
+    ],
+)
+def test_a_solver_that_cannot_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PassError, match=f"^solve: {message}$"):
+        solved(prepared(), 1000, **options)
+
+
+@pytest.mark.parametrize("solver", ["core", "dp", "ilp", "greedy", "round"])
+def test_no_solver_is_believed(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = choosers.SOLVERS[solver]
+
+    def liar(problem: Problem, wanted: choosers.Wanted) -> Solution:
+        found = honest(problem, wanted)
+        return replace(found, choice=(len(problem.groups[0].costs) - 1, *found.choice[1:]))
+
+    monkeypatch.setitem(choosers.SOLVERS, solver, liar)
+    gm = prepared()
+    with pytest.raises(PlanError, match="the plan fails its check: "):
+        solved(gm, 4 * 88, solver=solver, wanted=dict.fromkeys(WANTED, 2.0))
+    assert state(gm).plan is None
+
+
+def tied() -> GraphModule:
+    """The toy net with both layers held to one size each."""
+    return run(prepared(), TieLayers())
+
+
+def limited(most: int) -> GraphModule:
+    """The toy net with a second budget: the sum of all ranks, where dense counts as 20."""
+    gm = prepared()
+    offered = state(gm).candidates
+    assert offered is not None
+    costs = {m: np.array([20 if r is None else r for r in sizes]) for m, sizes in offered.items()}
+    state(gm).limit(Limit("ranks", most, costs))
+    return gm
+
+
+@pytest.mark.parametrize(
+    ("make", "solver", "message"),
+    [
+        (tied, "greedy", "solver 'greedy' cannot keep SameLabel.*; take core or ilp"),
+        (tied, "round", "solver 'round' cannot keep SameLabel.*; take core or ilp"),
+        (lambda: limited(30), "dp", "solver 'dp' cannot keep limit 'ranks'; take core or ilp"),
+        (lambda: limited(30), "greedy", "solver 'greedy' cannot keep limit 'ranks'"),
+    ],
+)
+def test_a_solver_is_not_asked_for_what_it_cannot_keep(
+    make: Callable[[], GraphModule], solver: str, message: str
+) -> None:
+    with pytest.raises(PassError, match=message):
+        solved(make(), 1000, solver=solver, wanted=WANTED)
+
+
+# -- rules and limits ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", ["core", "dp", "ilp"])
+@pytest.mark.parametrize("limit", [4 * 88, 1000, DENSE - 1])
+def test_tied_layers_take_one_size_at_the_least_loss(solver: str, limit: int) -> None:
+    plan = solved(tied(), limit, solver=solver)
+    ranks = {choice.module: choice.rank for choice in plan.choices}
+    assert ranks["layers.0.qkv"] == ranks["layers.1.qkv"]
+    assert ranks["layers.0.out"] == ranks["layers.1.out"]
+    qkv, out = (list(zip(*(options(prepared())[i] for i in pair), strict=True)) for pair in PAIRS)
+    plans = [(*a, *b) for a, b in product(qkv, out)]
+    fitting = [p for p in plans if sum(cost for cost, _ in p) <= limit]
+    best = min(sum(loss for _, loss in p) for p in fitting)
+    assert plan.loss_nats == pytest.approx(best, rel=1e-9, abs=1e-12)
+    assert plan.rules == 2 and plan.kept_params <= limit
+
+
+@pytest.mark.parametrize("solver", ["core", "ilp"])
+@pytest.mark.parametrize("most", [8, 20, 33, 80])
+def test_a_limit_is_kept_at_the_least_loss(solver: str, most: int) -> None:
+    plan = solved(limited(most), 1536, solver=solver)
+    sizes = [20 if c.rank is None else c.rank for c in plan.choices]
+    assert [(k.name, k.most, k.spent) for k in plan.limits] == [("ranks", most, sum(sizes))]
+    assert sum(sizes) <= most
+    fitting = [
+        p
+        for p in product(*options(prepared()))
+        if sum(cost for cost, _ in p) <= 1536
+        and sum(20 if cost == 480 else cost // 44 for cost, _ in p) <= most
+    ]
+    best = min(sum(loss for _, loss in p) for p in fitting)
+    assert plan.loss_nats == pytest.approx(best, rel=1e-6, abs=1e-9)
+
+
+def test_a_limit_that_no_plan_keeps_says_what_could_be_kept() -> None:
+    with pytest.raises(InfeasibleBudget, match="limit 'ranks': no plan .* to 7; the smallest is 8"):
+        solved(limited(7), 1536)
+
+
+def test_a_budget_and_a_limit_that_exclude_each_other_are_both_named() -> None:
+    gm = prepared()
+    offered = state(gm).candidates
+    assert offered is not None
+    # The second budget likes large ranks, the first small ones.
+    costs = {m: np.array([0 if r is None else 20 - r for r in s]) for m, s in offered.items()}
+    state(gm).limit(Limit("smallness", 40, costs))
+    with pytest.raises(InfeasibleBudget) as caught:
+        solved(gm, 500)
+    message = str(caught.value)
+    # 500 parameters are 10 ranks in steps of 2: 80 - 10.
+    assert message.startswith(
+        "limit 'smallness': no plan within the budget (ratio 0.2 of the targeted weights) keeps "
+        "to 40; the smallest is 70"
+    )
+
+
+def test_what_is_no_limit_and_no_rule_is_refused() -> None:
+    gm = prepared()
+    state(gm).limits = ("fast",)
+    with pytest.raises(PassError, match="limit 'fast' is no gacfx.planning.limits.Limit"):
+        solved(gm, 1000)
+    gm = prepared()
+    state(gm).rule("same")
+    with pytest.raises(PassError, match="rule 'same' is neither SameLabel nor Implies"):
+        solved(gm, 1000)
+
+
+def test_an_implication_of_another_pass_is_kept() -> None:
+    gm = prepared()
+    free = {c.module: c.rank for c in solved(gm, 1000).choices}
+    first, last = "layers.0.qkv", "layers.1.out"
+    rank = free[first]
+    label: int | str = "dense" if rank is None else rank
+    assert label != 2 and free[last] != 2
+    state(gm).rule(Implies(first, (label,), last, (2,)))
+    plan = solved(gm, 1000)
+    found = {c.module: c.rank for c in plan.choices}
+    assert found[first] != free[first] or found[last] == 2
+
+
+# -- candidates of other passes ------------------------------------------------------------------
+
+
+def test_a_pass_may_take_candidates_away() -> None:
+    gm = prepared()
+    free = solved(gm, 1000).ranks["layers.0.qkv"]
+    offered = state(gm).candidates
+    assert offered is not None
+    offered["layers.0.qkv"] = tuple(r for r in offered["layers.0.qkv"] if r != free)
+    assert solved(gm, 1000).ranks.get("layers.0.qkv") != free
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((), "layers.0.qkv: no candidate is left"),
+        ((0, 2), "layers.0.qkv: rank 0 is outside 1 .. 20"),
+        ((2, 21), "layers.0.qkv: rank 21 is outside 1 .. 20"),
+    ],
+)
+def test_candidates_that_are_no_sizes_name_the_weight(sizes: Sizes, message: str) -> None:
+    gm = prepared()
+    offered = state(gm).candidates
+    assert offered is not None
+    offered["layers.0.qkv"] = sizes
+    with pytest.raises(PassError, match=f"^solve: {message}; look at the pass that lists them"):
+        solved(gm, 1000)
+
+
+def test_only_the_dense_weight_left_by_another_pass_is_a_reason() -> None:
+    gm = prepared()
+    offered = state(gm).candidates
+    assert offered is not None
+    offered["layers.0.qkv"] = (None,)
+    assert solved(gm, 1536).choices[0].reason == "no other size was offered"
+
+
+def test_a_budget_in_parameters_says_what_could_be_reached_in_parameters() -> None:
+    step = Solve(budget=budget(351, "model", amount="791", unit="params"))
+    with pytest.raises(InfeasibleBudget) as caught:
+        step(prepared())
+    assert str(caught.value) == (
+        "791 parameters of the model leaves 351 parameters, but the smallest plan needs 352: 1 too "
+        "few. The smallest reachable is 792 parameters, a ratio of 0.6644"
+    )
 
 
 def test_real_shapes_are_planned_too() -> None:

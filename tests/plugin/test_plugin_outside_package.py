@@ -12,18 +12,22 @@ import gacfx
 from gacfx.compressors.methods import METHODS, Method, Metric, register
 from gacfx.core.gacpass import PASSES
 from gacfx.core.notes import note, sites
-from gacfx.errors import PipelineError
+from gacfx.core.plan import Plan
+from gacfx.core.search import Search
+from gacfx.errors import InfeasibleBudget, PipelineError
 from gacfx.hardware import profile as profiles
 from tests import tiny
 
 SOURCE = '''
 from dataclasses import dataclass
 
+import numpy as np
 from torch.fx import GraphModule
 
 from gacfx.compressors.methods import Method, Metric, register as register_method
 from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, matmuls, refuse
+from gacfx.core.notes import Fact, matmuls, refuse, state
+from gacfx.planning.limits import Limit, SameLabel
 
 register_method(Method("toy-output", Metric.MOMENT, Metric.IDENTITY, "a toy"))
 
@@ -42,7 +46,59 @@ class ToyFlag(GacPass):
         for node, _ in matmuls(gm):
             refuse(node, by=self.name, reason=self.word)
         return False
+
+
+@register
+@dataclass(frozen=True)
+class ToyForbid(GacPass):
+    """Nobody may have this rank."""
+
+    name = "toy-forbid"
+    needs = frozenset({Fact.CANDIDATES})
+
+    rank: int = 16
+
+    def run(self, gm: GraphModule) -> bool:
+        about = state(gm)
+        kept = {m: tuple(r for r in c if r != self.rank) for m, c in about.candidates.items()}
+        about.offer(kept)
+        return False
+
+
+@register
+@dataclass(frozen=True)
+class ToyTie(GacPass):
+    """Gate and down of a layer get one rank."""
+
+    name = "toy-tie"
+    needs = frozenset({Fact.CANDIDATES})
+
+    def run(self, gm: GraphModule) -> bool:
+        for module in state(gm).candidates:
+            if module.endswith("gate_proj"):
+                state(gm).rule(SameLabel((module, module.replace("gate", "down"))))
+        return False
+
+
+@register
+@dataclass(frozen=True)
+class ToyTotal(GacPass):
+    """The ranks of all pairs together."""
+
+    name = "toy-total"
+    needs = frozenset({Fact.CANDIDATES})
+
+    most: int = 100
+
+    def run(self, gm: GraphModule) -> bool:
+        costs = {
+            module: np.array([0 if rank is None else rank for rank in sizes])
+            for module, sizes in state(gm).candidates.items()
+        }
+        state(gm).limit(Limit("ranks", self.most, costs))
+        return False
 '''
+TOYS = ("toy-flag", "toy-forbid", "toy-tie", "toy-total")
 
 
 @pytest.fixture
@@ -56,7 +112,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     importlib.import_module("toy_gacfx_plugin")
     yield tmp_path
     METHODS.pop("toy-output")
-    PASSES.pop("toy-flag")
+    for name in TOYS:
+        PASSES.pop(name)
     sys.modules.pop("toy_gacfx_plugin")
 
 
@@ -67,7 +124,7 @@ def test_outside_method_and_profile_make_a_plan(toy: Path) -> None:
         calibration=tiny.texts(),
         method="toy-output",
         gpu=str(toy / "toy-gpu.json"),
-        value="two-sided",
+        search=Search(value="two-sided"),
     )
     assert planned.plan.provenance.method == "toy-output"
     assert planned.plan.provenance.gpu == "toy-gpu"
@@ -79,6 +136,46 @@ def test_outside_pass_runs_in_a_pipeline(toy: Path) -> None:
     gacfx.Pipeline.parse("annotate-sites,toy-flag{word=seen}").run(gm)
     reasons = {r.reason for node, _ in sites(gm) for r in note(node).refusals}
     assert reasons == {"seen"}
+
+
+def planned(*limits: str) -> Plan:
+    """The plan of a tiny model under what outside passes ask for."""
+    model = tiny.llama(hidden=128, width=352)
+    search = Search(value="fisher", limits=limits)
+    texts = tiny.texts()
+    return gacfx.plan(model, tiny.tokenizer(), calibration=texts, ratio=0.3, search=search).plan
+
+
+def test_outside_pass_forbids_a_rank(toy: Path) -> None:
+    free = planned()
+    rank = next(iter(free.ranks.values()))
+    plan = planned(f"toy-forbid{{rank={rank}}}")
+    assert rank in free.ranks.values() and rank not in plan.ranks.values()
+    assert plan.loss_nats >= free.loss_nats
+    assert plan.provenance.search.limits == (f"toy-forbid{{rank={rank}}}",)
+
+
+def test_outside_pass_ties_two_weights(toy: Path) -> None:
+    def differ(plan: Plan) -> bool:
+        ranks = {choice.module: choice.rank for choice in plan.choices}
+        gates = [module for module in ranks if "gate" in module]
+        return any(ranks[module] != ranks[module.replace("gate", "down")] for module in gates)
+
+    assert differ(planned())
+    plan = planned("toy-tie")
+    assert not differ(plan) and plan.rules == 2
+
+
+def test_outside_pass_adds_a_budget_of_its_own(toy: Path) -> None:
+    spent = planned("toy-total{most=100000}").limits[0].spent
+    plan = planned("toy-tie", f"toy-total{{most={spent - 8}}}")
+    assert [(kept.name, kept.most) for kept in plan.limits] == [("ranks", spent - 8)]
+    assert sum(plan.ranks.values()) == plan.limits[0].spent <= spent - 8
+
+
+def test_what_an_outside_pass_asks_for_may_be_impossible(toy: Path) -> None:
+    with pytest.raises(InfeasibleBudget, match="limit 'ranks': no plan .* the smallest is"):
+        planned("toy-total{most=1}")
 
 
 def test_a_second_method_of_the_same_name_is_refused() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.api import load_profile, read_calibration, verify
+from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.errors import InfeasibleBudget
 from gacfx.study import Study
@@ -22,11 +23,16 @@ def study() -> Study:
     return Study.make(model, read_calibration(tiny.texts(), model, tiny.tokenizer()))
 
 
+def search(align: int) -> Search:
+    """Ranks in steps of ``align``, worth what the second-order model says."""
+    return Search(align=align, value="two-sided")
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.integers(50, 600), st.sampled_from((8, 16, 32)))
 def test_changed_dims_are_aligned_and_the_budget_is_kept(thousandths: int, align: int) -> None:
     ratio = f"{thousandths / 1000:.3f}"
-    planned = study().plan(ratio, profile=PROFILE, align=align, value="two-sided")
+    planned = study().plan(ratio, profile=PROFILE, search=search(align))
     ranks = planned.plan.ranks
     assert ranks
     assert all(r % align == 0 for r in ranks.values())
@@ -39,11 +45,11 @@ def test_changed_dims_are_aligned_and_the_budget_is_kept(thousandths: int, align
 
 @pytest.mark.parametrize("align", [8, 16, 32])
 def test_rewritten_graph_passes_its_own_checks(align: int) -> None:
-    planned = study().plan("0.4", profile=PROFILE, align=align, value="two-sided")
+    planned = study().plan("0.4", profile=PROFILE, search=search(align))
     seen = verify(study(), planned, PROFILE, Workload(seq=64))
     assert sum(r.name.endswith(".down") for r in seen.rows) == len(planned.plan.ranks)
 
 
 def test_more_than_can_be_removed_is_refused() -> None:
     with pytest.raises(InfeasibleBudget, match="largest reachable ratio"):
-        study().plan("0.999", profile=PROFILE, align=32, value="two-sided")
+        study().plan("0.999", profile=PROFILE, search=search(32))

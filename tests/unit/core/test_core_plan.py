@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gacfx.core.plan import Budget, Choice, Plan, Proof, Provenance, Trial
+from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
+from gacfx.core.search import Bound, Search
 from gacfx.errors import PlanError
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
@@ -28,27 +29,43 @@ def choices(draw: st.DrawFn) -> tuple[Choice, ...]:
     return tuple(made)
 
 
+SEARCHES = st.sampled_from(
+    (
+        Search(),
+        Search.paper(),
+        Search(align=16, tp=2, quant="2:4", bounds=(Bound("*.q", 8), Bound("*.k", 8, 16))),
+        Search(uniform=True, limits=("limit-latency{share=0.9}", "other")),
+    )
+)
 PLANS = st.builds(
     Plan,
     choices=choices(),
     budget=st.builds(
-        Budget, st.text(), st.sampled_from(["targeted", "model"]), COUNTS, COUNTS, COUNTS
+        Budget,
+        *(st.text(), st.sampled_from(["targeted", "model"]), COUNTS, COUNTS, COUNTS),
+        st.sampled_from(["ratio", "params", "bytes"]),
     ),
     proof=st.none()
     | st.builds(
         Proof,
         *(st.sampled_from(["optimal", "bounded"]), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
-        *(COUNTS, NUMBERS, NUMBERS, COUNTS, NUMBERS),
+        *(COUNTS, NUMBERS, NUMBERS, COUNTS, NUMBERS, st.text()),
     ),
     provenance=st.builds(
         Provenance,
         *(st.text(), st.text(), st.text(), st.integers(1, 256), st.text(), TEXTS, COUNTS),
         *(st.text(), COUNTS, st.none() | NUMBERS),
         st.lists(st.builds(Trial, st.text(), NUMBERS, st.booleans()), max_size=3).map(tuple),
+        SEARCHES,
     ),
     fingerprint=st.text(),
     digests=TEXTS,
     refusals=TEXTS,
+    limits=st.lists(
+        st.builds(LimitKept, st.text(), COUNTS, COUNTS, st.text(), st.none() | COUNTS, st.text()),
+        max_size=2,
+    ).map(tuple),
+    rules=COUNTS,
 )
 
 
@@ -102,10 +119,10 @@ FIRST = ("choices", 0)
         ((), {"surprise": 1}, "surprise: Unexpected keyword"),
         (FIRST, {"surprise": 1}, "choices.0.surprise: Unexpected keyword"),
         (("budget",), {"surprise": 1}, "budget.surprise: Unexpected keyword"),
-        ((), {"version": 2}, "plan version 2; this gacfx reads 1"),
-        ((), {"version": "1"}, "plan version '1'; this gacfx reads 1"),
-        ((), {"version": True}, "plan version True; this gacfx reads 1"),
-        ((), {"version": None}, "plan version None; this gacfx reads 1"),
+        ((), {"version": 1}, "plan version 1; this gacfx reads 2"),
+        ((), {"version": "1"}, "plan version '1'; this gacfx reads 2"),
+        ((), {"version": True}, "plan version True; this gacfx reads 2"),
+        ((), {"version": None}, "plan version None; this gacfx reads 2"),
         (FIRST, {"rank": "16"}, "choices.0.rank: Input should be a valid integer"),
         (FIRST, {"rank": 16.0}, "choices.0.rank: Input should be a valid integer"),
         (FIRST, {"rank": True}, "choices.0.rank: Input should be a valid integer"),
@@ -113,7 +130,14 @@ FIRST = ("choices", 0)
         (FIRST, {"loss_nats": float("nan")}, "choices.0.loss_nats: Input should be a finite"),
         (FIRST, {"wanted": float("inf")}, "choices.0.wanted: Input should be a finite"),
         (("budget",), {"ratio_of": "all"}, "budget.ratio_of: Input should be 'targeted' or"),
-        (("budget",), {"ratio": 0.2}, "budget.ratio: Input should be a valid string"),
+        (("budget",), {"amount": 0.2}, "budget.amount: Input should be a valid string"),
+        (("budget",), {"ratio": "0.2"}, "budget.ratio: Unexpected keyword"),
+        (("budget",), {"unit": "flops"}, "budget.unit: Input should be 'ratio', 'params' or"),
+        (("provenance", "search"), {"tp": 0}, "provenance.search: tp 0: must be a whole number"),
+        (("provenance", "search"), {"tp": 2.0}, "search.tp: Input should be a valid integer"),
+        (("provenance", "search"), {"solver": "x"}, "search.solver: Input should be 'core', 'dp'"),
+        (("provenance", "search"), {"bounds": [["*.q", 9, 8]]}, "provenance.search: bound *.q=9:8"),
+        ((), {"limits": [{"name": "x", "most": 1}]}, "limits.0.spent: Field required"),
         ((), {"choices": {}}, "choices: Input should be a valid"),
         ((), {"choices": None}, "choices: Input should be a valid"),
         (FIRST, {"rank": 0}, "model.layers.0.q_proj: rank 0 is outside 1 .. 32"),
@@ -154,3 +178,16 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
 def test_deep_nesting_is_an_error_and_no_crash() -> None:
     with pytest.raises(PlanError):
         Plan.from_json("[" * 100_000 + "]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("budget", "ratio", "asked"),
+    [
+        (Budget("0.2", "targeted", 100, 150, 80), "0.2", "ratio 0.2 of the targeted weights"),
+        (Budget("0.2", "model", 100, 150, 70), "0.2", "ratio 0.2 of the model weights"),
+        (Budget("120", "model", 100, 150, 70, "params"), "0.2000", "120 parameters of the model"),
+        (Budget("1kB", "model", 100, 150, 90, "bytes"), "0.0667", "1kB of weights of the model"),
+    ],
+)
+def test_a_budget_says_what_was_asked_for(budget: Budget, ratio: str, asked: str) -> None:
+    assert (budget.ratio, budget.asked) == (ratio, asked)

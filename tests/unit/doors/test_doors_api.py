@@ -10,7 +10,9 @@ import torch
 from torch.fx import GraphModule
 
 import gacfx
+from gacfx.core.goal import Goal
 from gacfx.core.planned import Planned
+from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
 from gacfx.modules.low_rank import LowRankLinear
 from gacfx.tracing.export import example_inputs
@@ -32,7 +34,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_planning_leaves_the_model_as_it_was(planned: Planned) -> None:
     model = tiny.llama()
     before = {n: p.clone() for n, p in model.named_parameters()}
-    gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts(), value="fisher")
+    gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts(), search=Search(value="fisher"))
     after = dict(model.named_parameters())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) and after[n].grad is None for n in before)
@@ -124,7 +126,8 @@ def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
     spoiled = replace(bad, side_moment=bad.side_moment * float("nan"))
     full = Evidence(replace(known, moments={**known.moments, name: spoiled}))
     profile = load_profile("h200")
-    planned = replace(study, full=full).plan("0.2", profile=profile, value="two-sided")
+    search = Search(value="two-sided")
+    planned = replace(study, full=full).plan("0.2", profile=profile, search=search)
     choice = next(c for c in planned.plan.choices if c.module == name)
     assert choice.rank is None
     assert "NaN" in choice.reason
@@ -136,9 +139,8 @@ def test_ratio_of_the_model_counts_everything_but_removes_from_the_targets() -> 
         tiny.llama(),
         tiny.tokenizer(),
         calibration=tiny.texts(),
-        ratio="0.2",
-        ratio_of="model",
-        value="fisher",
+        goal=Goal(ratio="0.2", of="model"),
+        search=Search(value="fisher"),
     )
     budget = planned.plan.budget
     outside = budget.model_params - budget.targeted_params
@@ -162,8 +164,16 @@ def test_ratio_zero_keeps_every_weight_dense() -> None:
 
 def test_requests_that_cannot_work_fail_before_calibration() -> None:
     unreadable: Any = "no such file.txt"
-    for wrong in ({"method": "magic"}, {"value": "gold"}, {"ratio": 20}):
-        with pytest.raises(gacfx.GacError, match="magic|gold|ratio 20"):
+    requests: dict[str, dict[str, Any]] = {
+        "magic": {"method": "magic"},
+        "ratio 20": {"ratio": 20},
+        "both given": {"ratio": 0.2, "goal": Goal(params="5k")},
+        "no pass 'limit-fun'": {"search": Search(limits=("limit-fun",))},
+        "no option 'pace'": {"search": Search(limits=("limit-latency{pace=2}",))},
+        "share -1.0 is not above 0": {"search": Search(limits=("limit-latency{share=-1}",))},
+    }
+    for message, wrong in requests.items():
+        with pytest.raises(gacfx.GacError, match=message):
             gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=unreadable, **wrong)
 
 

@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gacfx.planning import Problem
+from gacfx.planning import Problem, core_dp, core_problem
 from gacfx.planning.core_dp import Work, search
-from gacfx.planning.core_problem import Core, Order, build
+from gacfx.planning.core_problem import Core, build, narrowed
 from gacfx.planning.fixing import Near, near
-from gacfx.planning.greedy import fill
 from gacfx.planning.lattice import flatten
 from gacfx.planning.relaxation import Relaxed, relax
 
 
-def core_of(seed: int, order: Order, whole: bool = False, stretch: float = 1.0) -> tuple[Core, int]:
-    """A core of up to seven groups and what the relaxed plan leaves; any multiplier will do."""
+def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:
+    """All candidates of seven groups; any multiplier will do."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(7):
@@ -25,110 +24,157 @@ def core_of(seed: int, order: Order, whole: bool = False, stretch: float = 1.0) 
         noise = rng.integers(0, 9, 5) if whole else rng.normal(0, 2, 5)
         pairs.append((costs, np.sort(costs + noise)))
     flat = flatten(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
-    relaxed = relax(flat)
-    relaxed = replace(relaxed, multiplier=relaxed.multiplier * stretch)
-    core = build(flat, relaxed, near(flat, relaxed), order)
+    relaxed = replace(relax(flat), better=flat.start[:-1])  # so poor that nothing is fixed
+    return near(flat, replace(relaxed, multiplier=relaxed.multiplier * stretch))
+
+
+def core_of(seed: int, whole: bool = False, stretch: float = 1.0) -> tuple[Core, Near]:
+    found = near_of(seed, whole, stretch)
+    core = build(found, np.arange(len(found.owner)), 0.0)
     assert core is not None
-    return core, relaxed.left
+    return core, found
 
 
 def completions(core: Core, depth: int) -> list[tuple[int, float]]:
     """(cost, gain) of every way to decide the levels from ``depth`` on."""
-    options = [
-        list(zip(x.cost.tolist(), x.gain.tolist(), strict=True)) for x in core.levels[depth:]
-    ]
+    cost, gain = core.items.cost.tolist(), core.items.gain.tolist()
+    levels = [range(begin, end) for begin, end in itertools.pairwise(core.ends[depth:])]
     return [
-        (sum(cost for cost, _ in picks), sum(gain for _, gain in picks))
-        for picks in itertools.product(*options)
+        (sum(cost[pick] for pick in picks), sum(gain[pick] for pick in picks))
+        for picks in itertools.product(*levels)
     ]
 
 
-def best_gain(core: Core, left: int) -> float:
-    return max(gain for cost, gain in completions(core, 0) if cost <= left)
+def best_gain(found: Near, core: Core) -> float:
+    """The largest gain of any plan within the budget, in grid steps."""
+    base = found.base[found.owner]
+    costs = (found.cost - found.cost[base]).tolist()
+    gains = np.rint(np.ldexp(found.value - found.value[base], core.frame.grid.exponent)).tolist()
+    best = {0: 0.0}
+    for begin, end in itertools.pairwise(found.ends.tolist()):
+        after: dict[int, float] = {}
+        for (spent, gained), pick in itertools.product(best.items(), range(begin, end)):
+            cost = spent + costs[pick]
+            after[cost] = max(after.get(cost, -np.inf), gained + gains[pick])
+        best = after
+    return max(gain for cost, gain in best.items() if cost <= found.left)
 
 
-@pytest.mark.parametrize("order", ["near", "wide"])
-@pytest.mark.parametrize("seed", range(6))
-def test_search_finds_and_proves_the_best(seed: int, order: Order) -> None:
-    core, left = core_of(seed, order)
-    found = search(core, left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
-    assert found.complete
-    assert found.bound == max(0.0, best_gain(core, left))
+@pytest.fixture(params=["levels", "merged"])
+def merging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every group a level of its own, and with all that is merged by default."""
+    if request.param == "levels":
+        monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
+        monkeypatch.setattr(core_dp, "_FEW_LEVELS", 1)
 
 
-@pytest.mark.parametrize("order", ["near", "wide"])
-@pytest.mark.parametrize("stretch", [0.3, 0.7, 1.5, 3.0])
+@pytest.mark.usefixtures("merging")
+@pytest.mark.parametrize("stretch", [1.0, 0.3, 0.7, 1.5, 3.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_search_finds_and_proves_the_best(seed: int, stretch: float) -> None:
+    # A poor multiplier costs time and nothing else.
+    core, near = core_of(seed, stretch=stretch)
+    found = search(core, near.left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
+    assert (found.complete, found.bound) == (True, best_gain(near, core))
+    if found.picks:
+        plan = near.base.copy()
+        plan[near.owner[found.picks]] = found.picks
+        gain = np.ldexp(near.value[plan] - near.value[near.base], core.frame.grid.exponent)
+        assert np.rint(gain).sum() == found.bound
+
+
+@pytest.mark.usefixtures("merging")
 @pytest.mark.parametrize("seed", range(4))
-def test_a_poor_multiplier_costs_time_and_nothing_else(
-    seed: int, stretch: float, order: Order
-) -> None:
-    core, left = core_of(seed, order, stretch=stretch)
-    found = search(core, left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
-    assert (found.complete, found.bound) == (True, max(0.0, best_gain(core, left)))
-
-
-@pytest.mark.parametrize("order", ["near", "wide"])
-@pytest.mark.parametrize("seed", range(6))
-def test_a_narrow_beam_still_bounds(seed: int, order: Order) -> None:
-    core, left = core_of(seed, order)
-    found = search(core, left, 0.0, 0.0, 1, Work(10**9, math.inf))
-    assert found.bound >= best_gain(core, left)
-    spent = search(core, left, 0.0, 0.0, 10**6, Work(0, math.inf))
+def test_a_narrow_beam_still_bounds(seed: int) -> None:
+    core, near = core_of(seed)
+    found = search(core, near.left, 0.0, 0.0, 1, Work(10**9, math.inf))
+    assert found.bound >= best_gain(near, core)
+    spent = search(core, near.left, 0.0, 0.0, 10**6, Work(0, math.inf))
     assert not spent.complete
-    assert spent.bound >= best_gain(core, left)
+    assert spent.bound >= best_gain(near, core)
 
 
+@pytest.mark.usefixtures("merging")
 @pytest.mark.parametrize("seed", range(4))
 def test_a_floor_that_is_too_high_is_refuted(seed: int) -> None:
-    core, left = core_of(seed, "wide")
-    floor = best_gain(core, left) + core.unit
-    found = search(core, left, floor, 0.0, 10**6, Work(10**9, math.inf))
-    assert (found.complete, found.bound, found.picks) == (True, floor, {})
+    core, near = core_of(seed)
+    floor = best_gain(near, core) + core.frame.grid.unit
+    found = search(core, near.left, floor, 0.0, 10**6, Work(10**9, math.inf))
+    assert (found.complete, found.bound, found.picks) == (True, floor, [])
 
 
-@pytest.mark.parametrize("order", ["near", "wide"])
-def test_tails_bound_every_completion(order: Order) -> None:
-    core, _ = core_of(1, order)
-    for depth in range(len(core.levels) - 3, len(core.levels) + 1):
+@pytest.mark.usefixtures("merging")
+def test_tails_bound_every_completion() -> None:
+    core, _ = core_of(1)
+    for depth in range(max(0, core.levels - 4), core.levels + 1):
         for cost, gain in completions(core, depth):
             assert (gain - core.price * cost <= core.tail[depth]).all()
             assert -cost <= core.savings[depth]
 
 
+def test_the_line_of_a_state_is_the_lowest() -> None:
+    core, _ = core_of(2)
+    left = np.arange(-60, 60)
+    line, bound = core.bound(0, left, np.zeros(len(left)))
+    every = core.price[:, None] * left + core.tail[0][:, None]
+    assert line.max() > line.min()
+    np.testing.assert_allclose(bound, every.min(axis=0), rtol=1e-12)
+
+
+def test_narrowed_keeps_what_states_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
+    core, _ = core_of(3)
+    at = len(core.price) // 2
+    most = np.full(len(core.price), -1.0)
+    most[at] = float(np.quantile(core.loss[at], 0.3))
+    smaller, forced = narrowed(core, 2, most, float(core.price[at]), 1e9)
+    assert smaller is not None
+    allowed = np.flatnonzero(core.loss[at] <= most[at])
+    allowed = allowed[allowed >= core.ends[2]]
+    rest = smaller.history[-1].undo(list(range(len(smaller.items.cost))))
+    assert sorted(rest + forced.tolist()) == allowed.tolist()
+    assert len(forced) + smaller.levels == core.levels - 2
+    nothing, forced = narrowed(core, 2, np.where(most < 0, -1.0, 0.0), 0.0, 0.0)
+    assert nothing is None
+    assert len(forced) == core.levels - 2
+
+
 def test_whole_values_share_a_unit_and_lose_nothing() -> None:
-    core, _ = core_of(3, "wide", whole=True)
-    assert core.rounding == 0
-    assert math.ldexp(core.unit, -core.exponent) >= 1
-    gains = np.concatenate([level.gain for level in core.levels])
-    assert not (gains % core.unit).any()
+    core, _ = core_of(3, whole=True)
+    grid = core.frame.grid
+    assert grid.rounding == 0
+    assert math.ldexp(grid.unit, -grid.exponent) >= 1
+    assert not (core.items.gain % grid.unit).any()
 
 
-def test_orders() -> None:
-    wide, _ = core_of(1, "wide")
-    widths = [int(np.abs(level.cost).max()) for level in wide.levels]
+def test_widest_groups_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
+    core, _ = core_of(1)
+    widths = np.maximum.reduceat(np.abs(core.items.cost), core.ends[:-1]).tolist()
     assert widths == sorted(widths, reverse=True)
-    close, _ = core_of(1, "near")
-    assert {level.group for level in close.levels} == {level.group for level in wide.levels}
-
-
-def test_fill_takes_the_most_valuable_upgrades_that_fit() -> None:
-    flat = flatten(Problem.from_groups([([0, 3, 8], [0, 3, 9]), ([0, 2], [0, 1])], 10))
-    everything = np.arange(5)
-    all_near = Near(everything, flat.owner(everything), np.zeros(5), 0.0, 0.0)
-    start = flat.start[:-1]
-    assert fill(flat, start, 4, all_near).tolist() == [1, 3]
-    assert fill(flat, start, 10, all_near).tolist() == [2, 4]
 
 
 def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
     flat = flatten(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
-    relaxed = Relaxed(1.0, flat.start[:-1], 10)
-    core = build(
-        flat, relaxed, Near(np.array([1, 2]), np.array([0, 1]), np.zeros(2), 10, 0), "near"
-    )
+    first = flat.start[:-1]
+    found = near(flat, Relaxed(1.0, first, 10, first, first))
+    core = build(found, np.array([1, 2]), 0.0)
     assert core is not None
-    assert [level.group for level in core.levels] == [0]
-    found = search(core, 10, 0.0, 0.0, 16, Work(100, math.inf))
-    assert found.picks == {0: 1}
-    nobody = Near(np.array([1]), np.array([0]), np.zeros(1), 10, 0)
-    assert build(flat, relaxed, nobody, "near") is None
+    assert core.frame.groups == 1
+    assert search(core, 10, 0.0, 0.0, 16, Work(100, math.inf)).picks == [1]
+    assert build(found, np.array([0, 2]), 0.0) is None
+
+
+def test_constants_on_top_of_costs_are_seen() -> None:
+    # Values are costs plus tens, so the bounds of plans come in tens, whatever the relaxation says.
+    pairs = [([0, cost], [0, cost + 10]) for cost in (7, 11, 13, 17)]
+    flat = flatten(Problem.from_groups(pairs, 29))
+    found = near(flat, relax(flat))
+    core = build(found, np.arange(len(found.owner)), 0.0)
+    assert core is not None
+    assert core.frame.totals is not None
+    assert core.frame.totals.step == 10
+    assert core.price.min() >= core.frame.least_price > 0
+    unit = core.frame.grid.unit
+    needs = {core.frame.need(gain * unit) / unit % 10 for gain in range(40)}
+    assert needs == {found.left % 10}

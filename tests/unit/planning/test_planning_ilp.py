@@ -1,16 +1,20 @@
-"""CBC as a second opinion, and what is said when it is missing or wrong."""
+"""Integer programs as a second opinion: scaling, quanta, what is refused."""
 
-import importlib
-from types import ModuleType
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import Problem, check, ilp, solve, solve_ilp
-from gacfx.planning.lattice import flatten
-
-PROBLEM = Problem.from_groups([([10, 20, 30, 35], [-1.0, -0.6, -0.4, 0.0])] * 3, 80)
+from gacfx.planning import ilp_program
+from gacfx.planning.certificate import check
+from gacfx.planning.core import solve
+from gacfx.planning.ilp import solve_ilp
+from gacfx.planning.ilp_program import fair_goal
+from gacfx.planning.ilp_table import tabulate
+from gacfx.planning.limits import Limit
+from gacfx.planning.problem import Problem
+from tests.unit.planning.ilp_problems import PROBLEM, UNEVEN
 
 
 def test_agrees_with_the_solver_and_is_certified() -> None:
@@ -18,52 +22,52 @@ def test_agrees_with_the_solver_and_is_certified() -> None:
     assert solution.status == "optimal"
     assert solution.value == solve(PROBLEM).value
     assert check(PROBLEM, solution).valid
+    assert solution.stats["core_candidates"] == 12
 
 
 def test_scaling_is_fair() -> None:
-    flat = flatten(Problem.from_groups([([0, 1], [5e-9, 9e-9]), ([0, 1], [-2e-9, -1e-9])], 2))
-    objective, scale = ilp._fair_values(flat)
-    assert objective.tolist() == pytest.approx([0, 1000, 0, 250])
-    assert scale == pytest.approx(1000 / 4e-9)
+    table = tabulate(Problem.from_groups([([0, 1], [5e-9, 9e-9]), ([0, 1], [-2e-9, -1e-9])], 2))
+    goal, unit = fair_goal(table)
+    assert goal.weight.tolist() == pytest.approx([1000, 0, 250, 0])
+    assert unit == pytest.approx(4e-12)
 
 
-def test_flat_values_need_no_scale() -> None:
-    assert solve_ilp(Problem.from_groups([([0, 1], [3.0, 3.0])], 1)).value == 3.0
+@pytest.mark.parametrize("values", [[3.0, 3.0], [0.0, 1e-300], [0.0, 5e-324], [-1e199, 1e199]])
+def test_flat_tiny_and_huge_values_are_scaled(values: list[float]) -> None:
+    solution = solve_ilp(Problem.from_groups([([0, 1], values)] * 2, 1))
+    assert solution.value == values[0] + values[1]
 
 
-def test_infeasible_and_empty_problems_are_named() -> None:
-    with pytest.raises(InfeasibleBudget):
+def test_every_resource_is_counted_in_its_own_quanta() -> None:
+    limit = Limit("ns", 1001, {"group0": np.array([1000, 300, 400])})
+    table = tabulate(replace(UNEVEN, limits=(limit,)))
+    assert table.quantum.tolist() == [4, 100]
+    assert table.cost.tolist() == [[0, 1, 3, 0, 2], [7, 0, 1, 0, 0]]
+    assert table.room.tolist() == [3, 7]
+
+
+def test_candidates_that_fit_in_no_plan_are_left_out() -> None:
+    table = tabulate(replace(UNEVEN, budget=19))
+    assert table.index.tolist() == [0, 1, 0, 1]
+    limit = Limit("ns", 5, {"group0": np.array([0, 6, 5])})
+    assert tabulate(replace(UNEVEN, limits=(limit,))).index.tolist() == [0, 2, 0, 1]
+
+
+@pytest.mark.parametrize("bits", [8, 30, 40])
+def test_rows_with_large_coefficients_are_scaled_down(bits: int) -> None:
+    problem = Problem.from_groups([([0, 2**bits - 1, 2**bits], [0.0, 1.0, 2.0])] * 3, 2**bits * 2)
+    units = ilp_program.row_units(tabulate(problem)).tolist()
+    assert units == [2.0 ** max(0, bits + 1 - 20)]
+    assert solve_ilp(problem).choice.count(2) == 2
+
+
+def test_infeasible_problems_are_named() -> None:
+    with pytest.raises(InfeasibleBudget, match="over the 4 allowed"):
         solve_ilp(Problem.from_groups([([5], [0.0])], 4))
-    with pytest.raises(PlanError, match="at least one group"):
-        solve_ilp(Problem((), 4))
 
 
-def test_missing_pulp_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> ModuleType:
-        raise ImportError(name)
-
-    monkeypatch.setattr(ilp, "import_module", missing)
-    with pytest.raises(PlanError, match="pip install pulp"):
-        solve_ilp(PROBLEM)
-
-
-def test_missing_cbc_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    pulp = importlib.import_module("pulp")
-    monkeypatch.setattr(pulp.COIN_CMD, "available", lambda self: False)
-    with pytest.raises(PlanError, match="install coinor-cbc"):
-        solve_ilp(PROBLEM)
-
-
-@pytest.mark.parametrize(
-    ("taken", "message"),
-    [
-        ([1, 0, 1, 1], "exactly one candidate per group"),
-        ([1, 0, None, 0], "exactly one candidate per group"),
-        ([0, 1, 0, 1], "over the budget"),
-    ],
-)
-def test_wrong_plans_of_cbc_are_refused(taken: list[float | None], message: str) -> None:
-    flat = flatten(Problem.from_groups([([0, 4], [0, 1])] * 2, 7))
-    with pytest.raises(PlanError, match=message):
-        ilp._checked(flat, taken)
-    assert np.array_equal(ilp._checked(flat, [0.0, 1.0, 1.0, 0.0]), [1, 2])
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(PlanError, match="solver 'glpk': there are 'cbc', 'highs' and 'auto'"):
+        solve_ilp(PROBLEM, solver="glpk")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="time_limit -1"):
+        solve_ilp(PROBLEM, -1)

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 from gacfx.errors import PlanError
 from gacfx.planning import Group, Problem, kept_budget
+from gacfx.planning.limits import Implies, Limit, SameLabel
+from tests.unit.planning.small_problems import random_problem
 
 BAD_COSTS: list[tuple[ArrayLike, str]] = [
     ([], "group 'q': no candidate left"),
@@ -198,6 +200,66 @@ def test_json_keeps_every_digit_and_label() -> None:
 )
 def test_a_wrong_file_is_refused(change: dict[str, object], message: str) -> None:
     data = json.loads(Problem((group(),), 10).to_json())
+    with pytest.raises(PlanError, match=message):
+        Problem.from_json(json.dumps(data | change))
+
+
+def with_extras() -> Problem:
+    groups = (group(labels=(8, "dense")), group("k", (8, "dense")))
+    kv = Limit("kv", 2**61, {"k": np.array([2**60, 0])})
+    rules = (SameLabel(("q", "k")), Implies("q", ("dense",), "k", ("dense", 8)))
+    return Problem(groups, 10, (kv, Limit("empty", 0, {})), rules)
+
+
+def test_json_keeps_limits_and_rules() -> None:
+    problem = with_extras()
+    again = Problem.from_json(problem.to_json())
+    assert again == problem
+    assert [limit.name for limit in again.limits] == ["kv", "empty"]
+    assert again.rules == (problem.rules[0], problem.rules[1])
+    assert isinstance(again.rules[0], Implies)
+    assert again.to_json() == problem.to_json()
+
+
+def test_json_of_random_limits_and_rules_changes_nothing() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        problem = random_problem(rng)
+        assert Problem.from_json(problem.to_json()) == problem
+
+
+def test_a_plain_problem_writes_nothing_about_limits_and_rules() -> None:
+    data = json.loads(Problem((group(),), 10).to_json())
+    assert data.keys() == {"format", "version", "budget", "costs", "groups"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"limits": [{"name": "kv", "most": 1.5, "costs": {}}]}, "limits.0.most"),
+        ({"limits": [{"name": "kv", "most": 1}]}, "limits.0.costs"),
+        ({"limits": [{"name": "kv", "most": -1, "costs": {}}]}, "limit 'kv' -1: must lie in"),
+        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [1.0, 2.0]}}]}, "limits.0.costs.q.0"),
+        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [-1, 0]}}]}, "limit 'kv': group 'q'"),
+        ({"limits": [{"name": "kv", "most": 1, "costs": {"v": [1]}}]}, "there is no group 'v'"),
+        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [1]}}]}, "1 costs for the 2 candi"),
+        ({"implies": [{"group": "q", "labels": [8]}]}, "implies.0.then_group"),
+        (
+            {"implies": [{"group": "q", "labels": [], "then_group": "k", "then_labels": [8]}]},
+            "without labels it never applies",
+        ),
+        (
+            {"implies": [{"group": "q", "labels": [True], "then_group": "k", "then_labels": []}]},
+            "implies.0.labels.0",
+        ),
+        ({"same_label": ["qk"]}, "same_label.0"),
+        ({"same_label": [["q", "v"]]}, "there is no group 'v'"),
+    ],
+)
+def test_wrong_limits_and_rules_in_a_file_are_refused(
+    change: dict[str, object], message: str
+) -> None:
+    data = json.loads(with_extras().to_json())
     with pytest.raises(PlanError, match=message):
         Problem.from_json(json.dumps(data | change))
 

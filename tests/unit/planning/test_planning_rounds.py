@@ -3,27 +3,25 @@
 import math
 
 import numpy as np
+import pytest
 
-from gacfx.planning import Problem
+from gacfx.planning import Problem, rounds
 from gacfx.planning.core_dp import Work
 from gacfx.planning.core_problem import build
-from gacfx.planning.fixing import Near, near
+from gacfx.planning.fixing import near
 from gacfx.planning.lattice import flatten
 from gacfx.planning.relaxation import Relaxed, relax
-from gacfx.planning.rounds import Rounds, _steps
+from gacfx.planning.rounds import Rounds
 
 
 def rounds_of(problem: Problem, steps: int = 10**8) -> Rounds:
     flat = flatten(problem)
-    relaxed = relax(flat)
-    found = near(flat, relaxed)
-    return Rounds(
-        flat, relaxed, found, 0.0, Work(steps, math.inf), relaxed.chosen, upper=found.slack
-    )
+    found = near(flat, relax(flat))
+    return Rounds(found, flat.groups, 0.0, Work(steps, math.inf), found.base, upper=found.slack)
 
 
 def large(seed: int) -> Problem:
-    """More than a thousand candidates near the bound, so that bets are taken."""
+    """Curves with a jump to dense, and hundreds of candidates near the bound."""
     rng = np.random.default_rng(seed)
     rank = np.arange(1, 150)
     pairs = []
@@ -34,43 +32,46 @@ def large(seed: int) -> Problem:
     return Problem.from_groups(pairs, 40 * 800)
 
 
-def test_bets_end_in_a_proof() -> None:
-    rounds = rounds_of(large(0))
-    rounds.run()
-    assert rounds.proven
-    assert rounds.gain <= rounds.upper
-    assert rounds.flat.cost[rounds.chosen].sum() <= rounds.flat.room
+def test_bets_end_in_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_SMALL_CORE", 0)
+    found = rounds_of(large(0))
+    found.run()
+    assert found.proven
+    assert found.gain <= found.upper
+    plan, base = found.plan, found.near.base
+    assert int((found.near.cost[plan] - found.near.cost[base]).sum()) <= found.near.left
     # The proof needs fewer candidates than the first plan left open.
-    assert rounds.core_candidates < len(rounds.near.position)
+    assert found.core_candidates < len(found.near.owner)
 
 
 def test_without_work_nothing_is_claimed() -> None:
-    rounds = rounds_of(large(0), steps=0)
-    rounds.run()
-    assert not rounds.proven
-    assert rounds.upper == rounds.near.slack
+    found = rounds_of(large(0), steps=0)
+    found.run()
+    assert not found.proven
+    assert found.upper == found.near.slack
 
 
 def test_a_plan_that_meets_the_bound_needs_no_search() -> None:
-    rounds = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
-    rounds.run()
-    assert rounds.proven
-    assert (rounds.rounding, rounds.work.steps_left) == (0.0, 10**8)
+    found = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
+    found.run()
+    assert found.proven
+    assert (found.rounding, found.work.steps_left) == (0.0, 10**8)
 
 
 def test_a_worse_plan_is_not_taken() -> None:
-    rounds = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
-    before = rounds.chosen.tolist()
-    rounds._take({0: 0, 1: 2})
-    assert rounds.chosen.tolist() == before
+    found = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 7], [0, 6])], 7))
+    before = found.plan.tolist()
+    found._take([0, 2])
+    assert found.plan.tolist() == before
+    found._take([0, 3])
+    assert found.gain == 2
 
 
 def test_a_floor_far_above_a_tiny_core_does_not_overflow() -> None:
     flat = flatten(Problem.from_groups([([0, 1], [0, 2.0**-997])], 1))
-    relaxed = Relaxed(0.0, flat.start[:-1], 1)
-    core = build(
-        flat, relaxed, Near(np.arange(2), np.zeros(2, np.int64), np.zeros(2), 1, 0), "near"
-    )
+    first = flat.start[:-1]
+    core = build(near(flat, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2), 0.0)
     assert core is not None
-    assert _steps(core, 2.0**-997) == core.levels[0].gain.max()
-    assert 0 <= 2.0**60 - _steps(core, 1e150) < core.unit
+    grid = core.frame.grid
+    assert grid.floor(2.0**-997) == core.items.gain.max()
+    assert 0 <= 2.0**60 - grid.floor(1e150) < grid.unit

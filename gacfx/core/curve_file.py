@@ -1,0 +1,272 @@
+"""Curves in a file: everything that planning needs to know of a model, without the model.
+
+A calibration takes minutes and a plan milliseconds, so the curves are kept: one ``.safetensors``
+file with a float64 array of losses for each targeted weight, and one JSON text in its metadata with
+all the rest. The text carries a digest of itself and of the arrays.
+
+The value model was chosen for the budget of the plan that the curves come from; another budget
+might have preferred another one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gacfx.core.atomic import replacing
+from gacfx.core.curves import Curve
+from gacfx.core.plan import Provenance
+from gacfx.core.sites import Extent, Layout, MatmulSite
+from gacfx.errors import CheckpointError, PlanError
+
+FORMAT = "gacfx-curves"
+VERSION = 1
+_KEY = "gacfx"  # one key: the order of several is not fixed, and equal curves make equal files
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a targeted weight is and does, beside its losses."""
+
+    module: str
+    rows: int
+    columns: int
+    value_model: str
+    m: Extent
+    """Rows of its input, as a multiple of what the workload decides."""
+    count: Extent
+    """Times that the product is done."""
+    bias: bool
+    layout: Layout
+    dtype: str
+    failed: str = ""
+    """Why there is no curve; the file has no array of this weight then."""
+
+    @property
+    def site(self) -> MatmulSite:
+        """The product of the dense weight."""
+        return MatmulSite(
+            name=self.module,
+            m=self.m,
+            k=Extent(self.columns),
+            n=Extent(self.rows),
+            dtype=self.dtype,
+            weight=f"{self.module}.weight",
+            layout=self.layout,
+            bias=self.bias,
+            count=self.count,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything of :class:`Curves` but the losses; JSON in the file."""
+
+    weights: tuple[Weight, ...]
+    """In the order of the graph, on which the choice between equally good plans depends."""
+    targeted_params: int
+    model_params: int
+    """Of the whole model, dense; tied weights counted once."""
+    others: dict[str, int]
+    """dtype -> parameters outside the targeted weights."""
+    provenance: Provenance
+    fingerprint: str = ""
+    """Architecture lock of the model, empty for made-up curves."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Weights lock: module -> sha256 of the dense weight."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Module -> why it was left out before planning."""
+
+    __pydantic_config__: ClassVar[dict[str, object]] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The loss curves of all targeted weights of a model.
+
+    Raises:
+        PlanError: facts that contradict each other, or an array that is no curve.
+    """
+
+    facts: Facts
+    losses: Mapping[str, NDArray[np.float64]]
+    """Module -> [min(rows, columns) + 1] losses, for every weight that did not fail."""
+
+    def __post_init__(self) -> None:
+        _check_facts(self.facts)
+        expected = {w.module for w in self.facts.weights if not w.failed}
+        for module in sorted(expected ^ self.losses.keys()):
+            what = "has no losses" if module in expected else "has losses but is no such weight"
+            raise PlanError(f"{module}: {what}")
+        for weight in self.facts.weights:
+            if not weight.failed:
+                _check_losses(weight, self.losses[weight.module])
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """Module -> curve, in the order of the graph."""
+        none = np.zeros(0)
+        return {
+            w.module: Curve(
+                w.module,
+                w.rows,
+                w.columns,
+                self.losses.get(w.module, none),
+                w.value_model,
+                w.failed,
+            )
+            for w in self.facts.weights
+        }
+
+    @property
+    def value_model(self) -> str:
+        """What the losses are."""
+        return self.facts.provenance.value_model
+
+
+def save_curves(path: str | Path, curves: Curves) -> None:
+    """Write the file; it appears whole or not at all, and equal curves make equal bytes.
+
+    Raises:
+        CheckpointError: it cannot be written.
+        PlanError: the facts hold NaN or infinity.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    try:
+        facts = json.loads(json.dumps(asdict(curves.facts), allow_nan=False))
+    except ValueError as error:
+        raise PlanError(f"the curves' facts hold NaN or infinity: {error}") from error
+    arrays = {module: np.ascontiguousarray(loss) for module, loss in curves.losses.items()}
+    head = {"format": FORMAT, "version": VERSION, "digest": digest(facts, arrays), "facts": facts}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as partial:
+            save_file(arrays, partial, metadata={_KEY: json.dumps(head)})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+
+
+def load_curves(path: str | Path) -> Curves:
+    """What ``save_curves`` wrote, checked again.
+
+    Raises:
+        CheckpointError: missing, truncated, of another format or version, with an unknown or
+            missing field, or changed after it was written.
+        PlanError: facts that contradict each other, or an array that is no curve.
+    """
+    path = Path(path)
+    head, arrays = _read(path)
+    facts = _read_facts(path, head.get("facts"))
+    if head.get("digest") != digest(head["facts"], arrays):
+        raise CheckpointError(f"{path}: was changed after it was written; save the curves again")
+    for module, loss in arrays.items():
+        if loss.dtype != np.float64:
+            raise CheckpointError(f"{path}: {module}: losses are {loss.dtype}, not float64")
+        loss.setflags(write=False)
+    try:
+        return Curves(facts, arrays)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def digest(facts: Any, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """sha256 of the facts as plain JSON values and of all arrays."""
+    mixed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for module in sorted(arrays):
+        loss = arrays[module]
+        mixed.update(f"\n{module} {loss.dtype} {loss.shape}\n".encode())
+        mixed.update(np.ascontiguousarray(loss).tobytes())
+    return mixed.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The JSON text of the metadata, of the right format and version, and the arrays."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(_KEY, "")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        head = json.loads(text) if text else {}
+    except (OSError, SafetensorError, RecursionError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as curves: {error}") from error
+    found = head.get("format") if isinstance(head, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(f"{path}: format {found!r}; a file of curves says {FORMAT!r}")
+    version = head.get("version")
+    if type(version) is not int or version != VERSION:
+        raise CheckpointError(f"{path}: curves version {version!r}; this gacfx reads {VERSION}")
+    return head, arrays
+
+
+def _read_facts(path: Path, raw: object) -> Facts:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(Facts).validate_json(json.dumps(raw))
+    except PlanError as error:  # a search that cannot be
+        raise CheckpointError(f"{path}: provenance.search: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        spot = ".".join(map(str, first["loc"])) or "facts"
+        raise CheckpointError(f"{path}: {spot}: {first['msg']}") from error
+
+
+def _check_facts(facts: Facts) -> None:
+    if not facts.weights:
+        raise PlanError("curves of no weight at all")
+    seen: set[str] = set()
+    for weight in facts.weights:
+        if weight.module in seen or not all(weight.module.split(".")):
+            what = "has two curves" if weight.module in seen else "is no name of a module"
+            raise PlanError(f"{weight.module}: {what}")
+        seen.add(weight.module)
+        if min(weight.rows, weight.columns) < 1:
+            raise PlanError(f"{weight.module}: rows and columns must be positive")
+    models = sorted({weight.value_model for weight in facts.weights if not weight.failed})
+    if len(models) > 1:
+        raise PlanError(f"value models {' and '.join(models)}: losses of two kinds do not add up")
+    targeted = sum(weight.rows * weight.columns for weight in facts.weights)
+    if targeted != facts.targeted_params:
+        raise PlanError(
+            f"targeted_params is {facts.targeted_params}, the weights have {targeted} parameters"
+        )
+    wrong = [dtype for dtype, params in facts.others.items() if params < 0]
+    if wrong or targeted + sum(facts.others.values()) != facts.model_params:
+        raise PlanError(
+            f"model_params is {facts.model_params}, but targeted_params and others come to "
+            f"{targeted + sum(facts.others.values())}"
+        )
+
+
+def _check_losses(weight: Weight, loss: NDArray[np.float64]) -> None:
+    expected = (min(weight.rows, weight.columns) + 1,)
+    if loss.shape != expected:
+        raise PlanError(
+            f"{weight.module}: losses of shape {loss.shape}; a weight of {weight.rows} x "
+            f"{weight.columns} has {expected[0]}, one for each rank from 0 on"
+        )
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if len(bad):
+        raise PlanError(f"{weight.module}: the loss at rank {bad[0]} is {loss[bad[0]]}")
+    rises = np.flatnonzero(np.diff(loss) > 0)
+    if len(rises):
+        rank = int(rises[0]) + 1
+        raise PlanError(
+            f"{weight.module}: the loss rises from {loss[rank - 1]!r} at rank {rank - 1} to "
+            f"{loss[rank]!r} at rank {rank}; a larger rank never loses more"
+        )
+    if loss[-1] < 0:
+        raise PlanError(f"{weight.module}: the loss at full rank is {loss[-1]!r}, below 0")

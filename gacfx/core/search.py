@@ -1,0 +1,178 @@
+"""A search: which sizes are offered to the planner, what each is worth, and who chooses.
+
+It is one value that travels from the command line to the passes and into ``plan.json``, so that a
+plan says how it was found. The names of everything that can be asked for stand here; what they mean
+stands with the passes and in :mod:`gacfx.hardware.contracts`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+from gacfx.errors import PlanError
+
+Value = Literal["auto", "two-sided", "fisher", "relative", "paper"]
+Candidates = Literal["full", "window"]
+Solver = Literal["core", "dp", "ilp", "greedy", "round"]
+Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
+
+FORBIDDEN = frozenset(" \t\n;={}")
+"""Characters that would end an option of a pipeline text."""
+RULES_OF_THUMB: tuple[Solver, ...] = ("greedy", "round")
+"""Solvers that know neither limits nor rules."""
+LIMITS_KEPT: tuple[Solver, ...] = ("core", "ilp")
+"""Solvers that keep a second budget."""
+
+
+class Bound(NamedTuple):
+    """Ranks that matching weights may have; a dense weight counts as rank min(rows, columns)."""
+
+    pattern: str
+    """Of module names, for example ``*.k_proj``."""
+    least: int = 1
+    most: int | None = None
+    """None: no upper end, so the dense weight stays possible."""
+
+    @staticmethod
+    def parse(text: str) -> "Bound":
+        """The bound written as ``PATTERN=LEAST:MOST``; either number may be left out.
+
+        Raises:
+            PlanError: it cannot be read.
+        """
+        pattern, equals, numbers = text.rpartition("=")
+        least, colon, most = numbers.partition(":")
+        try:
+            if not (equals and colon):
+                raise ValueError
+            found = Bound(pattern, int(least or 1), int(most) if most else None)
+        except ValueError:
+            raise PlanError(
+                f"bound {text!r}: write PATTERN=LEAST:MOST, for example '*.k_proj=64:512'"
+            ) from None
+        return found.checked()
+
+    def checked(self) -> "Bound":
+        """The bound itself.
+
+        Raises:
+            PlanError: no pattern, a number that is no rank, or an empty range.
+        """
+        most = self.least if self.most is None else self.most
+        if not isinstance(self.pattern, str) or not self.pattern or FORBIDDEN & {*self.pattern}:
+            raise PlanError(
+                f"bound {self.pattern!r}: the pattern must be text without blanks or any of ;={{}}"
+            )
+        if type(self.least) is not int or type(most) is not int or not 1 <= self.least <= most:
+            raise PlanError(
+                f"bound {self}: ranks are whole numbers with 1 <= LEAST <= MOST, such as 64:512"
+            )
+        return self
+
+    def holds(self, rank: int) -> bool:
+        """Is this rank inside?"""
+        return self.least <= rank and (self.most is None or rank <= self.most)
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.least}:{'' if self.most is None else self.most}"
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the sizes of a plan are searched.
+
+    ``Search()`` is the best that gacfx can do: every aligned rank, losses in nats, solved exactly.
+
+    Raises:
+        PlanError: a name or number that is not known, or a combination that cannot be.
+    """
+
+    align: int | None = None
+    """Multiple of every rank; None for the one that the profile prefers."""
+    value: Value = "auto"
+    """Value model: ``auto`` tries three on held-back text; ``paper`` is Eq. 4 of GAC-v2."""
+    candidates: Candidates = "full"
+    """Every rank below break-even, or a window around the compressor's own rank."""
+    window: int = 8
+    """Ranks in the window."""
+    solver: Solver = "core"
+    tp: int = 1
+    """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""
+    quant: Quant | None = None
+    """Format that the weights shall be stored in afterwards; sizes are kept legal for it."""
+    bounds: tuple[Bound, ...] = ()
+    """Ranks of matching weights; plain tuples (pattern, least, most) will do."""
+    uniform: bool = False
+    """One rank for all layers of the same kind of projection."""
+    limits: tuple[str, ...] = ()
+    """Passes that add limits or rules, as pipeline text: ``limit-latency{share=0.9}``."""
+
+    def __post_init__(self) -> None:
+        for name, known in _NAMES.items():
+            _known(name, getattr(self, name), known)
+        if self.quant is not None:
+            _known("quant", self.quant, get_args(Quant))
+        for name, count in (("align", self.align or 1), ("window", self.window), ("tp", self.tp)):
+            if type(count) is not int or count < 1 or (name == "align" and self.align == 0):
+                raise PlanError(f"{name} {getattr(self, name)!r}: must be a whole number above 0")
+        if type(self.uniform) is not bool:
+            raise PlanError(f"uniform {self.uniform!r}: must be True or False")
+        object.__setattr__(self, "bounds", tuple(_bound(bound) for bound in self.bounds))
+        object.__setattr__(self, "limits", _steps(self.limits))
+        self._check_solver()
+
+    def _check_solver(self) -> None:
+        """Refuse before any work what the solver would refuse after it."""
+        limiting = [step for step in self.limits if step.startswith("limit-")]
+        if limiting and self.solver not in LIMITS_KEPT:
+            raise PlanError(
+                f"solver {self.solver!r} knows one budget and cannot keep {limiting[0]}; "
+                "take core or ilp"
+            )
+        if self.uniform and self.solver in RULES_OF_THUMB:
+            raise PlanError(
+                f"solver {self.solver!r} cannot hold layers to one rank (uniform); "
+                "take core, dp or ilp"
+            )
+
+    @staticmethod
+    def paper() -> "Search":
+        """GAC-v2: Eq. 4 in a window around the method's own ranks, by its dynamic program.
+
+        In exact form: one candidate for each weight, costs not rounded. Algorithm 1 as printed
+        does neither.
+        """
+        return Search(value="paper", candidates="window", solver="dp")
+
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "value": get_args(Value),
+    "candidates": get_args(Candidates),
+    "solver": get_args(Solver),
+}
+
+
+def _known(what: str, name: object, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise PlanError(f"no {what} {name!r}; known: {', '.join(known)}")
+
+
+def _bound(given: Any) -> Bound:
+    try:
+        bound = Bound(*given) if not isinstance(given, str) else Bound.parse(given)
+    except TypeError:
+        raise PlanError(
+            f"bound {given!r}: give (pattern, least, most), for example ('*.k_proj', 64, 512)"
+        ) from None
+    return bound.checked()
+
+
+def _steps(given: Any) -> tuple[str, ...]:
+    steps = (given,) if isinstance(given, str) else tuple(given)
+    for step in steps:
+        if not isinstance(step, str) or not step.strip():
+            raise PlanError(f"limits: {step!r} is no pass; write limit-latency{{share=0.9}}")
+    return steps
+
+
+DEFAULT_SEARCH = Search()
+"""Every aligned rank, losses in nats, solved exactly."""

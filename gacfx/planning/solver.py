@@ -1,0 +1,43 @@
+"""The front door: every problem goes to the method that solves it exactly.
+
+one budget                       core            microseconds to milliseconds, proven
+groups of one label              merge, core     exact
+one further limit                two_budgets     Lagrangian, reduced core, proven or bounded
+more limits, or implications     ilp             CBC or HiGHS, re-checked
+"""
+
+from gacfx.planning import core
+from gacfx.planning.ilp import solve_ilp
+from gacfx.planning.merge import merge
+from gacfx.planning.problem import Problem
+from gacfx.planning.solution import Solution
+from gacfx.planning.two_budgets import solve_two_budgets
+
+
+def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None) -> Solution:
+    """The most valuable plan that keeps the budget, the limits and the rules.
+
+    Args:
+        problem: groups and budget; curves of any shape, concave or not.
+        gap: stop once the plan is within this much value of the best (absolute; for gacfx, nats),
+            and twice the rounding bound.
+        time_limit: seconds after which the search stops with what it has.
+
+    Raises:
+        InfeasibleBudget: no plan keeps the budget, or all limits together; says what is missing.
+        PlanError: ``gap`` or ``time_limit`` is not a number >= 0, groups that must take one label
+            have none in common, or an integer program is needed and PuLP is missing.
+    """
+    if not problem.limits and not problem.rules:
+        return core.solve(problem, gap=gap, time_limit=time_limit)
+    core.check_amounts(gap=gap, time_limit=time_limit)
+    merged = merge(problem)
+    return merged.expand(_solve_merged(merged.problem, gap, time_limit))
+
+
+def _solve_merged(problem: Problem, gap: float, time_limit: float | None) -> Solution:
+    if not problem.limits and not problem.rules:
+        return core.solve(problem, gap=gap, time_limit=time_limit)
+    if len(problem.limits) == 1 and not problem.rules:
+        return solve_two_budgets(problem, gap=gap, time_limit=time_limit)
+    return solve_ilp(problem, time_limit=time_limit)

@@ -1,0 +1,287 @@
+"""What two plans for one model do differently: values, and a table of the rows that differ."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gacfx.core.plan import Choice, Plan
+from gacfx.errors import PlanMismatch
+from gacfx.inspection import ranges, split_layer
+from gacfx.report.tables import loss_unit, signed
+
+LEFT_ALONE = "left alone"
+"""Size of a weight that only the other plan targets."""
+MEASURED = ("trials",)
+"""Of the provenance, what was measured on the way and says nothing of where a plan comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One weight whose size, parameters or loss differ."""
+
+    module: str
+    rows: int
+    columns: int
+    before: int | str
+    """The rank, ``dense``, or ``left alone``."""
+    after: int | str
+    params_before: int
+    params_after: int
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One fact that differs: of the whole plan, of its budget or of where it comes from."""
+
+    what: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDiff:
+    """All that differs between two plans."""
+
+    changes: tuple[Change, ...]
+    """Weights in the order of the first plan; what only the second one has comes last."""
+    totals: tuple[Difference, ...]
+    provenance: tuple[Difference, ...]
+    comparable: bool
+    """The losses are of the same kind and of the same calibration."""
+    unit_before: str
+    unit_after: str
+
+    def __bool__(self) -> bool:
+        """Is there any difference?"""
+        return bool(self.changes or self.totals or self.provenance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def diff(before: Plan, after: Plan) -> PlanDiff:
+    """What ``after`` does differently from ``before``; empty for equal plans.
+
+    What was measured while planning (trials, seconds) is left out.
+
+    Raises:
+        PlanMismatch: the plans are for different models.
+    """
+    check_same_model(before, after)
+    one, two = ({c.module: c for c in plan.choices} for plan in (before, after))
+    modules = [*one, *(module for module in two if module not in one)]
+    made = [_change(one.get(module), two.get(module)) for module in modules]
+    kinds = [
+        (plan.provenance.value_model, plan.provenance.calibration_digest)
+        for plan in (before, after)
+    ]
+    return PlanDiff(
+        changes=tuple(change for change in made if change is not None),
+        totals=_differences(_totals(before), _totals(after)),
+        provenance=_differences(_origin(before), _origin(after)) + _weights(before, after),
+        comparable=kinds[0] == kinds[1],
+        unit_before=loss_unit(before),
+        unit_after=loss_unit(after),
+    )
+
+
+def check_same_model(before: Plan, after: Plan) -> None:
+    """Nothing when both plans are for one architecture.
+
+    Raises:
+        PlanMismatch: their fingerprints differ, or the shape of a weight.
+    """
+    if before.fingerprint and after.fingerprint and before.fingerprint != after.fingerprint:
+        raise PlanMismatch(
+            "the plans are for different models (their fingerprints differ); compare plans of one "
+            "model"
+        )
+    shapes = {choice.module: (choice.rows, choice.columns) for choice in before.choices}
+    for choice in after.choices:
+        here = (choice.rows, choice.columns)
+        if (there := shapes.get(choice.module, here)) != here:
+            raise PlanMismatch(
+                f"{choice.module}: {there[0]} x {there[1]} in one plan, {here[0]} x {here[1]} in "
+                "the other; compare plans of one model"
+            )
+    if not shapes.keys() & {choice.module for choice in after.choices}:
+        raise PlanMismatch("the plans have no weight in common; compare plans of one model")
+
+
+def _change(one: Choice | None, two: Choice | None) -> Change | None:
+    shape = one or two
+    assert shape is not None
+    sides = [(_size(c), *_counts(c, shape)) for c in (one, two)]
+    if sides[0] == sides[1]:
+        return None
+    (before, params_before, loss_before), (after, params_after, loss_after) = sides
+    return Change(
+        shape.module,
+        shape.rows,
+        shape.columns,
+        before,
+        after,
+        params_before,
+        params_after,
+        loss_before,
+        loss_after,
+    )
+
+
+def _size(choice: Choice | None) -> int | str:
+    if choice is None:
+        return LEFT_ALONE
+    return "dense" if choice.rank is None else choice.rank
+
+
+def _counts(choice: Choice | None, shape: Choice) -> tuple[int, float]:
+    if choice is None:  # it stays as it is
+        return shape.dense_params, 0.0
+    return choice.params, choice.loss_nats
+
+
+def _totals(plan: Plan) -> dict[str, Any]:
+    proof = plan.proof
+    return {
+        "budget": plan.budget.asked,
+        "limit_params": plan.budget.limit_params,
+        "targeted_params": plan.budget.targeted_params,
+        "kept_params": plan.kept_params,
+        "loss": plan.loss_nats,
+        "factorized": len(plan.ranks),
+        "dense": len(plan.choices) - len(plan.ranks),
+        "left_alone": len(plan.refusals),
+        **{f"limit {limit.name}": (limit.spent, limit.most) for limit in plan.limits},
+        "rules": plan.rules,
+        "status": proof.status if proof else None,
+        "multiplier": proof.multiplier if proof else None,
+    }
+
+
+def _origin(plan: Plan) -> dict[str, Any]:
+    """Provenance as one level of names: ``search.tp``, ``versions.torch``."""
+    made, flat = plan.provenance, dict[str, Any]()
+    for part in fields(made):
+        found = getattr(made, part.name)
+        if part.name in MEASURED:
+            continue
+        if part.name == "versions":
+            flat |= {f"versions.{name}": text for name, text in sorted(found.items())}
+        elif part.name == "search":
+            flat |= {f"search.{f.name}": _plain(getattr(found, f.name)) for f in fields(found)}
+        else:
+            flat[part.name] = found
+    return flat
+
+
+def _plain(found: object) -> object:
+    return ";".join(map(str, found)) if isinstance(found, tuple) else found
+
+
+def _weights(before: Plan, after: Plan) -> tuple[Difference, ...]:
+    """Weights of other values under the same names: another checkpoint or dtype."""
+    both = before.digests.keys() & after.digests.keys()
+    other = sorted(module for module in both if before.digests[module] != after.digests[module])
+    return (Difference("weights of other values", 0, len(other)),) if other else ()
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[Difference, ...]:
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        Difference(name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def diff_view(found: PlanDiff, names: tuple[str, str] = ("before", "after")) -> RenderableType:
+    """Rows that differ, equal layers folded, then totals and provenance."""
+    if not found:
+        return Text("the plans are equal")
+    parts: list[RenderableType] = []
+    if found.changes:
+        parts += [_changes_table(found, names), Text()]
+    for title, rows in (("totals", found.totals), ("made from", found.provenance)):
+        if rows:
+            parts += [_facts_table(title, rows, names), Text()]
+    if not found.comparable:
+        parts.append(
+            Text(
+                "losses are of different value models or calibration texts; their difference "
+                "means nothing"
+            )
+        )
+    else:
+        parts.pop()
+    return Group(*parts)
+
+
+def _changes_table(found: PlanDiff, names: tuple[str, str]) -> Table:
+    table = _table("layers", "weight", "dense", *(f">{name}" for name in names), ">params")
+    if found.comparable:
+        table.add_column(f"loss, {found.unit_after}", justify="right")
+    for same in fold_changes(found.changes):
+        _, layer, name = split_layer(same[0].module)
+        moved = sum(change.params_after - change.params_before for change in same)
+        cells = [
+            ranges(int(split_layer(change.module)[1]) for change in same) if layer else "",
+            name,
+            f"{same[0].rows} x {same[0].columns}",
+            str(same[0].before),
+            str(same[0].after),
+            signed(moved),
+        ]
+        if found.comparable:
+            cells.append(f"{sum(c.loss_after - c.loss_before for c in same):+.1e}")
+        table.add_row(*cells)
+    return table
+
+
+def fold_changes(changes: tuple[Change, ...]) -> list[list[Change]]:
+    """Changes that differ in the layer alone, in order of first appearance."""
+    groups: dict[tuple[object, ...], list[Change]] = {}
+    for change in changes:
+        prefix, _, name = split_layer(change.module)
+        key = (prefix, name, change.rows, change.columns, change.before, change.after)
+        groups.setdefault(key, []).append(change)
+    return list(groups.values())
+
+
+def _facts_table(title: str, rows: tuple[Difference, ...], names: tuple[str, str]) -> Table:
+    table = _table(title, *(f">{name}" for name in names), ">change")
+    for row in rows:
+        numbers = all(type(side) in (int, float) for side in (row.before, row.after))
+        table.add_row(
+            row.what.replace("_", " "),
+            _text(row.before),
+            _text(row.after),
+            _moved(row.after - row.before) if numbers else "",
+        )
+    return table
+
+
+def _text(found: object) -> str:
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        if isinstance(found, tuple):
+            return " of ".join(f"{number:,}" for number in found)
+        text = "-" if found in (None, "") else str(found)
+        return text if len(text) <= 40 else f"{text[:12]}..."  # a digest says enough by its head
+    return f"{found:,}" if isinstance(found, int) else f"{found:.4e}"
+
+
+def _moved(number: float) -> str:
+    return signed(number) if isinstance(number, int) else f"{number:+.1e}"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        side = "right" if heading.startswith(">") else "left"
+        table.add_column(heading.removeprefix(">"), justify=side, no_wrap=True)  # type: ignore[arg-type]
+    return table

@@ -1,0 +1,124 @@
+"""Limit the time of all targeted weights together: candidates -> a second budget, in nanoseconds.
+
+Before:  layers.0.mlp.up_proj  8, 16, ..., 3184, dense
+After:   layers.0.mlp.up_proj  9.1, 9.1, ..., 37.5, 35.1 us; all together at most 0.9 of the dense
+         weights, rule-based, prefill, 1 x 1024 tokens
+"""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import isfinite
+from typing import get_args
+
+import numpy as np
+from torch.fx import GraphModule
+
+from gacfx.core.gacpass import GacPass, given, register
+from gacfx.core.notes import Fact, state, targets
+from gacfx.core.sites import Extent, Layout, MatmulSite, Mode, Workload
+from gacfx.errors import PassError
+from gacfx.hardware.latency import estimate_us
+from gacfx.hardware.predict import predict
+from gacfx.hardware.profile import Profile
+from gacfx.planning.limits import Limit
+
+EVIDENCE = "rule-based"
+"""Where the times come from. Measured entries of a profile decide kernels, not microseconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShareOfDense(Limit):
+    """A limit that was asked for as a share of what the dense weights cost."""
+
+    dense: int = 0
+    """What all groups cost dense."""
+    unit: str = ""
+    source: str = ""
+    """Where the costs come from, and for which workload."""
+
+
+@register
+@dataclass(frozen=True)
+class LimitLatency(GacPass):
+    """Targets may take ``share`` of their dense time together; times are forecasts from rules."""
+
+    name = "limit-latency"
+    needs = frozenset({Fact.TARGETS, Fact.CANDIDATES})
+    drops = frozenset({Fact.PLAN})
+    required = frozenset({"profile"})
+
+    share: float = 1.0
+    """Of the time of the dense weights; 1 means no slower than dense."""
+    mode: str = "prefill"
+    batch: int = 1
+    seq: int = 1024
+    profile: Profile | None = given()
+
+    def run(self, gm: GraphModule) -> bool:
+        assert self.profile is not None
+        about, workload = state(gm), self.workload()
+        assert about.candidates is not None
+        clock, costs, dense = Clock(self.profile, workload), {}, 0
+        for _, site in targets(gm):
+            times = [clock.ns(site, rank) for rank in about.candidates[site.name]]
+            costs[site.name] = np.array(times, np.int64)
+            dense += clock.ns(site, None)
+        run = f"{workload.mode}, {workload.batch} x {workload.seq} tokens, {self.profile.name}"
+        about.limit(
+            ShareOfDense(
+                name="latency",
+                most=int(Fraction(repr(self.share)) * dense),
+                costs=costs,
+                dense=dense,
+                unit="ns",
+                source=f"{EVIDENCE}, {run}",
+            )
+        )
+        return False
+
+    def workload(self) -> Workload:
+        """What runs.
+
+        Raises:
+            PassError: an option out of its range.
+        """
+        if not (isfinite(self.share) and self.share > 0):
+            raise PassError(f"{self.name}: share {self.share} is not above 0; 0.9 is 90 % of dense")
+        if self.mode not in get_args(Mode):
+            known = ", ".join(get_args(Mode))
+            raise PassError(f"{self.name}: no mode {self.mode!r}; known: {known}")
+        if min(self.batch, self.seq) < 1:
+            raise PassError(
+                f"{self.name}: batch {self.batch} and seq {self.seq} must be at least 1"
+            )
+        return Workload(self.batch, self.seq, self.mode)  # type: ignore[arg-type]
+
+
+class Clock:
+    """Forecasts of a weight at a rank; equal shapes are asked for once."""
+
+    def __init__(self, profile: Profile, workload: Workload) -> None:
+        self.profile, self.workload = profile, workload
+        self._known: dict[MatmulSite, int] = {}
+
+    def ns(self, site: MatmulSite, rank: int | None) -> int:
+        """Whole nanoseconds of all launches: the pair's two, or the dense one if rank is None."""
+        return sum(self._one(launch, site.name) for launch in launches(site, rank))
+
+    def _one(self, launch: MatmulSite, module: str) -> int:
+        if launch not in self._known:
+            tier = predict(launch, self.profile, self.workload)
+            us = estimate_us(launch, tier, self.profile, self.workload).us
+            if not isfinite(us):
+                raise PassError(f"limit-latency: {module}: {tier.reason}; no time can be forecast")
+            self._known[launch] = round(us * 1000)
+        return self._known[launch]
+
+
+def launches(site: MatmulSite, rank: int | None) -> tuple[MatmulSite, ...]:
+    """The matmuls that a weight becomes at a rank, without names; itself if it stays dense."""
+    alike = replace(site, name="", weight=None)
+    if rank is None:
+        return (alike,)
+    pair = replace(alike, layout=Layout.LINEAR)
+    return replace(pair, n=Extent(rank), bias=False), replace(pair, k=Extent(rank))

@@ -1,0 +1,42 @@
+"""Hold all layers of one kind of projection to one size: candidates -> rules.
+
+Before:  layers.0.mlp.up_proj: 512    layers.1.mlp.up_proj: dense     as the planner likes
+After:   layers.0.mlp.up_proj and layers.1.mlp.up_proj take the same rank, or both stay dense
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from torch.fx import GraphModule
+
+from gacfx.core.gacpass import GacPass, register
+from gacfx.core.notes import Fact, state
+from gacfx.planning.limits import SameLabel
+
+
+@register
+@dataclass(frozen=True)
+class TieLayers(GacPass):
+    """One rank for all layers: weights whose names differ by numbers only, of one shape."""
+
+    name = "tie-layers"
+    needs = frozenset({Fact.CURVES, Fact.CANDIDATES})
+    drops = frozenset({Fact.PLAN})
+
+    def run(self, gm: GraphModule) -> bool:
+        about = state(gm)
+        assert about.curves is not None and about.candidates is not None
+        kinds = defaultdict(list)
+        for module, curve in about.curves.items():
+            # A weight that can only stay dense has its reason; it must not hold back the others.
+            if about.candidates[module] != (None,):
+                kinds[kind_of(module), curve.rows, curve.columns].append(module)
+        for alike in kinds.values():
+            if len(alike) > 1:
+                about.rule(SameLabel(tuple(alike)))
+        return False
+
+
+def kind_of(module: str) -> str:
+    """``model.layers.*.mlp.up_proj`` for any layer."""
+    return ".".join("*" if part.isdigit() else part for part in module.split("."))

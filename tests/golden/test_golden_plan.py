@@ -1,0 +1,58 @@
+"""What ``gacfx plan`` shows: two real layers with made-up curves, planned three ways."""
+
+from dataclasses import replace
+
+import pytest
+
+from gacfx import pipelines
+from gacfx.core.goal import Goal
+from gacfx.core.pipeline import Pipeline
+from gacfx.core.plan import Plan, Provenance
+from gacfx.core.search import Bound, Search
+from gacfx.hardware import profile as profiles
+from gacfx.hardware.contracts import rank_step
+from gacfx.passes.planning.budget import make_budget, wanted_ranks
+from gacfx.report.tables import plan_view
+from gacfx.study import run_planning
+from tests.golden.goldens import check, render, shapes
+
+WAYS = {
+    "default": (Goal(ratio="0.2"), Search()),
+    "limited": (
+        Goal(params="1.4G"),
+        Search(
+            tp=2,
+            quant="fp8",
+            uniform=True,
+            bounds=(Bound("*.k_proj", 64, 512),),
+            limits=("limit-latency{share=0.9}",),
+        ),
+    ),
+    "paper": (Goal(ratio="0.2"), Search.paper()),
+}
+
+
+def planned(goal: Goal, search: Search) -> Plan:
+    """The plan of two layers of Llama-3-8B, as ``gacfx plan --synthetic 0.5`` makes it."""
+    gm = shapes("llama-3-8b")
+    Pipeline.parse(pipelines.SELECT).run(gm)
+    budget = make_budget(gm, goal)
+    value = "paper" if search.value == "paper" else ""
+    model = "synthetic decay 0.5" + (f", {value}" if value else "")
+    made = Provenance("none", model, "h200", rank_step(8, search), "bf16", search=search)
+    return run_planning(
+        gm,
+        pipelines.planning(search, pipelines.step("synthetic-curves", value=value), 8),
+        budget=budget,
+        provenance=made,
+        wanted=wanted_ranks(gm, budget),
+        profile=profiles.load("h200"),
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_plan_shows(way: str) -> None:
+    plan = planned(*WAYS[way])
+    assert plan.proof is not None
+    timeless = replace(plan, proof=replace(plan.proof, seconds=0.0))
+    check(f"plan_{way}", render(plan_view(timeless)))

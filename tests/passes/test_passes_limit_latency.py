@@ -1,0 +1,156 @@
+"""limit-latency: a second budget in nanoseconds from the forecasts of the launches that would run.
+
+Oracle: the annotated graph itself, dense and rewritten, timed by estimate-latency.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch.fx import GraphModule
+
+from gacfx.core.materialise import FactorSet
+from gacfx.core.notes import matmuls, note, state, targets
+from gacfx.core.plan import Budget, Choice, Plan
+from gacfx.core.sites import MatmulSite, Workload
+from gacfx.errors import PassError
+from gacfx.passes.analysis.annotate_sites import AnnotateSites
+from gacfx.passes.analysis.estimate_latency import EstimateLatency
+from gacfx.passes.analysis.predict_tiers import PredictTiers
+from gacfx.passes.planning.limit_latency import LimitLatency, ShareOfDense, launches
+from gacfx.passes.planning.measure_curves import dense_weight
+from gacfx.passes.planning.sweep_candidates import SweepCandidates
+from gacfx.passes.planning.synthetic_curves import SyntheticCurves
+from gacfx.passes.rewrite.factorize import Factorize
+from tests.passes.graphs import (
+    DOWN0,
+    Q0,
+    annotated,
+    graph_of,
+    h200,
+    llama,
+    planned,
+    provenance,
+    run,
+    site_of,
+    snapshot,
+    svd_factors,
+)
+
+
+def swept(family: str = "llama") -> GraphModule:
+    return run(annotated(graph_of(family)), SyntheticCurves(), SweepCandidates(align=4))
+
+
+def limited(gm: GraphModule, **options: Any) -> ShareOfDense:
+    (limit,) = state(run(gm, LimitLatency(profile=h200(), **options))).limits
+    assert isinstance(limit, ShareOfDense)
+    return limit
+
+
+def forecasts(gm: GraphModule, workload: Workload) -> dict[str, int]:
+    """Module -> nanoseconds of its matmul nodes, as inspection shows them."""
+    run(gm, AnnotateSites(), PredictTiers(profile=h200(), workload=workload))
+    run(gm, EstimateLatency(profile=h200(), workload=workload))
+    found = {}
+    for node, site in matmuls(gm):
+        us = note(node).latency_us
+        assert us is not None
+        found[site.name] = round(us * 1000)
+    return found
+
+
+@pytest.mark.parametrize("workload", [Workload(1, 1024), Workload(8, 512, "decode")], ids=str)
+def test_every_candidate_costs_what_the_rewritten_graph_would(workload: Workload) -> None:
+    gm = swept()
+    run_it = {"mode": workload.mode, "batch": workload.batch, "seq": workload.seq}
+    limit = limited(gm, **run_it)
+    candidates = state(gm).candidates
+    assert candidates is not None
+    dense = forecasts(llama(), workload)
+    for rank in (4, 12, 20):
+        made = planned(llama(), {Q0: rank, DOWN0: rank})
+        rewritten = run(annotated(llama()), Factorize(plan=made.plan, factors=made.factors))
+        pair = forecasts(rewritten, workload)
+        for module in (Q0, DOWN0):
+            cost = limit.costs[module][candidates[module].index(rank)]
+            assert cost == pair[f"{module}.down"] + pair[f"{module}.up"] > 0
+            assert limit.costs[module][candidates[module].index(None)] == dense[module]
+
+
+def test_the_launches_are_those_of_the_rewritten_graph() -> None:
+    # An addmm with a bias, and a weight that lies the other way round.
+    gm, name = annotated(graph_of("gpt2")), "transformer.h.0.attn.c_attn"
+    _, site = site_of(gm, name)
+    assert isinstance(site, MatmulSite)
+    weight = dense_weight(gm, site)
+    rows, columns = weight.shape
+    choice = Choice(name, rows, columns, 8, None, 0.0)
+    plan = Plan((choice,), Budget("0", "targeted", 0, 0, 0), None, provenance())
+    factors = FactorSet({name: svd_factors(weight, 8)})
+    run(gm, Factorize(plan=plan, factors=factors), AnnotateSites())
+    found = [site_of(gm, f"{name}.{side}")[1] for side in ("down", "up")]
+    pair = [replace(s, name="", weight=None) for s in found if isinstance(s, MatmulSite)]
+    assert launches(site, 8) == tuple(pair) and len(pair) == 2
+    assert launches(site, None) == (replace(site, name="", weight=None),)
+
+
+def test_the_limit_is_the_share_of_all_dense_targets() -> None:
+    gm = swept()
+    dense = sum(
+        ns
+        for name, ns in forecasts(llama(), Workload()).items()
+        if name in {site.name for _, site in targets(gm)}
+    )
+    assert limited(gm).most == limited(gm, share=1.0).dense == dense
+    assert limited(gm, share=0.3).most == dense * 3 // 10
+    assert limited(gm, share=1.5).most == dense * 3 // 2
+
+
+def test_it_says_that_times_come_from_rules_and_for_which_workload() -> None:
+    limit = limited(swept(), mode="decode", batch=4, seq=2048)
+    assert (limit.name, limit.unit) == ("latency", "ns")
+    assert limit.source == "rule-based, decode, 4 x 2048 tokens, h200"
+
+
+def test_another_workload_replaces_the_limit_and_costs_something_else() -> None:
+    gm = swept()
+    first = limited(gm)
+    second = limited(gm, mode="decode")
+    assert not np.array_equal(first.costs[Q0], second.costs[Q0])
+    assert state(gm).limits == (second,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 0.0}, "share 0.0 is not above 0; 0.9 is 90 % of dense"),
+        ({"share": -1.0}, "share -1.0 is not above 0"),
+        ({"share": float("nan")}, "share nan is not above 0"),
+        ({"share": float("inf")}, "share inf is not above 0"),
+        ({"mode": "training"}, "no mode 'training'; known: prefill, decode"),
+        ({"batch": 0}, "batch 0 and seq 1024 must be at least 1"),
+        ({"seq": 0}, "batch 1 and seq 0 must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    gm = swept()
+    with pytest.raises(PassError, match=f"^limit-latency: {message}"):
+        limited(gm, **options)
+    assert state(gm).limits == ()
+
+
+def test_what_the_gpu_cannot_multiply_has_no_time() -> None:
+    without = {d: f for d, f in h200().peak_tflops.items() if d != "fp32"}
+    step = LimitLatency(profile=replace(h200(), peak_tflops=without))
+    with pytest.raises(PassError, match="q_proj: h200 has no fp32 matmul; no time can be forecast"):
+        step(swept())
+
+
+def test_the_graph_is_left_alone_and_twice_is_once() -> None:
+    gm = swept()
+    before = snapshot(gm)
+    first = limited(gm)
+    assert snapshot(gm) == before
+    assert limited(gm) == first

@@ -1,0 +1,249 @@
+"""Planning options of the command line: what they ask for, what they refuse, what is shown."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gacfx.cli import main, options, parser
+from gacfx.core.goal import Goal
+from gacfx.core.search import Bound, Search
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
+
+
+def read(*words: str) -> Any:
+    return parser().parse_args(["plan", "MODEL", *words])
+
+
+def synthetic(dense: Path, *words: str) -> int:
+    return main(["plan", str(dense / "config.json"), "--synthetic", "0.5", *words])
+
+
+def shown(capsys: pytest.CaptureFixture[str], dense: Path, *words: str) -> dict[str, Any]:
+    """The plan that a command prints as JSON."""
+    assert synthetic(dense, "--json", *words) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+# -- what is asked for ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "goal"),
+    [
+        ((), Goal(ratio="0.2")),
+        (("--ratio", "0.35"), Goal(ratio="0.35")),
+        (("--ratio", "0.35", "--ratio-of", "model"), Goal(ratio="0.35", of="model")),
+        (("--ratio-of", "model"), Goal(ratio="0.2", of="model")),
+        (("--params", "6.5G"), Goal(params="6.5G")),
+        (("--bytes", "12GiB"), Goal(nbytes="12GiB")),
+    ],
+)
+def test_the_goal_is_one_of_three(words: tuple[str, ...], goal: Goal) -> None:
+    assert options.goal_of(read(*words)) == goal
+
+
+@pytest.mark.parametrize(
+    ("words", "search"),
+    [
+        ((), Search()),
+        (("--align", "16"), Search(align=16)),
+        (("--value", "fisher"), Search(value="fisher")),
+        (("--paper",), Search.paper()),
+        (("--paper", "--window", "4"), Search(None, "paper", "window", 4, "dp")),
+        (("--candidates", "window"), Search(candidates="window")),
+        (("--window", "12"), Search(candidates="window", window=12)),
+        (("--solver", "ilp"), Search(solver="ilp")),
+        (("--tp", "2", "--quant", "2:4"), Search(tp=2, quant="2:4")),
+        (
+            ("--bound", "*.q=8:16", "--bound", "*.k=8:"),
+            Search(bounds=(Bound("*.q", 8, 16), Bound("*.k", 8))),
+        ),
+        (("--uniform",), Search(uniform=True)),
+        (
+            ("--latency-share", "0.9", "--mode", "decode", "--batch", "4", "--seq", "2048"),
+            Search(limits=("limit-latency{share=0.9 mode=decode batch=4 seq=2048}",)),
+        ),
+    ],
+    ids=str,
+)
+def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Search) -> None:
+    assert options.search_of(read(*words)) == search
+
+
+# -- every option on the quick way ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--paper",),
+        ("--solver", "core"),
+        ("--solver", "dp"),
+        ("--solver", "ilp"),
+        ("--solver", "greedy"),
+        ("--solver", "round"),
+        ("--candidates", "window"),
+        ("--tp", "2", "--align", "4"),
+        ("--quant", "int8"),
+        ("--bound", "*.q_proj=8:16"),
+        ("--uniform",),
+        ("--params", "80k"),
+        ("--bytes", "340kB"),
+        ("--latency-share", "1.6"),
+        ("--latency-share", "1.6", "--solver", "ilp", "--mode", "decode"),
+    ],
+    ids=" ".join,
+)
+def test_every_option_makes_a_plan(
+    words: tuple[str, ...], dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = shown(capsys, dense, *words)
+    asked = options.search_of(read(*words))
+    search = plan["provenance"]["search"]
+    assert (search["solver"], search["tp"], search["quant"]) == (
+        asked.solver,
+        asked.tp,
+        asked.quant,
+    )
+    assert plan["proof"]["solver"] == asked.solver
+    assert search["limits"] == list(asked.limits)
+    assert [limit["name"] for limit in plan["limits"]] == ["latency"] * len(asked.limits)
+    assert any(choice["rank"] for choice in plan["choices"])
+
+
+def test_the_view_says_who_chose_and_what_is_kept(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--uniform", "--tp", "2", "--align", "4", "--latency-share", "1.9", "--params", "80k")
+    assert synthetic(dense, *words) == 0
+    seen = capsys.readouterr().out
+    assert "80k parameters of the model" in seen
+    assert "ranks in steps of 8 (tp 2)" in seen
+    assert "solver core: " in seen
+    assert "rules between weights kept: 7" in seen
+    kept = r"latency: [\d.]+ of [\d.]+ ms used \([\d.]+ of dense, at most 1.900; rule-based, "
+    assert re.search(kept + r"prefill, 1 x 1024 tokens, h200\)", seen)
+
+
+def test_a_rule_of_thumb_claims_no_more_than_it_knows(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthetic(dense, "--solver", "greedy") == 0
+    seen = capsys.readouterr().out
+    assert re.search(r"solver greedy: within \S+ of optimal .* \(a rule of thumb, no search", seen)
+    assert "proven" not in seen
+
+
+def test_the_paper_counts_importance_and_not_nats(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthetic(dense, "--paper") == 0
+    seen = capsys.readouterr().out
+    assert "loss, importance x params" in seen and "nats" not in seen
+    assert "solver dp: proven optimal" in seen
+
+
+def test_compress_takes_the_same_options(
+    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--method", "asvd", "--paper", "--align", "4", "--tp", "2", "--params", "80k"]
+    out = tmp_path / "small"
+    assert (
+        main(["compress", str(dense), "--calibration", str(text), "--out", str(out), *words]) == 0
+    )
+    plan = json.loads((out / "plan" / "plan.json").read_text())
+    assert plan["provenance"]["value_model"] == "paper:activation"
+    assert plan["budget"]["amount"] == "80k"
+    assert all(choice["rank"] % 8 == 0 for choice in plan["choices"] if choice["rank"])
+    assert "80k parameters of the model" in capsys.readouterr().out
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--paper", "--solver", "core"), "--paper says value, candidates and solver itself"),
+        (("--paper", "--value", "paper"), "leave out --value"),
+        (("--candidates", "full", "--window", "4"), "--window goes with --candidates window"),
+        (("--params", "80k", "--ratio-of", "model"), "--ratio-of goes with --ratio"),
+        (("--value", "fisher"), "--synthetic has no losses to measure"),
+    ],
+    ids=str,
+)
+def test_options_that_contradict_each_other_exit_with_2(
+    words: tuple[str, ...], message: str, dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthetic(dense, *words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--ratio", "0.2", "--params", "80k"), "not allowed with argument --ratio"),
+        (("--params", "80k", "--bytes", "1MB"), "not allowed with argument --params"),
+        (("--tp", "0"), "0 is not at least 1"),
+        (("--quant", "fp6"), "invalid choice: 'fp6'"),
+        (("--solver", "magic"), "invalid choice: 'magic'"),
+        (("--window", "0"), "0 is not at least 1"),
+    ],
+    ids=str,
+)
+def test_what_no_command_takes_exits_with_2(
+    words: tuple[str, ...], message: str, dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        synthetic(dense, *words)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--params", "80X"), "params '80X': not a number such as 6.5G"),
+        (("--bytes", "12G"), "units are B, kB, MB"),
+        (("--params", "1k"), "1k parameters of the model asks to remove"),
+        (("--bound", "*.q_proj"), "write PATTERN=LEAST:MOST"),
+        (("--bound", "*.q_proj=3:7"), "q_proj: no candidate is left: no rank from 8 to 24"),
+        (("--bound", "*.no_such=8:16"), "matches no targeted weight"),
+        (("--latency-share", "0"), "share 0.0 is not above 0"),
+        (("--latency-share", "-1"), "share -1.0 is not above 0"),
+        (("--latency-share", "half"), "share='half' is not a float"),
+        (("--latency-share", "0.1"), "smallest reachable share is"),
+        (("--latency-share", "0.9", "--solver", "dp"), "cannot keep limit-latency"),
+        (("--latency-share", "0.9", "--paper"), "cannot keep limit-latency"),
+        (("--uniform", "--solver", "greedy"), "cannot hold layers to one rank"),
+        (("--quant", "int4-g128", "--ratio", "0.2"), "No aligned rank is below break-even"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_exits_with_1(
+    words: tuple[str, ...], message: str, dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthetic(dense, *words) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and message in printed.err and "Traceback" not in printed.err
+
+
+def test_bad_requests_fail_before_the_model_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--calibration", "no.txt", "--latency-share", "0.9", "--solver", "dp"]
+    assert main(["plan", "/no/such/model", *words]) == 1
+    assert "cannot keep limit-latency" in capsys.readouterr().err

@@ -1,0 +1,45 @@
+"""docs/planning.md: every command can be read, and every Python block runs on two real layers."""
+
+import json
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gacfx.cli import options, parser
+from gacfx.core.gacpass import PASSES
+from gacfx.tracing import skeleton
+
+PAGE = Path(__file__).parents[3] / "docs" / "planning.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    gacfx (plan .*?)(?: {3}.*)?$", TEXT, re.MULTILINE)
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_the_page_has_commands_and_blocks() -> None:
+    assert len(COMMANDS) >= 7 and len(BLOCKS) == 2
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_says_what_it_is_shown_for(command: str) -> None:
+    arguments = parser().parse_args(shlex.split(command))
+    said = {options.goal_of(arguments).amount, *map(str, options.search_of(arguments).bounds)}
+    for option in ("--ratio", "--params", "--bytes", "--bound"):
+        if f"{option} " in command:
+            assert shlex.split(command)[shlex.split(command).index(option) + 1] in said
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_runs(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundled = Path(skeleton.__file__).parent / "configs" / "llama-3-8b.json"
+    config = {**json.loads(bundled.read_text()), "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code = BLOCKS[number].replace("llama-3-8b", str(tmp_path)).replace("6.5G", "1.4G")
+    (tmp_path / "block.py").write_text(code)
+    try:
+        runpy.run_path(str(tmp_path / "block.py"))
+    finally:
+        PASSES.pop("tie-gate-and-up", None)
+    assert "optimal" in capsys.readouterr().out

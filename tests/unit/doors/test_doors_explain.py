@@ -1,0 +1,228 @@
+"""Explanations of two hand-made weights, with numbers worked out on paper.
+
+Sizes cost 16, 32, 48 and 64 (dense) parameters. Losses of a: 0.5, 0.25, 0.125, 0; of b: 0.1, 0.05,
+0.02, 0. The price is set to 1/128 nats per parameter, so a rank more has to save 0.125.
+"""
+
+import math
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gacfx.core.plan import Plan
+from gacfx.core.search import Search
+from gacfx.errors import PlanError, PlanMismatch
+from gacfx.explain import Explanation, Other, explain
+from gacfx.replan import plan_from_curves
+from gacfx.report.explain_view import explain_view
+from tests.unit import made_curves
+
+A, B = made_curves.LOSSES
+
+
+def plan(ratio: str = "0.5", price: float = 1 / 128, **search: Any) -> Plan:
+    made = plan_from_curves(
+        made_curves.curves(), ratio=ratio, search=Search(**{"align": 1, **search})
+    )
+    assert made.proof is not None
+    return replace(made, proof=replace(made.proof, multiplier=price))
+
+
+def seen(module: str, ratio: str = "0.5", price: float = 1 / 128, **search: Any) -> Explanation:
+    return explain(plan(ratio, price, **search), made_curves.curves(), module)
+
+
+def gains(found: Explanation) -> dict[str, float | None]:
+    return {hold.by: hold.gain_nats for hold in found.held_by}
+
+
+def text(found: Explanation) -> str:
+    out = StringIO()
+    Console(width=200, file=out, highlight=False, markup=False).print(explain_view(found))
+    return out.getvalue()
+
+
+def test_a_rank_has_neighbours_with_their_price() -> None:
+    found = seen(A)
+    assert (found.rank, found.loss_nats, found.params, found.price) == (3, 0.125, 48, 7812.5)
+    assert found.smaller == Other(2, 0.125, -16, 0.0)
+    assert found.larger == Other(None, -0.125, 16, 0.0)
+    assert found.smaller.nats_per_million_params == 7812.5
+    assert (found.nearest, found.pays_at) == (None, None)
+
+
+def test_a_size_that_is_not_worth_its_price_says_what_it_would_cost() -> None:
+    found = seen(B)
+    assert (found.rank, found.smaller) == (1, None)
+    assert found.larger is not None and found.larger.rank == 2
+    assert found.larger.loss_change_nats == pytest.approx(-0.05)
+    assert found.larger.reduced_cost_nats == pytest.approx(0.125 - 0.05)
+    assert found.larger.nats_per_million_params == pytest.approx(3125)
+
+
+def test_budget_and_break_even_hold_the_larger_weight() -> None:
+    found = seen(A)
+    assert gains(found) == {"budget": 0.125, "break-even": None}
+    budget, even = found.held_by
+    assert budget.why == "the next size that loses less needs 16 parameters, 0 are left"
+    assert even.why == "rank 4 would have as many parameters as the dense weight, or more"
+
+
+def test_a_dense_weight_says_how_far_a_rank_is_from_paying() -> None:
+    # Budget 115: a dense and b of rank 3, 112 together.
+    found = seen(A, "0.1", price=0.001)
+    assert (found.rank, found.params, found.larger) == (None, 64, None)
+    assert found.nearest == found.smaller == Other(3, 0.125, -16, 0.125 - 0.016)
+    # Loss per saved parameter: 0.5 / 48, 0.25 / 32, 0.125 / 16.
+    assert found.pays_at == 7812.5
+    assert found.held_by == ()
+    assert "rank 3 comes closest to paying: 1.1e-01 nats short" in text(found)
+    assert "7.812e+03, 7.81 times today's" in text(found)
+    assert "held by nothing: no other size loses less" in text(found)
+
+
+def test_the_nearest_rank_need_not_be_the_next_one() -> None:
+    losses = dict(made_curves.curves().losses)
+    losses[A] = losses[A].copy()
+    losses[A][:4] = 0.5, 0.13, 0.128, 0.126
+    curves = replace(made_curves.curves(), losses=losses)
+    made = plan_from_curves(curves, ratio="0.1", search=Search(align=1))
+    assert made.proof is not None
+    made = replace(made, proof=replace(made.proof, multiplier=0.002))
+    found = explain(made, curves, A)
+    assert found.nearest is not None and found.smaller is not None
+    assert (found.nearest.rank, found.smaller.rank) == (1, 3)
+    assert found.nearest.reduced_cost_nats == pytest.approx(0.13 - 0.096)
+    assert found.pays_at == pytest.approx(1e6 * 0.13 / 48)
+    assert "nearest to paying" in text(found)
+
+
+def test_a_contract_holds_when_a_rank_between_would_be_better() -> None:
+    # In steps of 2 both get rank 2; b would take 1: -0.05 + 0.125 better.
+    found = seen(B, align=2)
+    assert found.rank == 2
+    assert gains(found)["contract"] == pytest.approx(0.075)
+    assert next(h for h in found.held_by if h.by == "contract").why == "ranks come in steps of 2"
+    assert "contract" not in gains(seen(A, align=2))
+    assert "contract" not in gains(seen(B))
+
+
+def test_tensor_parallelism_is_part_of_the_contract_once() -> None:
+    found = seen(B, tp=2)
+    assert (found.rank, found.larger and found.larger.rank) == (2, None)
+    assert next(h for h in found.held_by if h.by == "contract").why == "ranks come in steps of 2"
+
+
+def test_a_bound_holds_what_it_holds() -> None:
+    found = seen(A, bounds=((A, 1, 1),))
+    assert (found.rank, found.larger, found.smaller) == (1, None, None)
+    # Rank 1 is worth -0.5 - 0.125, ranks 2 and 3 are worth -0.5.
+    assert gains(found) == {"bound": pytest.approx(0.125)}
+    assert found.held_by[0].why == f"{A}=1:1"
+
+
+def test_a_window_holds_what_lies_outside() -> None:
+    # d* is 2: ranks 2 and 3 are offered; b gets 2 and would take 1.
+    found = seen(B, candidates="window", window=2)
+    assert found.rank == 2 and gains(found)["window"] == pytest.approx(0.075)
+
+
+def test_a_bound_that_leaves_nothing_else_keeps_its_reason() -> None:
+    found = seen(A, "0.1", bounds=((A, 4, None),))
+    assert [hold.by for hold in found.held_by] == ["bound"]
+    assert found.held_by[0].why.startswith("no rank from 1 to 3 in steps of 1 is in")
+    assert (found.nearest, found.pays_at) == (None, None)
+
+
+def test_a_weight_without_a_curve_says_why() -> None:
+    base = made_curves.curves()
+    first = replace(base.facts.weights[0], failed="the weight is 0")
+    facts = replace(base.facts, weights=(first, base.facts.weights[1]))
+    curves = replace(base, facts=facts, losses={B: base.losses[B]})
+    made = plan_from_curves(curves, ratio="0.2", search=Search(align=1))
+    found = explain(made, curves, A)
+    assert [(hold.by, hold.why) for hold in found.held_by] == [("failure", "the weight is 0")]
+    assert "held by failure: the weight is 0" in text(found)
+
+
+def test_what_the_price_leaves_out_is_said() -> None:
+    step = "limit-latency{share=9}"
+    notes = seen(A, uniform=True, limits=(step,)).notes
+    assert len(notes) == 1 and "limit on latency; its price is not in the plan" in notes[0]
+    tied = plan(uniform=True)
+    notes = explain(replace(tied, rules=1), made_curves.curves(), A).notes
+    assert len(notes) == 1 and "1 rules tie weights" in notes[0]
+
+
+def test_parameters_that_are_left_are_no_budget() -> None:
+    # Ranks tied to each other leave the budget of 115 half used: both dense is too much.
+    limited = replace(plan("0.1"), rules=1)
+    losses = zip(limited.choices, (0.5, 0.1), strict=True)
+    choices = tuple(replace(choice, rank=1, loss_nats=loss) for choice, loss in losses)
+    # 32 parameters are kept, and the next size of each weight needs 16 more.
+    for limit, held_by in ((115, "limits"), (48, "limits"), (47, "budget")):
+        budget = replace(limited.budget, limit_params=limit)
+        found = explain(replace(limited, choices=choices, budget=budget), made_curves.curves(), A)
+        assert [hold.by for hold in found.held_by if hold.by in ("budget", "limits")] == [held_by]
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_module_that_is_not_planned_is_named_with_its_reason_or_neighbours() -> None:
+    with pytest.raises(PlanError, match="lm_head: was left out before planning: outside the"):
+        seen("lm_head")
+    with pytest.raises(PlanError, match="no such module; it has layers.0.a,"):
+        seen("a")
+    with pytest.raises(PlanError, match="no such module; it has layers.0.[ab]"):
+        seen("layers.0.c")
+    with pytest.raises(PlanError, match="no such module; it has layers.0.a, layers.0.b"):
+        seen("?")
+
+
+def test_ranks_by_formula_have_no_price() -> None:
+    with pytest.raises(PlanError, match="was not solved"):
+        explain(replace(plan(), proof=None), made_curves.curves(), A)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fingerprint": "0" * 64}, "are of different models"),
+        ({"digests": {A: "0" * 64}}, "are of different models"),
+        ({"provenance": replace(made_curves.facts().provenance, value_model="x")}, "other losses"),
+    ],
+)
+def test_curves_of_another_model_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanMismatch, match=message):
+        explain(plan(), made_curves.curves(**changes), A)
+
+
+def test_curves_of_another_calibration_are_refused() -> None:
+    base = made_curves.curves()
+    losses = {**base.losses, A: base.losses[A] * (1 + math.ulp(1.0))}
+    with pytest.raises(PlanMismatch, match="made of other losses"):
+        explain(plan(), replace(base, losses=losses), A)
+
+
+def test_a_weight_of_another_shape_is_refused() -> None:
+    made = plan()
+    choices = (replace(made.choices[0], rows=9), made.choices[1])
+    with pytest.raises(PlanMismatch, match="9 x 8 in the plan, 8 x 8 in the curves"):
+        explain(replace(made, choices=choices), made_curves.curves(), A)
+
+
+def test_the_view_shows_neighbours_and_what_holds() -> None:
+    shown = text(seen(A)).splitlines()
+    assert shown[0].rstrip() == "layers.0.a  8 x 8  rank 3  loss 1.250e-01  48 parameters"
+    assert "price of the budget: 7.812e+03 nats per million parameters" in shown[1]
+    rows = [line.split() for line in shown]
+    assert ["next", "smaller", "rank", "2", "+1.25e-01", "-16", "7.81e+03", "0.00e+00"] in rows
+    assert ["next", "larger", "dense", "-1.25e-01", "+16", "7.81e+03", "0.00e+00"] in rows
+    assert any(
+        line.startswith("held by budget") and "(without it: 1.2e-01 nats less)" in line
+        for line in shown
+    )

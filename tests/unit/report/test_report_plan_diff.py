@@ -1,0 +1,161 @@
+"""Differences of two plans: nothing for equal ones, every difference for others, by name."""
+
+import json
+from dataclasses import replace
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gacfx.core.plan import Choice, Plan, Trial
+from gacfx.core.search import Search
+from gacfx.errors import PlanMismatch
+from gacfx.replan import plan_from_curves
+from gacfx.report.plan_diff import Change, Difference, PlanDiff, diff, diff_view
+from tests.unit import made_curves
+
+A, B = made_curves.LOSSES
+
+
+def plan(ratio: str = "0.5", **search: Any) -> Plan:
+    return plan_from_curves(
+        made_curves.curves(), ratio=ratio, search=Search(**{"align": 1, **search})
+    )
+
+
+def text(found: PlanDiff) -> list[list[str]]:
+    out = StringIO()
+    Console(width=200, file=out, highlight=False, markup=False).print(diff_view(found))
+    return [line.split() for line in out.getvalue().splitlines()]
+
+
+def facts(rows: tuple[Difference, ...]) -> dict[str, tuple[Any, Any]]:
+    return {row.what: (row.before, row.after) for row in rows}
+
+
+def test_a_plan_does_not_differ_from_itself() -> None:
+    found = diff(plan(), plan())
+    assert not found and found.comparable
+    assert (found.changes, found.totals, found.provenance) == ((), (), ())
+    assert text(found) == [["the", "plans", "are", "equal"]]
+    assert diff(plan(), Plan.from_json(plan().to_json())) == found
+
+
+def test_what_was_measured_on_the_way_is_no_difference() -> None:
+    one = plan()
+    made = replace(one.provenance, trials=(Trial("fisher", 3.0, True),))
+    assert one.proof is not None
+    assert not diff(one, replace(one, provenance=made, proof=replace(one.proof, seconds=9.0)))
+
+
+def test_every_weight_that_differs_is_listed_with_both_sides() -> None:
+    found = diff(plan("0.5"), plan("0.1"))
+    assert found.changes == (
+        Change(A, 8, 8, 3, "dense", 48, 64, 0.125, 0.0),
+        Change(B, 8, 8, 1, 3, 16, 48, 0.1, 0.02),
+    )
+    totals = facts(found.totals)
+    assert totals["budget"] == (
+        "ratio 0.5 of the targeted weights",
+        "ratio 0.1 of the targeted weights",
+    )
+    assert totals["limit_params"] == (64, 115)
+    assert totals["kept_params"] == (64, 112)
+    assert totals["loss"] == (0.225, 0.02)
+    assert (totals["factorized"], totals["dense"]) == ((2, 1), (0, 1))
+    assert found.provenance == ()
+
+
+def test_a_weight_that_does_not_differ_is_not_listed() -> None:
+    one, two = plan("0.5"), plan("0.625")
+    assert two.ranks == {A: 2, B: 1}
+    found = diff(one, two)
+    assert [change.module for change in found.changes] == [A]
+
+
+def test_where_plans_come_from_is_compared_field_by_field() -> None:
+    one = plan()
+    made = replace(
+        one.provenance,
+        gpu="a100",
+        versions={"gacfx": "0.2.0", "torch": "2.13"},
+        calibration_digest="c" * 64,
+        search=Search(align=2, tp=2, bounds=((A, 1, None),)),  # type: ignore[arg-type]
+    )
+    found = facts(diff(one, replace(one, provenance=made)).provenance)
+    assert found == {
+        "gpu": ("h200", "a100"),
+        "versions.gacfx": ("0.1.0", "0.2.0"),
+        "versions.torch": (None, "2.13"),
+        "calibration_digest": ("", "c" * 64),
+        "search.align": (1, 2),
+        "search.tp": (1, 2),
+        "search.bounds": ("", f"{A}=1:"),
+    }
+
+
+def test_losses_of_different_kinds_are_not_subtracted() -> None:
+    one, two = plan("0.5"), plan("0.1")
+    two = replace(two, provenance=replace(two.provenance, value_model="relative"))
+    found = diff(one, two)
+    assert not found.comparable and (found.unit_before, found.unit_after) == ("nats", "share")
+    lines = text(found)
+    assert "loss," not in lines[0]
+    assert "means nothing" in " ".join(lines[-1])
+    assert "loss," in text(diff(one, plan("0.1")))[0]
+
+
+def test_weights_of_other_values_are_counted() -> None:
+    one = plan()
+    found = diff(one, replace(one, digests={**one.digests, A: "0" * 64}))
+    assert found.provenance == (Difference("weights of other values", 0, 1),)
+
+
+def test_a_weight_that_only_one_plan_targets_stays_as_it_is_in_the_other() -> None:
+    one = plan()
+    found = diff(one, replace(one, choices=one.choices[:1]))
+    assert found.changes == (Change(B, 8, 8, 1, "left alone", 16, 64, 0.1, 0.0),)
+    assert diff(replace(one, choices=one.choices[:1]), one).changes == (
+        Change(B, 8, 8, "left alone", 1, 64, 16, 0.0, 0.1),
+    )
+
+
+def test_limits_are_compared() -> None:
+    step = "limit-latency{share=9}"
+    found = facts(diff(plan(), plan(limits=(step,))).totals)
+    before, after = found["limit latency"]
+    assert before is None and 0 < after[0] <= after[1]
+
+
+def test_equal_layers_fold_into_one_row() -> None:
+    one = plan()
+    choices = [Choice(f"layers.{i}.up", 8, 8, 3, None, 0.125) for i in range(5)]
+    others = [replace(choice, rank=1, loss_nats=0.5) for choice in choices[:3]]
+    others += [replace(choices[3], rank=2, loss_nats=0.25), choices[4]]
+    found = diff(replace(one, choices=tuple(choices)), replace(one, choices=tuple(others)))
+    assert len(found.changes) == 4
+    rows = text(found)
+    assert rows[0] == ["layers", "weight", "dense", "before", "after", "params", "loss,", "nats"]
+    assert rows[1] == ["0-2", "up", "8", "x", "8", "3", "1", "-96", "+1.1e+00"]
+    assert rows[2] == ["3", "up", "8", "x", "8", "3", "2", "-16", "+1.2e-01"]
+
+
+def test_plans_for_different_models_are_refused() -> None:
+    one = plan()
+    with pytest.raises(PlanMismatch, match="fingerprints differ"):
+        diff(one, replace(one, fingerprint="0" * 64))
+    wider = replace(one.choices[0], rows=16)
+    with pytest.raises(PlanMismatch, match="8 x 8 in one plan, 16 x 8 in the other"):
+        diff(one, replace(one, choices=(wider, one.choices[1])))
+    other = tuple(replace(choice, module=f"x.{choice.module}") for choice in one.choices)
+    with pytest.raises(PlanMismatch, match="no weight in common"):
+        diff(one, replace(one, choices=other, fingerprint=""))
+    assert diff(one, replace(one, fingerprint="")) == diff(one, one)  # a plan without the lock
+
+
+def test_everything_is_plain_json() -> None:
+    found = diff(plan(), plan("0.1", tp=2))
+    raw = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert raw["changes"][0]["module"] == A and raw["comparable"] is True
+    assert {row["what"] for row in raw["provenance"]} == {"align", "search.tp"}
