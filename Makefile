@@ -6,7 +6,9 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# One thread for each test process: two fight over two cores and lose.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check format goldens bench pages clean
 
@@ -26,7 +28,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 goldens: $(INSTALLED)
-	GOLDEN=write $(BIN)/python -m pytest tests/golden $(PYTEST_ARGS)
+	GOLDEN=write $(BIN)/python -m pytest tests/golden
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.planning
