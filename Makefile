@@ -7,8 +7,6 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
-# One thread for each test process: two fight over two cores and lose.
-export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check format goldens bench pages clean
 

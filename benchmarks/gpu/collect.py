@@ -7,8 +7,11 @@ DIR/records.jsonl; the README beside this file says what they mean.
 """
 
 import argparse
+import json
+import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -30,15 +33,19 @@ from benchmarks.gpu.parts.end_to_end import EndToEnd
 from benchmarks.gpu.parts.figures import Figures
 from benchmarks.gpu.timing import make_timer
 
-PARTS = (Ceilings, Dispatch, EndToEnd, Figures, Decompose)
-"""In order of value; the ceilings of each run come first, because its floors need them."""
-SHARE = {"dispatch": 0.4, "end-to-end": 0.75, "figures": 0.95}
+PARTS = (Ceilings, EndToEnd, Dispatch, Figures, Decompose)
+"""The ceilings come first, because all floors need them. The models come before ``dispatch``: its
+profiler stays in the process (CUPTI is not torn down) and slows every later launch of the host."""
+SHARE = {"end-to-end": 0.45, "dispatch": 0.75, "figures": 0.95}
 """Part -> share of the whole time after which the next part has its turn."""
 CLOCKS_EVERY_S = 15.0
+LAUNCHES = 2000
+"""Tiny kernels that are timed with the clocks: what a launch costs the host; the times of eager
+mode hang on it, and a profiler or a busy host changes it."""
 CANARY_SIZE = 4096
 """M = N = K of a matmul that is timed with the clocks: if it drifts, so did everything else."""
-FATAL = ("CUDA error", "device-side assert")
-"""After these nothing that the process measures can be trusted."""
+SHOWN_ERRORS = 5
+"""Different errors of a part that are printed."""
 
 
 @dataclass(slots=True)
@@ -50,6 +57,7 @@ class Tally:
     left: int = 0
     took_s: float = 0.0
     lines: list[str] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -65,6 +73,7 @@ class Run:
         self._timer = setting.timer
         size = 64 if setting.dry else CANARY_SIZE
         self._canary = Gemm(size, size, size).prepare(setting.timer.device)
+        self._little = torch.zeros(32, device=setting.timer.device)
         self._begin = time.monotonic()
         self._clocks_at = 0.0
         self.broken = False
@@ -83,7 +92,8 @@ class Run:
                 tally.left += 1
                 continue
             self._item(part, item, tally)
-        part.close()
+        if not self.broken:
+            part.close()
         tally.took_s = round(self.elapsed() - begin, 1)
         return tally
 
@@ -92,16 +102,32 @@ class Run:
         fields = {"part": part.name, "item": asdict(item)}  # type: ignore[call-overload]
         try:
             result = part.measure(item)
+            json.dumps(result, allow_nan=False)  # what the journal cannot hold is a failure too
+            line = part.headline(item, result)
             outcome: dict[str, object] = {"result": result}
-            tally.done += 1
-            if line := part.headline(item, result):
-                tally.lines.append(line)
         except Exception as error:  # an illegal shape, or too little memory, is an answer too
             outcome = {"error": f"{type(error).__name__}: {error}"[:400]}
+        if "error" in outcome:
             tally.failed += 1
-            self.broken = any(word in str(error) for word in FATAL)
+            tally.errors[str(outcome["error"]).split("\n")[0][:100]] += 1
+            # Not by its words: cuBLAS says "CUDA error" of every shape that it does not support.
+            self.broken = not self._alive()
+            if self.broken:
+                outcome["broke"] = True  # a resumed run would break here again
+        else:
+            tally.done += 1
+            tally.lines += [line] if line else []
         self._journal.write("item", **fields, took_s=round(time.monotonic() - begin, 3), **outcome)
-        self._note_clocks()
+        if not self.broken:
+            self._note_clocks()
+
+    def _alive(self) -> bool:
+        """Whether the device still computes: an error that spoils it comes back in every call."""
+        try:
+            self._timer.once(self._canary.call)
+        except RuntimeError:
+            return False
+        return True
 
     def _note_clocks(self) -> None:
         if self.elapsed() - self._clocks_at < CLOCKS_EVERY_S:
@@ -109,7 +135,17 @@ class Run:
         self._clocks_at = self.elapsed()
         canary_us = self._timer.warm(self._canary.call).median_us
         at_s = round(self.elapsed(), 1)
-        self._journal.write("clocks", at_s=at_s, canary_us=canary_us, **machine.clocks())
+        launch_us = round(self._timer.once(self._launches) * 1e6 / LAUNCHES, 2)
+        seen = machine.clocks(lambda: self._timer.once(self._load))
+        self._journal.write("clocks", at_s=at_s, canary_us=canary_us, launch_us=launch_us, **seen)
+
+    def _launches(self) -> None:
+        for _ in range(LAUNCHES):
+            self._little.add_(1)
+
+    def _load(self) -> None:
+        for _ in range(50):
+            self._canary.call()
 
 
 def collect(options: argparse.Namespace) -> int:
@@ -169,8 +205,9 @@ def check_same_machine(journal: Journal, stamp: dict[str, object], *, dry: bool)
     for record in journal.past:
         if record["kind"] != "run":
             continue
-        if record["dry"] != dry or record["machine"]["name"] != stamp["name"]:
-            kind = "a rehearsal" if record["dry"] else record["machine"]["name"]
+        name = record.get("machine", {}).get("name", "an unknown machine")
+        if record.get("dry") != dry or name != stamp["name"]:
+            kind = "a rehearsal" if record.get("dry") else name
             raise ValueError(f"{journal.path} holds records of {kind}; take another folder")
 
 
@@ -178,7 +215,9 @@ def print_part(name: str, tally: Tally) -> None:
     """The part's lines, as soon as it is over."""
     print(f"\n{name}  {tally.done} measured, {tally.failed} failed, {tally.left} left", flush=True)
     for line in tally.lines:
-        print(f"  {line}")
+        print(f"  {line}", flush=True)
+    for error, count in tally.errors.most_common(SHOWN_ERRORS):
+        print(f"  {count} x {error}", flush=True)
 
 
 def print_end(tallies: dict[str, Tally], path: Path, run: Run) -> None:
@@ -221,11 +260,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 fine, 1 a run that broke or could not begin, 2 wrong use."""
     options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit stops it so
     try:
         return collect(options)
-    except (FileExistsError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"collect.py: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:
+        print(f"collect.py: stopped; {options.out} has what was measured, --resume goes on with it")
+    return 1
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ class Journal:
             FileExistsError: there are records and ``resume`` is not given.
         """
         self.path = folder / FILE
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file; --out takes a folder")
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and not resume:
             raise FileExistsError(f"{self.path} exists; --resume goes on with it")
@@ -53,8 +55,11 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def done(self) -> set[str]:
-        """Keys of the items that earlier runs measured; those that failed are not among them."""
-        items = (r for r in self.past if r["kind"] == "item" and "result" in r)
+        """Keys of the items that earlier runs measured, or that broke the device.
+
+        Those that failed and did no harm are not among them.
+        """
+        items = (r for r in self.past if r["kind"] == "item" and ("result" in r or r.get("broke")))
         return {key(record["part"], record["item"]) for record in items}
 
     def close(self) -> None:

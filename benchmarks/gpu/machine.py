@@ -5,6 +5,8 @@ Settings of the card are only read, never changed.
 
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
+LIMIT_S = 20.0
+"""A command that takes longer is given up."""
 QUERY = {
     "sm_mhz": "clocks.sm",
     "memory_mhz": "clocks.mem",
@@ -49,9 +53,14 @@ def describe() -> dict[str, Any]:
     return found
 
 
-def clocks() -> dict[str, float | str | None]:
-    """Clocks, power, temperature and reasons to hold back, as nvidia-smi says them."""
-    line = _smi(",".join(QUERY.values()))
+def clocks(work: Callable[[], object]) -> dict[str, float | str | None]:
+    """Clocks, power, temperature and reasons to hold back, as nvidia-smi says them under load.
+
+    Args:
+        work: runs again and again meanwhile: an idle card is held back by nothing.
+    """
+    fields = ",".join(QUERY.values())
+    line = _smi(fields, work) or _smi(fields.replace("event_reasons", "throttle_reasons"), work)
     if line is None:
         return {}
     values = [value.strip() for value in line.split(",")]
@@ -66,17 +75,26 @@ def commit() -> tuple[str | None, bool | None]:
     return head, bool(_run("git", "-C", str(ROOT), "status", "--porcelain", "-uno"))
 
 
-def _smi(fields: str) -> str | None:
-    return _run("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-i", "0")
+def _smi(fields: str, work: Callable[[], object] | None = None) -> str | None:
+    form = "--format=csv,noheader,nounits"
+    return _run("nvidia-smi", f"--query-gpu={fields}", form, "-i", "0", work=work)
 
 
-def _run(*command: str) -> str | None:
-    """What a command prints; None if it is not there or fails."""
+def _run(*command: str, work: Callable[[], object] | None = None) -> str | None:
+    """What a command prints; None if it is not there or fails. ``work`` runs while it does."""
+    pipe, end = subprocess.PIPE, time.monotonic() + LIMIT_S
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as child:
+            while work is not None and child.poll() is None and time.monotonic() < end:
+                work()
+            try:
+                text, _ = child.communicate(timeout=max(end - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                return None
+    except OSError:
         return None
-    return done.stdout.strip()
+    return text.strip() if child.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

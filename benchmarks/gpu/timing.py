@@ -2,8 +2,9 @@
 
 cold    each run after a read of several L2 sizes, timed by a pair of CUDA events. A spinning kernel
         goes first, so that the host is ahead and no launch gap is in the time.
-warm    many calls in one CUDA graph, replayed; divided by their number. Where the call cannot be
-        captured, a loop between two events, and ``how`` says so.
+warm    many calls in one CUDA graph, replayed; divided by their number. Operands that fit lie in
+        L2, so it may be below a floor at memory bandwidth. Where the call cannot be captured, a
+        loop between two events, and ``how`` says so.
 
 On a machine without CUDA the same calls are timed by the host's clock: a rehearsal, no result.
 """
@@ -234,11 +235,28 @@ def _event() -> torch.cuda.Event:
 
 def _capture(call: Call, calls: int) -> torch.cuda.CUDAGraph | None:
     """``calls`` calls as one graph; None if something in them cannot be captured."""
-    graph = torch.cuda.CUDAGraph()
+    home, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     with suppress(RuntimeError):
-        with torch.cuda.graph(graph):
+        # Only what this thread does can spoil the capture, not inductor's threads.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             for _ in range(calls):
                 call()
         return graph
-    torch.cuda.synchronize()
+    recover(home)
     return None
+
+
+def recover(home: torch.cuda.Stream) -> None:
+    """Undo what a capture that failed leaves behind: torch ends it half.
+
+    Its stream stays the current one, and the default generator believes that it is captured: every
+    later ``torch.randn`` raises "Offset increment outside graph capture".
+
+    Raises:
+        RuntimeError: the device itself is broken.
+    """
+    torch.cuda.set_stream(home)
+    torch.cuda.synchronize()
+    for default in torch.cuda.default_generators:
+        fresh = torch.Generator(default.device).manual_seed(default.initial_seed())
+        default.graphsafe_set_state(fresh)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.llama.variants import Variant
+from benchmarks.gpu.timing import recover
 
 Phase = Literal["prefill", "decode"]
 Call = Callable[[], Tensor]
@@ -132,12 +133,12 @@ def capture(call: Call) -> Call:
     home.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph, stream=side):
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             logits = call()
     except RuntimeError as error:
-        torch.cuda.set_stream(home)  # a capture that fails leaves its own stream behind
-        torch.cuda.synchronize()  # raises if the device itself is broken
-        reason = str(error).split("\n")[0].replace("CUDA error", "refused")
+        recover(home)
+        first = error.__context__ or error  # ending the capture raises once more
+        reason = str(first).split("\n")[0].replace("CUDA error", "refused")
         raise RuntimeError(f"the call cannot be captured: {reason}") from error
     return Replay(graph, logits)
 

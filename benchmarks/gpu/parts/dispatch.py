@@ -5,17 +5,28 @@ The shapes are those that the rules in ``gacfx.hardware`` speak of; ``rule`` nam
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu.cases.attention import Attention
-from benchmarks.gpu.cases.gemm import Gemm
+from benchmarks.gpu.cases.gemm import OPS, Gemm
+from benchmarks.gpu.cases.prepared import DTYPES
 from benchmarks.gpu.part import Result, Setting
 from benchmarks.gpu.parts.calls import line, measure_case, shrink
 
 EMPTY_CACHE_EVERY = 40
+LENGTHS = ("m", "n", "k", "d", "d_v", "s_q", "s_k", "batch", "h_q", "h_kv")
+WORDS = {
+    "dtype": tuple(DTYPES),
+    "op": tuple(OPS),
+    "mask": (None, "bool", "float"),
+    "force": (None, "flash", "cudnn", "efficient", "math"),
+    "causal": (False, True),
+    "gqa": (False, True),
+}
+"""What a private shape may say, beside lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +54,7 @@ class Dispatch:
         extra = read_extra(self._setting.extra) if self._setting.extra else []
         known = {question.case for question in own}
         own += [question for question in extra if question.case not in known]
-        return own
+        return list({question.case: question for question in own}.values())
 
     def seconds(self, item: Question) -> float:
         """Building a cuDNN plan is the slow part."""
@@ -86,7 +97,7 @@ def read_extra(path: Path) -> list[Question]:
 
 def _question(row: object, where: str) -> Question:
     kinds: dict[str, type[Gemm] | type[Attention]] = {"gemm": Gemm, "attention": Attention}
-    if not isinstance(row, dict) or row.get("op") not in kinds:
+    if not isinstance(row, dict) or row.get("op") not in tuple(kinds):
         raise ValueError(f'{where}: expected an object with "op": "gemm" or "attention"')
     kind = kinds[row["op"]]
     # A gemm's own "op", how it is called, is given as "call": the outer name is taken.
@@ -97,9 +108,15 @@ def _question(row: object, where: str) -> Question:
     if unknown := sorted(values.keys() - {field.name for field in fields(kind)}):
         raise ValueError(f"{where}: unknown {', '.join(unknown)}")
     try:
-        return Question(str(row["op"]), str(row.get("rule", "extra")), kind(**values))
+        case = kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
+    for name, value in asdict(case).items():
+        if name in LENGTHS and not (type(value) is int and value > 0) and value is not None:
+            raise ValueError(f"{where}: {name} {value!r}: expected a whole number above 0")
+        if name in WORDS and value not in WORDS[name]:
+            raise ValueError(f"{where}: {name} {value!r}: known are {WORDS[name]}")
+    return Question(str(row["op"]), str(row.get("rule", "extra")), case)
 
 
 def _gemm_questions() -> list[Question]:

@@ -126,9 +126,9 @@ def rank(cell: Cell) -> int:
         first = cell.mode in ("eager", "graph", "compiled", "padded-compiled")
         return 5 if first and cell.phase == "prefill" and cell.seq == grid.seq else 6
     if cell.kind == "kernels":
-        return 3 if cell.phase == "prefill" else 6
+        return 4 if cell.phase == "prefill" else 6
     if cell.phase == "prefill":
-        return 1 if cell.seq == grid.seq else 4
+        return 1 if cell.seq == grid.seq else 3
     return 2 if cell.batch == 1 else 6
 
 
@@ -266,7 +266,7 @@ class Streams:
         yield
 
     @contextmanager
-    def graph(self, graph: Any, stream: Any = None) -> Iterator[None]:
+    def graph(self, graph: Any, **_: Any) -> Iterator[None]:
         self.log.append("begin")
         yield
 

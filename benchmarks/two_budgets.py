@@ -1,0 +1,255 @@
+"""How long does a proven plan take under a budget of parameters and one further limit?
+
+    python -m benchmarks.two_budgets
+
+Weight shapes are those of Llama-3-8B and Llama-3-70B. Importances, singular spectra and latencies
+are SYNTHETIC (seeded), so nothing here says anything about quality or about a real GPU. The limit is
+either latency, a staircase of whole nanoseconds per weight shape, or a KV cache, the ranks of all
+key and value projections. It is set just below what the plan for the budget alone takes. Every case
+runs in a fresh process; times are the best of three, for ``solve_two_budgets`` on a finished problem.
+"""
+
+import multiprocessing
+import resource
+import statistics
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import planning, record
+from benchmarks.inspection import peak_mib
+from gacfx.planning import Problem, Solution, check, core
+from gacfx.planning.limits import Limit
+from gacfx.planning.two_budgets import solve_two_budgets
+
+RATIOS = (0.1, 0.2, 0.3)
+SEEDS = range(4)
+REPEATS = 3
+HURRY_SECONDS = 0.05
+TOKENS = 1024
+TILE = 64
+FLOPS_PER_NS = 600_000  # near what a large GPU does in bfloat16
+LAUNCH_NS = 2_000
+UNALIGNED = 1.12  # how much longer a rank takes that is no multiple of 16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One family of problems."""
+
+    base: planning.Case
+    goal_seconds: float
+    limit: Literal["latency", "KV"] = "latency"
+    keep: float = 0.98
+    """Share of the limit's range, from its least to what the budget's plan takes, that may be used;
+    close to 1, since the two follow each other: much below, the limit alone decides."""
+    linear: bool = False
+    """Value is parameters times importance, as in the paper, not energy."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.base.name}{', linear' if self.linear else ''}, {self.limit}"
+
+
+def _base(model: planning.Model, window: bool, dense: bool) -> planning.Case:
+    return planning.Case(model, window=window, dense=dense)
+
+
+CASES = (
+    Case(_base(planning.LLAMA_8B, True, False), 0.3),
+    Case(_base(planning.LLAMA_8B, True, False), 2.0, linear=True),
+    Case(_base(planning.LLAMA_8B, True, True), 0.3),
+    Case(_base(planning.LLAMA_8B, False, False), 0.3),
+    Case(_base(planning.LLAMA_8B, False, True), 0.3, keep=0.995),
+    Case(_base(planning.LLAMA_70B, False, False), 0.3),
+    Case(_base(planning.LLAMA_70B, False, True), 0.3, keep=0.995),
+    Case(_base(planning.LLAMA_8B, False, False), 0.8, limit="KV", keep=0.7),
+    Case(_base(planning.LLAMA_8B, False, True), 0.8, limit="KV", keep=0.7),
+)
+
+
+def make(case: Case, ratio: float, seed: int) -> Problem:
+    """One problem of a case, with its limit."""
+    problem = planning.make(case.base, ratio, seed)
+    shapes = case.base.model.weights
+    if case.linear:
+        importance = np.random.default_rng(seed).lognormal(0.0, 0.8, len(shapes))
+        groups = [
+            replace(group, values=weight * (group.costs - rows * columns))
+            for group, weight, (rows, columns) in zip(
+                problem.groups, importance, shapes, strict=True
+            )
+        ]
+        problem = replace(problem, groups=tuple(groups))
+    costs = limit_costs(case, problem)
+    used = sum(
+        int(costs[group.name][index])
+        for group, index in zip(problem.groups, core.solve(problem).choice, strict=True)
+        if group.name in costs
+    )
+    least = sum(int(array.min()) for array in costs.values())
+    most = least + int(case.keep * (used - least))
+    return replace(problem, limits=(Limit(case.limit, most, costs),))
+
+
+def limit_costs(case: Case, problem: Problem) -> dict[str, NDArray[np.int64]]:
+    """Group -> what its candidates cost under the limit; groups of equal costs share an array."""
+    shared: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+    found = {}
+    for number, (group, (rows, columns)) in enumerate(
+        zip(problem.groups, case.base.model.weights, strict=True)
+    ):
+        if case.limit == "KV" and number % 7 not in (1, 2):  # q, k, v, o, gate, up, down
+            continue
+        key = rows, columns, id(group.costs)
+        if key not in shared:
+            ranks = group.costs // (rows + columns)
+            dense = group.costs == rows * columns
+            amount = (
+                np.where(dense, rows, ranks)
+                if case.limit == "KV"
+                else np.where(dense, dense_ns(rows, columns), factored_ns(rows, columns, ranks))
+            )
+            shared[key] = np.rint(amount).astype(np.int64)
+            shared[key].setflags(write=False)
+        found[group.name] = shared[key]
+    return found
+
+
+def factored_ns(rows: int, columns: int, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Two matrix products, in steps of a tile of the rank, slower where a rank is not aligned."""
+    flops = 2 * TOKENS * (rows + columns) * (-(-ranks // TILE) * TILE)
+    slower = np.where(ranks % 16 == 0, 1.0, UNALIGNED)
+    latency: NDArray[np.float64] = flops * slower / rate(rows, columns) + 2 * LAUNCH_NS
+    return latency
+
+
+def dense_ns(rows: int, columns: int) -> float:
+    """One matrix product."""
+    return 2 * TOKENS * rows * columns / rate(rows, columns) + LAUNCH_NS
+
+
+def rate(rows: int, columns: int) -> float:
+    """Small weights do not fill the machine."""
+    share = 1.0 if rows != columns else 0.8
+    return FLOPS_PER_NS * (0.6 if min(rows, columns) < 4096 else share)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All runs of a case; times in milliseconds of wall clock, but for ``cpu_ms``."""
+
+    case: str
+    groups: int
+    candidates: int
+    runs: int
+    proven: int
+    both_bind: int
+    """Runs in which neither of the two has the price 0."""
+    median_ms: float
+    max_ms: float
+    cpu_ms: float
+    """Median processor time: less moved by a busy machine"""
+    max_cpu_ms: float
+    check_ms: float
+    """Median time of the exact checker."""
+    median_hurried_gap: float
+    """Proven gap after 50 ms, over the value."""
+    worst_hurried_gap: float
+    worst_hurried_deficit: float
+    """Most by which the plan after 50 ms is worth less than the proven one, over the value."""
+    peak_mib: float
+    goal_ms: float
+
+    @property
+    def reached(self) -> bool:
+        """All proven, the median processor time within the goal."""
+        return self.proven == self.runs and self.cpu_ms <= self.goal_ms
+
+
+def run(case: Case) -> Row:
+    """Solve and check every problem of a case."""
+    walls, cpus, checks, gaps, deficits = [], [], [], [], []
+    solutions: list[Solution] = []
+    for seed in SEEDS:
+        for ratio in RATIOS:
+            problem = make(case, ratio, seed)
+            wall, cpu, solution = timed_solve(problem)
+            hurried = solve_two_budgets(problem, time_limit=HURRY_SECONDS)
+            begin = time.perf_counter()
+            check(problem, solution).require()
+            checks.append(time.perf_counter() - begin)
+            check(problem, hurried).require()
+            walls.append(wall)
+            cpus.append(cpu)
+            gaps.append(hurried.gap / abs(hurried.value))
+            deficits.append((solution.value - hurried.value) / abs(solution.value))
+            solutions.append(solution)
+    return Row(
+        case=case.name,
+        groups=int(solutions[0].stats["groups"]),
+        candidates=int(solutions[0].stats["candidates"]),
+        runs=len(solutions),
+        proven=sum(found.status == "optimal" for found in solutions),
+        both_bind=sum(found.multiplier > 0 < found.limit_multipliers[0] for found in solutions),
+        median_ms=planning.milliseconds(walls),
+        max_ms=round(1e3 * max(walls), 2),
+        cpu_ms=planning.milliseconds(cpus),
+        max_cpu_ms=round(1e3 * max(cpus), 2),
+        check_ms=planning.milliseconds(checks),
+        median_hurried_gap=statistics.median(gaps),
+        worst_hurried_gap=max(gaps),
+        worst_hurried_deficit=max(deficits),
+        peak_mib=round(peak_mib(resource.getrusage(resource.RUSAGE_SELF)), 1),
+        goal_ms=1e3 * case.goal_seconds,
+    )
+
+
+def timed_solve(problem: Problem) -> tuple[float, float, Solution]:
+    """Best wall and processor time of a few runs, and the solution, which is always the same."""
+    wall = cpu = float("inf")
+    for _ in range(REPEATS):
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        solution = solve_two_budgets(problem)
+        wall = min(wall, time.perf_counter() - begin)
+        cpu = min(cpu, time.process_time() - begin_cpu)
+    return wall, cpu, solution
+
+
+def line(row: Row) -> str:
+    """One line of the table."""
+    proven = f"{row.proven}/{row.runs}"
+    times = (row.median_ms, row.max_ms, row.cpu_ms, row.max_cpu_ms)
+    columns = "".join(f"{milliseconds:>10.1f}" for milliseconds in times)
+    gaps = f"{row.median_hurried_gap:>10.1e}{row.worst_hurried_gap:>10.1e}"
+    verdict = "" if row.reached else "  MISSED"
+    return (
+        f"{row.case:42}{row.candidates:>9,}{proven:>7}{row.both_bind:>6}{columns}{gaps}"
+        f"{row.worst_hurried_deficit:>10.1e}{row.peak_mib:>6.0f}{verdict}"
+    )
+
+
+def main() -> None:
+    """Run all cases, print a table, write the results."""
+    print(f"{'case':42}{'candid.':>9}{'proven':>7}{'both':>6}", end="")
+    heads = ("median ms", "max ms", "cpu ms", "max cpu", "gap 50 ms", "worst", "deficit")
+    print("".join(f"{head:>10}" for head in heads) + f"{'MiB':>6}")
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        for row in pool.imap(run, CASES):
+            rows.append(row)
+            print(line(row), flush=True)
+    results = {
+        "data": "real weight shapes, synthetic importances, spectra and latencies",
+        "ratios": RATIOS,
+        "seeds": len(SEEDS),
+        "rows": [asdict(row) for row in rows],
+    }
+    print("written to", record.write("two_budgets", results))
+
+
+if __name__ == "__main__":
+    main()
