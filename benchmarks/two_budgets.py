@@ -3,10 +3,11 @@
     python -m benchmarks.two_budgets
 
 Weight shapes are those of Llama-3-8B and Llama-3-70B. Importances, singular spectra and latencies
-are SYNTHETIC (seeded), so nothing here says anything about quality or about a real GPU. The limit is
-either latency, a staircase of whole nanoseconds per weight shape, or a KV cache, the ranks of all
-key and value projections. It is set just below what the plan for the budget alone takes. Every case
-runs in a fresh process; times are the best of three, for ``solve_two_budgets`` on a finished problem.
+are SYNTHETIC (seeded), so nothing here says anything about quality or about a real GPU. The limit
+is either latency, a staircase of whole nanoseconds per weight shape, or a KV cache, the ranks of
+all key and value projections. It is set just below what the plan for the budget alone takes. Every
+case runs in a fresh process; times are the best of three, for ``solve_two_budgets`` on a finished
+problem.
 """
 
 import multiprocessing

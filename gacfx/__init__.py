@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         plan,
         save,
     )
+    from gacfx.core.goal import Goal
     from gacfx.core.pipeline import Pipeline
+    from gacfx.core.search import Search
     from gacfx.errors import GacError
 
 __version__ = "0.1.0"
@@ -32,7 +34,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Compressed",
     "GacError",
+    "Goal",
     "Pipeline",
+    "Search",
     "apply",
     "apply_",
     "capture",
@@ -43,7 +47,12 @@ __all__ = [
     "save",
 ]
 
-_HOME = {"Pipeline": "gacfx.core.pipeline", "GacError": "gacfx.errors"}
+_HOME = {
+    "GacError": "gacfx.errors",
+    "Goal": "gacfx.core.goal",
+    "Pipeline": "gacfx.core.pipeline",
+    "Search": "gacfx.core.search",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -60,11 +60,11 @@ class PlanError(GacError):
 
 
 class InfeasibleBudget(PlanError):  # noqa: N818
-    """Even the cheapest plan costs more than the budget.
+    """Even the cheapest plan costs more than the budget, or than a further limit.
 
     Attributes:
-        needed: cost of the cheapest plan, in the units of the costs.
-        budget: what was allowed.
+        needed: cost of the cheapest plan, in the units of the budget or limit that is passed.
+        budget: what that budget or limit allows.
     """
 
     def __init__(self, message: str, *, needed: int, budget: int) -> None:

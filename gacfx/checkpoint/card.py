@@ -25,7 +25,7 @@ tokenizer = AutoTokenizer.from_pretrained("{title}")
 |---|---|
 | method | {method} |
 | parameters of the targeted weights | {kept:,} of {dense:,} ({removed:.1%} removed) |
-| budget | {limit:,} (ratio {ratio} of {ratio_of}) |
+| budget | {limit:,} ({asked}) |
 | chosen for | {gpu}, {dtype} |
 
 `plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors as they
@@ -45,8 +45,7 @@ def model_card(title: str, plan: Plan) -> str:
         dense=budget.targeted_params,
         removed=1 - plan.kept_params / max(budget.targeted_params, 1),
         limit=budget.limit_params,
-        ratio=budget.ratio,
-        ratio_of="the whole model" if budget.ratio_of == "model" else "the targeted weights",
+        asked=budget.asked,
         gpu=origin.gpu,
         dtype=origin.dtype,
     )

@@ -83,8 +83,9 @@ def build(
     """
     pulp = import_pulp()
     program = pulp.LpProblem("plan", pulp.LpMinimize)
-    # PuLP 4 makes variables through the program, older releases know only the class.
+    # PuLP 4 makes variables through the program and sums by name, older releases by the classes.
     make = getattr(program, "add_variable", pulp.LpVariable)
+    total = getattr(pulp.LpAffineExpression, "from_list", pulp.LpAffineExpression)
     kind = {"cat": "Binary"} if whole else {"lowBound": 0}
     take = {place: make(f"x{place}", **kind) for place in position.tolist()}
     objective: Terms = list(zip(take.values(), goal.weight[position].tolist(), strict=True))
@@ -99,9 +100,9 @@ def build(
             over = make(f"over_{name}", lowBound=0)
             row.terms.append((over, -row.sign))
             objective.append((over, penalty))
-    program += pulp.LpAffineExpression(objective)
+    program += total(objective)
     for name, row in rows.items():
-        program += pulp.LpAffineExpression(row.terms) == row.right, name
+        program += total(row.terms) == row.right, name
     return program
 
 

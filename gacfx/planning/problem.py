@@ -165,7 +165,9 @@ def _check_limits(limits: Sequence[Limit], known: Mapping[str, Group]) -> None:
                 )
 
 
-def _check_rule(rule: Rule, known: Mapping[str, Group]) -> None:
+def _check_rule(rule: object, known: Mapping[str, Group]) -> None:
+    if not isinstance(rule, Implies | SameLabel):
+        raise PlanError(f"rule {rule!r}: give Implies or SameLabel")
     named = (rule.group, rule.then_group) if isinstance(rule, Implies) else rule.groups
     for name in named:
         if name not in known:

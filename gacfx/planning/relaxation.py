@@ -13,7 +13,7 @@ the total crosses the budget. In steps:
 After Dyer 1984 and Zemel 1984, who bracket by medians of slopes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -197,8 +197,12 @@ def _without_jumps(runs: Runs, room: int, found: _Rounded) -> _Rounded:
         if found.jump is None:
             break
         runs = runs.cut(*found.jump)
-        if int(runs.cost[runs.ends[1:] - 1].sum()) <= room:
-            break
-        found = _round_down(runs, room)
+        last = runs.ends[1:] - 1
+        left = room - int(runs.cost[last].sum())
+        if left >= 0:  # everything else fits
+            value, steps = float(runs.value[last].sum()), last - runs.ends[:-1]
+            found = replace(found, steps=steps, left=left, value=value, jump=None)
+        else:
+            found = _round_down(runs, room)
         best = max(best, found, key=lambda rounded: rounded.value)
     return best

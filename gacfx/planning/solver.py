@@ -3,13 +3,15 @@
 one budget                       core            microseconds to milliseconds, proven
 groups of one label              merge, core     exact
 one further limit                two_budgets     Lagrangian, reduced core, proven or bounded
-more limits, or implications     ilp             CBC or HiGHS, re-checked
+implications                     product         product groups, then as above; too many pairs: ilp
+more limits                      ilp             CBC or HiGHS, re-checked
 """
 
 from gacfx.planning import core
 from gacfx.planning.ilp import solve_ilp
 from gacfx.planning.merge import merge
 from gacfx.planning.problem import Problem
+from gacfx.planning.product import multiply
 from gacfx.planning.solution import Solution
 from gacfx.planning.two_budgets import solve_two_budgets
 
@@ -36,8 +38,13 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
 
 
 def _solve_merged(problem: Problem, gap: float, time_limit: float | None) -> Solution:
-    if not problem.limits and not problem.rules:
+    if problem.rules:
+        product = multiply(problem)
+        if product is None:
+            return solve_ilp(problem, time_limit=time_limit)
+        return product.expand(_solve_merged(product.problem, gap, time_limit))
+    if not problem.limits:
         return core.solve(problem, gap=gap, time_limit=time_limit)
-    if len(problem.limits) == 1 and not problem.rules:
+    if len(problem.limits) == 1:
         return solve_two_budgets(problem, gap=gap, time_limit=time_limit)
     return solve_ilp(problem, time_limit=time_limit)

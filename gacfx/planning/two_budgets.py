@@ -88,22 +88,28 @@ def _without_one(
 ) -> Solution | None:
     """The solution if one of the two has no price and the plan of the other alone keeps both."""
     for keep in (0, 1):
-        if dual.open_rooms and dual.price[1 - keep] == 0:
-            alone = solve_alone(problem, keep, gap=gap, time_limit=time_limit)
-            if alone:
-                position = _cheapest_equal(flat, flat.positions(alone.choice))
-                value = math.fsum(flat.value[position])
-                distance = max(0.0, alone.gap - (value - alone.value))
-                return replace(
-                    alone,
-                    choice=tuple(flat.index(position).tolist()),
-                    cost=flat.least[0] + int(flat.cost[0, position].sum()),
-                    value=value,
-                    bound=value + distance,
-                    gap=distance,
-                    usable_budget=flat.least[0] + flat.room[0],
-                )
+        if not dual.open_rooms or dual.price[1 - keep] > 0:
+            continue
+        alone = solve_alone(problem, keep, gap=gap, time_limit=time_limit)
+        if alone:
+            return _of_both(flat, alone)
     return None
+
+
+def _of_both(flat: TwoFlat, alone: Solution) -> Solution:
+    """A solution that looked at one of the two only, as one of both."""
+    position = _cheapest_equal(flat, flat.positions(alone.choice))
+    value = math.fsum(flat.value[position])
+    distance = max(0.0, alone.gap - (value - alone.value))
+    return replace(
+        alone,
+        choice=tuple(flat.index(position).tolist()),
+        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        value=value,
+        bound=value + distance,
+        gap=distance,
+        usable_budget=flat.least[0] + flat.room[0],
+    )
 
 
 def _any_plan(problem: Problem, rounds: TwoRounds, time_limit: float | None) -> IntArray:

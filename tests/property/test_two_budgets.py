@@ -137,6 +137,8 @@ def test_equals_an_exact_program_with_every_trick_in_use(monkeypatch: pytest.Mon
     monkeypatch.setattr(two_rounds, "_FIRST_CORE", 2)
     monkeypatch.setattr(two_rounds, "_FIRST_BEAM", 2)
     monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
+    bets_and_beams = (1.0, 1), (1 / 8, 1), (1 / 3, 4), (3 / 4, 4), (1.0, 2), (1.0, 2**18)
+    monkeypatch.setattr(two_rounds, "_ROUNDS", bets_and_beams)
     rng = np.random.default_rng(50)
     for number in range(200):
         assert_right(random_problem(rng, number, 8))

@@ -41,7 +41,7 @@ BY_NAME = {
 NO_TORCH = (
     *("planning", "hardware", "errors", "pipelines"),
     *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "atomic")),
-    "core.curve_file",
+    *("core.curve_file", "core.search", "core.goal"),
 )
 EXPORTS = ("tracing", "dynamo")
 CUDA = ("hardware.sweep",)

@@ -1,4 +1,4 @@
-"""docs/planning.md: every command can be read, and every Python block runs on two real layers."""
+"""docs/planning.md: every command can be read, and every block on made-up curves runs."""
 
 import json
 import re
@@ -14,12 +14,16 @@ from gacfx.tracing import skeleton
 
 PAGE = Path(__file__).parents[3] / "docs" / "planning.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    gacfx (plan .*?)(?: {3}.*)?$", TEXT, re.MULTILINE)
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(r"^    gacfx (plan .*?)(?: {2,}.*)?$", TEXT, re.MULTILINE)
+BLOCKS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    if "plan_synthetic" in block  # the others need a model, or a file that a command wrote
+]
 
 
 def test_the_page_has_commands_and_blocks() -> None:
-    assert len(COMMANDS) >= 7 and len(BLOCKS) == 2
+    assert len(COMMANDS) >= 7 and len(BLOCKS) >= 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -165,6 +165,7 @@ def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
     assert build(found, np.array([0, 2]), 0.0) is None
 
 
+@pytest.mark.usefixtures("merging")
 def test_constants_on_top_of_costs_are_seen() -> None:
     # Values are costs plus tens, so the bounds of plans come in tens, whatever the relaxation says.
     pairs = [([0, cost], [0, cost + 10]) for cost in (7, 11, 13, 17)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gacfx.planning import Problem
+from gacfx.planning import Problem, relaxation
 from gacfx.planning.lattice import Flat, flatten
 from gacfx.planning.relaxation import relax
 
@@ -59,3 +59,51 @@ def test_a_loose_budget_has_no_price() -> None:
 def test_ties_are_filled_widest_first() -> None:
     pairs = [([0, cost], [0, cost]) for cost in (3, 50, 40, 8)]
     assert relax(flatten(Problem.from_groups(pairs, 61))).left == 0
+
+
+def test_a_jump_that_does_not_fit_is_taken_away() -> None:
+    # At the critical price the first group jumps from 1 to 8, for which the 5 left are too few.
+    # Without that jump the second group uses all of them.
+    jump = [(0, 0.0), (1, 10.0), (5, 10.5), (8, 50.0)]
+    fine = [(0, 0.0), (1, 9.0), (2, 18.0), (3, 22.0), (4, 25.0), (5, 28.0), (6, 30.0), (7, 31.0)]
+    pairs = [tuple(zip(*group, strict=True)) for group in (jump, fine)]
+    flat = flatten(Problem.from_groups([(costs, values) for costs, values in pairs], 8))
+    relaxed = relax(flat)
+    assert flat.value[relaxed.chosen].sum() == 28
+    assert flat.value[relaxed.better].sum() == 10 + 31
+    assert flat.cost[relaxed.better].sum() == 8
+
+
+def test_more_jumps_taken_away_never_make_the_plan_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    gained = 0
+    for seed in range(40):
+        flat = curves(seed, 8, 60, dense=True)
+        values = []
+        for jumps in range(6):
+            monkeypatch.setattr(relaxation, "_JUMPS", jumps)
+            better = relax(flat).better
+            assert flat.cost[better].sum() <= flat.room
+            values.append(float(flat.value[better].sum()))
+        assert values == sorted(values)
+        gained += values[-1] > values[0]
+    assert gained > 10
+
+
+def test_what_is_worse_without_a_jump_is_not_taken() -> None:
+    rng = np.random.default_rng(13282)  # rare: found by trying
+    pairs = [
+        (np.sort(rng.integers(0, 20, 5)), np.sort(rng.integers(0, 30, 5)).astype(np.float64))
+        for _ in range(4)
+    ]
+    flat = flatten(Problem.from_groups(pairs, int(rng.integers(10, 60))))
+    relaxed = relax(flat)
+    assert flat.value[relaxed.better].sum() == flat.value[relaxed.chosen].sum() == 80
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_best_are_the_best_at_the_multiplier(dense: bool) -> None:
+    flat = curves(6, 30, 300, dense)
+    relaxed = relax(flat)
+    reduced = flat.value - relaxed.multiplier * flat.weight
+    top = np.maximum.reduceat(reduced, flat.start[:-1])
+    np.testing.assert_allclose(reduced[relaxed.best], top, atol=1e-12)

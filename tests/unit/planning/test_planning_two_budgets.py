@@ -82,6 +82,7 @@ def test_a_limit_that_never_binds_has_no_price() -> None:
     assert solution.choice == core.solve(replace(problem, limits=())).choice
     assert solution.limit_multipliers == (0.0,)
     assert solution.multiplier > 0
+    assert "planes" not in solution.stats, "the core solver alone was enough"
 
 
 def test_a_limit_without_costs_is_none() -> None:
@@ -98,6 +99,7 @@ def test_a_budget_that_never_binds_has_no_price() -> None:
     assert solution.status == "optimal"
     assert solution.multiplier == 0.0
     assert solution.limit_multipliers[0] > 0
+    assert "planes" not in solution.stats, "the core solver alone was enough"
     assert spent(problem, solution.choice) > 0.99 * problem.limits[0].most
 
 

@@ -2,18 +2,19 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gacfx.planning import Group, Problem, two_dual
+from gacfx.planning import Group, Problem, two_dual, two_rounds
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
 from gacfx.planning.two_core import TwoCore, build_two
 from gacfx.planning.two_dual import Dual, solve_dual
 from gacfx.planning.two_first import filled, first_plan
 from gacfx.planning.two_flat import TwoFlat, flatten_two
-from gacfx.planning.two_lagrange import Lagrangian, highest
+from gacfx.planning.two_lagrange import Lagrangian, Peak, highest
 from gacfx.planning.two_planes import Planes, prices_around
 from gacfx.planning.two_rounds import TwoRounds
 from gacfx.planning.two_search import Found, Work, search_two
@@ -115,7 +116,15 @@ def long_curves(seed: int) -> TwoFlat:
 @pytest.mark.parametrize("seed", range(8))
 def test_a_sample_leads_to_the_same_prices(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     flat = long_curves(seed)
+    sizes = []
+
+    def spy(lagrangian: Lagrangian, *options: Any) -> Peak:
+        sizes.append(len(lagrangian.short))
+        return highest(lagrangian, *options)
+
+    monkeypatch.setattr(two_dual, "highest", spy)
     dual = solve_dual(flat)
+    assert max(sizes) < len(flat.value) // 2, "the whole problem was not needed"
     monkeypatch.setattr(two_dual, "_SAMPLES", 1000)
     whole = solve_dual(flat)
     bounds = [math.fsum(flat.value[d.chosen]) + d.slack for d in (dual, whole)]
@@ -262,6 +271,18 @@ def test_search_finds_the_best_and_its_bound_is_one(seed: int) -> None:
     assert run_search(flat, dual, 10**6, floor=best + 64).picks == {}
 
 
+def test_search_that_runs_out_of_work_is_not_complete() -> None:
+    flat = flatten_two(problem_of(1, groups=6))
+    dual = solve_dual(flat)
+    core = core_of(flat, dual)
+    whole = run_search(flat, dual, 10**6)
+    work = Work(10**8, deadline=0.0)
+    left, planes = flat.left(dual.chosen), planes_of(flat, dual, core)
+    found = search_two(core, planes, left, floor=-(2.0**55), tolerance=0, beam=10**6, work=work)
+    assert not found.complete
+    assert found.bound >= whole.bound
+
+
 def test_rounds_prove_what_they_find() -> None:
     for seed in range(12):
         flat = flatten_two(problem_of(seed, groups=6))
@@ -274,6 +295,23 @@ def test_rounds_prove_what_they_find() -> None:
         best = flat.value[feasible(flat)].sum(axis=1).max()
         assert flat.value[rounds.chosen].sum() == pytest.approx(best, abs=1e-12)
         assert rounds.gain <= rounds.upper + rounds.rounding
+
+
+def test_a_lost_bet_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second best plan: the bet looks too near to the bound to see the best one."""
+    monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
+    monkeypatch.setattr(two_rounds, "_ROUNDS", ((1 / 16, 2**18), (1.0, 2**18)))
+    for seed in range(12):
+        flat = flatten_two(problem_of(seed, groups=6))
+        every = feasible(flat)
+        values = flat.value[every].sum(axis=1)
+        order = np.argsort(values)
+        work = Work(10**8, math.inf)
+        rounds = TwoRounds(flat, solve_dual(flat), 0.0, work, every[order[-2]])
+        rounds.improve()
+        assert rounds.proven
+        assert rounds.chosen is not None
+        assert flat.value[rounds.chosen].sum() == pytest.approx(values.max(), abs=1e-12)
 
 
 def test_rounds_prove_that_there_is_no_plan() -> None:
