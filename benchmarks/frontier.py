@@ -2,7 +2,7 @@
 
     python -m benchmarks.frontier
 
-The problems are those of ``benchmarks.planning``: real weight shapes, SYNTHETIC importances and
+The problems are those of ``planning_problems``: real weight shapes, SYNTHETIC importances and
 spectra. Every row is a process of its own, so that its peak memory is its own as well. Times are
 medians on a finished problem. Afterwards random budgets are solved one by one: the table must hold
 the same values, and the frontier must stay between value and bound.
@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks import record
 from benchmarks.inspection import peak_mib
-from benchmarks.planning import LLAMA_8B, LLAMA_70B, Case, make, milliseconds
+from benchmarks.planning_measure import milliseconds
+from benchmarks.planning_problems import LLAMA_8B, LLAMA_70B, Case, make
 from gacfx.planning import Problem, solve
 from gacfx.planning.budget_table import Table, every_budget
 from gacfx.planning.frontier import Frontier, frontier

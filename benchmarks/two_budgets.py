@@ -20,8 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import planning, record
+from benchmarks import planning_problems, record
 from benchmarks.inspection import peak_mib
+from benchmarks.planning_measure import milliseconds
+from benchmarks.planning_problems import LLAMA_8B, LLAMA_70B, Model
 from gacfx.planning import Problem, Solution, check, core
 from gacfx.planning.limits import Limit
 from gacfx.planning.two_budgets import solve_two_budgets
@@ -34,6 +36,7 @@ TOKENS = 1024
 TILE = 64
 FLOPS_PER_NS = 600_000  # near what a large GPU does in bfloat16
 LAUNCH_NS = 2_000
+KEYS_AND_VALUES = 4096, 1024
 UNALIGNED = 1.12  # how much longer a rank takes that is no multiple of 16
 
 
@@ -41,7 +44,7 @@ UNALIGNED = 1.12  # how much longer a rank takes that is no multiple of 16
 class Case:
     """One family of problems."""
 
-    base: planning.Case
+    base: planning_problems.Case
     goal_seconds: float
     limit: Literal["latency", "KV"] = "latency"
     keep: float = 0.98
@@ -55,27 +58,27 @@ class Case:
         return f"{self.base.name}{', linear' if self.linear else ''}, {self.limit}"
 
 
-def _base(model: planning.Model, window: bool, dense: bool) -> planning.Case:
-    return planning.Case(model, window=window, dense=dense)
+def _base(model: Model, window: bool, dense: bool) -> planning_problems.Case:
+    return planning_problems.Case(model, window=window, dense=dense)
 
 
 CASES = (
-    Case(_base(planning.LLAMA_8B, True, False), 0.3),
-    Case(_base(planning.LLAMA_8B, True, False), 2.0, linear=True),
-    Case(_base(planning.LLAMA_8B, True, True), 0.3),
-    Case(_base(planning.LLAMA_8B, False, False), 0.3),
-    Case(_base(planning.LLAMA_8B, False, True), 0.3, keep=0.995),
-    Case(_base(planning.LLAMA_70B, False, False), 0.3),
-    Case(_base(planning.LLAMA_70B, False, True), 0.3, keep=0.995),
-    Case(_base(planning.LLAMA_8B, False, False), 0.8, limit="KV", keep=0.7),
-    Case(_base(planning.LLAMA_8B, False, True), 0.8, limit="KV", keep=0.7),
+    Case(_base(LLAMA_8B, True, False), 0.3),
+    Case(_base(LLAMA_8B, True, False), 2.0, linear=True),
+    Case(_base(LLAMA_8B, True, True), 0.3),
+    Case(_base(LLAMA_8B, False, False), 0.3),
+    Case(_base(LLAMA_8B, False, True), 0.3, keep=0.995),
+    Case(_base(LLAMA_70B, False, False), 0.3),
+    Case(_base(LLAMA_70B, False, True), 0.3, keep=0.995),
+    Case(_base(LLAMA_8B, False, False), 0.8, limit="KV", keep=0.7),
+    Case(_base(LLAMA_8B, False, True), 0.8, limit="KV", keep=0.7),
 )
 
 
 def make(case: Case, ratio: float, seed: int) -> Problem:
     """One problem of a case, with its limit."""
-    problem = planning.make(case.base, ratio, seed)
-    shapes = case.base.model.weights
+    problem = planning_problems.make(case.base, ratio, seed)
+    shapes = shapes_of(case.base.model)
     if case.linear:
         importance = np.random.default_rng(seed).lognormal(0.0, 0.8, len(shapes))
         groups = [
@@ -100,10 +103,8 @@ def limit_costs(case: Case, problem: Problem) -> dict[str, NDArray[np.int64]]:
     """Group -> what its candidates cost under the limit; groups of equal costs share an array."""
     shared: dict[tuple[int, int, int], NDArray[np.int64]] = {}
     found = {}
-    for number, (group, (rows, columns)) in enumerate(
-        zip(problem.groups, case.base.model.weights, strict=True)
-    ):
-        if case.limit == "KV" and number % 7 not in (1, 2):  # q, k, v, o, gate, up, down
+    for group, (rows, columns) in zip(problem.groups, shapes_of(case.base.model), strict=True):
+        if case.limit == "KV" and (rows, columns) != KEYS_AND_VALUES:
             continue
         key = rows, columns, id(group.costs)
         if key not in shared:
@@ -118,6 +119,11 @@ def limit_costs(case: Case, problem: Problem) -> dict[str, NDArray[np.int64]]:
             shared[key].setflags(write=False)
         found[group.name] = shared[key]
     return found
+
+
+def shapes_of(model: Model) -> list[tuple[int, int]]:
+    """(rows, columns) of every group."""
+    return [shape for shape, count in model.kinds().items() for _ in range(count)]
 
 
 def factored_ns(rows: int, columns: int, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -196,11 +202,11 @@ def run(case: Case) -> Row:
         runs=len(solutions),
         proven=sum(found.status == "optimal" for found in solutions),
         both_bind=sum(found.multiplier > 0 < found.limit_multipliers[0] for found in solutions),
-        median_ms=planning.milliseconds(walls),
+        median_ms=milliseconds(walls),
         max_ms=round(1e3 * max(walls), 2),
-        cpu_ms=planning.milliseconds(cpus),
+        cpu_ms=milliseconds(cpus),
         max_cpu_ms=round(1e3 * max(cpus), 2),
-        check_ms=planning.milliseconds(checks),
+        check_ms=milliseconds(checks),
         median_hurried_gap=statistics.median(gaps),
         worst_hurried_gap=max(gaps),
         worst_hurried_deficit=max(deficits),

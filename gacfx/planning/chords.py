@@ -11,10 +11,8 @@ weight that may stay dense. Hulls are never built.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray, run_ends
-from gacfx.planning.order import ends_of
 
 
 @dataclass(frozen=True)
@@ -55,36 +53,31 @@ def cross(runs: Runs, room: int) -> tuple[float, IntArray, IntArray]:
 
 def _cross_concave(runs: Runs, room: int) -> tuple[float, IntArray, IntArray] | None:
     """``cross`` if no run bends upwards, else None."""
-    first = runs.ends[:-1]
-    width, rise = runs.cost[1:] - runs.cost[:-1], runs.value[1:] - runs.value[:-1]
-    seam = runs.ends[1:-1] - 1
+    first, seam = runs.ends[:-1], runs.ends[1:] - 1
+    width, rise = np.ones(len(runs.cost), np.int64), np.zeros(len(runs.cost))
+    np.subtract(runs.cost[1:], runs.cost[:-1], out=width[:-1])
+    np.subtract(runs.value[1:], runs.value[:-1], out=rise[:-1])
+    # The step from the last of a run to the first of the next is none: it takes nothing.
     width[seam] = 1
     if (width <= 0).any():
         return None
     slope = rise / width
     bend = slope[1:] > slope[:-1]
+    bend[seam[:-1]] = False
     bend[seam[seam > 0] - 1] = False
-    bend[seam[seam < len(bend)]] = False
     if bend.any():
         return None
-    # A seam between two runs is no step: it comes last and takes nothing.
     slope[seam], width[seam] = -np.inf, 0
     price = _where_used_up(slope, width, room - int(runs.cost[first].sum()))
-    cheapest, richest = _steps(runs, slope > price), _steps(runs, slope >= price)
-    return price, first + cheapest, first + richest
+    cheap = np.add.reduceat(slope > price, first, dtype=np.int64)
+    rich = np.add.reduceat(slope >= price, first, dtype=np.int64)
+    return price, first + cheap, first + rich
 
 
 def _where_used_up(slope: FloatArray, width: IntArray, room: int) -> float:
     order = np.argsort(-slope)  # the order of equal slopes does not change the answer
     used = np.cumsum(width[order])
     return float(slope[order[np.searchsorted(used, room, side="right")]])
-
-
-def _steps(runs: Runs, taken: NDArray[np.bool_]) -> IntArray:
-    """[runs] how many of the steps between neighbours are ``taken``."""
-    before = ends_of(taken)  # of each candidate
-    steps: IntArray = before[runs.ends[1:] - 1] - before[runs.ends[:-1]]
-    return steps
 
 
 def _narrow(runs: Runs, room: int) -> tuple[float, IntArray, IntArray]:

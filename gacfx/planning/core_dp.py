@@ -172,7 +172,8 @@ class _Search:
         candidate = begin + pair - state * np.int32(count)
         left = states.left[state] - core.items.cost[candidate]
         gain = states.gain[state] + core.items.gain[candidate]
-        keep = _undominated(left, gain)
+        is_last = self.depth == core.levels
+        keep = _best(left, gain) if is_last else _undominated(left, gain)
         left, gain = left[keep], gain[keep]
         line, bound = core.bound(self.depth, left, gain)
         good = np.flatnonzero((bound >= self.need) & (left >= -core.savings[self.depth]))
@@ -216,6 +217,12 @@ def _within_beam(bound: FloatArray, keep: IntArray, room: int) -> tuple[IntArray
     # Of those exactly at the edge the first ones stay, on every machine.
     inside[np.flatnonzero(mine == least)[: room - np.count_nonzero(inside)]] = True
     return keep[inside], float(mine[~inside].max())
+
+
+def _best(left: IntArray, gain: FloatArray) -> IntArray:
+    """Of complete plans only the one that gains most within the budget matters."""
+    legal = np.flatnonzero(left >= 0)
+    return legal[gain[legal].argmax() :][:1] if len(legal) else legal
 
 
 def _undominated(left: IntArray, gain: FloatArray) -> IntArray:

@@ -205,16 +205,21 @@ def _prices(multiplier: float, items: Items, least: float, most: int) -> FloatAr
     """At most ``most``: the multiplier, prices around it where choices change, the least one."""
     cost = items.cost
     count = min(_PRICES, (most - 2) // 2)
-    prices = [np.array([least, multiplier])]
     rate = (multiplier * cost - items.gain) / np.maximum(np.abs(cost), 1)
-    for side in (-1, 1):
-        rates = np.sort(rate[(np.sign(cost) == -side) & (rate > 0)])
+    away = []
+    for side in (1, -1):  # dearer candidates become worth it at lower prices
+        rates = np.sort(rate[(np.sign(cost) == side) & (rate > 0)])
+        away.append(np.zeros(0))
         if len(rates) and count > 0:
             lowest = max(rates[len(rates) // 50], rates[-1] * _PRICE_RANGE)
             share = np.arange(count) / max(1, count - 1)
-            prices.append(multiplier + side * lowest * (rates[-1] / lowest) ** share)
-    every = np.unique(np.concatenate(prices))
-    return every[every >= least]
+            away[-1] = lowest * (rates[-1] / lowest) ** share
+    every = np.concatenate(
+        ([least], multiplier - away[0][::-1], [multiplier], multiplier + away[1])
+    )
+    every = every[every >= least]
+    different: FloatArray = every[np.append(True, every[1:] > every[:-1])]
+    return different
 
 
 def _suffix_sum(rows: NDArray[Number]) -> NDArray[Number]:

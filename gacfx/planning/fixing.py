@@ -65,15 +65,13 @@ def near(flat: Flat, relaxed: Relaxed) -> Near:
     """The candidates that can be in a plan better than the best one of ``relaxed``."""
     price, margin = relaxed.multiplier, _margin(flat, relaxed.multiplier)
     start = flat.start[:-1]
-    top = _reduced(flat, price, relaxed.best - start)
-    base, better = relaxed.chosen - start, relaxed.better - start
-    slack, distance = (
-        price * (flat.room - int(flat.at(plan)[0].sum()))
-        + float((top - _reduced(flat, price, plan)).sum())
-        + flat.groups * margin
-        for plan in (base, better)
-    )
-    group, column, cost, value = _found(flat, price, top - (distance + margin), (base, better))
+    cost, value = flat.at(relaxed.best - start)
+    top = value - price * cost.astype(np.float64)
+    plans = [relaxed.chosen - start]
+    if relaxed.better is not relaxed.chosen:
+        plans.append(relaxed.better - start)
+    distances = [_distance(flat, price, top, plan) + flat.groups * margin for plan in plans]
+    group, column, cost, value = _found(flat, price, top - (distances[-1] + margin), plans)
     count = np.bincount(group, minlength=flat.groups)
     keep = np.flatnonzero(count[group] > 1)
     keep = keep[stable_order(group[keep])]
@@ -87,19 +85,20 @@ def near(flat: Flat, relaxed: Relaxed) -> Near:
         cost=cost,
         value=value,
         loss=top[group] - (value - price * cost.astype(np.float64)),
-        base=np.flatnonzero(column == base[group]),
-        better=np.flatnonzero(column == better[group]),
+        base=np.flatnonzero(column == plans[0][group]),
+        better=np.flatnonzero(column == plans[-1][group]),
         multiplier=price,
         left=relaxed.left,
-        slack=slack,
+        slack=distances[0],
         margin=margin,
     )
 
 
-def _reduced(flat: Flat, price: float, column: IntArray) -> FloatArray:
-    """[groups] value minus price times cost of one candidate per group."""
+def _distance(flat: Flat, price: float, top: FloatArray, column: IntArray) -> float:
+    """How far a plan is below the Lagrangian bound; ``top``: [groups] the best at this price."""
     cost, value = flat.at(column)
-    return value - price * cost.astype(np.float64)
+    off = float((top - (value - price * cost.astype(np.float64))).sum())
+    return price * (flat.room - int(cost.sum())) + off
 
 
 def _margin(flat: Flat, price: float) -> float:
@@ -111,9 +110,9 @@ def _margin(flat: Flat, price: float) -> float:
 
 
 def _found(
-    flat: Flat, price: float, least: FloatArray, plans: tuple[IntArray, IntArray]
+    flat: Flat, price: float, least: FloatArray, plans: list[IntArray]
 ) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """(group, column, cost, value) of what is worth ``least`` at ``price``, and of two plans."""
+    """(group, column, cost, value) of what is worth ``least`` at ``price``, and of some plans."""
     groups, columns, costs, values = [], [], [], []
     for table in flat.tables:
         for rows in table.pieces():

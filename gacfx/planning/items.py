@@ -118,13 +118,12 @@ def on_grid(near: Near, kept: IntArray) -> tuple[Items, Grid]:
     exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
     fine = np.ldexp(gain, exponent)
     whole = np.rint(fine)
-    seen = np.maximum.reduceat(np.abs(whole), ends[:-1]) > 0
     exact = exact and not np.any(whole != fine)
     grid = Grid(
         exponent=exponent,
         unit=float(np.gcd.reduce(whole.astype(np.int64))) or 1.0,
         # Half a step per candidate on either side of a comparison, and the dust of a difference.
         rounding=0.0 if exact else math.ldexp(len(largest) + 1.0, -exponent),
-        blurred=int(np.count_nonzero((largest > 0) & ~seen)),
+        blurred=int(np.count_nonzero((largest > 0) & (np.ldexp(largest, exponent) <= 0.5))),
     )
     return Items(ends, near.cost[kept] - near.cost[base], whole), grid

@@ -15,7 +15,7 @@ from gacfx.planning.order import ends_of, stable_order
 
 _LIFT = 48  # bits; gains of one pair stay well below
 _MOST_GROUPS = 2 ** (63 - _LIFT)
-_FEW_SUMS = 64  # candidates per merged group, on average, before any is dropped: always worth it
+_FEW_SUMS = 64  # of a merged group, on average, before any is dropped: always worth it
 _MOST_SUMS = 2**16  # of all groups; worth it only while groups of like costs melt together
 _GROWTH = 1.0  # of all candidates in a pass, at most, for another one beyond few sums
 
@@ -91,7 +91,8 @@ def _sums(items: Items) -> tuple[IntArray, IntArray, IntArray]:
 
 def _undominated(pair: IntArray, cost: IntArray, gain: FloatArray) -> IntArray:
     """Sums that gain more than all of their pair that cost no more, as indices; by rising cost."""
-    key = pair * (int(cost.max()) - int(cost.min()) + 1) + (cost - int(cost.min()))
+    low, high = int(cost.min()), int(cost.max())
+    key = pair * (high - low + 1) + (cost - low)
     order = stable_order(key)
     # Gains of later pairs are lifted above all of earlier ones, so one running maximum does.
     lifted = gain[order].astype(np.int64) + (pair[order] << _LIFT)

@@ -54,12 +54,12 @@ def relax(flat: Flat) -> Relaxed:
         position = flat.start[:-1] + rich
         return Relaxed(0.0, position, left, position, position)
     cheap = np.zeros(flat.groups, np.int64)
+    room = flat.room
     if flat.candidates > _SMALL:
         cheap, rich = _bracket(flat, cheap, rich)
+        spent = flat.at(cheap)[0]
+        room -= int(spent[cheap >= rich].sum())  # no runs count these
     runs = _between(flat, cheap, rich)
-    spent = flat.at(cheap)[0]
-    spent[runs.group] = 0  # open groups begin at their first candidate, which the runs count
-    room = flat.room - int(spent.sum())
     first = _round_down(runs, room)
     better = _without_jumps(runs, room, first)
     start = flat.start[:-1] + cheap
@@ -69,11 +69,12 @@ def relax(flat: Flat) -> Relaxed:
         found[runs.group] += steps
         return found
 
+    chosen = positions(first.steps)
     return Relaxed(
         multiplier=first.price,
-        chosen=positions(first.steps),
+        chosen=chosen,
         left=first.left,
-        better=positions(better.steps),
+        better=chosen if better is first else positions(better.steps),
         best=positions(first.best),
     )
 

@@ -44,9 +44,8 @@ class Rounds:
     core_groups: int = 0
     core_candidates: int = 0
 
-    @property
-    def gain(self) -> float:
-        return self.near.gain(self.plan)
+    def __post_init__(self) -> None:
+        self.gain = self.near.gain(self.plan)
 
     def run(self) -> None:
         """Search until the plan is proven, good enough, or the work is used up."""
@@ -54,13 +53,12 @@ class Rounds:
             return
         won = False
         for share, beam in _ROUNDS:
-            gain = self.gain
-            distance = self.upper - gain
+            distance = self.upper - self.gain
             if distance <= self.tolerance or self.work.spent():
                 return
             if share < 1 and (won or self._is_small(distance)):
                 continue
-            floor = gain + (self.tolerance if share == 1 else (1 - share) * distance)
+            floor = self.gain + (self.tolerance if share == 1 else (1 - share) * distance)
             complete, won_now = self._round(floor, beam)
             won |= won_now
             if complete and (won_now or share == 1):
@@ -113,5 +111,6 @@ class Rounds:
     def _take(self, picks: list[int]) -> None:
         plan = self.near.base.copy()
         plan[self.near.owner[picks]] = picks
-        if self.near.gain(plan) > self.gain:
-            self.plan = plan
+        gain = self.near.gain(plan)
+        if gain > self.gain:
+            self.plan, self.gain = plan, gain

@@ -47,6 +47,8 @@ class Table:
 
     def reduced(self, price: float, rows: slice) -> FloatArray:
         """[rows of the slice, columns] value minus price times cost."""
+        if price == 0:
+            return self.value[rows]
         weight = self.weight if len(self.weight) == 1 else self.weight[rows]
         difference: FloatArray = self.value[rows] - price * weight
         return difference

@@ -59,6 +59,17 @@ def test_cut_leaves_the_other_runs_alone() -> None:
     assert len(shorter.value) == len(runs.value) - gone
 
 
+def test_runs_of_one_candidate_take_no_step() -> None:
+    runs = random_runs(1, concave=True)
+    for run in (11, 5, 0):
+        runs = runs.cut(run, int(runs.ends[run]))
+    room = int(runs.cost[runs.ends[:-1]].sum()) + 5
+    short = chords._cross_concave(runs, room)
+    assert short is not None
+    assert short[0] == pytest.approx(chords._narrow(runs, room)[0])
+    assert (short[2] - runs.ends[:-1])[[0, 5, 11]].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("high", [3, 10**4, 2**61])
 def test_stable_order_keeps_equals_in_order(high: int) -> None:
     keys = np.random.default_rng(0).integers(-high, high, 5000)
