@@ -24,9 +24,10 @@ from benchmarks import planning_problems, record
 from benchmarks.inspection import peak_mib
 from benchmarks.planning_measure import milliseconds
 from benchmarks.planning_problems import LLAMA_8B, LLAMA_70B, Model
-from gacfx.planning import Problem, Solution, check, core
+from gacfx.planning import Problem, Solution, check
 from gacfx.planning.limits import Limit
-from gacfx.planning.two_budgets import solve_two_budgets
+from gacfx.planning.one_budget import core
+from gacfx.planning.two_budgets.solve import solve_two_budgets
 
 RATIOS = (0.1, 0.2, 0.3)
 SEEDS = range(4)

@@ -21,7 +21,7 @@ from gacfx.hardware.profile import Profile
 from gacfx.passes.planning.limit_latency import Clock
 from gacfx.passes.planning.solve import DENSE
 from gacfx.planning import Problem, Solution, check
-from gacfx.planning.frontier import frontier
+from gacfx.planning.frontier.plans import frontier
 from gacfx.planning.solver import solve
 from gacfx.replan import problem_of
 

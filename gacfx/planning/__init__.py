@@ -3,14 +3,14 @@
 solution = solve(Problem.from_groups([(costs, values), ...], budget))
 check(problem, solution).require()
 
-For every budget at once see ``gacfx.planning.frontier``, for the papers' own methods
-``gacfx.planning.paper``.
+For every budget at once see ``gacfx.planning.frontier.plans``, for the papers' own methods
+``gacfx.planning.paper.method``.
 """
 
-from gacfx.planning.certificate import Certificate, check
-from gacfx.planning.core import PrecisionWarning
-from gacfx.planning.ilp import solve_ilp
+from gacfx.planning.certificate.check import Certificate, check
+from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.limits import Implies, Limit, SameLabel
+from gacfx.planning.one_budget.core import PrecisionWarning
 from gacfx.planning.problem import Group, Problem, kept_budget
 from gacfx.planning.solution import Solution
 from gacfx.planning.solver import solve

@@ -7,13 +7,13 @@ implications                     product         product groups, then as above; 
 more limits                      ilp             CBC or HiGHS, re-checked
 """
 
-from gacfx.planning import core
-from gacfx.planning.ilp import solve_ilp
-from gacfx.planning.merge import merge
+from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Problem
-from gacfx.planning.product import multiply
+from gacfx.planning.rules.merge import merge
+from gacfx.planning.rules.product import multiply
 from gacfx.planning.solution import Solution
-from gacfx.planning.two_budgets import solve_two_budgets
+from gacfx.planning.two_budgets.solve import solve_two_budgets
 
 
 def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None) -> Solution:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 
 from gacfx.core.search import LIMITS_KEPT, RULES_OF_THUMB
 from gacfx.errors import PassError
-from gacfx.planning.ilp import solve_ilp
+from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.limits import Implies
-from gacfx.planning.merge import merge
-from gacfx.planning.paper_dp import solve_dp
-from gacfx.planning.paper_rounding import solve_greedy, solve_rounded
+from gacfx.planning.paper.dp import solve_dp
+from gacfx.planning.paper.rounding import solve_greedy, solve_rounded
 from gacfx.planning.problem import Problem
+from gacfx.planning.rules.merge import merge
 from gacfx.planning.solution import Solution
 from gacfx.planning.solver import solve
 

@@ -8,10 +8,10 @@ import numpy as np
 from gacfx.core.plan import Budget
 from gacfx.errors import InfeasibleBudget
 from gacfx.passes.planning.limit_latency import ShareOfDense
-from gacfx.planning.core import solve
 from gacfx.planning.limits import Limit
-from gacfx.planning.merge import Merged, merge
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Problem
+from gacfx.planning.rules.merge import Merged, merge
 
 DIGITS = 10**4
 """Shares are given to four digits, rounded to the side on which they can be reached."""

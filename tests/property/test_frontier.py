@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
 from gacfx.planning import Problem, check, solve
-from gacfx.planning.budget_table import every_budget
-from gacfx.planning.frontier import frontier, points
+from gacfx.planning.frontier.plans import frontier, points
+from gacfx.planning.frontier.table import every_budget
 from tests.property.test_planning import random_problem
 
 fixed = settings(derandomize=True, max_examples=40, deadline=None, database=None)

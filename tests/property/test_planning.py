@@ -21,11 +21,11 @@ from gacfx.planning import (
     Solution,
     check,
     kept_budget,
-    rounds,
     solve,
     solve_ilp,
 )
 from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.one_budget import rounds
 
 fixed = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, Solution, check, two_rounds, two_search
+from gacfx.planning import Group, Problem, Solution, check
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
-from gacfx.planning.two_budgets import solve_two_budgets
+from gacfx.planning.two_budgets import rounds as two_rounds
+from gacfx.planning.two_budgets import search as two_search
+from gacfx.planning.two_budgets.solve import solve_two_budgets
 
 fixed = settings(derandomize=True, max_examples=80, deadline=None, database=None)
 

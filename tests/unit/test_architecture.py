@@ -30,6 +30,20 @@ LAYERS: tuple[tuple[str, str], ...] = (
 NEIGHBOURS = 3
 """Row whose parts never import each other."""
 
+PLANNING = (
+    "solver",
+    "two_budgets ilp frontier paper",
+    "rules",
+    "one_budget",
+    "normal_form",
+    "certificate",
+    "problem problem_file solution blocks group limits",
+    "arrays order",
+)
+"""Within gacfx.planning imports go down as well, and the folders of one row are neighbours."""
+_STATEMENT = 6
+"""Row from which on the certificate may import, as it shares nothing with those who make plans."""
+
 # gacfx/__init__.py and the import hook hand out names of any layer, lazily.
 ROOT_MODULES = ("gacfx", "gacfx._transformers_hook")
 BY_NAME = {
@@ -157,6 +171,24 @@ def imports_go_down(module: Module) -> list[str]:
     return broken
 
 
+def planning_goes_down(module: Module) -> list[str]:
+    rows = {part: row for row, parts in enumerate(PLANNING) for part in parts.split()}
+    parts = module.name.split(".")
+    if parts[:2] != ["gacfx", "planning"] or len(parts) == 2:
+        return []
+    own, broken = parts[2], []
+    for found in imports(module):
+        target = found.target.split(".")
+        if target[:2] != ["gacfx", "planning"] or target[2] == own:
+            continue
+        here, there = rows[own], rows[target[2]]
+        proof = "certificate" in (own, target[2])
+        beside = here == there and "." in module.name.removeprefix("gacfx.planning.")
+        if there < here or beside or (proof and max(here, there) < _STATEMENT):
+            broken.append(f"line {found.line}: {own} imports {target[2]}")
+    return broken
+
+
 def nothing_is_imported_by_name(module: Module) -> list[str]:
     texts = [n for n in ast.walk(module.tree) if isinstance(n, ast.Call)]
     asked = [
@@ -252,6 +284,7 @@ RULES: dict[str, Callable[[Module], list[str]]] = {
     rule.__name__: rule
     for rule in (
         imports_go_down,
+        planning_goes_down,
         nothing_is_imported_by_name,
         integers_need_no_torch,
         only_tracing_exports,
@@ -270,11 +303,15 @@ OFFENDERS = [
     ("imports_go_down", "core.sites", "def f():\n    from gacfx import api"),
     ("imports_go_down", "passes.rewrite.clean", "import gacfx.api"),
     ("imports_go_down", "study", "from gacfx.report import tables"),
-    ("imports_go_down", "planning.core", "from gacfx.hardware.gemm import aligned"),
+    ("imports_go_down", "planning.one_budget.core", "from gacfx.hardware.gemm import aligned"),
     ("imports_go_down", "tracing.export", "if TYPE_CHECKING:\n    import gacfx.checkpoint.hf"),
+    ("planning_goes_down", "planning.one_budget.core", "from gacfx.planning.rules import merge"),
+    ("planning_goes_down", "planning.paper.dp", "from gacfx.planning.ilp.table import Table"),
+    ("planning_goes_down", "planning.solver", "from gacfx.planning.certificate.check import check"),
+    ("planning_goes_down", "planning.certificate.check", "from gacfx.planning.ilp import core"),
     ("nothing_is_imported_by_name", "core.sites", "import_module('gacfx.api')"),
     ("nothing_is_imported_by_name", "core.pipeline", "importlib.import_module('gacfx.api')"),
-    ("integers_need_no_torch", "planning.core", "def f():\n    import torch"),
+    ("integers_need_no_torch", "planning.one_budget.core", "def f():\n    import torch"),
     ("integers_need_no_torch", "core.plan", "from torch import Tensor"),
     ("only_tracing_exports", "api", "import torch\ntorch.export.export(m, ())"),
     ("only_tracing_exports", "passes.rewrite.clean", "from torch import export"),
@@ -301,6 +338,8 @@ INNOCENT = [
     ("imports_go_down", "passes.x", "from gacfx.core import edit\nfrom gacfx.hardware import gemm"),
     ("imports_go_down", "study", "import gacfx\nfrom gacfx import pipelines, __version__"),
     ("imports_go_down", "tracing.export", "from gacfx.tracing.attention import record_attention"),
+    ("planning_goes_down", "planning.paper.dp", "from gacfx.planning.problem import Problem"),
+    ("planning_goes_down", "planning.problem", "from gacfx.planning.limits import Limit"),
     ("only_tracing_exports", "tracing.export", "torch.export.export(m, ())"),
     ("transformers_is_imported_late", "study", "def f():\n    import transformers"),
     ("transformers_is_imported_late", "study", "if TYPE_CHECKING:\n    import transformers"),

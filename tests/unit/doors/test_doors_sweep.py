@@ -11,7 +11,7 @@ from gacfx.core.goal import Goal
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.errors import CheckpointError, PlanError
-from gacfx.planning.frontier import frontier
+from gacfx.planning.frontier.plans import frontier
 from gacfx.replan import plan_from_curves, problem_of, synthetic_curves
 from gacfx.sweep import Row, sweep, write_csv
 from tests import tiny

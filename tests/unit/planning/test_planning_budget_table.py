@@ -8,8 +8,8 @@ import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.planning import Group, Problem, solve
-from gacfx.planning.budget_table import every_budget
-from gacfx.planning.frontier import frontier
+from gacfx.planning.frontier.plans import frontier
+from gacfx.planning.frontier.table import every_budget
 
 
 def curves(seed: int, groups: int = 12, budget: int = 10**9) -> Problem:

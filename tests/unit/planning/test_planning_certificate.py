@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from gacfx.errors import PlanError
-from gacfx.planning import Problem, Solution, certificate_rules, check, solve
-from gacfx.planning.certificate_rules import Link, Worth, best_total
+from gacfx.planning import Problem, Solution, check, solve
+from gacfx.planning.certificate import rules as certificate_rules
+from gacfx.planning.certificate.rules import Link, Worth, best_total
 from gacfx.planning.limits import Implies, Label, Limit, Rule, SameLabel
 from gacfx.planning.problem import Group
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gacfx.planning import chords
-from gacfx.planning.chords import Runs, cross
+from gacfx.planning.one_budget import chords
+from gacfx.planning.one_budget.chords import Runs, cross
 from gacfx.planning.order import ends_of, stable_order
 
 

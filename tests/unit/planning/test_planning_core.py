@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import PrecisionWarning, Problem, check, core
-from gacfx.planning.core import solve
+from gacfx.planning import PrecisionWarning, Problem, check
+from gacfx.planning.one_budget import core
+from gacfx.planning.one_budget.core import solve
 
 
 def test_dense_or_low_rank() -> None:

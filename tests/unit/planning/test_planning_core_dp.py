@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gacfx.planning import Problem, core_dp, core_problem
-from gacfx.planning.core_dp import Work, search
-from gacfx.planning.core_problem import Core, build, narrowed
-from gacfx.planning.fixing import Near, near
-from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import Relaxed, relax
+from gacfx.planning import Problem
+from gacfx.planning.normal_form.lattice import flatten
+from gacfx.planning.one_budget import core_dp, core_problem
+from gacfx.planning.one_budget.core_dp import Work, search
+from gacfx.planning.one_budget.core_problem import Core, build, narrowed
+from gacfx.planning.one_budget.fixing import Near, near
+from gacfx.planning.one_budget.relaxation import Relaxed, relax
 
 
 def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:

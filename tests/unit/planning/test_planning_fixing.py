@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gacfx.planning import Problem
-from gacfx.planning.fixing import near, records, undominated
-from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import Relaxed, relax
+from gacfx.planning.normal_form.lattice import flatten
+from gacfx.planning.one_budget.fixing import near, records, undominated
+from gacfx.planning.one_budget.relaxation import Relaxed, relax
 
 
 def test_losses_and_slack_add_up_to_the_bound() -> None:

@@ -10,7 +10,7 @@ import pytest
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.planning import Group, Problem, check, solve
 from gacfx.planning.arrays import LARGEST_COST
-from gacfx.planning.frontier import Frontier, frontier, points
+from gacfx.planning.frontier.plans import Frontier, frontier, points
 
 
 def keep_dense(seed: int, groups: int = 20) -> Problem:

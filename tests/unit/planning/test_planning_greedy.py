@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from gacfx.planning import Problem
-from gacfx.planning.fixing import Near, near
-from gacfx.planning.greedy import exchange, fill, first_plan
-from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import Relaxed, relax
+from gacfx.planning.normal_form.lattice import flatten
+from gacfx.planning.one_budget.fixing import Near, near
+from gacfx.planning.one_budget.greedy import exchange, fill, first_plan
+from gacfx.planning.one_budget.relaxation import Relaxed, relax
 
 
 def cheapest_of(pairs: list[tuple[list[int], list[int]]], budget: int) -> Near:

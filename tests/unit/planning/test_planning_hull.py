@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import ArrayLike
 
 from gacfx.planning import Problem
-from gacfx.planning.hull import entry_rates
-from gacfx.planning.lattice import flatten
-from gacfx.planning.rising import Rising, rising
+from gacfx.planning.frontier.hull import entry_rates
+from gacfx.planning.frontier.rising import Rising, rising
+from gacfx.planning.normal_form.lattice import flatten
 
 
 def points_of(pairs: Sequence[tuple[ArrayLike, ArrayLike]]) -> Rising:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import ilp_program
-from gacfx.planning.certificate import check
-from gacfx.planning.core import solve
-from gacfx.planning.ilp import solve_ilp
-from gacfx.planning.ilp_program import fair_goal
-from gacfx.planning.ilp_table import tabulate
+from gacfx.planning.certificate.check import check
+from gacfx.planning.ilp import program as ilp_program
+from gacfx.planning.ilp.program import fair_goal
+from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.ilp.table import tabulate
 from gacfx.planning.limits import Limit
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Problem
 from tests.unit.planning.ilp_problems import PROBLEM, UNEVEN
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from gacfx.errors import PlanError
-from gacfx.planning import ilp_core
-from gacfx.planning.certificate import check
-from gacfx.planning.core import solve
-from gacfx.planning.ilp import solve_ilp
-from gacfx.planning.ilp_core import read_plan, solve_core, solve_whole
-from gacfx.planning.ilp_dual import dual, evaluate
-from gacfx.planning.ilp_solvers import Answer, Solver, Status, find_solver
-from gacfx.planning.ilp_table import tabulate
+from gacfx.planning.certificate.check import check
+from gacfx.planning.ilp import core as ilp_core
+from gacfx.planning.ilp.core import read_plan, solve_core, solve_whole
+from gacfx.planning.ilp.dual import dual, evaluate
+from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.ilp.solvers import Answer, Solver, Status, find_solver
+from gacfx.planning.ilp.table import tabulate
 from gacfx.planning.limits import Implies, Limit
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Problem
-from gacfx.planning.product import multiply
+from gacfx.planning.rules.product import multiply
 from tests.unit.planning.ilp_problems import PROBLEM, weights, with_extras
 from tests.unit.planning.small_problems import brute_force, random_problem
 
@@ -34,6 +34,9 @@ class Says(Solver):
     def run(self, program: Any, *, whole: bool = True) -> Answer:
         answer = CBC.run(program, whole=whole)
         return replace(answer, status=self.status) if whole else answer
+
+
+FIND = "gacfx.planning.ilp.solve.find_solver"
 
 
 def says(status: Status) -> Says:
@@ -149,7 +152,7 @@ def test_what_the_solver_did_not_prove_is_bounded() -> None:
 
 def test_a_bounded_solution_is_honest(monkeypatch: pytest.MonkeyPatch) -> None:
     best = {problem: solve_ilp(problem).value for problem in (with_extras(), PROBLEM)}
-    monkeypatch.setattr("gacfx.planning.ilp.find_solver", lambda name, deadline: says("feasible"))
+    monkeypatch.setattr(FIND, lambda name, deadline: says("feasible"))
     for problem, value in best.items():
         solution = solve_ilp(problem)
         assert solution.status == "bounded"
@@ -167,7 +170,7 @@ def test_a_solver_that_contradicts_itself_is_not_believed(monkeypatch: pytest.Mo
             return solvers.pop("infeasible", CBC).run(program, whole=whole)
 
     once = Once("cbc", (), math.inf)
-    monkeypatch.setattr("gacfx.planning.ilp.find_solver", lambda name, deadline: once)
+    monkeypatch.setattr(FIND, lambda name, deadline: once)
     with pytest.raises(
         PlanError, match="cbc finds no plan within the budget of 80, and then one th"
     ):

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from gacfx.errors import PlanError
-from gacfx.planning import ilp_program, ilp_solvers
-from gacfx.planning.certificate import check
-from gacfx.planning.ilp import solve_ilp
-from gacfx.planning.ilp_core import solve_whole
-from gacfx.planning.ilp_program import build, fair_goal
-from gacfx.planning.ilp_solvers import Solver, find_solver
-from gacfx.planning.ilp_table import tabulate
+from gacfx.planning.certificate.check import check
+from gacfx.planning.ilp import program as ilp_program
+from gacfx.planning.ilp import solvers as ilp_solvers
+from gacfx.planning.ilp.core import solve_whole
+from gacfx.planning.ilp.program import build, fair_goal
+from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.ilp.solvers import Solver, find_solver
+from gacfx.planning.ilp.table import tabulate
 from gacfx.planning.limits import Implies
 from gacfx.planning.problem import Problem
 from tests.unit.planning.ilp_problems import PROBLEM, UNEVEN, with_extras

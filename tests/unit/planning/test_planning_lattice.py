@@ -5,7 +5,7 @@ import pytest
 
 from gacfx.errors import InfeasibleBudget
 from gacfx.planning import Problem
-from gacfx.planning.lattice import flatten
+from gacfx.planning.normal_form.lattice import flatten
 
 
 def test_cheapest_plan_is_paid_and_the_quantum_found() -> None:

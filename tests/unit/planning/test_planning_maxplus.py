@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gacfx.planning import maxplus
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.maxplus import Arm, most_gain
+from gacfx.planning.frontier import maxplus
+from gacfx.planning.frontier.maxplus import Arm, most_gain
 
 
 def textbook(arms: list[Arm], capacity: int) -> FloatArray:

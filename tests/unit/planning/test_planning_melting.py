@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gacfx.planning.arrays import run_ends
-from gacfx.planning.items import Items
-from gacfx.planning.melting import Melted, melt
+from gacfx.planning.one_budget.items import Items
+from gacfx.planning.one_budget.melting import Melted, melt
 
 
 def items_of(groups: list[list[tuple[int, int]]]) -> Items:

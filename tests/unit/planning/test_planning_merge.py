@@ -5,11 +5,11 @@ import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.certificate import check
-from gacfx.planning.core import solve
+from gacfx.planning.certificate.check import check
 from gacfx.planning.limits import Implies, Label, Limit, SameLabel
-from gacfx.planning.merge import merge, usable_budget
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Group, Problem
+from gacfx.planning.rules.merge import merge, usable_budget
 from tests.unit.planning.small_problems import brute_force, labels_of, random_problem
 
 RANKS: tuple[Label, ...] = (8, 16, 24)

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from gacfx.planning import pairing
-from gacfx.planning.items import Items
+from gacfx.planning.one_budget import pairing
+from gacfx.planning.one_budget.items import Items
+from gacfx.planning.one_budget.pairing import merge
 from gacfx.planning.order import ends_of
-from gacfx.planning.pairing import merge
 
 
 def random_items(seed: int, groups: int) -> Items:

@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import ArrayLike
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import Problem, check, paper_dp, solve
+from gacfx.planning import Problem, check, solve
 from gacfx.planning.arrays import FloatArray
 from gacfx.planning.limits import Limit
-from gacfx.planning.paper_dp import solve_dp
-from gacfx.planning.paper_printed import printed_dp
+from gacfx.planning.paper import dp as paper_dp
+from gacfx.planning.paper.dp import solve_dp
+from gacfx.planning.paper.printed import printed_dp
 
 
 def random_problem(rng: np.random.Generator, kind: int) -> Problem:

@@ -7,8 +7,8 @@ import pytest
 
 from gacfx.errors import PlanError
 from gacfx.planning import Group, Problem, solve
-from gacfx.planning.paper_dp import solve_dp
-from gacfx.planning.paper_printed import printed_dp
+from gacfx.planning.paper.dp import solve_dp
+from gacfx.planning.paper.printed import printed_dp
 
 LLAMA_8B_LAYER = [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)]
 LLAMA_8B_LAYER += [(14336, 4096), (14336, 4096), (4096, 14336)]

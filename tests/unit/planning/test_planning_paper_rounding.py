@@ -10,8 +10,8 @@ import pytest
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.planning import Group, Problem, Solution, check, solve
 from gacfx.planning.limits import Limit
-from gacfx.planning.paper_rounding import Repair, round_nearest, solve_greedy, solve_rounded
-from gacfx.planning.paper_wanted import DENSE, floor_choice, nearest_choice
+from gacfx.planning.paper.rounding import Repair, round_nearest, solve_greedy, solve_rounded
+from gacfx.planning.paper.wanted import DENSE, floor_choice, nearest_choice
 
 Wanted = dict[str, float]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gacfx.planning import product
-from gacfx.planning.certificate import check
-from gacfx.planning.core import solve
+from gacfx.planning.certificate.check import check
 from gacfx.planning.limits import Implies, Limit
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Group, Problem
-from gacfx.planning.product import multiply
+from gacfx.planning.rules import product
+from gacfx.planning.rules.product import multiply
 from tests.unit.planning.small_problems import brute_force
 
 Q = Group("q", np.array([0, 2, 4]), np.array([0.0, 1.0, 5.0]), (8, 16, "dense"))

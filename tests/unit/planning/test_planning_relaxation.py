@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from gacfx.planning import Problem, relaxation
-from gacfx.planning.lattice import Flat, flatten
-from gacfx.planning.relaxation import relax
+from gacfx.planning import Problem
+from gacfx.planning.normal_form.lattice import Flat, flatten
+from gacfx.planning.one_budget import relaxation
+from gacfx.planning.one_budget.relaxation import relax
 
 
 def bound(flat: Flat, multiplier: float) -> float:

@@ -3,8 +3,8 @@
 import pytest
 
 from gacfx.planning import Problem
-from gacfx.planning.lattice import flatten
-from gacfx.planning.rising import Rising, rising
+from gacfx.planning.frontier.rising import Rising, rising
+from gacfx.planning.normal_form.lattice import flatten
 
 Pairs = list[tuple[list[int], list[float]]]
 

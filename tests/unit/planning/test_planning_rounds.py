@@ -5,13 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from gacfx.planning import Problem, rounds
-from gacfx.planning.core_dp import Work
-from gacfx.planning.core_problem import build
-from gacfx.planning.fixing import near
-from gacfx.planning.lattice import flatten
-from gacfx.planning.relaxation import Relaxed, relax
-from gacfx.planning.rounds import Rounds
+from gacfx.planning import Problem
+from gacfx.planning.normal_form.lattice import flatten
+from gacfx.planning.one_budget import rounds
+from gacfx.planning.one_budget.core_dp import Work
+from gacfx.planning.one_budget.core_problem import build
+from gacfx.planning.one_budget.fixing import near
+from gacfx.planning.one_budget.relaxation import Relaxed, relax
+from gacfx.planning.one_budget.rounds import Rounds
 
 
 def rounds_of(problem: Problem, steps: int = 10**8) -> Rounds:

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning.certificate import check
-from gacfx.planning.core import solve
-from gacfx.planning.ilp import solve_ilp
-from gacfx.planning.ilp_solvers import SolverName
+from gacfx.planning.certificate.check import check
+from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.ilp.solvers import SolverName
 from gacfx.planning.limits import Implies, Limit, SameLabel
-from gacfx.planning.merge import merge
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.problem import Group, Problem
-from gacfx.planning.product import multiply
+from gacfx.planning.rules.merge import merge
+from gacfx.planning.rules.product import multiply
 from gacfx.planning.solution import Solution
 from tests.unit.planning.small_problems import brute_force, keeps_all, random_problem
 

@@ -5,8 +5,8 @@ import pytest
 
 from gacfx.planning import Problem, solve
 from gacfx.planning.blocks import Block
-from gacfx.planning.lattice import flatten
-from gacfx.planning.stacks import stacks
+from gacfx.planning.normal_form.lattice import flatten
+from gacfx.planning.normal_form.stacks import stacks
 
 
 def uneven(seed: int, groups: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gacfx.planning import Problem, check, solve
-from gacfx.planning.totals import Totals, totals
+from gacfx.planning.one_budget.totals import Totals, totals
 
 
 def test_gains_that_are_costs_plus_tens() -> None:

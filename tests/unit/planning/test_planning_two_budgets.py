@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import Group, PrecisionWarning, Problem, check, core, two_budgets
+from gacfx.planning import Group, PrecisionWarning, Problem, check
 from gacfx.planning.limits import Limit, SameLabel
-from gacfx.planning.two_budgets import solve_two_budgets
+from gacfx.planning.one_budget import core
+from gacfx.planning.two_budgets import solve as two_budgets
+from gacfx.planning.two_budgets.solve import solve_two_budgets
 
 STEP = {"attention": 5, "mlp": 18}
 

@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gacfx.planning import Group, Problem, two_dual, two_rounds
+from gacfx.planning import Group, Problem
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
-from gacfx.planning.two_core import TwoCore, build_two
-from gacfx.planning.two_dual import Dual, solve_dual
-from gacfx.planning.two_first import filled, first_plan
-from gacfx.planning.two_flat import TwoFlat, flatten_two
-from gacfx.planning.two_lagrange import Lagrangian, Peak, highest
-from gacfx.planning.two_planes import Planes, prices_around
-from gacfx.planning.two_rounds import TwoRounds
-from gacfx.planning.two_search import Found, Work, search_two
-from gacfx.planning.two_states import undominated
+from gacfx.planning.two_budgets import dual as two_dual
+from gacfx.planning.two_budgets import rounds as two_rounds
+from gacfx.planning.two_budgets.core import TwoCore, build_two
+from gacfx.planning.two_budgets.dual import Dual, solve_dual
+from gacfx.planning.two_budgets.first import filled, first_plan
+from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
+from gacfx.planning.two_budgets.lagrange import Lagrangian, Peak, highest
+from gacfx.planning.two_budgets.planes import Planes, prices_around
+from gacfx.planning.two_budgets.rounds import TwoRounds
+from gacfx.planning.two_budgets.search import Found, Work, search_two
+from gacfx.planning.two_budgets.states import undominated
 
 
 def problem_of(seed: int, groups: int = 5, size: int = 4, high: int = 20) -> Problem:

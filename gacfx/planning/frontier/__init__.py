@@ -1,0 +1,1 @@
+"""Plans for every budget at once."""

@@ -1,0 +1,1 @@
+"""Plans under one budget: the exact core solver, from relaxation to search."""

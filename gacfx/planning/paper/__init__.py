@@ -1,0 +1,1 @@
+"""The methods of the two GAC papers, as baselines."""

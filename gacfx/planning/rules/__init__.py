@@ -1,0 +1,1 @@
+"""Rules between groups, made away with: tied groups become one."""

@@ -1,0 +1,161 @@
+"""From the best prices to the best plan of two resources: rounds of core search.
+
+The first cores hold only the candidates nearest to the Lagrangian bound. They grow until they reach
+about as far from the bound as the best plan known: whatever lies farther is in no better plan. Then
+everything nearer is searched with ever wider beams. Some rounds between are bets: they look only at
+a share of the distance, for plans much better than the one at hand. A round that need not drop a
+state proves that there is nothing better as far as it looks, and lowers the bound.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gacfx.planning.arrays import IntArray
+from gacfx.planning.two_budgets.core import build_two
+from gacfx.planning.two_budgets.dual import Dual
+from gacfx.planning.two_budgets.flat import TwoFlat
+from gacfx.planning.two_budgets.lagrange import Price
+from gacfx.planning.two_budgets.planes import Planes, prices_around
+from gacfx.planning.two_budgets.search import Work, search_two
+
+_FIRST_CORE = 64  # candidates, beyond one per group
+_FIRST_BEAM = 128
+_WIDER = 3.0  # how much farther the next core reaches
+_BEYOND = 8.0  # how much farther than its core reaches a plan may be to be of interest
+_NEARLY = 2.0  # a core that reaches this close to the known plan is near enough
+_ROUNDS = ((1.0, 256), (1 / 8, 1024), (1 / 3, 1024), (1.0, 4096), (1.0, 2**18))
+"""Share of the distance that a round looks at, and its beam"""
+_SMALL_CORE = 150  # candidates, beyond one per group, that need no bets
+_REMEMBERED = 24  # planes
+
+
+@dataclass
+class TwoRounds:
+    """The best plan so far and what is proven about it; gains count from the dual's plan."""
+
+    flat: TwoFlat
+    dual: Dual
+    tolerance: float
+    """Value by which the result may miss the best"""
+    work: Work
+    chosen: IntArray | None
+    """[groups] positions of a plan that keeps both rooms, if one is known"""
+    upper: float = field(init=False)
+    """No plan gains more"""
+    rounding: float = 0.0
+    """What the grid of the last round can hide"""
+    proven: bool = False
+    """The search was exhausted: ``chosen`` is best, or there is no plan at all"""
+    blurred: int = 0
+    core_groups: int = 0
+    core_candidates: int = 0
+    planes: int = 0
+    """Most planes of a round"""
+    _learned: list[Price] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.upper = self.dual.slack
+
+    @property
+    def gain(self) -> float:
+        """What the plan gains; -inf if there is none."""
+        if self.chosen is None:
+            return -math.inf
+        return math.fsum(self.flat.value[self.chosen] - self.flat.value[self.dual.chosen])
+
+    def approach(self) -> None:
+        """Find a good plan, or a proof that there is none, with cores that grow."""
+        reach, farthest = max(self._reach_of(_FIRST_CORE), self.dual.margin), self._farthest()
+        while not (self._good_enough() or self.work.spent()):
+            if _NEARLY * reach >= self.dual.slack - self.gain:
+                return
+            if reach >= farthest:
+                complete = self._round(farthest, -math.inf, _FIRST_BEAM)
+                self.proven = complete and (self.chosen is None or self.tolerance == 0)
+                return
+            floor = max(self.gain + self.tolerance, self.dual.slack - _BEYOND * reach)
+            complete = self._round(reach, floor, _FIRST_BEAM)
+            near = self.dual.slack - self.gain <= reach
+            self.proven = complete and near and self.tolerance == 0
+            open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.flat.groups
+            reach = max(_WIDER * reach, self._reach_of(2 * open_candidates))
+
+    def improve(self) -> None:
+        """From a plan to the best, or until it is good enough, or the work is used up."""
+        for share, beam in _ROUNDS:
+            if self._good_enough() or self.work.spent():
+                return
+            before = self.gain
+            distance = self.upper - before
+            if share < 1 and self._is_small(distance):
+                continue
+            floor = before + self.tolerance if share == 1 else self.upper - share * distance
+            complete = self._round(self.dual.slack - floor, floor, beam)
+            exhausted = complete and (share == 1 or self.gain > before)
+            self.proven = exhausted and self.tolerance == 0
+
+    def _good_enough(self) -> bool:
+        """True if the plan is proven, within the tolerance, or at the bound but for dust."""
+        distance = self.upper - self.gain
+        if self.proven or distance <= self.tolerance:
+            return True
+        if distance > 2 * self.flat.groups * self.dual.margin:
+            return False
+        whole = distance < 0.5 and bool((self.flat.value == np.rint(self.flat.value)).all())
+        self.rounding = 0.0 if whole else distance
+        self.proven = True
+        return True
+
+    def _reach_of(self, candidates: int) -> float:
+        """How far a core of so many candidates, beyond one per group, reaches."""
+        size = min(self.flat.groups + candidates, len(self.dual.loss) - 1)
+        return float(np.partition(self.dual.loss, size)[size])
+
+    def _farthest(self) -> float:
+        """Farther from the bound than any plan that keeps both rooms."""
+        worst = float(np.maximum.reduceat(self.dual.loss, self.flat.start[:-1]).sum())
+        rooms = zip(self.dual.price, self.flat.room, strict=True)
+        return 2 * (worst + sum(price * room for price, room in rooms)) + self.dual.margin
+
+    def _is_small(self, distance: float) -> bool:
+        near = int(np.count_nonzero(self.dual.loss <= distance))
+        return near < self.flat.groups + _SMALL_CORE
+
+    def _round(self, reach: float, floor: float, beam: int) -> bool:
+        """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""
+        core = build_two(self.flat, self.dual, reach)
+        left = self.flat.left(self.dual.chosen)
+        scaled = [
+            (math.ldexp(first, core.exponent), math.ldexp(second, core.exponent))
+            for first, second in (self.dual.price, *self._learned)
+        ]
+        planes = Planes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
+        begun = planes.count
+        found = search_two(
+            core,
+            planes,
+            left,
+            floor=core.steps(floor),
+            tolerance=core.steps(self.tolerance),
+            beam=beam,
+            work=self.work,
+        )
+        self._learned = [*self._learned, *planes.prices(begun)][-_REMEMBERED:]
+        self.planes = max(self.planes, planes.count)
+        self.core_groups, self.core_candidates = core.levels, len(core.gain)
+        self.blurred, self.rounding = core.blurred, core.rounding
+        # Candidates outside this core are in no plan nearer to the bound than its reach.
+        reached = math.ldexp(found.bound, -core.exponent) + core.rounding
+        self.upper = min(self.upper, max(self.dual.slack - reach, reached))
+        if found.picks:
+            self._take(found.picks)
+        return found.complete
+
+    def _take(self, picks: dict[int, int]) -> None:
+        plan = self.dual.chosen.copy()
+        plan[list(picks)] = list(picks.values())
+        gain = math.fsum(self.flat.value[plan] - self.flat.value[self.dual.chosen])
+        if gain > self.gain:
+            self.chosen = plan
