@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.one_budget.fixing import Near
-from gacfx.planning.one_budget.items import TOP, Grid, Items, Number, Selected, on_grid, undecided
+from gacfx.planning.one_budget.items import TOP, Grid, Items, Number, Opened, Selected
 from gacfx.planning.one_budget.melting import Melted, melt
 from gacfx.planning.one_budget.pairing import Joined, merge
 from gacfx.planning.one_budget.totals import Totals, totals
@@ -116,24 +116,18 @@ class Core:
         return candidates
 
 
-def build(near: Near, kept: IntArray, floor: float) -> Core | None:
-    """The core of the candidates ``kept``, for plans that gain more than ``floor``.
-
-    None if they leave nothing to decide: the relaxed plan is the only one.
-    """
-    kept = undecided(near, kept)
-    if not len(kept):
-        return None
-    items, grid = on_grid(near, kept)
+def build(near: Near, opened: Opened, floor: float) -> Core:
+    """The core of what is open, for plans that gain more than ``floor``."""
+    items, grid = opened.items, opened.grid
     reach = abs(near.left) + int(items.top(np.abs(items.cost)).sum())
     multiplier = math.ldexp(near.multiplier, grid.exponent)
     found = None
     if grid.unit > 1:  # else gains are not whole numbers but for the grid
         found = totals(items.cost, (items.gain / grid.unit).astype(np.int64))
         found = found and found.rising_at_most(multiplier / grid.unit)
-    frame = Frame(grid, items.groups, len(kept), near.left, reach, found)
+    frame = Frame(grid, items.groups, len(items.cost), near.left, reach, found)
     spare = multiplier * near.left - frame.need(grid.floor(floor))
-    history: tuple[Past, ...] = (Selected(kept),)
+    history: tuple[Past, ...] = (Selected(opened.kept),)
     if items.groups > _MANY_GROUPS:
         items, melted = melt(items, multiplier, frame.distance(items, multiplier, spare))
         history += (melted,)

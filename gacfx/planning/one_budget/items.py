@@ -96,15 +96,28 @@ class Selected:
         return before
 
 
-def undecided(near: Near, kept: IntArray) -> IntArray:
-    """Of the candidates ``kept`` those worth more than cheaper ones, where that leaves a choice."""
+@dataclass(frozen=True)
+class Opened:
+    """What some candidates of ``Near`` leave to decide."""
+
+    kept: IntArray
+    """[candidates] as indices of ``Near``"""
+    items: Items
+    grid: Grid
+
+
+def opened(near: Near, kept: IntArray) -> Opened | None:
+    """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one.
+
+    Only those stay that are worth more than cheaper ones, in groups where that leaves a choice.
+    """
     kept = kept[records(near.value[kept], near.owner[kept])]
     owner = near.owner[kept]
-    is_open = (np.bincount(owner)[owner] > 1) | (kept != near.base[owner])
-    return np.compress(is_open, kept)
+    kept = np.compress((np.bincount(owner)[owner] > 1) | (kept != near.base[owner]), kept)
+    return Opened(kept, *_on_grid(near, kept)) if len(kept) else None
 
 
-def on_grid(near: Near, kept: IntArray) -> tuple[Items, Grid]:
+def _on_grid(near: Near, kept: IntArray) -> tuple[Items, Grid]:
     """The candidates ``kept``, of which there are some, and the grid of their gains."""
     owner = near.owner[kept]
     base = near.base[owner]

@@ -16,6 +16,8 @@ from gacfx.planning.arrays import IntArray
 from gacfx.planning.one_budget.core_dp import Work, search
 from gacfx.planning.one_budget.core_problem import build
 from gacfx.planning.one_budget.fixing import Near
+from gacfx.planning.one_budget.items import opened
+from gacfx.planning.one_budget.small_core import search_small
 
 _ROUNDS = ((1 / 16, 16), (1 / 2, 16), (1.0, 1024), (1.0, 65536))
 """Share of the distance that a round looks at, and its beam"""
@@ -86,20 +88,16 @@ class Rounds:
         if distance < -near.margin:  # even the best of every group lose too much
             self.upper, self.rounding = min(self.upper, floor), 0.0
             return True, False
-        core = build(near, near.within(distance), floor)
+        core = opened(near, near.within(distance))
         if core is None:
             self.upper, self.rounding = min(self.upper, max(floor, 0.0)), 0.0
             return True, False
-        frame, grid = core.frame, core.frame.grid
-        self.core_groups, self.core_candidates = frame.groups, frame.candidates
+        grid = core.grid
+        self.core_groups, self.core_candidates = core.items.groups, len(core.kept)
         self.blurred, self.rounding = grid.blurred, grid.rounding
-        found = search(
-            core,
-            near.left,
-            floor=grid.floor(floor),
-            tolerance=grid.floor(self.tolerance),
-            beam=beam,
-            work=self.work,
+        goal = grid.floor(floor), grid.floor(self.tolerance)
+        found = search_small(near, core, *goal, self.work) or search(
+            build(near, core, floor), near.left, *goal, beam, self.work
         )
         # Candidates outside this core are in no plan above the floor, but they may be in one at it.
         reached = math.ldexp(found.bound, -grid.exponent) + grid.rounding

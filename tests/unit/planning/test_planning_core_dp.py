@@ -2,36 +2,31 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gacfx.planning import Problem
+from gacfx.planning.arrays import IntArray
 from gacfx.planning.normal_form.lattice import flatten
 from gacfx.planning.one_budget import core_dp, core_problem
 from gacfx.planning.one_budget.core_dp import Work, search
 from gacfx.planning.one_budget.core_problem import Core, build, narrowed
 from gacfx.planning.one_budget.fixing import Near, near
+from gacfx.planning.one_budget.items import opened
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
+from tests.unit.planning.near_problems import best_gain, near_of
 
 
-def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:
-    """All candidates of seven groups; any multiplier will do."""
-    rng = np.random.default_rng(seed)
-    pairs = []
-    for _ in range(7):
-        costs = np.sort(rng.integers(0, 40, 5))
-        noise = rng.integers(0, 9, 5) if whole else rng.normal(0, 2, 5)
-        pairs.append((costs, np.sort(costs + noise)))
-    flat = flatten(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
-    relaxed = replace(relax(flat), better=flat.start[:-1])  # so poor that nothing is fixed
-    return near(flat, replace(relaxed, multiplier=relaxed.multiplier * stretch))
+def core_of_candidates(found: Near, kept: IntArray) -> Core | None:
+    """Their core, for plans that gain anything."""
+    items = opened(found, kept)
+    return build(found, items, 0.0) if items else None
 
 
 def core_of(seed: int, whole: bool = False, stretch: float = 1.0) -> tuple[Core, Near]:
     found = near_of(seed, whole, stretch)
-    core = build(found, np.arange(len(found.owner)), 0.0)
+    core = core_of_candidates(found, np.arange(len(found.owner)))
     assert core is not None
     return core, found
 
@@ -44,21 +39,6 @@ def completions(core: Core, depth: int) -> list[tuple[int, float]]:
         (sum(cost[pick] for pick in picks), sum(gain[pick] for pick in picks))
         for picks in itertools.product(*levels)
     ]
-
-
-def best_gain(found: Near, core: Core) -> float:
-    """The largest gain of any plan within the budget, in grid steps."""
-    base = found.base[found.owner]
-    costs = (found.cost - found.cost[base]).tolist()
-    gains = np.rint(np.ldexp(found.value - found.value[base], core.frame.grid.exponent)).tolist()
-    best = {0: 0.0}
-    for begin, end in itertools.pairwise(found.ends.tolist()):
-        after: dict[int, float] = {}
-        for (spent, gained), pick in itertools.product(best.items(), range(begin, end)):
-            cost = spent + costs[pick]
-            after[cost] = max(after.get(cost, -np.inf), gained + gains[pick])
-        best = after
-    return max(gain for cost, gain in best.items() if cost <= found.left)
 
 
 @pytest.fixture(params=["levels", "merged"])
@@ -76,7 +56,7 @@ def test_search_finds_and_proves_the_best(seed: int, stretch: float) -> None:
     # A poor multiplier costs time and nothing else.
     core, near = core_of(seed, stretch=stretch)
     found = search(core, near.left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
-    assert (found.complete, found.bound) == (True, best_gain(near, core))
+    assert (found.complete, found.bound) == (True, best_gain(near, core.frame.grid.exponent))
     if found.picks:
         plan = near.base.copy()
         plan[near.owner[found.picks]] = found.picks
@@ -89,17 +69,17 @@ def test_search_finds_and_proves_the_best(seed: int, stretch: float) -> None:
 def test_a_narrow_beam_still_bounds(seed: int) -> None:
     core, near = core_of(seed)
     found = search(core, near.left, 0.0, 0.0, 1, Work(10**9, math.inf))
-    assert found.bound >= best_gain(near, core)
+    assert found.bound >= best_gain(near, core.frame.grid.exponent)
     spent = search(core, near.left, 0.0, 0.0, 10**6, Work(0, math.inf))
     assert not spent.complete
-    assert spent.bound >= best_gain(near, core)
+    assert spent.bound >= best_gain(near, core.frame.grid.exponent)
 
 
 @pytest.mark.usefixtures("merging")
 @pytest.mark.parametrize("seed", range(4))
 def test_a_floor_that_is_too_high_is_refuted(seed: int) -> None:
     core, near = core_of(seed)
-    floor = best_gain(near, core) + core.frame.grid.unit
+    floor = best_gain(near, core.frame.grid.exponent) + core.frame.grid.unit
     found = search(core, near.left, floor, 0.0, 10**6, Work(10**9, math.inf))
     assert (found.complete, found.bound, found.picks) == (True, floor, [])
 
@@ -159,11 +139,11 @@ def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
     flat = flatten(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
     first = flat.start[:-1]
     found = near(flat, Relaxed(1.0, first, 10, first, first))
-    core = build(found, np.array([1, 2]), 0.0)
+    core = core_of_candidates(found, np.array([1, 2]))
     assert core is not None
     assert core.frame.groups == 1
     assert search(core, 10, 0.0, 0.0, 16, Work(100, math.inf)).picks == [1]
-    assert build(found, np.array([0, 2]), 0.0) is None
+    assert core_of_candidates(found, np.array([0, 2])) is None
 
 
 @pytest.mark.usefixtures("merging")
@@ -172,7 +152,7 @@ def test_constants_on_top_of_costs_are_seen() -> None:
     pairs = [([0, cost], [0, cost + 10]) for cost in (7, 11, 13, 17)]
     flat = flatten(Problem.from_groups(pairs, 29))
     found = near(flat, relax(flat))
-    core = build(found, np.arange(len(found.owner)), 0.0)
+    core = core_of_candidates(found, np.arange(len(found.owner)))
     assert core is not None
     assert core.frame.totals is not None
     assert core.frame.totals.step == 10

@@ -9,8 +9,8 @@ from gacfx.planning import Problem
 from gacfx.planning.normal_form.lattice import flatten
 from gacfx.planning.one_budget import rounds
 from gacfx.planning.one_budget.core_dp import Work
-from gacfx.planning.one_budget.core_problem import build
 from gacfx.planning.one_budget.fixing import near
+from gacfx.planning.one_budget.items import opened
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
 from gacfx.planning.one_budget.rounds import Rounds
 
@@ -71,8 +71,8 @@ def test_a_worse_plan_is_not_taken() -> None:
 def test_a_floor_far_above_a_tiny_core_does_not_overflow() -> None:
     flat = flatten(Problem.from_groups([([0, 1], [0, 2.0**-997])], 1))
     first = flat.start[:-1]
-    core = build(near(flat, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2), 0.0)
+    core = opened(near(flat, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2))
     assert core is not None
-    grid = core.frame.grid
+    grid = core.grid
     assert grid.floor(2.0**-997) == core.items.gain.max()
     assert 0 <= 2.0**60 - grid.floor(1e150) < grid.unit

@@ -1,0 +1,103 @@
+"""Search a core of a few candidates in plain Python, which ends before numpy has set anything up.
+
+The same dynamic program as in ``core_dp``, with one price for all bounds and nothing to stop it
+halfway: what turns out not to be small after all is left to that one.
+"""
+
+import math
+from itertools import pairwise
+from typing import TypeVar
+
+from gacfx.planning.one_budget.core_dp import Found, Work
+from gacfx.planning.one_budget.fixing import Near
+from gacfx.planning.one_budget.items import TOP, Opened
+
+Number = TypeVar("Number", int, float)
+
+_FEW_CANDIDATES = 50
+_FEW_STEPS = 600
+
+Way = tuple[int, "Way"] | None
+"""The last candidate of an unfinished plan, and those before it"""
+State = tuple[int, float, Way]
+"""What an unfinished plan leaves, what it gains, and how it came about"""
+
+
+def search_small(
+    near: Near, core: Opened, floor: float, tolerance: float, work: Work
+) -> Found | None:
+    """What ``core_dp.search`` finds, or None for a core that is not small.
+
+    Args:
+        near: whence the candidates came.
+        core: the open groups.
+        floor: grid steps; plans that gain no more are of no interest.
+        tolerance: grid steps by which later finds must beat earlier ones; 0 finds the best.
+        work: guards, updated.
+    """
+    if len(core.kept) > _FEW_CANDIDATES:
+        return None
+    groups, unit = _groups(core), core.grid.unit
+    price = math.ldexp(near.multiplier, core.grid.exponent)
+    tops = [max(gain - price * cost for cost, gain, _ in group) for group in groups]
+    savings = [max(0, *(-cost for cost, _, _ in group)) for group in groups]
+    reach = abs(near.left) + sum(max(abs(cost) for cost, _, _ in group) for group in groups)
+    dust = math.ldexp(len(groups) + 8.0, -52) * (TOP + price * reach)
+    states: list[State] = [(near.left, 0.0, None)]
+    best: Way = None
+    steps = 0
+    for group, top, saving in zip(groups, _after(tops), _after(savings), strict=True):
+        steps += len(states) * len(group)
+        if steps > _FEW_STEPS:
+            return None
+        least = floor + unit - top - dust  # of what a state gains and its rest is worth
+        children: list[State] = [
+            (left - cost, gained + gain, (pick, way))
+            for left, gained, way in states
+            for cost, gain, pick in group
+            if left - cost >= -saving and gained + gain + price * (left - cost) >= least
+        ]
+        states = _undominated(children)
+        work.max_states = max(work.max_states, len(states))
+        legal = [state for state in states if state[0] >= 0]
+        # The last one gains most. Groups that are still open stay with the relaxed plan in it.
+        if legal and legal[-1][1] > floor:
+            best, floor = legal[-1][2], legal[-1][1] + tolerance
+    work.steps_left -= steps
+    return Found(floor, True, _picks(best))
+
+
+def _groups(core: Opened) -> list[list[tuple[int, float, int]]]:
+    """(cost, gain, index in ``Near``) of the candidates of each group; widest steps first."""
+    items = core.items
+    every = list(zip(items.cost.tolist(), items.gain.tolist(), core.kept.tolist(), strict=True))
+    groups = [every[begin:end] for begin, end in pairwise(items.ends.tolist())]
+    return sorted(groups, key=lambda group: -max(abs(cost) for cost, _, _ in group))
+
+
+def _after(numbers: list[Number]) -> list[Number]:
+    """For each number the sum of those after it."""
+    total, found = numbers[0] - numbers[0], []
+    for number in reversed(numbers):
+        found.append(total)
+        total += number
+    return found[::-1]
+
+
+def _undominated(states: list[State]) -> list[State]:
+    """States by falling rest, each gaining more than all that leave as much or more."""
+    states.sort(key=lambda state: (-state[0], -state[1]))
+    kept, most = [], -math.inf
+    for state in states:
+        if state[1] > most:
+            kept.append(state)
+            most = state[1]
+    return kept
+
+
+def _picks(way: Way) -> list[int]:
+    picks = []
+    while way is not None:
+        pick, way = way
+        picks.append(pick)
+    return picks
