@@ -1,6 +1,5 @@
 """One row of the planning benchmark: solve, check and compare every problem of a case."""
 
-import math
 import resource
 import statistics
 import time
@@ -72,16 +71,18 @@ class Rival:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All runs of a case; medians over problems, each the best of its repeats."""
+    """All problems of a case; medians over every time that one of them was solved."""
 
     case: str
     groups: int
     candidates: int
-    runs: int
+    problems: int
     proven: int
+    timings: int
     cpu_ms: float
     """Processor time."""
     cpu_max_ms: float
+    """Median of the slowest problem."""
     wall_ms: float
     wall_max_ms: float
     worst_gap: float
@@ -100,11 +101,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One problem."""
+    """One problem, solved a few times."""
 
-    wall: float
-    cpu: float
+    walls: list[float]
+    cpus: list[float]
     solution: Solution
+
+    @property
+    def wall(self) -> float:
+        return statistics.median(self.walls)
+
+    @property
+    def cpu(self) -> float:
+        return statistics.median(self.cpus)
 
     @property
     def gap(self) -> float:
@@ -131,19 +140,21 @@ def measure(plan: Plan) -> Row:
             for name in RIVALS:
                 if name == "cbc" or find_spec("highspy"):
                     rivals.setdefault(name, []).append(compare(name, problem, run))
-    cpu, wall = [run.cpu for run in runs], [run.wall for run in runs]
+    cpus = [taken for run in runs for taken in run.cpus]
+    walls = [taken for run in runs for taken in run.walls]
     stats = runs[-1].solution.stats
     proven = sum(run.solution.status == "optimal" for run in runs)
     row = Row(
         case=plan.case.name,
         groups=int(stats["groups"]),
         candidates=int(stats["candidates"]),
-        runs=len(runs),
+        problems=len(runs),
         proven=proven,
-        cpu_ms=milliseconds(cpu),
-        cpu_max_ms=milliseconds([max(cpu)]),
-        wall_ms=milliseconds(wall),
-        wall_max_ms=milliseconds([max(wall)]),
+        timings=len(cpus),
+        cpu_ms=milliseconds(cpus),
+        cpu_max_ms=milliseconds([max(run.cpu for run in runs)]),
+        wall_ms=milliseconds(walls),
+        wall_max_ms=milliseconds([max(run.wall for run in runs)]),
         worst_gap=max(run.gap for run in runs),
         check_ms=milliseconds([seconds for seconds, _ in checks]) if checks else None,
         certified_gap=max(gap for _, gap in checks) if checks else None,
@@ -164,8 +175,8 @@ def misses(goal: Goal, row: Row) -> list[str]:
         (row.worst_gap, goal.gap, "gap > {:g}"),
     ]
     missed = [words.format(most) for found, most, words in checks if most and found > most]
-    if goal.gap is None and row.proven < row.runs:
-        missed.append(f"{row.runs - row.proven} not proven")
+    if goal.gap is None and row.proven < row.problems:
+        missed.append(f"{row.problems - row.proven} not proven")
     for name, rival in row.rivals.items():
         if goal.times and rival["times_slower"] < goal.times:
             missed.append(f"{name} < {goal.times:g} times slower")
@@ -175,14 +186,14 @@ def misses(goal: Goal, row: Row) -> list[str]:
 
 
 def timed(problem: Problem, repeats: int) -> Run:
-    """Best wall and processor time of a few runs, and the solution, which is always the same."""
-    wall = cpu = math.inf
+    """Wall and processor times of a few runs, and the solution, which is always the same."""
+    walls, cpus = [], []
     for _ in range(repeats):
         begin, begin_cpu = time.perf_counter(), time.process_time()
         solution = solve(problem)
-        wall = min(wall, time.perf_counter() - begin)
-        cpu = min(cpu, time.process_time() - begin_cpu)
-    return Run(wall, cpu, solution)
+        walls.append(time.perf_counter() - begin)
+        cpus.append(time.process_time() - begin_cpu)
+    return Run(walls, cpus, solution)
 
 
 def checked(problem: Problem, solution: Solution) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Pisinger, EJOR 83 (1995); they are own draws, not those of his program.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +76,15 @@ class Case:
     """Only the ranks around a wanted rank, not all below break-even."""
     dense: bool
     """The dense weight is a candidate, so curves are not concave."""
+    curve: Literal["energy", "linear", "noisy"] = "energy"
+    """Minus the dropped energy; parameters times importance, as in Eq. 4 of GAC-v2; or energy with
+    steps of random height, which is not concave"""
 
     @property
     def name(self) -> str:
         sweep = "window" if self.window else "full"
-        return f"{self.model.name} {sweep}, {'keep-dense' if self.dense else 'concave'}"
+        shape = "concave" if self.curve == "energy" else self.curve
+        return f"{self.model.name} {sweep}, {'keep-dense' if self.dense else shape}"
 
 
 def make(case: Case, ratio: float, seed: int) -> Problem:
@@ -98,7 +103,8 @@ def make(case: Case, ratio: float, seed: int) -> Problem:
         begin += count
         ranks = aligned_ranks(rows, columns, wanted[part] if case.window else None)
         weight = importance[part] * rows * columns
-        blocks.append(block(case, rows, columns, ranks, weight, decay[part]))
+        made = block(case, rows, columns, ranks, weight, decay[part])
+        blocks.append(noisy(made, rng) if case.curve == "noisy" else made)
     if case.window:
         costs = np.concatenate([b.costs for b in blocks])
         blocks = [Block(costs, np.concatenate([b.values for b in blocks]))]
@@ -114,12 +120,22 @@ def block(
     for begin in range(0, len(weight), _ROWS):
         part = slice(begin, begin + _ROWS)
         mine = ranks if ranks.ndim == 1 else ranks[part]
-        dropped = dropped_energy(mine, min(rows, columns), decay[part, None])
+        if case.curve == "linear":
+            dropped = 1 - mine * (rows + columns) / (rows * columns)
+        else:
+            dropped = dropped_energy(mine, min(rows, columns), decay[part, None])
         values[part, : ranks.shape[-1]] = -weight[part, None] * dropped
     if case.dense:  # costs all parameters and drops nothing
         costs = np.concatenate([costs, np.full((*costs.shape[:-1], 1), rows * columns)], axis=-1)
     values.setflags(write=False)  # so that it is not copied
     return Block(costs, values)
+
+
+def noisy(made: Block, rng: np.random.Generator) -> Block:
+    """The same with steps of random height between neighbours; the first value stays."""
+    steps = np.diff(made.values, axis=1)
+    rising = np.cumsum(steps * rng.lognormal(0.0, 1.0, steps.shape), axis=1)
+    return Block(made.costs, made.values[:, :1] + np.concatenate((0 * rising[:, :1], rising), 1))
 
 
 def wanted_shares(sizes: IntArray, importance: FloatArray, kept: int) -> FloatArray:
@@ -180,6 +196,9 @@ def make_classic(case: Classic, seed: int) -> Problem:
     elif case.kind == "strongly correlated":
         steps = np.sort(costs, axis=1)
         costs, values = np.cumsum(steps, axis=1), np.cumsum(steps + SPREAD, axis=1)
+    elif case.kind == "0-1, strongly correlated":  # take it or leave it, as in a plain knapsack
+        costs = np.stack((np.zeros(case.groups, np.int64), costs[:, 0]), axis=1)
+        values = np.where(costs > 0, costs + SPREAD, 0)
     elif case.kind == "subset sum":
         values = costs
     elif case.kind == "zig-zag":
