@@ -3,10 +3,11 @@
 solution = solve(Problem.from_groups([(costs, values), ...], budget))
 check(problem, solution).require()
 
-For every budget at once see ``gacfx.planning.frontier.plans``, for the papers' own methods
-``gacfx.planning.paper.method``.
+For every budget at once see ``gacfx.planning.frontier``, for the papers' own methods
+``gacfx.planning.paper``.
 """
 
+from gacfx.planning.blocks import Block
 from gacfx.planning.certificate.check import Certificate, check
 from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.limits import Implies, Limit, SameLabel
@@ -16,6 +17,7 @@ from gacfx.planning.solution import Solution
 from gacfx.planning.solver import solve
 
 __all__ = [
+    "Block",
     "Certificate",
     "Group",
     "Implies",
