@@ -16,7 +16,7 @@ import numpy as np
 from gacfx.errors import PlanError
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.ilp.dual import Dual
-from gacfx.planning.ilp.program import SPAN, Goal, build, fair_goal
+from gacfx.planning.ilp.program import SPAN, Goal, build, fair_goal, is_exact
 from gacfx.planning.ilp.solvers import Answer, Solver
 from gacfx.planning.ilp.table import Table
 
@@ -33,7 +33,7 @@ class Found:
     position: IntArray | None
     """[groups] the plan; None: there is none at all"""
     claimed: bool
-    """The solver says that no plan is better, within the tolerance"""
+    """The solver says that no plan is better, within the tolerance, and saw every plan exactly"""
     tolerance: float
     core: int
     """Candidates in the last program"""
@@ -57,7 +57,8 @@ def solve_whole(table: Table, solver: Solver) -> Found:
     if position is None:
         raise _no_plan(solver, fault)
     tolerance = TOLERANCE * table.groups * unit
-    return Found(position, answer.status == "optimal", tolerance, size, 1)
+    claimed = answer.status == "optimal" and is_exact(table)
+    return Found(position, claimed, tolerance, size, 1)
 
 
 def solve_core(table: Table, dual: Dual, solver: Solver) -> Found:
@@ -114,7 +115,7 @@ class Rounds:
         self.core, self.programs = len(core), self.programs + 1
         self.tolerance = TOLERANCE * self.table.groups * unit
         everything = len(core) == len(self.table.value)
-        solved = plan is not None and answer.status == "optimal"
+        solved = plan is not None and answer.status == "optimal" and is_exact(self.table)
         if solved and not everything:
             # A plan with a candidate from outside loses more than ``reach``.
             outside = self.dual.bound - reach + self._margin

@@ -24,7 +24,9 @@ from gacfx.planning.ilp.table import Table
 
 SPAN = 1000.0
 """What the widest group spans in a fair objective; CBC and HiGHS have tolerances of 1e-6."""
-_LARGEST_COEFFICIENT = 20  # bits; a row with larger costs is scaled down
+_DIGITS = 6  # of the largest coefficient; a row with larger costs is scaled down
+_WRITTEN_DIGITS = 13  # of a number in a file that PuLP writes
+_ROW_DUST = 2e-9  # twice the tolerance of a row
 
 Terms = list[tuple[Any, float]]
 """(variable, coefficient)"""
@@ -107,9 +109,23 @@ def build(
 
 
 def row_units(table: Table) -> FloatArray:
-    """[resources] quanta in one unit of its row: a power of two that keeps coefficients sane."""
-    bits = [int(row.max(initial=0)).bit_length() for row in table.cost]
-    return np.array([2.0 ** max(0, length - _LARGEST_COEFFICIENT) for length in bits])
+    """[resources] quanta in one unit of its row: a power of ten that keeps coefficients sane.
+
+    Of ten, because the program is written in decimals.
+    """
+    digits = [len(str(int(row.max(initial=0)))) for row in table.cost]
+    return np.array([10.0 ** max(0, count - _DIGITS) for count in digits])
+
+
+def is_exact(table: Table) -> bool:
+    """Whether the solver sees every plan on its own side of every limit.
+
+    Costs are whole, so half a quantum more than the room lets no further plan in; what rounding and
+    tolerances do to a row must stay below that.
+    """
+    most = max(int(table.cost.max(initial=0)), int(table.room.max()))
+    dust = _ROW_DUST + table.groups * 10.0**_DIGITS * 2.0**-52
+    return most < 10**_WRITTEN_DIGITS and dust < 0.5 / float(row_units(table).max())
 
 
 def import_pulp() -> ModuleType:
@@ -140,7 +156,8 @@ def _resource_rows(
     for number, unit in enumerate(row_units(table).tolist()):
         costs = (table.cost[number, position] / unit).tolist()
         terms: Terms = list(zip(take.values(), costs, strict=True))
-        room, price = float(table.room[number] / unit), float(goal.price[number] * unit)
+        spare = 0.5 if unit > 1 else 0.0  # whole coefficients need none
+        room, price = (int(table.room[number]) + spare) / unit, float(goal.price[number] * unit)
         rows[f"r{number}"] = Row(terms, room, 1, price)
     return rows
 
