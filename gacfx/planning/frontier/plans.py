@@ -78,7 +78,8 @@ class Frontier:
         spot = self._spot(budget)
         value = float(self.value[spot.plan]) + spot.added
         price = float(self.multiplier[spot.plan])
-        return Point(budget, spot.cost, value, value + spot.gap, spot.gap, price)
+        gap = max(spot.gap, self.rounding_bound)  # the value comes off the grid
+        return Point(budget, spot.cost, value, value + gap, gap, price)
 
     def plan_at(self, budget: int) -> Solution:
         """The plan of ``point_at`` with its choice, in time that grows with the groups only.

@@ -107,7 +107,7 @@ def test_points_are_spread_evenly_and_rise() -> None:
         assert before.multiplier >= after.multiplier
         assert after.cost <= after.budget
     assert found[0].gap <= best.rounding_bound
-    assert found[-1].gap == 0
+    assert found[-1].gap == best.rounding_bound
 
 
 def test_fewer_points_where_there_are_fewer_budgets() -> None:
@@ -245,3 +245,15 @@ def test_runs_are_alike_and_results_read_only() -> None:
         with pytest.raises(ValueError, match="read-only"):
             getattr(first, name)[0] = 0
     assert first.plan_at(20_000) == again.plan_at(20_000)
+
+
+def test_the_last_point_bounds_what_everything_is_worth() -> None:
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        groups = int(rng.integers(2, 9))
+        scale = 10.0 ** rng.integers(-3, 3, (groups, 1))
+        values = np.sort(rng.random((groups, 4)) * scale, axis=1)
+        costs = np.sort(rng.integers(0, 40, (groups, 4)), axis=1)
+        best = frontier(Problem.from_groups(list(zip(costs, values, strict=True)), 0))
+        everything = sum(Fraction(row.max()) for row in values)
+        assert Fraction(best.point_at(10**4).bound) >= everything
