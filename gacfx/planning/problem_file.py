@@ -15,21 +15,19 @@ import json
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel
 
 from gacfx.errors import PlanError
 from gacfx.planning.arrays import IntArray, cost_array, value_array
+from gacfx.planning.json_text import STRICT, head, parse
 from gacfx.planning.limits import Implies, Limit, Rule, SameLabel
 from gacfx.planning.problem import Group, Problem
-
-VERSION = 1
-_STRICT = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GroupRecord(BaseModel):
     """One group; ``costs`` is a row of the cost table."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: str
     costs: int
@@ -40,7 +38,7 @@ class GroupRecord(BaseModel):
 class LimitRecord(BaseModel):
     """One further limit."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     name: str
     most: int
@@ -50,7 +48,7 @@ class LimitRecord(BaseModel):
 class ImpliesRecord(BaseModel):
     """One rule between two groups."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     group: str
     labels: list[int | str]
@@ -61,7 +59,7 @@ class ImpliesRecord(BaseModel):
 class ProblemRecord(BaseModel):
     """The whole file."""
 
-    model_config = _STRICT
+    model_config = STRICT
 
     format: Literal["gacfx-problem"]
     version: int
@@ -85,9 +83,8 @@ def write_problem(problem: Problem) -> str:
         record: dict[str, object] = {"name": group.name, "costs": row_of[id(group.costs)]}
         record |= {"values": group.values.tolist(), "labels": list(group.labels)}
         records.append(record)
-    head: dict[str, object] = {"format": "gacfx-problem", "version": VERSION}
-    head |= {"budget": problem.budget, "costs": table, "groups": records}
-    return json.dumps(head | _extras(problem))
+    whole = {"budget": problem.budget, "costs": table, "groups": records}
+    return json.dumps(head("problem") | whole | _extras(problem))
 
 
 def _extras(problem: Problem) -> dict[str, object]:
@@ -109,7 +106,7 @@ def read_problem(text: str) -> Problem:
     Raises:
         PlanError: not JSON, another version, a wrong field (named), or a malformed problem.
     """
-    record = _parse(text)
+    record = parse(text, ProblemRecord, "problem")
     rows: dict[int, IntArray] = {}
     groups = []
     for group in record.groups:
@@ -132,22 +129,3 @@ def _limit(record: LimitRecord) -> Limit:
     # Lists are allowed here; Limit makes arrays of them and names itself where they are wrong.
     costs: Any = record.costs
     return Limit(record.name, record.most, costs)
-
-
-def _parse(text: str) -> ProblemRecord:
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"problem file: not JSON: {error}") from None
-    version = data.get("version") if isinstance(data, dict) else None
-    if version != VERSION or isinstance(version, bool):
-        raise PlanError(
-            f"problem file: version {version!r}, this gacfx reads version {VERSION}; "
-            "write the file again, or install the gacfx that wrote it"
-        )
-    try:
-        return ProblemRecord.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"problem file: {where}: {first['msg']}") from None

@@ -37,7 +37,7 @@ PLANNING = (
     "one_budget",
     "normal_form",
     "certificate",
-    "problem problem_file solution blocks group limits",
+    "problem problem_file solution solution_file json_text blocks group limits",
     "arrays order",
 )
 """Within gacfx.planning imports go down as well, and the folders of one row are neighbours."""

@@ -74,7 +74,7 @@ def _solve(problem: Problem, solver: Solver, shrink: bool, begin: float) -> Solu
         found = solve_whole(table, solver)
         seconds = time.perf_counter() - begin
         # The certificate wants a multiplier; it is no part of the second opinion.
-        plain = core.solve(problem)
+        plain = core.solve(problem, time_limit=solver.seconds_left)
         return _solution(problem, table, found, (plain.multiplier,), plain.bound, seconds)
     prices = dual(table, solver)
     found = solve_core(table, prices, solver) if shrink else solve_whole(table, solver)
