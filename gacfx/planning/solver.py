@@ -7,6 +7,7 @@ implications                     product         product groups, then as above; 
 more limits                      ilp             CBC or HiGHS, re-checked
 """
 
+from gacfx.planning.amounts import check_amounts
 from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Problem
@@ -32,7 +33,7 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     """
     if not problem.limits and not problem.rules:
         return core.solve(problem, gap=gap, time_limit=time_limit)
-    core.check_amounts(gap=gap, time_limit=time_limit)
+    check_amounts(gap=gap, time_limit=time_limit)
     merged = merge(problem)
     return merged.expand(_solve_merged(merged.problem, gap, time_limit))
 

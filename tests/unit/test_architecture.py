@@ -35,7 +35,7 @@ PLANNING = (
     "two_budgets ilp frontier paper",
     "rules",
     "one_budget",
-    "normal_form",
+    "normal_form amounts",
     "certificate",
     "problem problem_file solution solution_file json_text blocks group limits",
     "arrays order",

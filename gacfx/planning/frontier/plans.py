@@ -18,12 +18,12 @@ from operator import index as as_index
 import numpy as np
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import refuse_extras
 from gacfx.planning.arrays import LARGEST_COST, FloatArray, IntArray
 from gacfx.planning.frontier.hull import dust
 from gacfx.planning.frontier.rising import rising
 from gacfx.planning.frontier.way import Way, frozen, way_over
 from gacfx.planning.normal_form.lattice import flatten
-from gacfx.planning.one_budget.core import refuse_extras
 from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.normal_form.dominance import undominated
 from gacfx.planning.normal_form.lattice import Flat
-from gacfx.planning.one_budget.fixing import undominated
 
 _GRID_BITS = 60
 

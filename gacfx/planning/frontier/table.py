@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import refuse_extras
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.frontier.maxplus import ROUNDING, Arm, most_gain
 from gacfx.planning.frontier.plans import spendable
 from gacfx.planning.frontier.rising import Rising, rising
 from gacfx.planning.normal_form.lattice import Flat, flatten
-from gacfx.planning.one_budget.core import refuse_extras
 from gacfx.planning.problem import Problem
 
 _MOST_BUDGETS = 2**27  # 1 GiB of float64, and as much again on the way

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
+from gacfx.planning.amounts import check_amounts
 from gacfx.planning.ilp.core import Found, solve_core, solve_whole
 from gacfx.planning.ilp.dual import dual
 from gacfx.planning.ilp.solvers import Solver, SolverName, find_solver
@@ -50,7 +51,7 @@ def solve_ilp(
             take one label have none in common.
     """
     begin = time.perf_counter()
-    core.check_amounts(time_limit=time_limit)
+    check_amounts(time_limit=time_limit)
     merged = merge(problem)
     deadline = math.inf if time_limit is None else begin + time_limit
     chosen = find_solver(solver, deadline)

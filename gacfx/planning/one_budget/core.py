@@ -16,7 +16,7 @@ import math
 import time
 import warnings
 
-from gacfx.errors import PlanError
+from gacfx.planning.amounts import PrecisionWarning, check_amounts, refuse_extras
 from gacfx.planning.normal_form.lattice import Flat, flatten
 from gacfx.planning.one_budget.core_dp import Work
 from gacfx.planning.one_budget.fixing import near
@@ -27,10 +27,6 @@ from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution
 
 _MOST_STEPS = 40_000_000  # one to three seconds
-
-
-class PrecisionWarning(UserWarning):
-    """Values differ by so many orders of magnitude that the smallest ones were lost."""
 
 
 def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None) -> Solution:
@@ -73,20 +69,6 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
             stacklevel=2,
         )
     return _solution(flat, relaxed, rounds, begin)
-
-
-def refuse_extras(problem: Problem, who: str) -> None:
-    """Raise PlanError if the problem has limits or rules, which ``who`` cannot keep."""
-    if problem.limits or problem.rules:
-        raise PlanError(f"{who} knows neither limits nor rules; gacfx.planning.solve does")
-
-
-def check_amounts(**amounts: float | None) -> None:
-    """Raise PlanError for an amount that is not a number >= 0; None is none."""
-    for name, number in amounts.items():
-        real = isinstance(number, int | float) and not isinstance(number, bool)
-        if number is not None and not (real and number >= 0):
-            raise PlanError(f"{name} {number!r}: must be a number >= 0")
 
 
 def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Solution:

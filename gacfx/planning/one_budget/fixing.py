@@ -134,28 +134,3 @@ def _found(
         np.concatenate(costs),
         np.concatenate(values),
     )
-
-
-def undominated(flat: Flat, position: IntArray, owner: IntArray) -> IntArray:
-    """Indices of the candidates worth more than every cheaper one of their group listed here.
-
-    Of equal candidates the first stays: the cheapest, then the lowest index.
-    """
-    return records(flat.value[position], owner)
-
-
-def records(value: FloatArray, owner: IntArray) -> IntArray:
-    """Indices of the candidates worth more than all before them in their group."""
-    falls = (value[1:] <= value[:-1]) & (owner[1:] == owner[:-1])
-    if not falls.any():
-        return np.arange(len(value))
-    best = value.copy()
-    longest = int(np.bincount(owner).max())
-    shift = 1
-    while shift < longest:
-        same = owner[shift:] == owner[:-shift]
-        best[shift:] = np.where(same, np.maximum(best[shift:], best[:-shift]), best[shift:])
-        shift *= 2
-    keep = np.ones(len(value), np.bool_)
-    keep[1:] = (owner[1:] != owner[:-1]) | (value[1:] > best[:-1])
-    return np.flatnonzero(keep)

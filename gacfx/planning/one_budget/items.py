@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray, run_ends
-from gacfx.planning.one_budget.fixing import Near, records
+from gacfx.planning.normal_form.dominance import records
+from gacfx.planning.one_budget.fixing import Near
 from gacfx.planning.order import ends_of
 
 Number = TypeVar("Number", np.int64, np.float64)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import refuse_extras
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.normal_form.lattice import Flat, flatten
-from gacfx.planning.one_budget.core import refuse_extras, solve
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.paper.method import finished
 from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution

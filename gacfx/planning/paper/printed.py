@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import refuse_extras
 from gacfx.planning.arrays import LARGEST_COST, FloatArray, IntArray
-from gacfx.planning.one_budget.core import refuse_extras
 from gacfx.planning.paper.dp import check_limit
 from gacfx.planning.problem import Group, Problem
 

@@ -15,8 +15,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import refuse_extras
 from gacfx.planning.normal_form.lattice import flatten
-from gacfx.planning.one_budget.core import refuse_extras, solve
+from gacfx.planning.one_budget.core import solve
 from gacfx.planning.paper.method import finished, total_cost, total_value
 from gacfx.planning.paper.wanted import floor_choice, nearest_choice
 from gacfx.planning.problem import Group, Problem

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from gacfx.planning import Problem
+from gacfx.planning.normal_form.dominance import records, undominated
 from gacfx.planning.normal_form.lattice import flatten
-from gacfx.planning.one_budget.fixing import near, records, undominated
+from gacfx.planning.one_budget.fixing import near
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
 
 
