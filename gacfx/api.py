@@ -23,24 +23,21 @@ from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core import edit
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import check_plan
-from gacfx.core.notes import sites
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
-from gacfx.core.plan import Plan, Provenance
+from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Execution, Mode, Workload
 from gacfx.errors import CalibrationError, PlanError
 from gacfx.hardware import profile as profiles
-from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import FORECAST, Inspection, read_rows
 from gacfx.modules.install import install_, swapped
-from gacfx.passes.planning.budget import make_budget, target_names, wanted_ranks
-from gacfx.passes.planning.limit_latency import LimitLatency
+from gacfx.passes.planning.limiting import check_limits
 from gacfx.passes.planning.measure_curves import PAPER, check_method
 from gacfx.planning import kept_budget
-from gacfx.study import VALUE_MODELS, Progress, Study, run_planning
+from gacfx.study import VALUE_MODELS, Progress, Study
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
@@ -117,16 +114,14 @@ def check_request(
     """Refuse what can be refused before any work.
 
     Raises:
-        PipelineError: no such method or value model, or an unknown pass or option in ``limits``.
+        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
         PlanError: a ratio outside [0, 1).
         PassError: a bad option of a latency limit.
     """
     check_method(method, VALUE_MODELS[0] if value == "auto" else value)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
-    for step in Pipeline.parse(",".join(limits)).passes if limits else ():
-        if isinstance(step, LimitLatency):
-            step.workload()
+    check_limits(limits)
 
 
 def read_calibration(
@@ -143,6 +138,31 @@ def read_calibration(
         raise CalibrationError("calibration text needs the model's tokenizer; pass tokenizer=...")
     documents = read_documents(source) if isinstance(source, str | Path) else source
     return tokenize(documents, tokenizer, max_positions(model))
+
+
+def calibrate(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    calibration: "str | Path | Iterable[str] | Corpus",
+    method: str = "gfwsvd",
+    skip: tuple[str, ...] = (),
+    seed: int = 0,
+    seq: int = 1024,
+    progress: Progress = lambda *_: None,
+) -> Study:
+    """What calibration finds of a model, with its graph: plans are made of it in seconds.
+
+    Arguments are those of :func:`plan`, and ``seq``: tokens of a sequence for which attention calls
+    are recorded.
+
+    Raises:
+        GacError: bad input; see gacfx.errors.
+    """
+    corpus = read_calibration(calibration, model, tokenizer)
+    return Study.make(
+        model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress
+    )
 
 
 def plan(
@@ -181,8 +201,15 @@ def plan(
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
     profile = load_profile(gpu)
-    corpus = read_calibration(calibration, model, tokenizer)
-    study = Study.make(model, corpus, method=method, skip=skip, seed=seed, progress=progress)
+    study = calibrate(
+        model,
+        tokenizer,
+        calibration=calibration,
+        method=method,
+        skip=skip,
+        seed=seed,
+        progress=progress,
+    )
     return study.plan(goal, profile=profile, search=search)
 
 
@@ -206,32 +233,11 @@ def plan_synthetic(
     if search.value not in ("auto", PAPER):
         raise PlanError(f"made-up spectra have no value model {search.value!r}; auto or {PAPER}")
     check_request("svd", goal, limits=search.limits)
-    profile = load_profile(gpu)
-    gm = capture(source)
-    Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
-    target_names(gm)
-    budget = make_budget(gm, as_goal(goal))
-    dtype = next(site.dtype for _, site in sites(gm))
-    align = chosen_align(search, profile, dtype)
-    linear = PAPER if search.value == PAPER else ""
-    made = Provenance(
-        method="none",
-        value_model=f"synthetic decay {decay}" + (f", {PAPER}" if linear else ""),
-        gpu=profile.name,
-        align=rank_step(align, search),
-        dtype=dtype,
-        seed=seed,
-        search=search,
-    )
-    curves = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=linear)
-    return run_planning(
-        gm,
-        pipelines.planning(search, curves, align),
-        budget=budget,
-        provenance=made,
-        wanted=wanted_ranks(gm, budget),
-        profile=profile,
-    )
+    from gacfx import replan  # it stands on this module
+
+    value = PAPER if search.value == PAPER else ""
+    curves = replan.synthetic_curves(source, skip=skip, decay=decay, seed=seed, value=value)
+    return replan.plan_from_curves(curves, goal=as_goal(goal), gpu=gpu, search=search)
 
 
 def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
@@ -303,9 +309,15 @@ def compress(
     check_request(method, goal, search.value, search.limits)
     workload = workload or Workload()
     profile = load_profile(gpu)
-    corpus = read_calibration(calibration, model, tokenizer)
-    study = Study.make(
-        model, corpus, method=method, skip=skip, seed=seed, seq=workload.seq, progress=progress
+    study = calibrate(
+        model,
+        tokenizer,
+        calibration=calibration,
+        method=method,
+        skip=skip,
+        seed=seed,
+        seq=workload.seq,
+        progress=progress,
     )
     planned = study.plan(goal, profile=profile, search=search)
     summary = summarise(study, {"gacfx": planned}, profile, workload)

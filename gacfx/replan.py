@@ -10,6 +10,7 @@ the model.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,14 @@ from torch.fx import GraphModule, symbolic_trace
 from gacfx import api, pipelines
 from gacfx.core.curve_file import Curves, Facts, Weight
 from gacfx.core.edit import set_parameter
+from gacfx.core.gacpass import GacPass
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.notes import annotate, state, targets
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan, Provenance
 from gacfx.core.search import DEFAULT_SEARCH, Search
-from gacfx.errors import PlanError
+from gacfx.errors import PipelineError, PlanError
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.passes.planning.budget import (
@@ -37,6 +39,7 @@ from gacfx.passes.planning.budget import (
 )
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.solve import make_problem, refused_sites
+from gacfx.passes.planning.sweep_candidates import Sizes
 from gacfx.planning import Problem
 from gacfx.study import run_planning
 
@@ -200,11 +203,53 @@ def problem_of(
         raise PlanError("a window stands around ranks of one budget; take candidates 'full'")
     gm = bare_graph(curves)
     align = chosen_align(search, profile, curves.facts.provenance.dtype)
-    passes = Pipeline.parse(_steps(search, align)).passes[:-1]
-    for step in passes:
-        given = {"profile": profile} if "profile" in step.required else {}
-        replace(step, **given)(gm)
+    _run(Pipeline.parse(_steps(search, align)).passes[:-1], gm, profile)
     return make_problem(gm, make_budget(gm, Goal(ratio=0)))
+
+
+def problem_again(
+    curves: Curves,
+    plan: Plan,
+    *,
+    gpu: str | Profile | None = None,
+    instead: Mapping[str, Sizes] | None = None,
+) -> Problem:
+    """The problem that ``plan`` was found in: its candidates, budget, limits and rules.
+
+    Args:
+        curves: those that the plan was made of.
+        plan: its provenance says what was searched.
+        gpu: profile of its limits; the one that the plan names if None.
+        instead: module -> sizes offered in place of those that the search offers.
+
+    Raises:
+        PlanError: a step of the search is no pass that is known here.
+        ProfileError: a limit needs the profile, and the plan's is no profile that is known here.
+    """
+    made = plan.provenance
+    # Tensor parallelism is in the plan's step already.
+    text = _steps(replace(made.search, tp=1), made.align)
+    try:
+        sweep, *others = Pipeline.parse(text).passes[:-1]
+    except PipelineError as error:
+        raise PlanError(
+            f"{error}; the plan was made with {', '.join(made.search.limits)}: import the module "
+            "that defines it first"
+        ) from error
+    gm = bare_graph(curves)
+    wanted = {c.module: c.wanted for c in plan.choices if c.wanted is not None}
+    replace(sweep, wanted=wanted)(gm)  # type: ignore[call-arg]
+    if instead:
+        state(gm).offer({**(state(gm).candidates or {}), **instead})
+    _run(others, gm, gpu or made.gpu)
+    return make_problem(gm, plan.budget)
+
+
+def _run(steps: Sequence[GacPass], gm: GraphModule, gpu: str | Profile) -> None:
+    """Run passes; the profile is looked up for those that need one."""
+    for step in steps:
+        given = {"profile": api.load_profile(gpu)} if "profile" in step.required else {}
+        replace(step, **given)(gm)
 
 
 def check_value(curves: Curves, search: Search) -> None:

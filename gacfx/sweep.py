@@ -14,6 +14,7 @@ import numpy as np
 from gacfx import api
 from gacfx.core.atomic import replacing
 from gacfx.core.curve_file import Curves
+from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import CheckpointError, PlanError
@@ -113,6 +114,16 @@ def sweep(
             )
         )
     return tuple(rows)
+
+
+def forecast_us(
+    curves: Curves, plan: Plan, *, gpu: str | Profile = "h200", workload: Workload | None = None
+) -> float:
+    """Microseconds of all targeted weights of a plan, as in the rows of a sweep; rule-based."""
+    taken = {choice.module: choice.rank for choice in plan.choices}
+    labels = (taken[weight.module] for weight in curves.facts.weights)
+    forecast = _Forecast(curves, api.load_profile(gpu), workload or Workload())
+    return forecast.us(tuple(DENSE if rank is None else rank for rank in labels))
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> Path:

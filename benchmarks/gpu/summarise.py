@@ -23,6 +23,7 @@ from benchmarks.gpu.summary.plots_calls import call_plots
 from benchmarks.gpu.summary.plots_models import model_plots
 from benchmarks.gpu.summary.records import Records, SummaryError, load
 from gacfx.core.atomic import replacing
+from gacfx.report.drawing import can_draw
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -44,7 +45,7 @@ def write_page(records: Records, out: Path) -> None:
     """The page of one machine and its plots, in ``out/name``."""
     folder = out / records.name
     folder.mkdir(parents=True, exist_ok=True)
-    found, drawn = drawable(records), plots.can_draw()
+    found, drawn = drawable(records), can_draw()
     if drawn:
         plots.write(found, folder)
     _write(folder / INDEX, page.page(records, found, drawn=drawn))

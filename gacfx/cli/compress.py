@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from gacfx.cli import options
-from gacfx.cli.plan import planning, real_plan
 
 
 def add(commands: Any) -> None:
@@ -28,19 +27,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Compress, save and print."""
     from gacfx import api
     from gacfx.checkpoint.save import check_target
-    from gacfx.cli import screen
+    from gacfx.cli import made, screen
     from gacfx.report import tables
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     if arguments.dry_run:
-        planned = real_plan(arguments)
+        planned = made.from_model(arguments).planned
         text = planned.plan.to_json() if arguments.json else ""
         print(text, end="") if text else screen.console().print(tables.plan_view(planned.plan))
         return 0
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
-    asked = planning(arguments)
+    goal, search = options.goal_of(arguments), options.search_of(arguments)
+    profile = options.profile_of(arguments)
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
@@ -48,9 +48,15 @@ def run(arguments: argparse.Namespace) -> int:
         compressed = api.compress(
             model,
             tokenizer,
+            calibration=arguments.calibration,
+            method=arguments.method,
+            goal=goal,
+            gpu=profile,
+            search=search,
             workload=options.workload_of(arguments),
+            skip=tuple(arguments.skip),
+            seed=arguments.seed,
             progress=move,
-            **asked,
         )
     folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
     if arguments.json:

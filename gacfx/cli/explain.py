@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--curves", metavar="FILE", required=True, help="of gacfx plan --save-curves"
     )
+    options.add_gpu(command, default=None)
     command.add_argument("--json", action="store_true", help="the explanation as JSON")
 
 
@@ -30,7 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report.explain_view import explain_view
 
     plan = read_plan(arguments.plan)
-    seen = explain(plan, load_curves(arguments.curves), arguments.module)
+    gpu = None
+    if arguments.gpu or arguments.torch or arguments.cudnn:
+        arguments.gpu = arguments.gpu or plan.provenance.gpu
+        gpu = options.profile_of(arguments)
+    seen = explain(plan, load_curves(arguments.curves), arguments.module, gpu=gpu)
     if arguments.json:
         print(json.dumps(asdict(seen), indent=1))
     else:

@@ -3,6 +3,7 @@
 import argparse
 import re
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, Any, get_args
 
 from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
@@ -20,9 +21,10 @@ class WrongUse(Exception):  # noqa: N818 - exit code 2
     """Options that do not go together, or one that is missing."""
 
 
-def add_gpu(command: argparse.ArgumentParser) -> None:
+def add_gpu(command: argparse.ArgumentParser, default: str | None = "h200") -> None:
     """``--gpu`` and the versions that its rules depend on."""
-    command.add_argument("--gpu", default="h200", help="profile name or file (default: h200)")
+    said = default or "the plan's"
+    command.add_argument("--gpu", default=default, help=f"profile name or file (default: {said})")
     command.add_argument("--torch", metavar="X.Y", type=version, help="torch on the target machine")
     command.add_argument("--cudnn", metavar="N", type=int, help="cuDNN there, for example 91900")
 
@@ -81,10 +83,29 @@ def add_search(command: argparse.ArgumentParser) -> None:
         help="ranks that matching modules may have",
     )
     group.add_argument("--uniform", action="store_true", help="one rank for all layers of a kind")
-    group.add_argument(
+    add_limits(group)
+
+
+def add_limits(group: "argparse._ArgumentGroup") -> None:
+    """Further budgets and rules."""
+    latency = group.add_mutually_exclusive_group()
+    latency.add_argument(
         "--latency-share",
         metavar="X",
         help="second budget: share of the dense weights' forecast time, rule-based",
+    )
+    latency.add_argument(
+        "--latency-us",
+        type=above_0,
+        metavar="N",
+        help="second budget: microseconds of forecast time, rule-based",
+    )
+    group.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="PASS",
+        help="a pass that adds a limit or a rule: 'limit-latency{share=0.9 mode=decode}'",
     )
 
 
@@ -121,9 +142,6 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         said.setdefault("candidates", "window")
     if arguments.window is not None and said["candidates"] != "window":
         raise WrongUse("--window goes with --candidates window")
-    share, run = arguments.latency_share, ""
-    if share is not None:
-        run = f"mode={arguments.mode} batch={arguments.batch} seq={arguments.seq}"
     return replace(
         Search.paper() if arguments.paper else Search(**said),
         align=arguments.align,
@@ -132,8 +150,18 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         quant=arguments.quant,
         bounds=tuple(Bound.parse(text) for text in arguments.bound),
         uniform=arguments.uniform,
-        limits=() if share is None else (f"limit-latency{{share={share} {run}}}",),
+        limits=(*_latency(arguments), *arguments.limit),
     )
+
+
+def _latency(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The limit on latency for the workload of the command, if one is asked for."""
+    run = f"mode={arguments.mode} batch={arguments.batch} seq={arguments.seq}"
+    if arguments.latency_share is not None:
+        return (f"limit-latency{{share={arguments.latency_share} {run}}}",)
+    if arguments.latency_us is not None:
+        return (f"limit-latency{{us={arguments.latency_us} {run}}}",)
+    return ()
 
 
 def profile_of(arguments: argparse.Namespace) -> "Profile":
@@ -155,6 +183,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not at least 1")
+    return number
+
+
+def above_0(text: str) -> float:
+    """A number above 0."""
+    number = float(text)
+    if not 0 < number < inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
 
 

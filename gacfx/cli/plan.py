@@ -1,6 +1,7 @@
 """``gacfx plan``: the best aligned plan, without changing anything."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,68 +31,20 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Plan and print."""
-    from gacfx.cli import screen
-    from gacfx.core.planned import Planned
+    """Plan, write what was asked for, and print."""
+    from gacfx.cli import made, screen
     from gacfx.report import tables
 
-    if (code := curves.run_if_asked(arguments)) is not None:
-        return code
-    if arguments.synthetic is None and arguments.calibration is None:
-        raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
-    if arguments.synthetic is not None and (arguments.out or arguments.calibration):
-        raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
-    if arguments.synthetic is not None:
-        planned = Planned(synthetic_plan(arguments), {})
-    else:
-        planned = real_plan(arguments)
+    curves.check(arguments)
+    found = made.make(arguments)
+    wrote = curves.save(arguments, found)
     if arguments.out:
-        planned.save(Path(arguments.out))
+        found.planned.save(Path(arguments.out))
     if arguments.json:
-        print(planned.plan.to_json(), end="")
+        print(found.planned.plan.to_json(), end="")
     else:
-        screen.console().print(tables.plan_view(planned.plan))
+        screen.console().print(tables.plan_view(found.planned.plan))
+    wrote += curves.sweep(arguments, found)
+    for line in wrote:
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
     return 0
-
-
-def real_plan(arguments: argparse.Namespace) -> Any:
-    """A plan from weights and calibration text."""
-    from gacfx import api
-    from gacfx.cli import screen
-
-    asked = planning(arguments)
-    screen.quiet_transformers()
-    model, tokenizer = api.load(arguments.model)
-    with screen.progress() as move:
-        return api.plan(model, tokenizer, progress=move, **asked)
-
-
-def planning(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of ``gacfx.plan`` from the options."""
-    return {
-        "calibration": arguments.calibration,
-        "method": arguments.method,
-        "goal": options.goal_of(arguments),
-        "gpu": options.profile_of(arguments),
-        "search": options.search_of(arguments),
-        "skip": tuple(arguments.skip),
-        "seed": arguments.seed,
-    }
-
-
-def synthetic_plan(arguments: argparse.Namespace) -> Any:
-    """A plan for a configuration alone, with stated made-up curves."""
-    from gacfx import api
-
-    search = options.search_of(arguments)
-    if search.value not in ("auto", "paper"):
-        raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
-    return api.plan_synthetic(
-        arguments.model,
-        goal=options.goal_of(arguments),
-        gpu=options.profile_of(arguments),
-        search=search,
-        skip=tuple(arguments.skip),
-        decay=arguments.synthetic,
-        seed=arguments.seed,
-    )

@@ -98,6 +98,8 @@ class LimitKept:
     """What the dense weights would spend; None where the limit is no share of that."""
     source: str = ""
     """Where the numbers come from, and for which workload."""
+    multiplier: float | None = None
+    """Of the proof: nats for each unit counted; None in plans that did not keep it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Proof:
     bound: float
     gap: float
     multiplier: float
+    """Of the budget; those of limits stand beside them."""
     usable_budget: int
     rounding_bound: float
     certified_gap: float

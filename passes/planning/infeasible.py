@@ -76,13 +76,13 @@ def _least(merged: Merged, limit: Limit) -> int:
 
 def _out_of_reach(limit: Limit, least: int, budget: Budget) -> InfeasibleBudget:
     """One limit that no plan within the budget keeps."""
-    reach = f"the smallest is {least:,}"
+    unit, reach = "", f"the smallest is {least:,}"
     if isinstance(limit, ShareOfDense) and limit.dense:
-        share = ceil(DIGITS * least / limit.dense) / DIGITS
-        reach = f"{reach}, so the smallest reachable share is {share:.4f}"
+        unit, share = limit.unit and f" {limit.unit}", ceil(DIGITS * least / limit.dense) / DIGITS
+        reach = f"{reach}{unit}, so the smallest reachable share is {share:.4f}"
     return InfeasibleBudget(
         f"limit {limit.name!r}: no plan within the budget ({budget.asked}) keeps to "
-        f"{limit.most:,}; {reach}. Loosen it or the budget",
+        f"{limit.most:,}{unit}; {reach}. Loosen it or the budget",
         needed=least,
         budget=limit.most,
     )

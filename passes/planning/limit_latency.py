@@ -20,6 +20,8 @@ from gacfx.errors import PassError
 from gacfx.hardware.latency import estimate_us
 from gacfx.hardware.predict import predict
 from gacfx.hardware.profile import Profile
+from gacfx.passes.planning.sweep_candidates import Sizes
+from gacfx.planning.arrays import IntArray
 from gacfx.planning.limits import Limit
 
 EVIDENCE = "rule-based"
@@ -40,7 +42,7 @@ class ShareOfDense(Limit):
 @register
 @dataclass(frozen=True)
 class LimitLatency(GacPass):
-    """Targets may take ``share`` of their dense time together; times are forecasts from rules."""
+    """Limit the time of all targets: to a share of dense or to microseconds; rule-based."""
 
     name = "limit-latency"
     needs = frozenset({Fact.TARGETS, Fact.CANDIDATES})
@@ -49,6 +51,8 @@ class LimitLatency(GacPass):
 
     share: float = 1.0
     """Of the time of the dense weights; 1 means no slower than dense."""
+    us: float = 0.0
+    """Microseconds, instead of a share; 0 for the share."""
     mode: str = "prefill"
     batch: int = 1
     seq: int = 1024
@@ -60,14 +64,14 @@ class LimitLatency(GacPass):
         assert about.candidates is not None
         clock, costs, dense = Clock(self.profile, workload), {}, 0
         for _, site in targets(gm):
-            times = [clock.ns(site, rank) for rank in about.candidates[site.name]]
-            costs[site.name] = np.array(times, np.int64)
+            costs[site.name] = clock.times(site, about.candidates[site.name])
             dense += clock.ns(site, None)
         run = f"{workload.mode}, {workload.batch} x {workload.seq} tokens, {self.profile.name}"
         about.limit(
             ShareOfDense(
-                name="latency",
-                most=int(Fraction(repr(self.share)) * dense),
+                # Prefill and decode may be limited both; one of a kind replaces the other.
+                name=f"{self.mode} latency",
+                most=self.most(dense),
                 costs=costs,
                 dense=dense,
                 unit="ns",
@@ -75,6 +79,12 @@ class LimitLatency(GacPass):
             )
         )
         return False
+
+    def most(self, dense: int) -> int:
+        """Nanoseconds that all targets may take together, rounded down."""
+        if self.us:
+            return int(Fraction(repr(self.us)) * 1000)
+        return int(Fraction(repr(self.share)) * dense)
 
     def workload(self) -> Workload:
         """What runs.
@@ -84,6 +94,12 @@ class LimitLatency(GacPass):
         """
         if not (isfinite(self.share) and self.share > 0):
             raise PassError(f"{self.name}: share {self.share} is not above 0; 0.9 is 90 % of dense")
+        if not (isfinite(self.us) and self.us >= 0):
+            raise PassError(f"{self.name}: us {self.us} is no time in microseconds, such as 5200")
+        if self.us and self.share != 1:
+            raise PassError(
+                f"{self.name}: share {self.share} and us {self.us} are both given; give one"
+            )
         if self.mode not in get_args(Mode):
             known = ", ".join(get_args(Mode))
             raise PassError(f"{self.name}: no mode {self.mode!r}; known: {known}")
@@ -100,6 +116,16 @@ class Clock:
     def __init__(self, profile: Profile, workload: Workload) -> None:
         self.profile, self.workload = profile, workload
         self._known: dict[MatmulSite, int] = {}
+        self._times: dict[tuple[MatmulSite, Sizes], IntArray] = {}
+
+    def times(self, site: MatmulSite, sizes: Sizes) -> IntArray:
+        """[sizes] whole nanoseconds of a weight at each size; weights alike share the array."""
+        key = (replace(site, name="", weight=None), sizes)
+        if key not in self._times:
+            found = np.array([self.ns(site, rank) for rank in sizes], np.int64)
+            found.setflags(write=False)
+            self._times[key] = found
+        return self._times[key]
 
     def ns(self, site: MatmulSite, rank: int | None) -> int:
         """Whole nanoseconds of all launches: the pair's two, or the dense one if rank is None."""

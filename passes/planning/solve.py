@@ -6,7 +6,7 @@ After:   q_proj: 1112    up_proj: dense    ...    proven optimal
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch.fx import GraphModule
@@ -170,13 +170,13 @@ def certified_gap(problem: Problem, solution: Solution) -> float:
 
 
 def limits_kept(problem: Problem, solution: Solution) -> Iterator[LimitKept]:
-    """What the plan spends under every limit."""
+    """What the plan spends under every limit, and what a unit of it is worth."""
     picks = {g.name: pick for g, pick in zip(problem.groups, solution.choice, strict=True)}
-    for limit in problem.limits:
+    for limit, multiplier in zip(problem.limits, solution.limit_multipliers, strict=True):
         spent = sum(int(costs[picks[name]]) for name, costs in limit.costs.items())
-        kept = LimitKept(limit.name, limit.most, spent)
+        kept = LimitKept(limit.name, limit.most, spent, multiplier=multiplier)
         if isinstance(limit, ShareOfDense):
-            kept = LimitKept(limit.name, limit.most, spent, limit.unit, limit.dense, limit.source)
+            kept = replace(kept, unit=limit.unit, dense=limit.dense, source=limit.source)
         yield kept
 
 

@@ -110,16 +110,33 @@ def test_the_limit_is_the_share_of_all_dense_targets() -> None:
 
 def test_it_says_that_times_come_from_rules_and_for_which_workload() -> None:
     limit = limited(swept(), mode="decode", batch=4, seq=2048)
-    assert (limit.name, limit.unit) == ("latency", "ns")
+    assert (limit.name, limit.unit) == ("decode latency", "ns")
     assert limit.source == "rule-based, decode, 4 x 2048 tokens, h200"
 
 
-def test_another_workload_replaces_the_limit_and_costs_something_else() -> None:
+def test_microseconds_are_a_limit_of_their_own() -> None:
+    gm = swept()
+    dense = limited(gm).dense
+    absolute = limited(gm, us=0.1)
+    assert (absolute.most, absolute.dense) == (100, dense)
+    # Twice the dense time is no share of 1: a plan may be slower than dense.
+    assert limited(gm, us=dense / 500).most == dense * 2
+
+
+def test_a_limit_is_replaced_by_one_of_its_mode_and_stands_beside_one_of_the_other() -> None:
     gm = swept()
     first = limited(gm)
-    second = limited(gm, mode="decode")
+    second = limited(gm, batch=256)
     assert not np.array_equal(first.costs[Q0], second.costs[Q0])
     assert state(gm).limits == (second,)
+    run(gm, LimitLatency(profile=h200(), mode="decode"))
+    prefill, decode = state(gm).limits
+    assert (prefill, prefill.name, decode.name) == (second, "prefill latency", "decode latency")
+
+
+def test_weights_alike_share_their_times() -> None:
+    limit = limited(swept())
+    assert limit.costs[Q0] is limit.costs[Q0.replace("layers.0", "layers.1")]
 
 
 @pytest.mark.parametrize(
@@ -129,6 +146,9 @@ def test_another_workload_replaces_the_limit_and_costs_something_else() -> None:
         ({"share": -1.0}, "share -1.0 is not above 0"),
         ({"share": float("nan")}, "share nan is not above 0"),
         ({"share": float("inf")}, "share inf is not above 0"),
+        ({"us": -1.0}, "us -1.0 is no time in microseconds, such as 5200"),
+        ({"us": float("nan")}, "us nan is no time in microseconds"),
+        ({"us": 5.0, "share": 0.5}, "share 0.5 and us 5.0 are both given; give one"),
         ({"mode": "training"}, "no mode 'training'; known: prefill, decode"),
         ({"batch": 0}, "batch 0 and seq 1024 must be at least 1"),
         ({"seq": 0}, "batch 1 and seq 0 must be at least 1"),

@@ -5,44 +5,18 @@ matplotlib is imported where something is drawn; what could be drawn is known wi
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gacfx.core.atomic import replacing
+from gacfx.report.drawing import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, GREY, FAINT = "#343a40", "#868e96", "#e9ecef"
 ALIGNED, HALF_ALIGNED, MISALIGNED, PAPER = "#14605f", "#6fb3ac", "#d98032", "#9c8ab8"
-WIDTH_IN = 8.4
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "gacfx",  # ids of the file's elements; random otherwise
-    "svg.fonttype": "path",
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.0,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.solid_capstyle": "round",
-}
+MORE: dict[Any, Any] = {"lines.solid_capstyle": "round"}
+"""Settings beside the style of all plots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +40,6 @@ class Plot:
         return f"![{self.alt}]({self.file})\n"
 
 
-def can_draw() -> bool:
-    """Is matplotlib installed?"""
-    try:
-        return find_spec("matplotlib") is not None
-    except ValueError:  # a module that is blocked has no spec
-        return False
-
-
 def write(plots: Iterable[Plot], folder: Path) -> None:
     """Each plot as ``folder/name.svg``."""
     for plot in plots:
@@ -82,17 +48,8 @@ def write(plots: Iterable[Plot], folder: Path) -> None:
 
 def save(plot: Plot, path: Path) -> None:
     """One plot, in the format of the suffix."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a person's own settings would change the file
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH_IN, plot.height_in), layout="constrained")
+    with canvas(path, plot.height_in, more=MORE) as figure:
         plot.draw(figure)
-        metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=130, metadata=metadata)
 
 
 def spread(wanted: Sequence[float], least: float) -> list[float]:

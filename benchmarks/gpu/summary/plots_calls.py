@@ -9,7 +9,6 @@ from benchmarks.gpu.summary.figures import Figure as Sweep
 from benchmarks.gpu.summary.figures import Point
 from benchmarks.gpu.summary.plots import (
     ALIGNED,
-    GREY,
     HALF_ALIGNED,
     MISALIGNED,
     PAPER,
@@ -17,6 +16,7 @@ from benchmarks.gpu.summary.plots import (
     label_right,
 )
 from benchmarks.gpu.summary.records import Records
+from gacfx.report.drawing import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.gpu.summary import paper
 from benchmarks.gpu.summary.models import HEADLINE_SEQ, Cell, Timings, timings, title
-from benchmarks.gpu.summary.plots import GREY, INK, PAPER, Plot, label_right
+from benchmarks.gpu.summary.plots import PAPER, Plot, label_right
 from benchmarks.gpu.summary.records import Records
 from benchmarks.gpu.summary.tables import ms, over, times
+from gacfx.report.drawing import GREY, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,13 +13,15 @@ from benchmarks.gpu.llama import variants
 from benchmarks.gpu.part import Rates, Setting
 from benchmarks.gpu.parts.dispatch import Dispatch
 from benchmarks.gpu.parts.figures import Figures
-from benchmarks.gpu.summary import dispatch, figures, paper, plots, ranking
+from benchmarks.gpu.summary import dispatch, figures, paper, ranking
 from benchmarks.gpu.summary.exhibits import EXHIBITS
 from benchmarks.gpu.summary.index import index
 from benchmarks.gpu.summary.kernels import Kernel
 from benchmarks.gpu.summary.page import page
 from benchmarks.gpu.summary.records import load
 from benchmarks.gpu.timing import HostTimer
+from gacfx.report import drawing
+from gacfx.report.drawing import can_draw
 from tests.unit.benchmarks_gpu import synthetic
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +38,7 @@ def no_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         return plain(name, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", guarded)
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(drawing, "find_spec", lambda name: None)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -82,7 +84,7 @@ def test_a_folder_becomes_a_page_and_an_index(
 
 
 def test_pages_and_plots_are_the_same_bytes_twice(tmp_path: Path) -> None:
-    if not plots.can_draw():
+    if not can_draw():
         pytest.skip("matplotlib is not installed")
     swept = [r for r in synthetic.figures() if r["item"]["figure"] in ("sdpa-head-dim", "gemm-k")]
     timed = [r for r in synthetic.models() if r["item"]["variant"] in ("dense", "asvd")]

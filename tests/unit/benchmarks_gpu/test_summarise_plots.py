@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.summarise import drawable
-from benchmarks.gpu.summary.plots import can_draw, spread, write
+from benchmarks.gpu.summary.plots import spread, write
 from benchmarks.gpu.summary.records import load
+from gacfx.report.drawing import can_draw
 from tests.unit.benchmarks_gpu import synthetic
 
 needs_matplotlib = pytest.mark.skipif(not can_draw(), reason="matplotlib is not installed")

@@ -1,6 +1,5 @@
 """Saved curves, sweeps, explanations and differences on the command line."""
 
-import argparse
 import csv
 import json
 import sys
@@ -10,42 +9,13 @@ from typing import Any
 import pytest
 
 from gacfx import cli
-from gacfx.cli import curves, diff, explain, options
+from gacfx.cli import curves
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.report.frontier_plot import can_draw
 from tests import tiny
 from tests.unit import made_curves
 
 MODULE = "model.layers.0.mlp.up_proj"
-
-
-def made_parser() -> argparse.ArgumentParser:
-    """The commands under test, and ``plan`` with nothing but what these options need."""
-    top = argparse.ArgumentParser(prog="gacfx")
-    commands = top.add_subparsers(dest="command", required=True)
-    for module in (diff, explain):
-        module.add(commands)
-    plan = options.add_command(commands, "plan", "plan", usual_way)
-    plan.add_argument("model", nargs="?")
-    options.add_planning(plan)
-    options.add_gpu(plan)
-    options.add_workload(plan)
-    curves.add_options(plan)
-    plan.add_argument("--synthetic", type=float)
-    plan.add_argument("--json", action="store_true")
-    plan.add_argument("--out")
-    return top
-
-
-def usual_way(arguments: argparse.Namespace) -> int:
-    """Nine, when the options leave the command to go its usual way."""
-    code = curves.run_if_asked(arguments)
-    return 9 if code is None else code
-
-
-@pytest.fixture(autouse=True)
-def parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "parser", made_parser)
 
 
 def run(*words: object) -> int:
@@ -77,16 +47,11 @@ def kept(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = tiny.text_file(folder / "stories.txt")
     words = ["plan", dense, "--calibration", text, "--value", "fisher", "--ratio", "0.3"]
     words += ["--out", folder / "plan", "--save-curves", folder / "curves.safetensors"]
-    arguments = made_parser().parse_args([str(word) for word in words])
-    assert arguments.run(arguments) == 0
+    assert run(*words) == 0
     return folder
 
 
 # -- plan ----------------------------------------------------------------------------------------
-
-
-def test_without_these_options_the_command_goes_its_usual_way(dense: Path) -> None:
-    assert run("plan", dense, "--synthetic", "0.5") == 9
 
 
 def test_a_plan_from_saved_curves_is_the_plan_of_the_model(
@@ -202,12 +167,27 @@ def test_a_weight_is_explained_from_a_plan_and_its_curves(
 ) -> None:
     words = ("explain", kept / "plan", MODULE, "--curves", kept / "curves.safetensors")
     said = shown(capsys, *words)
-    assert said.startswith(f"{MODULE}  176 x 64  ") and "price of the budget: " in said
+    assert said.startswith(f"{MODULE}  176 x 64  ") and "\nprice of " in said
     raw: dict[str, Any] = json.loads(shown(capsys, *words, "--json"))
     plan = json.loads((kept / "plan" / "plan.json").read_text(encoding="utf-8"))
     choice = next(choice for choice in plan["choices"] if choice["module"] == MODULE)
     assert (raw["rank"], raw["loss_nats"]) == (choice["rank"], choice["loss_nats"])
     assert raw["price"] == plan["proof"]["multiplier"] * 1e6
+
+
+def test_a_limit_is_explained_for_the_profile_it_was_made_for(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = kept / "curves.safetensors"
+    words = ("plan", "--curves", file, "--latency-share", "1.5", "--gpu", "a100", "--json")
+    plan = tmp_path / "plan.json"
+    plan.write_text(shown(capsys, *words), encoding="utf-8")
+    again = ("explain", plan, MODULE, "--curves", file)
+    raw = json.loads(shown(capsys, *again, "--json"))
+    assert [price["name"] for price in raw["prices"]] == ["parameters", "prefill latency"]
+    assert shown(capsys, *again) == shown(capsys, *again, "--gpu", "a100")
+    assert "name the profile that it was made for" in refused(capsys, 1, *again, "--gpu", "h200")
+    assert shown(capsys, *again, "--torch", "2.9").startswith(MODULE)
 
 
 def test_what_cannot_be_explained_is_a_failure(

@@ -77,6 +77,16 @@ def test_the_goal_is_one_of_three(words: tuple[str, ...], goal: Goal) -> None:
             ("--latency-share", "0.9", "--mode", "decode", "--batch", "4", "--seq", "2048"),
             Search(limits=("limit-latency{share=0.9 mode=decode batch=4 seq=2048}",)),
         ),
+        (
+            ("--latency-us", "5200", "--limit", "tie-layers", "--limit", "mine{a=1 b=2}"),
+            Search(
+                limits=(
+                    "limit-latency{us=5200.0 mode=prefill batch=1 seq=1024}",
+                    "tie-layers",
+                    "mine{a=1 b=2}",
+                )
+            ),
+        ),
     ],
     ids=str,
 )
@@ -105,6 +115,7 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
         ("--bytes", "340kB"),
         ("--latency-share", "1.6"),
         ("--latency-share", "1.6", "--solver", "ilp", "--mode", "decode"),
+        ("--latency-us", "140", "--bytes", "340kB"),
     ],
     ids=" ".join,
 )
@@ -121,8 +132,36 @@ def test_every_option_makes_a_plan(
     )
     assert plan["proof"]["solver"] == asked.solver
     assert search["limits"] == list(asked.limits)
-    assert [limit["name"] for limit in plan["limits"]] == ["latency"] * len(asked.limits)
+    mode = read(*words).mode
+    assert [limit["name"] for limit in plan["limits"]] == [f"{mode} latency"] * len(asked.limits)
     assert any(choice["rank"] for choice in plan["choices"])
+
+
+def test_limits_of_several_workloads_are_kept_together(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode = "limit-latency{share=1.5 mode=decode batch=8 seq=512}"
+    words = ("--latency-share", "1.6", "--limit", decode, "--limit", "tie-layers", "--bytes", "1MB")
+    plan = shown(capsys, dense, *words)
+    assert [(limit["name"], limit["source"]) for limit in plan["limits"]] == [
+        ("prefill latency", "rule-based, prefill, 1 x 1024 tokens, h200"),
+        ("decode latency", "rule-based, decode, 8 x 512 tokens, h200"),
+    ]
+    for limit, share in zip(plan["limits"], (16, 15), strict=True):
+        assert limit["spent"] <= limit["most"] == limit["dense"] * share // 10
+    assert plan["rules"] == 7 and plan["budget"]["unit"] == "bytes"
+
+
+def test_a_time_in_microseconds_is_a_limit_in_nanoseconds(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decode = ("--latency-us", "140.5", "--mode", "decode", "--batch", "2")
+    (limit,) = shown(capsys, dense, *decode)["limits"]
+    assert (limit["most"], limit["unit"]) == (140_500, "ns") and limit["spent"] <= 140_500
+    assert limit["source"] == "rule-based, decode, 2 x 1024 tokens, h200"
+    assert synthetic(dense, "--latency-us", "1") == 1
+    said = capsys.readouterr().err
+    assert re.search(r"keeps to 1,000 ns; the smallest is [\d,]+ ns, so the smallest reach", said)
 
 
 def test_the_view_says_who_chose_and_what_is_kept(
@@ -203,6 +242,9 @@ def test_options_that_contradict_each_other_exit_with_2(
         (("--quant", "fp6"), "invalid choice: 'fp6'"),
         (("--solver", "magic"), "invalid choice: 'magic'"),
         (("--window", "0"), "0 is not at least 1"),
+        (("--latency-us", "0"), "0 is not above 0"),
+        (("--latency-us", "inf"), "inf is not above 0"),
+        (("--latency-us", "9", "--latency-share", "1"), "not allowed with argument --latency-us"),
     ],
     ids=str,
 )
@@ -230,6 +272,22 @@ def test_what_no_command_takes_exits_with_2(
         (("--latency-share", "0.1"), "smallest reachable share is"),
         (("--latency-share", "0.9", "--solver", "dp"), "cannot keep limit-latency"),
         (("--latency-share", "0.9", "--paper"), "cannot keep limit-latency"),
+        (
+            ("--limit", "latency"),
+            "limit 'latency': no pass 'latency'; passes for limits and rules: l",
+        ),
+        (
+            ("--limit", "factorize"),
+            "limit 'factorize': factorize does not look at candidates; pass",
+        ),
+        (("--limit", "solve"), "limit 'solve': solve does not look at candidates; passes for limi"),
+        (("--limit", "limit-latency{share=0.9"), "cannot read the pipeline from 'limit-latency{s"),
+        (("--limit", "limit-latency share=0.9"), "write NAME or NAME{OPTION=VALUE OPTION=VALUE}"),
+        (("--limit", "limit-latency{speed=9}"), "limit-latency has no option 'speed'; it has: sh"),
+        (("--limit", "limit-latency{mode=train}"), "no mode 'train'; known: prefill, decode"),
+        (("--limit", "limit-latency{us=9 share=0.5}"), "share 0.5 and us 9.0 are both given"),
+        (("--limit", " "), "limits: ' ' is no pass"),
+        (("--limit", "limit-latency{share=1}", "--solver", "dp"), "cannot keep limit-latency"),
         (("--uniform", "--solver", "greedy"), "cannot hold layers to one rank"),
         (("--quant", "int4-g128", "--ratio", "0.2"), "No aligned rank is below break-even"),
     ],

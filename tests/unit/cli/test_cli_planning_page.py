@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gacfx.cli import options, parser
+from gacfx.cli import curves, made, options, parser
 from gacfx.core.gacpass import PASSES
+from gacfx.passes.planning.limiting import check_limits
 from gacfx.tracing import skeleton
 
 PAGE = Path(__file__).parents[3] / "docs" / "planning.md"
@@ -23,16 +24,24 @@ BLOCKS = [
 
 
 def test_the_page_has_commands_and_blocks() -> None:
-    assert len(COMMANDS) >= 7 and len(BLOCKS) >= 2
+    assert len(COMMANDS) >= 7 and len(BLOCKS) >= 3
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_says_what_it_is_shown_for(command: str) -> None:
+    command, _, _ = command.partition(" > ")
     arguments = parser().parse_args(shlex.split(command))
-    said = {options.goal_of(arguments).amount, *map(str, options.search_of(arguments).bounds)}
-    for option in ("--ratio", "--params", "--bytes", "--bound"):
+    curves.check(arguments)
+    made.check(arguments)
+    search = options.search_of(arguments)
+    said = {options.goal_of(arguments).amount, *map(str, search.bounds), *search.limits}
+    for option in ("--ratio", "--params", "--bytes", "--bound", "--limit"):
         if f"{option} " in command:
             assert shlex.split(command)[shlex.split(command).index(option) + 1] in said
+    assert len(search.limits) == command.count("--latency") + command.count("--limit ")
+    for limit in search.limits:
+        check_limits((limit,))
+        assert f"mode={arguments.mode}" in limit or "--limit" in command
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -45,5 +54,6 @@ def test_a_block_runs(number: int, tmp_path: Path, capsys: pytest.CaptureFixture
     try:
         runpy.run_path(str(tmp_path / "block.py"))
     finally:
-        PASSES.pop("tie-gate-and-up", None)
+        for name in ("tie-gate-and-up", "up-needs-gate"):
+            PASSES.pop(name, None)
     assert "optimal" in capsys.readouterr().out

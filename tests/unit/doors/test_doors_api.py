@@ -10,11 +10,14 @@ import torch
 from torch.fx import GraphModule
 
 import gacfx
+from gacfx import api
 from gacfx.core.goal import Goal
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
+from gacfx.hardware.profile import load
 from gacfx.modules.low_rank import LowRankLinear
+from gacfx.replan import curves_of
 from gacfx.tracing.export import example_inputs
 from tests import tiny
 
@@ -44,6 +47,17 @@ def test_same_input_gives_the_same_plan(planned: Planned) -> None:
     again = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
     assert again.plan.choices == planned.plan.choices
     assert all(torch.equal(again.factors[n].up_OR, f.up_OR) for n, f in planned.factors.items())
+
+
+def test_a_model_calibrated_once_gives_the_plans_and_holds_their_curves(planned: Planned) -> None:
+    study = api.calibrate(
+        tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), skip=("*.o_proj",), seed=3
+    )
+    assert study.full.statistics.seed == 3
+    one, two = (study.plan(ratio, profile=load("h200")).plan for ratio in ("0.2", "0.3"))
+    assert one.kept_params > two.kept_params
+    assert len(one.choices) == len(planned.plan.choices) - 2  # o_proj of both layers
+    assert len(curves_of(study.graph, two).facts.weights) == len(two.choices)
 
 
 def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from gacfx import api
+from gacfx import api, pipelines
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.goal import Goal
+from gacfx.core.pipeline import Pipeline
 from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.hardware.profile import load
-from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of, synthetic_curves
-from gacfx.study import Study
+from gacfx.passes.planning.budget import make_budget, wanted_ranks
+from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of
+from gacfx.study import Study, run_planning
 from tests import tiny
 from tests.unit import made_curves
 
@@ -127,11 +129,21 @@ def test_the_best_plan_of_two_weights_is_that_on_paper() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "paper"])
-def test_made_up_curves_are_those_of_the_synthetic_plan(value: str, tmp_path: Path) -> None:
+def test_a_synthetic_plan_is_that_of_the_whole_graph(value: str, tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path)
     search = Search.paper() if value else Search()
     plan = api.plan_synthetic(folder, goal="0.3", search=search, decay=0.7, seed=3)
-    curves = synthetic_curves(folder, decay=0.7, seed=3, value=value)
-    again = plan_from_curves(curves, ratio="0.3", search=search)
+    gm = api.capture(folder)
+    Pipeline.parse(pipelines.SELECT).run(gm)
+    budget = make_budget(gm, Goal(ratio="0.3"))
+    curves = pipelines.step("synthetic-curves", decay=0.7, seed=3, value=value)
+    again = run_planning(
+        gm,
+        pipelines.planning(search, curves, plan.provenance.align),
+        budget=budget,
+        wanted=wanted_ranks(gm, budget),
+        profile=PROFILE,
+    )
     assert (again.choices, again.refusals) == (plan.choices, plan.refusals)
-    assert again.provenance == plan.provenance
+    assert again.budget == plan.budget
+    assert plan.provenance.value_model == "synthetic decay 0.7" + (", paper" if value else "")

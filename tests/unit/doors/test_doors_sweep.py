@@ -13,7 +13,7 @@ from gacfx.core.sites import Workload
 from gacfx.errors import CheckpointError, PlanError
 from gacfx.planning.frontier.plans import frontier
 from gacfx.replan import plan_from_curves, problem_of, synthetic_curves
-from gacfx.sweep import Row, sweep, write_csv
+from gacfx.sweep import Row, forecast_us, sweep, write_csv
 from tests import tiny
 from tests.unit import made_curves
 
@@ -144,3 +144,12 @@ def test_a_table_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").mkdir()
     with pytest.raises(CheckpointError, match="cannot be written"):
         write_csv(sweep(made_curves.curves(), 2), tmp_path / "rows.csv")
+
+
+def test_the_forecast_of_a_plan_is_that_of_its_row() -> None:
+    rows = sweep(made_curves.curves(), 5, search=Search(align=1), workload=Workload(2, 64))
+    for row in rows:
+        plan = plan_from_curves(made_curves.curves(), ratio=repr(row.ratio), search=Search(align=1))
+        time = forecast_us(made_curves.curves(), plan, workload=Workload(2, 64))
+        assert (plan.kept_params, time) == (row.params, row.forecast_us)
+    assert rows[0].forecast_us != rows[-1].forecast_us

@@ -8,7 +8,7 @@ import pytest
 
 from gacfx.core.search import Search
 from gacfx.errors import CheckpointError, GacError
-from gacfx.report.frontier_plot import can_draw, frontier_plot
+from gacfx.report.frontier_plot import Mark, can_draw, frontier_plot
 from gacfx.sweep import Row, sweep
 from tests.unit import made_curves
 
@@ -23,7 +23,7 @@ def rows() -> tuple[Row, ...]:
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("one.svg", "two.svg")]
     for path in paths:
-        assert frontier_plot(rows(), path, workload="prefill", marked=(64, 0.225)) == path
+        assert frontier_plot(rows(), path, workload="prefill", marked=Mark(64, 0.225, 3.0)) == path
     assert paths[0].read_bytes() == paths[1].read_bytes()
     text = paths[0].read_text(encoding="utf-8")
     assert "<svg" in text and "<dc:date>" not in text
@@ -53,19 +53,51 @@ def test_both_panels_say_what_they_show(tmp_path: Path, monkeypatch: pytest.Monk
     path = frontier_plot(rows(), tmp_path / "plot.svg", workload="decode, 4 x 512 tokens, h200")
     text = path.read_text(encoding="utf-8")
     for said in (
-        "Time, rule-based forecast, decode, 4 x 512 tokens, h200",
+        "ms, rule-based forecast, decode, 4 x 512 tokens, h200",
         "rise of the loss, nats per token",
         "certified band",
-        "widest certified gap",
-        "all dense",
+        "fisher, widest certified gap",
+        "dense weights' time, %",
         "parameters that the targeted weights keep",
         "removed of the targeted weights, %",
     ):
         assert said in text
 
 
+@needs_matplotlib
+def test_a_plan_is_pointed_out_in_both_panels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    seen: list[Any] = []
+
+    def keep(figure: Figure, *_: object, **__: object) -> None:
+        for axes in figure.axes:
+            seen.append([line.get_xydata()[0].tolist() for line in axes.lines])  # type: ignore[index,union-attr]
+        raise OSError("enough was seen")
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    with pytest.raises(CheckpointError, match="enough was seen"):
+        frontier_plot(rows(), tmp_path / "plot.svg", marked=Mark(64, 0.225, 3000.0))
+    left, right = seen
+    assert (left[-1], right[-1]) == ([64, 0.225], [3.0, 0.225])
+    first = rows()[0]
+    assert left[0] == [first.params, first.loss_nats]
+    assert right[0] == [first.forecast_us / 1e3, first.loss_nats]
+
+
+@needs_matplotlib
+def test_without_an_all_dense_plan_there_is_no_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(frontier_style(), "svg.fonttype", "none")
+    path = frontier_plot(rows()[:-1], tmp_path / "plot.svg")
+    assert "dense weights' time" not in path.read_text(encoding="utf-8")
+
+
 def frontier_style() -> dict[Any, Any]:
-    from gacfx.report.frontier_plot import STYLE
+    from gacfx.report.drawing import STYLE
 
     return STYLE
 

@@ -124,7 +124,7 @@ def test_a_weight_that_only_one_plan_targets_stays_as_it_is_in_the_other() -> No
 def test_limits_are_compared() -> None:
     step = "limit-latency{share=9}"
     found = facts(diff(plan(), plan(limits=(step,))).totals)
-    before, after = found["limit latency"]
+    before, after = found["limit prefill latency"]
     assert before is None and 0 < after[0] <= after[1]
 
 

@@ -1,0 +1,117 @@
+"""The plan that the options ask for, and the curves that it was made of."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from gacfx.cli import options
+
+if TYPE_CHECKING:
+    from gacfx.core.curve_file import Curves
+    from gacfx.core.planned import Planned
+
+
+class Made(NamedTuple):
+    """A plan with its factors, if there are any."""
+
+    planned: "Planned"
+    curves: "Callable[[], Curves]"
+    """What it was made of; only some commands want it."""
+
+
+def make(arguments: argparse.Namespace) -> Made:
+    """The plan, from saved curves, made-up ones, or a model and its text.
+
+    Raises:
+        WrongUse: options that do not go together, or nothing to plan from.
+        GacError: as the parts say.
+    """
+    check(arguments)
+    if arguments.curves:
+        from gacfx.core.curve_file import load_curves
+
+        return from_curves(arguments, load_curves(arguments.curves))
+    if arguments.synthetic is not None:
+        return from_curves(arguments, made_up(arguments))
+    return from_model(arguments)
+
+
+def from_model(arguments: argparse.Namespace) -> Made:
+    """The plan for a model that is read and calibrated."""
+    from gacfx import api, replan
+    from gacfx.cli import screen
+
+    goal, search = options.goal_of(arguments), options.search_of(arguments)
+    profile = options.profile_of(arguments)
+    api.check_request(arguments.method, goal, search.value, search.limits)
+    screen.quiet_transformers()
+    model, tokenizer = api.load(arguments.model)
+    with screen.progress() as move:
+        study = api.calibrate(
+            model,
+            tokenizer,
+            calibration=arguments.calibration,
+            method=arguments.method,
+            skip=tuple(arguments.skip),
+            seed=arguments.seed,
+            progress=move,
+        )
+        planned = study.plan(goal, profile=profile, search=search)
+    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan))
+
+
+def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
+    """The plan without a model; it has no factors."""
+    from gacfx.core.planned import Planned
+    from gacfx.replan import plan_from_curves
+
+    plan = plan_from_curves(
+        curves,
+        goal=options.goal_of(arguments),
+        gpu=options.profile_of(arguments),
+        search=options.search_of(arguments),
+    )
+    return Made(Planned(plan, {}), lambda: curves)
+
+
+def made_up(arguments: argparse.Namespace) -> "Curves":
+    """Curves for a configuration alone."""
+    from gacfx.replan import synthetic_curves
+
+    value = options.search_of(arguments).value
+    if value not in ("auto", "paper"):
+        raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
+    return synthetic_curves(
+        arguments.model,
+        skip=tuple(arguments.skip),
+        decay=arguments.synthetic,
+        seed=arguments.seed,
+        value="paper" if value == "paper" else "",
+    )
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse before any work what cannot be planned from.
+
+    Raises:
+        WrongUse: options that do not go together, or nothing to plan from.
+    """
+    if arguments.curves:
+        needless = {
+            "the model": arguments.model,
+            "--calibration": arguments.calibration,
+            "--synthetic": arguments.synthetic is not None,
+            "--skip": arguments.skip,
+            "--save-curves": arguments.save_curves,
+        }
+        if said := [name for name, given in needless.items() if given]:
+            raise options.WrongUse(f"--curves plans without the model; leave out {', '.join(said)}")
+        if arguments.out:
+            raise options.WrongUse("--curves has no factors to write to --out; see --json")
+        return
+    if arguments.model is None:
+        raise options.WrongUse("name a model, or give --curves FILE to plan without one")
+    if arguments.synthetic is None and arguments.calibration is None:
+        raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
+    if arguments.synthetic is not None and (arguments.out or arguments.calibration):
+        raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")

@@ -1,0 +1,136 @@
+"""Why a weight got its size: the plan's prices put on the candidates of one weight.
+
+print(explain(plan, load_curves("curves.safetensors"), "model.layers.0.mlp.up_proj").held_by)
+
+The plan carries prices, its multipliers: what one more parameter, or one more unit of a limit,
+would save in nats. A size is worth ``-loss`` less all that it needs at its price. What a plan would
+lose by another size is the difference of the two. It can be a little below 0: the prices are those
+of the relaxation, and a plan fills its budget with whole ranks.
+"""
+
+from dataclasses import replace
+
+from gacfx.core.curve_file import Curves
+from gacfx.core.curves import Curve
+from gacfx.core.plan import Choice, Plan
+from gacfx.explain.again import (
+    bounds_on,
+    choice_of,
+    curve_of,
+    labels_taken,
+    prices_of,
+    problem_around,
+    sweep_of,
+)
+from gacfx.explain.bundle import Bundle, size_of
+from gacfx.explain.holds import Held
+from gacfx.explain.values import Explanation, Hold, Moved, Other, Price, Size, Tie, size_text
+from gacfx.hardware.profile import Profile
+from gacfx.planning import Problem
+from gacfx.planning.rules.merge import labels_of
+
+__all__ = ["Explanation", "Hold", "Moved", "Other", "Price", "Size", "Tie", "explain", "size_text"]
+
+NEIGHBOURS = 3
+"""Sizes that are listed on either side."""
+
+
+def explain(
+    plan: Plan, curves: Curves, module: str, *, gpu: str | Profile | None = None
+) -> Explanation:
+    """Why ``module`` has its size in ``plan``.
+
+    Args:
+        plan: a plan with a proof.
+        curves: those that it was made of.
+        module: full name of a planned module.
+        gpu: profile that the plan's limits were forecast with; the one that the plan names if None.
+
+    Raises:
+        PlanError: no such module, a plan without prices, or a limit whose pass is not known here.
+        PlanMismatch: the curves are not those of the plan, or its limits come out differently.
+        ProfileError: the profile of the limits is not known here.
+    """
+    choice, prices = choice_of(plan, module), prices_of(plan)
+    curve = curve_of(plan, curves, choice)
+    problem = problem_around(plan, curves, choice, gpu=gpu)
+    multipliers = tuple(price.nats_per_unit or 0.0 for price in prices)
+    bundle = Bundle.make(problem, module, labels_taken(plan), multipliers)
+    free = problem
+    if not bundle.ties:
+        free = problem_around(plan, curves, choice, gpu=gpu, sizes=_every(curve))
+    alone = Bundle.make(replace(free, rules=()), module, labels_taken(plan), multipliers)
+    held = Held(
+        choice=choice,
+        curve=curve,
+        sweep=sweep_of(plan, choice),
+        bounds=bounds_on(plan, module),
+        prices=prices,
+        bundle=bundle,
+        alone=alone,
+        offered=_offered(problem, module),
+    )
+    below, above = _neighbours(choice, bundle)
+    nearest, pays_at = _nearest(bundle) if choice.rank is None else (None, None)
+    return Explanation(
+        module=module,
+        rows=curve.rows,
+        columns=curve.columns,
+        rank=choice.rank,
+        loss_nats=choice.loss_nats,
+        params=choice.params,
+        price=multipliers[0] * 1e6,
+        prices=prices,
+        tied=bundle.ties,
+        below=below,
+        above=above,
+        nearest=nearest,
+        pays_at=pays_at,
+        held_by=tuple(held.holds()),
+        notes=tuple(_left_out(prices)),
+    )
+
+
+def _every(curve: Curve) -> tuple[Size, ...]:
+    """All sizes that save parameters, and the dense weight."""
+    top = 0 if curve.failed else min(curve.break_even, curve.rows, curve.columns)
+    return (*range(1, top + 1), None)
+
+
+def _offered(problem: Problem, module: str) -> tuple[Size, ...]:
+    group = next(group for group in problem.groups if group.name == module)
+    return tuple(size_of(label) for label in labels_of(group))
+
+
+def _neighbours(choice: Choice, bundle: Bundle) -> tuple[tuple[Other, ...], tuple[Other, ...]]:
+    """The next candidates with fewer parameters, and those with more, each from the next one on."""
+    own = {size: replace(choice, rank=size).params for size in bundle.others}
+    order = sorted(bundle.others.values(), key=lambda other: own[other.rank])
+    below = [other for other in reversed(order) if own[other.rank] < choice.params]
+    above = [other for other in order if own[other.rank] > choice.params]
+    return tuple(below[:NEIGHBOURS]), tuple(above[:NEIGHBOURS])
+
+
+def _nearest(bundle: Bundle) -> tuple[Other | None, float | None]:
+    """Of a dense weight, the rank with the least reduced cost, and the price at which one pays.
+
+    That price is of parameters, the others as they are; where implications let several weights
+    change at once there is no one price.
+    """
+    ranks = [size for size in bundle.others if size is not None]
+    nearest = bundle.best(ranks)
+    if nearest is None or any(tie.how == "implication" for tie in bundle.ties):
+        return nearest, None
+    free = bundle.at((0.0, *bundle.prices[1:])).others
+    saving = [free[rank] for rank in ranks if free[rank].params_change < 0]
+    pays = [1e6 * other.reduced_cost_nats / -other.params_change for other in saving]
+    return nearest, min(pays, default=None)
+
+
+def _left_out(prices: tuple[Price, ...]) -> list[str]:
+    return [
+        f"the plan does not hold the price of its limit {price.name!r} (plan again to get it), so "
+        "the figures leave it out"
+        for price in prices
+        if price.nats_per_unit is None
+    ]

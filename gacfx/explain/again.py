@@ -1,0 +1,168 @@
+"""The problem of a plan made again from its curves, and what of it the plan contradicts."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from gacfx import pipelines
+from gacfx.core.curve_file import Curves
+from gacfx.core.curves import Curve
+from gacfx.core.pipeline import Pipeline
+from gacfx.core.plan import Choice, Plan
+from gacfx.core.search import Bound
+from gacfx.errors import PlanError, PlanMismatch
+from gacfx.explain.bundle import label_of
+from gacfx.explain.values import PARAMETERS, Price, Size
+from gacfx.hardware.profile import Profile
+from gacfx.passes.planning.solve import Axis
+from gacfx.passes.planning.sweep_candidates import SweepCandidates
+from gacfx.planning import Problem
+from gacfx.planning.limits import Label
+from gacfx.replan import problem_again
+
+AGAIN = "save the curves with the plan (--save-curves)"
+
+
+def choice_of(plan: Plan, module: str) -> Choice:
+    """What the plan chose for a module.
+
+    Raises:
+        PlanError: it is not in the plan; names the reason, or modules that are.
+    """
+    known = {choice.module: choice for choice in plan.choices}
+    if module in known:
+        return known[module]
+    if module in plan.refusals:
+        raise PlanError(f"{module}: was left out before planning: {plan.refusals[module]}")
+    inside = [name for name in known if name.endswith(f".{module}")]
+    close = inside or get_close_matches(module, known, n=3, cutoff=0.5) or list(known)
+    raise PlanError(f"{module}: the plan has no such module; it has {', '.join(close[:3])}, ...")
+
+
+def curve_of(plan: Plan, curves: Curves, choice: Choice) -> Curve:
+    """The curve that a choice was made of.
+
+    Raises:
+        PlanMismatch: the curves are those of another model or calibration.
+    """
+    facts = curves.facts
+    if (
+        facts.fingerprint != plan.fingerprint
+        or facts.digests.get(choice.module) != plan.digests.get(choice.module)
+        or choice.module not in (known := curves.curves)
+    ):
+        raise PlanMismatch(f"{choice.module}: plan and curves are of different models; {AGAIN}")
+    curve = known[choice.module]
+    if (curve.rows, curve.columns) != (choice.rows, choice.columns):
+        raise PlanMismatch(
+            f"{choice.module}: {choice.rows} x {choice.columns} in the plan, {curve.rows} x "
+            f"{curve.columns} in the curves; {AGAIN}"
+        )
+    loss = choice.loss_nats
+    if choice.rank is not None:
+        loss = -1.0 if curve.failed else float(curve.loss_nats[choice.rank])
+    if curves.value_model != plan.provenance.value_model or loss != choice.loss_nats:
+        raise PlanMismatch(
+            f"{choice.module}: the plan was made of other losses ({plan.provenance.value_model}) "
+            f"than these curves hold ({curves.value_model}); {AGAIN}"
+        )
+    return curve
+
+
+def sweep_of(plan: Plan, choice: Choice) -> SweepCandidates:
+    """The pass that listed the candidates; the plan's step has tensor parallelism in it already."""
+    made = plan.provenance
+    text = pipelines.planning(replace(made.search, tp=1, limits=()), "", made.align)
+    steps = Pipeline.parse(text.removeprefix(",")).passes
+    step = next(step for step in steps if isinstance(step, SweepCandidates))
+    return replace(step, wanted=None if choice.wanted is None else {choice.module: choice.wanted})
+
+
+def bounds_on(plan: Plan, module: str) -> list[Bound]:
+    """The bounds that were asked for and speak of a module."""
+    return [b for b in plan.provenance.search.bounds if fnmatchcase(module, b.pattern)]
+
+
+def problem_around(
+    plan: Plan,
+    curves: Curves,
+    choice: Choice,
+    *,
+    gpu: str | Profile | None,
+    sizes: tuple[Size, ...] | None = None,
+) -> Problem:
+    """The problem that a choice was made in; of that weight alone if nothing else matters.
+
+    Args:
+        plan: with limits and rules, or without.
+        curves: those that it was made of.
+        choice: the weight that is asked for.
+        gpu: profile of the limits; None for the one that the plan names.
+        sizes: offered in place of those that the plan's search offers.
+
+    Raises:
+        PlanError, ProfileError: as :func:`gacfx.replan.problem_again`.
+        PlanMismatch: limits or rules come out other than they stand in the plan.
+    """
+    search = plan.provenance.search
+    if not (search.limits or search.uniform):
+        curve = curves.curves[choice.module]
+        if sizes is None:
+            found = sweep_of(plan, choice).sizes(curve, bounds_on(plan, choice.module))[0]
+            sizes = tuple(found)
+        group = Axis.make(curve, sizes).group(curve)
+        return Problem((group,), plan.budget.limit_params)
+    if sizes is not None:  # what limits and rules say then is not what the plan says
+        return problem_again(curves, plan, gpu=gpu, instead={choice.module: sizes})
+    problem = problem_again(curves, plan, gpu=gpu)
+    _check_same(problem, plan)
+    return problem
+
+
+def labels_taken(plan: Plan) -> dict[str, Label]:
+    """Module -> label of the candidate that the plan takes."""
+    return {choice.module: label_of(choice.rank) for choice in plan.choices}
+
+
+def prices_of(plan: Plan) -> tuple[Price, ...]:
+    """What a unit of the budget and of each limit is worth.
+
+    Raises:
+        PlanError: the plan was not solved.
+    """
+    if plan.proof is None:
+        raise PlanError("the plan was not solved (ranks by formula), so it has no price to explain")
+    price, kept = plan.proof.multiplier, plan.kept_params
+    limits = (Price(x.name, x.unit, x.multiplier, x.spent, x.most) for x in plan.limits)
+    return (Price(PARAMETERS, "", price, kept, plan.budget.limit_params), *limits)
+
+
+def _check_same(problem: Problem, plan: Plan) -> None:
+    """Raise PlanMismatch where limits or rules are not those that the plan keeps."""
+    picks = _picks(problem, labels_taken(plan))
+    here = [
+        (x.name, x.most, sum(int(costs[picks[name]]) for name, costs in x.costs.items()))
+        for x in problem.limits
+    ]
+    there = [(x.name, x.most, x.spent) for x in plan.limits]
+    if here != there or len(problem.rules) != plan.rules:
+        raise PlanMismatch(
+            f"the search of the plan gives {_said(here, len(problem.rules))} here, but the plan "
+            f"keeps {_said(there, plan.rules)}; name the profile that it was made for (--gpu, "
+            "--torch, --cudnn), or plan again"
+        )
+
+
+def _picks(problem: Problem, labels: Mapping[str, Label]) -> dict[str, int]:
+    try:
+        return {group.name: group.index(labels[group.name]) for group in problem.groups}
+    except (KeyError, PlanError) as error:
+        raise PlanMismatch(
+            f"the search of the plan does not offer here what it chose: {error}; {AGAIN}"
+        ) from error
+
+
+def _said(limits: list[tuple[str, int, int]], rules: int) -> str:
+    found = [f"{name}: {spent:,} of {most:,}" for name, most, spent in limits]
+    return ", ".join([*found, f"{rules} rules"])

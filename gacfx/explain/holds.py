@@ -1,0 +1,120 @@
+"""What keeps a weight from another size, each with what the plan would win without it."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+
+from gacfx.core.curves import Curve
+from gacfx.core.plan import Choice
+from gacfx.core.search import Bound
+from gacfx.explain.bundle import Bundle
+from gacfx.explain.values import PARAMETERS, Hold, Other, Price, Size, size_text
+from gacfx.passes.planning.sweep_candidates import SweepCandidates
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A weight of a plan, and everything that can hold it."""
+
+    choice: Choice
+    curve: Curve
+    sweep: SweepCandidates
+    """The pass that listed its sizes."""
+    bounds: list[Bound]
+    prices: tuple[Price, ...]
+    bundle: Bundle
+    """With the weights that rules tie to it."""
+    alone: Bundle
+    """Of this weight only; if nothing is tied to it, with every size that it could have."""
+    offered: tuple[Size, ...]
+    """What the planner could choose from."""
+
+    def holds(self) -> Iterator[Hold]:
+        """Everything that binds, the budget first."""
+        failed, legal = bool(self.curve.failed), self._sizes([])
+        if self.choice.reason:
+            by = "bound" if len(legal) > 1 else "failure" if failed else "contract"
+            yield Hold(by, self.choice.reason, None)
+        if failed:
+            return
+        yield from self._scarce()
+        if self.bundle.ties:
+            yield from self._rules()
+        else:  # sizes that were never offered; tied weights would all need them
+            yield from self._never_offered(legal)
+        yield from self._break_even(legal)
+
+    def _sizes(self, bounds: list[Bound]) -> tuple[Size, ...]:
+        """All sizes of the pass but for the window."""
+        sizes, _ = replace(self.sweep, window=0).sizes(self.curve, bounds)
+        return sizes
+
+    def _scarce(self) -> Iterator[Hold]:
+        """Budget and limits that leave too little for every size that loses less."""
+        others = self.bundle.others
+        better = [others[size] for size in self.offered if size in others]
+        better = [other for other in better if other.loss_change_nats < 0]
+        if not better:
+            return
+        short = [
+            (number, price, need)
+            for number, price in enumerate(self.prices)
+            if (need := min(other.needs[number] for other in better)) > price.left
+        ]
+        for number, price, need in short:
+            yield Hold(_name(price), _too_little(price, need), self._free(number))
+        fits = [other for other in better if not self._passes(other)]
+        if fits:
+            size, gain = size_text(fits[0].rank), -fits[0].loss_change_nats
+            yield Hold("solver", f"{size} fits and loses less, and was not found", gain)
+        elif not short:
+            names = " and ".join(map(_name, self.prices))
+            yield Hold(names, "every size that loses less passes one of them", None)
+
+    def _free(self, number: int) -> float:
+        """What the plan would win if one price were 0 and the others as they are."""
+        prices = list(self.bundle.prices)
+        prices[number] = 0.0
+        return self.bundle.at(tuple(prices)).gain(self.offered)
+
+    def _passes(self, other: Other) -> bool:
+        needs = zip(other.needs, self.prices, strict=True)
+        return any(need > price.left for need, price in needs)
+
+    def _rules(self) -> Iterator[Hold]:
+        """Ties, where the weight alone would take another size."""
+        best = self.alone.best(self.offered)
+        gain = self.alone.gain(self.offered) - self.bundle.gain(self.offered)
+        if best is not None and gain > 0:
+            why = f"without the weights tied to it, it would take {size_text(best.rank)}"
+            yield Hold("rules", why, gain)
+
+    def _never_offered(self, legal: Collection[Size]) -> Iterator[Hold]:
+        gain, inside = self.alone.gain, self._sizes(self.bounds)
+        now = gain(self.offered)
+        if (win := gain(inside) - now) > 0:
+            yield Hold("window", f"only {len(self.offered)} sizes were offered", win)
+        if (win := gain(legal) - max(now, gain(inside))) > 0:
+            yield Hold("bound", " and ".join(map(str, self.bounds)), win)
+        every = tuple(self.alone.others)
+        if not self.choice.reason and (win := gain(every) - max(now, gain(legal))) > 0:
+            yield Hold("contract", f"ranks come in steps of {self.sweep.step}", win)
+
+    def _break_even(self, legal: Collection[Size]) -> Iterator[Hold]:
+        """The largest rank below the dense weight is taken."""
+        ranks = [size for size in legal if size is not None]
+        if self.choice.rank is None or not ranks or self.choice.rank != ranks[-1]:
+            return
+        after = self.choice.rank + self.sweep.step
+        why = f"rank {after} would have as many parameters as the dense weight, or more"
+        if after > min(self.curve.rows, self.curve.columns):
+            why = f"rank {after} is above full rank"
+        yield Hold("break-even", why, None)
+
+
+def _name(price: Price) -> str:
+    return "budget" if price.name == PARAMETERS else f"limit {price.name}"
+
+
+def _too_little(price: Price, need: int) -> str:
+    unit = price.unit or ("parameters" if price.name == PARAMETERS else "units")
+    return f"the next size that loses less needs {need:,} {unit}, {price.left:,} are left"
