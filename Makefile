@@ -1,5 +1,6 @@
 # make demo    a fresh machine to a compressed, reloaded, generating model
 # make test    all tests          make check   ruff, mypy --strict, layers
+# make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
 # Where torch comes from: the URL of a PyTorch package index (CPU or CUDA); empty takes the default.
@@ -7,14 +8,20 @@ TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+LONG_PROBLEMS ?= 100000
+LONG_SEED ?= 0
 
-.PHONY: demo test check format goldens bench pages clean
+.PHONY: demo test test-long check format goldens bench pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: $(INSTALLED)
+	LONG_PROBLEMS=$(LONG_PROBLEMS) LONG_SEED=$(LONG_SEED) \
+	  $(BIN)/python -m pytest tests/long --numprocesses auto
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

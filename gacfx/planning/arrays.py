@@ -18,6 +18,7 @@ LARGEST_COST = 2**62
 """Sums and differences of costs below this bound stay inside int64."""
 _LARGEST_EXACT_FLOAT = 2.0**53
 _LARGEST_VALUE = 1e200  # times a cost it is still far from overflow
+_SMALLEST_VALUE = 1e-305  # 2**-48 of it, the solver's margin, is still far from the last float
 
 
 def whole_number(number: int, what: str) -> int:
@@ -75,7 +76,8 @@ def value_array(name: str, values: ArrayLike) -> FloatArray:
     """[candidates] float64, read-only; the same object if it was that already.
 
     Raises:
-        PlanError: empty, not one-dimensional, not finite, or beyond 1e200.
+        PlanError: empty, not one-dimensional, not finite, beyond 1e200, or all within 1e-305 of 0
+            without being 0.
     """
     raw = _one_dimension(name, "value", values)
     if raw.dtype.kind not in "fiu":
@@ -85,11 +87,22 @@ def value_array(name: str, values: ArrayLike) -> FloatArray:
     bad = np.flatnonzero(~np.isfinite(raw))
     if len(bad):
         raise PlanError(f"group {name!r}: value of candidate {bad[0]} is {raw[bad[0]]}")
-    if np.abs(raw).max() > _LARGEST_VALUE:
+    largest = np.abs(raw).max()
+    if largest > _LARGEST_VALUE:
         raise PlanError(f"group {name!r}: a value is beyond 1e200; scale the values")
+    if 0 < largest < _SMALLEST_VALUE:
+        raise PlanError(
+            f"group {name!r}: no value is further from 0 than {float(largest)!r}, which float64 "
+            "cannot count with; scale the values to 1e-305 and more"
+        )
     finite: FloatArray = raw.astype(np.float64, copy=raw.flags.writeable)
     finite.setflags(write=False)
     return finite
+
+
+def settled(sums: FloatArray) -> FloatArray:
+    """The same sums of values, or zeros where they cancel to less than a group may be worth."""
+    return sums if np.abs(sums).max(initial=0.0) >= _SMALLEST_VALUE else np.zeros_like(sums)
 
 
 def _one_dimension(name: str, what: str, numbers: ArrayLike) -> NDArray[np.generic]:

@@ -13,7 +13,7 @@ from gacfx.errors import InfeasibleBudget
 from gacfx.planning import Problem, check, solve
 from gacfx.planning.frontier.plans import frontier, points
 from gacfx.planning.frontier.table import every_budget
-from tests.property.test_planning import random_problem
+from tests.trials.problems import random_problem
 
 fixed = settings(derandomize=True, max_examples=40, deadline=None, database=None)
 

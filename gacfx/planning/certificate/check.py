@@ -13,6 +13,9 @@ The usable budget is the largest total that the costs can form without passing t
 their greatest common divisor tells; candidates that do not fit even beside the cheapest of all
 other groups are left out. Floats are exact fractions of two, so everything is computed in whole
 numbers of one common fraction.
+
+What a solution claims beyond that, that it is the best or how far from it, must not contradict
+itself, and no exchange of a single candidate may refute it (``claims``).
 """
 
 import math
@@ -20,6 +23,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gacfx.errors import PlanError
+from gacfx.planning.certificate.claims import claim_faults, refutation
 from gacfx.planning.certificate.rules import Worth, best_total, classes, links, together
 from gacfx.planning.limits import Implies
 from gacfx.planning.problem import Group, Problem
@@ -80,7 +84,9 @@ def check(problem: Problem, solution: Solution) -> Certificate:
     usable = _usable_budget(problem)
     if usable != solution.usable_budget:
         faults.append(f"claims a usable budget of {solution.usable_budget}, it is {usable}")
-    faults += _claim_faults(solution)
+    faults += claim_faults(solution)
+    if value is not None and not faults:
+        faults += refutation(problem, solution, value)
     useless = _multiplier_faults(problem, solution)
     if useless:
         return Certificate(feasible, (*faults, *useless), cost, value, None)
@@ -98,19 +104,6 @@ def _choice_faults(problem: Problem, solution: Solution) -> list[str]:
         for group, index in zip(problem.groups, solution.choice, strict=True)
         if type(index) is not int or not 0 <= index < len(group.costs)
     ]
-
-
-def _claim_faults(solution: Solution) -> list[str]:
-    faults = []
-    if not (math.isfinite(solution.bound) and solution.bound >= solution.value):
-        faults.append(f"bound {solution.bound!r} is below the value {solution.value!r}")
-    if not (math.isfinite(solution.gap) and solution.gap >= 0):
-        faults.append(f"gap {solution.gap!r} is not a number >= 0")
-    elif solution.status == "optimal" and solution.gap > solution.rounding_bound:
-        faults.append(f"status optimal with a gap of {solution.gap!r}")
-    elif solution.status not in ("optimal", "bounded"):
-        faults.append(f"status {solution.status!r} is neither optimal nor bounded")
-    return faults
 
 
 def _totals(problem: Problem, solution: Solution) -> tuple[int, Fraction]:

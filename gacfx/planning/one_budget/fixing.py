@@ -17,6 +17,9 @@ from gacfx.planning.one_budget.relaxation import Relaxed
 from gacfx.planning.order import ends_of, stable_order
 
 
+_LAST = 2.0**-1074
+
+
 @dataclass(frozen=True)
 class Near:
     """The candidates near the Lagrangian bound, where a group has more than the relaxed plan's."""
@@ -106,7 +109,8 @@ def _margin(flat: Flat, price: float) -> float:
     weight = max(table.weight[:, -1].max() for table in flat.tables)
     # A difference of two products and sums of this size is off by less than 2**-49 of it, and the
     # best candidate may be one that only rounding made so.
-    return math.ldexp(float(size) + price * float(weight), -48)
+    # Prices of the smallest values are multiples of the last float64.
+    return math.ldexp(float(size) + price * float(weight), -48) + _LAST * (float(weight) + 4)
 
 
 def _found(

@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gacfx.errors import PlanError
-from gacfx.planning.arrays import IntArray
+from gacfx.planning.arrays import IntArray, settled
 from gacfx.planning.limits import Implies, Label, Limit, SameLabel
 from gacfx.planning.problem import Group, Problem
 from gacfx.planning.solution import Solution
+
+_UP = 1 + 2.0**-50
+"""Sums of roundings are rounded themselves"""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,13 @@ class Merged:
         for members, picks, index in zip(self.members, self.picks, solution.choice, strict=True):
             for member, column in zip(members, picks[:, index].tolist(), strict=True):
                 choice[member] = column
-        chosen = list(zip(self.original.groups, choice, strict=True))
-        value = math.fsum(float(group.values[index]) for group, index in chosen)
-        # The plan's own rounding is known; that of a better plan can be at worst ``rounding``.
-        drift = abs(value - solution.value) + self.rounding
+        values = _values(self.original, choice)
+        merged = _values(self.problem, solution.choice)
+        # The plan's own rounding is known; that of a better plan can be at worst ``rounding``. Both
+        # sums are rounded for ``value``, so it is not their difference.
+        drift = abs(math.fsum([*values, *(-value for value in merged)])) + self.rounding
+        drift *= _UP
+        value = math.fsum(values)
         return replace(
             solution,
             choice=tuple(choice),
@@ -105,6 +111,12 @@ def labels_of(group: Group) -> Sequence[Label]:
     return group.labels or range(len(group.costs))
 
 
+def _values(problem: Problem, choice: Sequence[int]) -> list[float]:
+    """[groups] what each chosen candidate is worth."""
+    pairs = zip(problem.groups, choice, strict=True)
+    return [float(group.values[index]) for group, index in pairs]
+
+
 def _merged(members: tuple[Group, ...]) -> tuple[Group, IntArray, float]:
     """(group of the common labels, [members, candidates] indices in the members, rounding)."""
     first = members[0]
@@ -122,9 +134,10 @@ def _merged(members: tuple[Group, ...]) -> tuple[Group, IntArray, float]:
     parts = list(zip(members, columns, strict=True))
     costs = np.sum([group.costs[column] for group, column in parts], axis=0)
     rows = list(zip(*(group.values[column].tolist() for group, column in parts), strict=True))
-    values = [math.fsum(row) for row in rows]
-    off = max(abs(math.fsum((*row, -value))) for row, value in zip(rows, values, strict=True))
-    return Group(first.name, costs, np.array(values), common), columns, off
+    values = settled(np.array([math.fsum(row) for row in rows]))
+    pairs = zip(rows, values.tolist(), strict=True)
+    off = max(abs(math.fsum((*row, -value))) for row, value in pairs)
+    return Group(first.name, costs, values, common), columns, off
 
 
 def _moved(rule: Implies, group: Group, then: Group) -> Implies | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.arrays import FloatArray, IntArray, settled
 from gacfx.planning.limits import Implies, Label, Limit
 from gacfx.planning.problem import Group, Problem
 from gacfx.planning.rules.merge import Merged, labels_of
@@ -52,6 +52,8 @@ def multiply(problem: Problem) -> Merged | None:
         if left > _MOST_CANDIDATES:
             return None
         groups.append(_group(own, columns))
+        if not groups[-1].values.any():  # then what the sums were is lost
+            rounding += float(np.abs(_sums(own, columns)[1]).max())
         picks.append(columns)
     limits = tuple(_limit(limit, problem, classes, picks) for limit in problem.limits)
     return Merged(
@@ -155,7 +157,7 @@ def _group(members: list[Group], columns: IntArray) -> Group:
     if len(members) == 1 and columns.shape[1] == len(members[0].costs):
         return members[0]
     cost, value = _sums(members, columns)
-    return Group(members[0].name, cost, value)
+    return Group(members[0].name, cost, settled(value))
 
 
 def _limit(

@@ -1,53 +1,31 @@
 """Small random problems with limits and rules, and the plain truth about them."""
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray
 from gacfx.planning.limits import Implies, Label, Limit, Rule, SameLabel
 from gacfx.planning.problem import Group, Problem
+from tests.trials.oracles import best_of_all, keeps_all, labels_of
+
+__all__ = ["LABELS", "brute_force", "keeps_all", "labels_of", "random_problem"]
 
 LABELS: tuple[Label, ...] = (8, 16, 24, "dense")
 
 
-def labels_of(group: Group) -> tuple[Label, ...]:
-    return group.labels or tuple(range(len(group.costs)))
-
-
-def keeps_all(problem: Problem, choice: Sequence[int]) -> bool:
-    """The plan keeps the budget, every limit and every rule."""
-    picks = {group.name: index for group, index in zip(problem.groups, choice, strict=True)}
-    spent = [sum(int(group.costs[picks[group.name]]) for group in problem.groups)]
-    spent += [sum(int(c[picks[name]]) for name, c in x.costs.items()) for x in problem.limits]
-    most = [problem.budget, *(limit.most for limit in problem.limits)]
-    label = {group.name: labels_of(group)[picks[group.name]] for group in problem.groups}
-    for rule in problem.rules:
-        if isinstance(rule, SameLabel):
-            if len({label[name] for name in rule.groups}) > 1:
-                return False
-        elif label[rule.group] in rule.labels and label[rule.then_group] not in rule.then_labels:
-            return False
-    return all(cost <= allowed for cost, allowed in zip(spent, most, strict=True))
-
-
 def brute_force(problem: Problem) -> float:
-    """Best value over all plans; -inf if there is none."""
-    best = -np.inf
-    for choice in itertools.product(*(range(len(group.costs)) for group in problem.groups)):
-        if keeps_all(problem, choice):
-            pairs = zip(problem.groups, choice, strict=True)
-            best = max(best, math.fsum(float(group.values[index]) for group, index in pairs))
-    return best
+    """Best value over all plans, correctly rounded; -inf if there is none."""
+    best = best_of_all(problem)
+    return -math.inf if best is None else float(best)
 
 
 def random_problem(
     rng: np.random.Generator, *, limits: int = 2, rules: int = 3, ties: bool = True
 ) -> Problem:
     """Up to five groups, with labels or without, costs on a lattice or off it, mostly feasible."""
-    unit = int(rng.choice([1, 7, 10**6, 2**38]))
+    unit = int(rng.choice([1, 7, 10**6, 2**35]))
     groups = tuple(_group(rng, f"g{number}", unit) for number in range(int(rng.integers(1, 6))))
     found: list[Rule] = [_implies(rng, groups) for _ in range(int(rng.integers(0, rules + 1)))]
     if ties and rng.random() < 0.3:
