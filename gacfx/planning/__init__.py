@@ -7,11 +7,11 @@ For every budget at once see ``gacfx.planning.frontier``, for the papers' own me
 ``gacfx.planning.paper``.
 """
 
+from gacfx.planning.amounts import PrecisionWarning
 from gacfx.planning.blocks import Block
 from gacfx.planning.certificate.check import Certificate, check
 from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.limits import Implies, Limit, SameLabel
-from gacfx.planning.one_budget.core import PrecisionWarning
 from gacfx.planning.problem import Group, Problem, kept_budget
 from gacfx.planning.solution import Solution
 from gacfx.planning.solver import solve
