@@ -13,8 +13,8 @@ import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.planning.amounts import check_amounts
-from gacfx.planning.ilp.core import Found, solve_core, solve_whole
 from gacfx.planning.ilp.dual import dual
+from gacfx.planning.ilp.shrinking import Found, solve_core, solve_whole
 from gacfx.planning.ilp.solvers import Solver, SolverName, find_solver
 from gacfx.planning.ilp.table import Table, tabulate
 from gacfx.planning.one_budget import core

@@ -16,8 +16,8 @@ from gacfx.errors import PlanError
 from gacfx.planning.certificate.check import check
 from gacfx.planning.ilp import program as ilp_program
 from gacfx.planning.ilp import solvers as ilp_solvers
-from gacfx.planning.ilp.core import solve_whole
 from gacfx.planning.ilp.program import build, fair_goal
+from gacfx.planning.ilp.shrinking import solve_whole
 from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.ilp.solvers import Solver, find_solver
 from gacfx.planning.ilp.table import tabulate
