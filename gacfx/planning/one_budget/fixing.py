@@ -16,7 +16,6 @@ from gacfx.planning.normal_form.lattice import Flat
 from gacfx.planning.one_budget.relaxation import Relaxed
 from gacfx.planning.order import ends_of, stable_order
 
-
 _LAST = 2.0**-1074
 
 

@@ -36,7 +36,7 @@ from gacfx.passes.planning.sweep_candidates import SweepCandidates, aligned_rank
 from gacfx.planning import Group, PrecisionWarning, Problem, check, kept_budget, solve, solve_ilp
 from gacfx.planning.blocks import Block
 from gacfx.planning.ilp import solvers as ilp_solvers
-from gacfx.planning.ilp.core import solve_whole
+from gacfx.planning.ilp.shrinking import solve_whole
 from gacfx.planning.ilp.solvers import Solver
 from gacfx.planning.ilp.table import tabulate
 from gacfx.planning.limits import Implies, Limit, SameLabel
