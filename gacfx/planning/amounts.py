@@ -1,6 +1,6 @@
 """What every way to plan refuses, and the warning that they share."""
 
-from numbers import Real
+import numpy as np
 
 from gacfx.errors import PlanError
 from gacfx.planning.problem import Problem
@@ -19,6 +19,6 @@ def refuse_extras(problem: Problem, who: str) -> None:
 def check_amounts(**amounts: float | None) -> None:
     """Raise PlanError for an amount that is not a number >= 0; None is none."""
     for name, number in amounts.items():
-        real = isinstance(number, Real) and not isinstance(number, bool)
+        real = isinstance(number, int | float | np.integer) and not isinstance(number, bool)
         if number is not None and not (real and number >= 0):
             raise PlanError(f"{name} {number!r}: must be a number >= 0")

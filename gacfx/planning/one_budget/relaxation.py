@@ -27,7 +27,8 @@ _SAMPLE = 2048  # candidates for the guess, or 1 of 64 if that is more, ...
 _SAMPLE_SHARE = 64
 _COLUMNS = 17  # ... of a row at most
 _ROWS = 8  # of a table at least
-_JUMPS = 4  # taken away at most
+_JUMPS = 4  # taken away at most ...
+_JUMPS_OF_SMALL = 1  # ... where searching takes longer than relaxing again
 _STRETCHES = (1.04, 1.04, 1.1, 1.3, 2.0, 10.0, 1e3)  # from one look to the next
 
 
@@ -61,7 +62,8 @@ def relax(flat: Flat) -> Relaxed:
         room -= int(spent[cheap >= rich].sum())  # no runs count these
     runs = _between(flat, cheap, rich)
     first = _round_down(runs, room)
-    better = _without_jumps(runs, room, first)
+    jumps = _JUMPS if flat.candidates > _SMALL else _JUMPS_OF_SMALL
+    better = _without_jumps(runs, room, first, jumps)
     start = flat.start[:-1] + cheap
 
     def positions(steps: IntArray) -> IntArray:
@@ -191,10 +193,10 @@ def _round_down(runs: Runs, room: int) -> _Rounded:
     return _Rounded(price, picks - start, first - start, left, value, misfit)
 
 
-def _without_jumps(runs: Runs, room: int, found: _Rounded) -> _Rounded:
-    """The best plan after some jumps that did not fit were taken away."""
+def _without_jumps(runs: Runs, room: int, found: _Rounded, jumps: int) -> _Rounded:
+    """The best plan after up to ``jumps`` jumps that did not fit were taken away."""
     best = found
-    for _ in range(_JUMPS):
+    for _ in range(jumps):
         if found.jump is None:
             break
         runs = runs.cut(*found.jump)

@@ -15,8 +15,10 @@ from gacfx.planning.one_budget.items import TOP, Opened
 Number = TypeVar("Number", int, float)
 
 _FEW_CANDIDATES = 50
-_FEW_STEPS = 600
+_FEW_STEPS = 1000
 
+Candidate = tuple[float, int, float, int]
+"""Gain less price times cost, cost, gain, and index in ``Near``"""
 Way = tuple[int, "Way"] | None
 """The last candidate of an unfinished plan, and those before it"""
 State = tuple[int, float, Way]
@@ -37,26 +39,29 @@ def search_small(
     """
     if len(core.kept) > _FEW_CANDIDATES:
         return None
-    groups, unit = _groups(core), core.grid.unit
+    unit = core.grid.unit
     price = math.ldexp(near.multiplier, core.grid.exponent)
-    tops = [max(gain - price * cost for cost, gain, _ in group) for group in groups]
-    savings = [max(0, *(-cost for cost, _, _ in group)) for group in groups]
-    reach = abs(near.left) + sum(max(abs(cost) for cost, _, _ in group) for group in groups)
+    groups = _groups(core, price)
+    savings = [max(0, *(-cost for _, cost, _, _ in group)) for group in groups]
+    reach = abs(near.left) + sum(max(abs(cost) for _, cost, _, _ in group) for group in groups)
     dust = math.ldexp(len(groups) + 8.0, -52) * (TOP + price * reach)
+    tops = _after([group[0][0] for group in groups])
     states: list[State] = [(near.left, 0.0, None)]
     best: Way = None
     steps = 0
-    for group, top, saving in zip(groups, _after(tops), _after(savings), strict=True):
-        steps += len(states) * len(group)
+    for group, top, saving in zip(groups, tops, _after(savings), strict=True):
+        need = floor + unit - top - dust  # of a child at this price
+        children: list[State] = []
+        for left, gained, way in states:
+            least = need - gained - price * left
+            for reduced, cost, gain, pick in group:
+                if reduced < least:
+                    break
+                if left - cost >= -saving:
+                    children.append((left - cost, gained + gain, (pick, way)))
+        steps += len(states) + len(children)
         if steps > _FEW_STEPS:
             return None
-        least = floor + unit - top - dust  # of what a state gains and its rest is worth
-        children: list[State] = [
-            (left - cost, gained + gain, (pick, way))
-            for left, gained, way in states
-            for cost, gain, pick in group
-            if left - cost >= -saving and gained + gain + price * (left - cost) >= least
-        ]
         states = _undominated(children)
         work.max_states = max(work.max_states, len(states))
         legal = [state for state in states if state[0] >= 0]
@@ -67,12 +72,17 @@ def search_small(
     return Found(floor, True, _picks(best))
 
 
-def _groups(core: Opened) -> list[list[tuple[int, float, int]]]:
-    """(cost, gain, index in ``Near``) of the candidates of each group; widest steps first."""
+def _groups(core: Opened, price: float) -> list[list[Candidate]]:
+    """The candidates of each group, best at ``price`` first; groups of the widest steps first."""
     items = core.items
-    every = list(zip(items.cost.tolist(), items.gain.tolist(), core.kept.tolist(), strict=True))
+    reduced = (items.gain - price * items.cost).tolist()
+    numbers = items.cost.tolist(), items.gain.tolist(), core.kept.tolist()
+    every = list(zip(reduced, *numbers, strict=True))
     groups = [every[begin:end] for begin, end in pairwise(items.ends.tolist())]
-    return sorted(groups, key=lambda group: -max(abs(cost) for cost, _, _ in group))
+    groups.sort(key=lambda group: -max(abs(cost) for _, cost, _, _ in group))
+    for group in groups:
+        group.sort(reverse=True)
+    return groups
 
 
 def _after(numbers: list[Number]) -> list[Number]:

@@ -81,7 +81,7 @@ def test_more_jumps_taken_away_never_make_the_plan_worse(monkeypatch: pytest.Mon
         flat = curves(seed, 8, 60, dense=True)
         values = []
         for jumps in range(6):
-            monkeypatch.setattr(relaxation, "_JUMPS", jumps)
+            monkeypatch.setattr(relaxation, "_JUMPS_OF_SMALL", jumps)
             better = relax(flat).better
             assert flat.cost[better].sum() <= flat.room
             values.append(float(flat.value[better].sum()))
