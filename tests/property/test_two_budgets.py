@@ -12,6 +12,9 @@ from gacfx.errors import InfeasibleBudget
 from gacfx.planning import Group, Problem, Solution, check
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
+from gacfx.planning.two_budgets import branch as two_branch
+from gacfx.planning.two_budgets import branches as two_branches
+from gacfx.planning.two_budgets import lists as two_lists
 from gacfx.planning.two_budgets import rounds as two_rounds
 from gacfx.planning.two_budgets import search as two_search
 from gacfx.planning.two_budgets.solve import solve_two_budgets
@@ -132,8 +135,12 @@ def test_equals_an_exact_program(seed: int) -> None:
     assert ends.count("optimal") >= 150
 
 
-def test_equals_an_exact_program_with_every_trick_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dominance, lessons and bets are meant for large problems; here they run on small ones."""
+def use_every_trick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits, cuts, dominance, lessons and bets are for large problems; use them on small ones."""
+    monkeypatch.setattr(two_branch, "_FIRST_CORE", 1)
+    monkeypatch.setattr(two_branches, "_MUCH", 0)
+    monkeypatch.setattr(two_branches, "_AGAIN", 0)
+    monkeypatch.setattr(two_lists, "_WORTH_CUTTING", 0)
     monkeypatch.setattr(two_search, "_WORTH_SORTING", 0)
     monkeypatch.setattr(two_search, "_WORTH_A_LESSON", 1)
     monkeypatch.setattr(two_rounds, "_FIRST_CORE", 2)
@@ -141,8 +148,18 @@ def test_equals_an_exact_program_with_every_trick_in_use(monkeypatch: pytest.Mon
     monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
     bets_and_beams = (1.0, 1), (1 / 8, 1), (1 / 3, 4), (3 / 4, 4), (1.0, 2), (1.0, 2**18)
     monkeypatch.setattr(two_rounds, "_ROUNDS", bets_and_beams)
+
+
+@pytest.mark.parametrize("effort", [0, 12_000, 10**7])
+def test_equals_an_exact_program_with_every_trick_in_use(
+    effort: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the search of states alone, after some search by halves, and with that alone."""
+    use_every_trick(monkeypatch)
+    monkeypatch.setattr(two_branches, "_EFFORT", effort)
+    monkeypatch.setattr(two_branches, "_EFFORT_OF_CANDIDATE", 0.0)
     rng = np.random.default_rng(50)
-    for number in range(200):
+    for number in range(150):
         assert_right(random_problem(rng, number, 8))
 
 
@@ -180,17 +197,49 @@ def middling(rng: np.random.Generator, curve: str) -> Problem:
 
 
 @pytest.mark.parametrize("curve", ["free", "tied", "rising", "dense"])
-def test_equals_the_table_where_the_search_has_work(curve: str) -> None:
+@pytest.mark.parametrize("kind", ["halves", "states", "both"])
+def test_equals_the_table_where_the_search_has_work(
+    curve: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    efforts = {"halves": 10**7, "states": 0, "both": two_branches._EFFORT}
+    monkeypatch.setattr(two_branches, "_EFFORT", efforts[kind])
+    monkeypatch.setattr(two_branches, "_EFFORT_OF_CANDIDATE", 0.0)
     rng = np.random.default_rng(7)
-    states = 0
-    for _ in range(12):
+    states = entries = 0
+    for _ in range(8):
         problem = middling(rng, curve)
         solution = solve_two_budgets(problem)
         check(problem, solution).require()
         assert solution.status == "optimal"
         assert solution.value == table(problem)
         states = max(states, int(solution.stats["max_states"]))
-    assert states >= 20
+        entries = max(entries, int(solution.stats.get("entries", 0)))
+    assert states >= 20 or kind != "states"
+    assert entries >= 20 or kind != "halves"
+
+
+def test_equals_the_table_after_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that may stay dense: the dual is loose until the problem is split."""
+    monkeypatch.setattr(two_branches, "_MUCH", 0)
+    monkeypatch.setattr(two_branch, "_FIRST_CORE", 8)
+    monkeypatch.setattr(two_branches, "_EFFORT", 10**6)
+    rng = np.random.default_rng(8)
+    split = 0
+    for _ in range(20):
+        problem = middling(rng, "dense")
+        groups = tuple(
+            Group(g.name, np.append(g.costs, 60), np.append(g.values, rng.integers(200, 500)))
+            for g in problem.groups
+        )
+        costs = problem.limits[0].costs
+        costs = {name: np.append(each, rng.integers(20, 60)) for name, each in costs.items()}
+        problem = Problem(groups, 500, (Limit("second", 270, costs),))
+        solution = solve_two_budgets(problem)
+        check(problem, solution).require()
+        assert solution.status == "optimal"
+        assert solution.value == table(problem)
+        split += int(solution.stats.get("branches", 0)) > 2
+    assert split > 3
 
 
 small = st.integers(0, 6)

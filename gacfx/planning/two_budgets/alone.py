@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from gacfx.errors import InfeasibleBudget
+from gacfx.planning.amounts import PrecisionWarning
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Group, Problem
 from gacfx.planning.solution import Solution
@@ -54,7 +55,7 @@ def leanest(problem: Problem, *, time_limit: float | None) -> tuple[tuple[int, .
     pairs = zip(problem.groups, others, strict=True)
     groups = tuple(Group(group.name, group.costs, -costs.astype(float)) for group, costs in pairs)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", core.PrecisionWarning)
+        warnings.simplefilter("ignore", PrecisionWarning)
         solution = core.solve(Problem(groups, problem.budget), time_limit=time_limit)
     found = spent(problem, solution.choice)[1]
     most = sum(int(costs.max()) for costs in others)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from gacfx.planning.arrays import FloatArray, IntArray, run_ends
 from gacfx.planning.two_budgets.dual import Dual
 from gacfx.planning.two_budgets.flat import TwoFlat
+from gacfx.planning.two_budgets.lagrange import Price
 
 Number = TypeVar("Number", np.int64, np.float64)
 
 GRID_BITS = 46
+_MOST_PRICE = 600  # bits
 _MOST_STEPS = 60  # bits; no core can gain so much
 
 
@@ -63,6 +65,12 @@ class TwoCore:
     def spread(self, numbers: NDArray[Number]) -> NDArray[Number]:
         """[..., levels] -> [..., candidates]"""
         return np.repeat(numbers, self.ends[1:] - self.ends[:-1], axis=-1)
+
+    def priced(self, price: Price) -> Price:
+        """Prices in grid steps, but none beyond what float64 can multiply."""
+        most = math.ldexp(1.0, min(_MOST_PRICE, _MOST_PRICE - self.exponent))
+        first, second = (math.ldexp(min(each, most), self.exponent) for each in price)
+        return first, second
 
     def steps(self, value: float) -> float:
         """Whole units of the grid, rounded down; at most what no core can gain or lose."""

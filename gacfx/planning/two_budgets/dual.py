@@ -5,8 +5,8 @@ losses of a plan, plus the prices times what it leaves of both rooms, add up to 
 the Lagrangian bound. So a candidate that alone loses more than the distance of a known plan is in
 no better plan.
 
-Large problems are first solved on a sample of their candidates. Only those that can be best at
-prices near that answer matter then; if the peak among them lies within what was meant by near, it
+Large problems are first solved on a sample of their candidates, then on those beside the ones that
+are best at the prices found so. Where all candidates together are as high as the peak of some, it
 is the peak of all.
 """
 
@@ -14,7 +14,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.two_budgets.flat import TwoFlat
@@ -23,9 +22,10 @@ from gacfx.planning.two_budgets.lagrange import Lagrangian, Peak, Price, highest
 _SAMPLES = 17  # candidates per group in the first guess
 _ROUGH = 1e-7
 _FINE = 1e-15
-_NEAR = 0.1  # share by which prices may differ from the guess
-_LEAST_NEAR = 0.25  # of the other price, both in units of their rooms
-_ROUNDS = 8
+_SAME = 1e-14
+_BESIDE = 6  # candidates on either side of a picked one
+_LOOKS = ((4, 1e-6), *((1, _FINE),) * 8)
+"""Each time at all candidates: the stride between those that are taken, and the tolerance"""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,11 @@ class Dual:
         return np.flatnonzero(self.loss <= reach)
 
 
-def solve_dual(flat: TwoFlat) -> Dual:
-    """The best prices for a problem with at least one group; every group has a candidate."""
+def solve_dual(flat: TwoFlat, guess: Price | None = None) -> Dual:
+    """The best prices for a problem with at least one group; every group has a candidate.
+
+    ``guess``: prices of a problem that is nearly the same.
+    """
     scales = [float(room or 1) for room in flat.room]
     top = np.maximum.reduceat(flat.value, flat.start[:-1])
     short = flat.spread(top) - flat.value
@@ -64,7 +67,11 @@ def solve_dual(flat: TwoFlat) -> Dual:
         second=flat.cost[1] / scales[1],
         room=(flat.room[0] / scales[0], flat.room[1] / scales[1]),
     )
-    peak = _peak(lagrangian)
+    if guess is None:
+        peak = _peak(lagrangian)
+    else:
+        near = guess[0] * scales[0] / unit, guess[1] * scales[1] / unit
+        peak = highest(lagrangian, _FINE, near)
     price = (peak.price[0] * unit / scales[0], peak.price[1] * unit / scales[1])
     return _losses(flat, short, price, open_rooms=peak.ray is None)
 
@@ -74,43 +81,29 @@ def _peak(lagrangian: Lagrangian) -> Peak:
     if len(lagrangian.short) <= 4 * _SAMPLES * len(sizes):
         return highest(lagrangian, _FINE)
     step = np.arange(_SAMPLES)
-    sample = lagrangian.start[:-1, None] + (sizes - 1)[:, None] * step // (_SAMPLES - 1)
     known = np.zeros(len(lagrangian.short), np.bool_)
-    known[sample] = True
-    guess = highest(lagrangian.take(np.flatnonzero(known)), _ROUGH)
+    known[lagrangian.start[:-1, None] + (sizes - 1)[:, None] * step // (_SAMPLES - 1)] = True
+    peak, is_fine = highest(lagrangian.take(np.flatnonzero(known)), _ROUGH), False
     known[:] = False
-    for _ in range(_ROUNDS):
-        if guess.ray:
+    known[lagrangian.start[:-1]] = known[lagrangian.start[1:] - 1] = True
+    for stride, tolerance in _LOOKS:
+        if peak.ray:
             break
-        width = _widths(guess.price)
-        known |= _best_near(lagrangian, guess.price, width)
-        peak = highest(lagrangian.take(np.flatnonzero(known)), _FINE, guess.price)
-        moved = [abs(new - old) for new, old in zip(peak.price, guess.price, strict=True)]
-        if not peak.ray and moved[0] <= width[0] and moved[1] <= width[1]:
+        low, pick = lagrangian.least(lagrangian.reduced(peak.price))
+        # All candidates together are nowhere higher than some of them.
+        if is_fine and lagrangian.height(low, peak.price) >= peak.height - _SAME:
             return peak
-        guess = peak
+        known[_beside(lagrangian, pick, stride)] = True
+        peak = highest(lagrangian.take(np.flatnonzero(known)), tolerance, peak.price)
+        is_fine = tolerance == _FINE
     return highest(lagrangian, _FINE)
 
 
-def _widths(price: Price) -> Price:
-    """How far prices may move while the candidates of ``_best_near`` hold the best."""
-    first, second = price
-    return (
-        _NEAR * max(first, _LEAST_NEAR * second),
-        _NEAR * max(second, _LEAST_NEAR * first),
-    )
-
-
-def _best_near(lagrangian: Lagrangian, price: Price, width: Price) -> NDArray[np.bool_]:
-    """[candidates] bool: can it be the best of its group at a price so near?"""
-    reduced = lagrangian.reduced(price)
-    low, pick = lagrangian.least(reduced)
-    sizes = lagrangian.start[1:] - lagrangian.start[:-1]
-    # What the move of the prices can make good against the candidate that is best now.
-    reach = width[0] * np.abs(lagrangian.first - np.repeat(lagrangian.first[pick], sizes))
-    reach += width[1] * np.abs(lagrangian.second - np.repeat(lagrangian.second[pick], sizes))
-    near: NDArray[np.bool_] = reduced - np.repeat(low, sizes) <= reach + _FINE
-    return near
+def _beside(lagrangian: Lagrangian, pick: IntArray, stride: int) -> IntArray:
+    """[groups, candidates] those near the picked ones, in the order in which they were given."""
+    beside: IntArray = pick[:, None] + stride * np.arange(-_BESIDE, _BESIDE + 1)
+    np.clip(beside, lagrangian.start[:-1, None], lagrangian.start[1:, None] - 1, out=beside)
+    return beside
 
 
 def _losses(flat: TwoFlat, short: FloatArray, price: Price, *, open_rooms: bool) -> Dual:

@@ -84,8 +84,11 @@ class Lagrangian:
         """The height at ``price``, and the piece there."""
         self.looks += 1
         low, pick = self.least(self.reduced(price))
-        height = float(low.sum()) - price[0] * self.room[0] - price[1] * self.room[1]
-        return height, self.piece(pick)
+        return self.height(low, price), self.piece(pick)
+
+    def height(self, low: FloatArray, price: Price) -> float:
+        """The height at ``price``, from the least numbers of the groups there."""
+        return float(low.sum()) - price[0] * self.room[0] - price[1] * self.room[1]
 
     def piece(self, pick: IntArray) -> Piece:
         """The piece of a plan."""

@@ -1,10 +1,11 @@
 """From the best prices to the best plan of two resources: rounds of core search.
 
-The first cores hold only the candidates nearest to the Lagrangian bound. They grow until they reach
-about as far from the bound as the best plan known: whatever lies farther is in no better plan. Then
-everything nearer is searched with ever wider beams. Some rounds between are bets: they look only at
-a share of the distance, for plans much better than the one at hand. A round that need not drop a
-state proves that there is nothing better as far as it looks, and lowers the bound.
+For what the search by halves left open. The first cores hold only the candidates nearest to the
+Lagrangian bound. They grow until they reach about as far from the bound as the best plan known:
+whatever lies farther is in no better plan. Then everything nearer is searched with ever wider
+beams. One round between is a bet: it looks only at a share of the distance, for plans much better
+than the one at hand. A round that need not drop a state proves that there is nothing better as far
+as it looks, and lowers the bound.
 """
 
 import math
@@ -12,63 +13,38 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gacfx.planning.arrays import IntArray
 from gacfx.planning.two_budgets.core import build_two
-from gacfx.planning.two_budgets.dual import Dual
-from gacfx.planning.two_budgets.flat import TwoFlat
 from gacfx.planning.two_budgets.lagrange import Price
 from gacfx.planning.two_budgets.planes import Planes, prices_around
-from gacfx.planning.two_budgets.search import Work, search_two
+from gacfx.planning.two_budgets.progress import Progress
+from gacfx.planning.two_budgets.search import search_two
 
 _FIRST_CORE = 64  # candidates, beyond one per group
-_FIRST_BEAM = 128
+_FIRST_BEAM = 64
+_NEXT = 1.5  # how much farther than the bound the first core reaches
+_FARTHER = 256.0  # at most how much farther than the first core the known plan may be
 _WIDER = 3.0  # how much farther the next core reaches
 _BEYOND = 8.0  # how much farther than its core reaches a plan may be to be of interest
 _NEARLY = 2.0  # a core that reaches this close to the known plan is near enough
-_ROUNDS = ((1.0, 256), (1 / 8, 1024), (1 / 3, 1024), (1.0, 4096), (1.0, 2**18))
+_ROUNDS = ((1.0, 1024), (1 / 3, 1024), (1.0, 4096), (1.0, 2**18))
 """Share of the distance that a round looks at, and its beam"""
 _SMALL_CORE = 150  # candidates, beyond one per group, that need no bets
 _REMEMBERED = 24  # planes
 
 
 @dataclass
-class TwoRounds:
-    """The best plan so far and what is proven about it; gains count from the dual's plan."""
+class TwoRounds(Progress):
+    """Rounds of search, each of a core and with a beam."""
 
-    flat: TwoFlat
-    dual: Dual
-    tolerance: float
-    """Value by which the result may miss the best"""
-    work: Work
-    chosen: IntArray | None
-    """[groups] positions of a plan that keeps both rooms, if one is known"""
-    upper: float = field(init=False)
-    """No plan gains more"""
-    rounding: float = 0.0
-    """What the grid of the last round can hide"""
-    proven: bool = False
-    """The search was exhausted: ``chosen`` is best, or there is no plan at all"""
-    blurred: int = 0
-    core_groups: int = 0
-    core_candidates: int = 0
-    planes: int = 0
-    """Most planes of a round"""
     _learned: list[Price] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.upper = self.dual.slack
-
-    @property
-    def gain(self) -> float:
-        """What the plan gains; -inf if there is none."""
-        if self.chosen is None:
-            return -math.inf
-        return math.fsum(self.flat.value[self.chosen] - self.flat.value[self.dual.chosen])
 
     def approach(self) -> None:
         """Find a good plan, or a proof that there is none, with cores that grow."""
-        reach, farthest = max(self._reach_of(_FIRST_CORE), self.dual.margin), self._farthest()
-        while not (self._good_enough() or self.work.spent()):
+        farthest = self._farthest()
+        excluded = _NEXT * (self.dual.slack - self.upper)
+        far = 0.0 if self.chosen is None else (self.dual.slack - self.gain) / _FARTHER
+        reach = max(self._reach_of(_FIRST_CORE), self.dual.margin, excluded, far)
+        while not (self.good_enough() or self.work.spent()):
             if _NEARLY * reach >= self.dual.slack - self.gain:
                 return
             if reach >= farthest:
@@ -85,7 +61,7 @@ class TwoRounds:
     def improve(self) -> None:
         """From a plan to the best, or until it is good enough, or the work is used up."""
         for share, beam in _ROUNDS:
-            if self._good_enough() or self.work.spent():
+            if self.good_enough() or self.work.spent():
                 return
             before = self.gain
             distance = self.upper - before
@@ -95,18 +71,6 @@ class TwoRounds:
             complete = self._round(self.dual.slack - floor, floor, beam)
             exhausted = complete and (share == 1 or self.gain > before)
             self.proven = exhausted and self.tolerance == 0
-
-    def _good_enough(self) -> bool:
-        """True if the plan is proven, within the tolerance, or at the bound but for dust."""
-        distance = self.upper - self.gain
-        if self.proven or distance <= self.tolerance:
-            return True
-        if distance > 2 * self.flat.groups * self.dual.margin:
-            return False
-        whole = distance < 0.5 and bool((self.flat.value == np.rint(self.flat.value)).all())
-        self.rounding = 0.0 if whole else distance
-        self.proven = True
-        return True
 
     def _reach_of(self, candidates: int) -> float:
         """How far a core of so many candidates, beyond one per group, reaches."""
@@ -127,10 +91,7 @@ class TwoRounds:
         """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""
         core = build_two(self.flat, self.dual, reach)
         left = self.flat.left(self.dual.chosen)
-        scaled = [
-            (math.ldexp(first, core.exponent), math.ldexp(second, core.exponent))
-            for first, second in (self.dual.price, *self._learned)
-        ]
+        scaled = [core.priced(price) for price in (self.dual.price, *self._learned)]
         planes = Planes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
         begun = planes.count
         found = search_two(
@@ -150,12 +111,7 @@ class TwoRounds:
         reached = math.ldexp(found.bound, -core.exponent) + core.rounding
         self.upper = min(self.upper, max(self.dual.slack - reach, reached))
         if found.picks:
-            self._take(found.picks)
+            plan = self.dual.chosen.copy()
+            plan[list(found.picks)] = list(found.picks.values())
+            self.take(plan)
         return found.complete
-
-    def _take(self, picks: dict[int, int]) -> None:
-        plan = self.dual.chosen.copy()
-        plan[list(picks)] = list(picks.values())
-        gain = math.fsum(self.flat.value[plan] - self.flat.value[self.dual.chosen])
-        if gain > self.gain:
-            self.chosen = plan

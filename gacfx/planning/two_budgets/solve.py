@@ -1,11 +1,13 @@
 """Solve a problem with one budget and one further limit exactly: proven, or with an honest bound.
 
-    flatten -> best prices -> fix by reduced cost -> search the core in rounds
+    flatten -> best prices -> search by halves, split where the bound is loose -> rounds of states
 
 A price for each of the two gives a Lagrangian bound, and leaves a small core to search. If one of
 the prices is 0, that resource hardly matters: the problem with the other one alone is solved, and
-if its plan happens to keep both, it is the answer. Guards on work and memory always end the search;
-a plan that is then not proven comes with the status "bounded" and the bound that was reached.
+if its plan happens to keep both, it is the answer. Otherwise two halves of the core are listed, as
+far from the bound as needed, and the best pair is the answer. What takes too many entries or splits
+for that is searched group by group. Guards on work and memory always end the search; a plan that is
+then not proven comes with the status "bounded" and the bound that was reached.
 
 A limit that touches only some of the groups (a KV cache) needs nothing special: its groups are
 decided first, and from there on only the budget tells unfinished plans apart.
@@ -19,11 +21,13 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import PrecisionWarning, check_amounts
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution
 from gacfx.planning.two_budgets.alone import leanest, refuse_alone, refuse_together, solve_alone
+from gacfx.planning.two_budgets.branches import Branches
 from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.first import filled, first_plan
 from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
@@ -51,7 +55,7 @@ def solve_two_budgets(
             exactly one limit, or the work was used up before any plan was found.
     """
     begin = time.perf_counter()
-    core.check_amounts(gap=gap, time_limit=time_limit)
+    check_amounts(gap=gap, time_limit=time_limit)
     if len(problem.limits) != 1 or problem.rules:
         raise PlanError("two budgets: the problem must have one limit and no rules; use solve()")
     if not problem.groups:
@@ -69,6 +73,7 @@ def solve_two_budgets(
     deadline = math.inf if time_limit is None else begin + time_limit
     rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
     if dual.open_rooms:
+        Branches(rounds).run()
         rounds.approach()
     if rounds.chosen is None:
         rounds.chosen = _any_plan(problem, rounds, time_limit)
@@ -77,7 +82,7 @@ def solve_two_budgets(
         warnings.warn(
             f"{rounds.blurred} groups have values too small to tell apart beside the others; "
             f"the plan can miss up to {rounds.rounding:.3g}",
-            core.PrecisionWarning,
+            PrecisionWarning,
             stacklevel=2,
         )
     return _solution(problem, rounds, rounds.chosen, begin)
@@ -148,6 +153,8 @@ def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: floa
         "core_candidates": rounds.core_candidates,
         "max_states": rounds.work.max_states,
         "planes": rounds.planes,
+        "branches": rounds.branches,
+        "entries": rounds.looked_at,
         "steps": _MOST_STEPS - rounds.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
