@@ -1,4 +1,7 @@
-"""What every way to plan refuses, and the warning that they share."""
+"""What every way to plan refuses, the warning that they share, and how they share their time."""
+
+import math
+import time
 
 import numpy as np
 
@@ -22,3 +25,13 @@ def check_amounts(**amounts: float | None) -> None:
         real = isinstance(number, int | float | np.integer) and not isinstance(number, bool)
         if number is not None and not (real and number >= 0):
             raise PlanError(f"{name} {number!r}: must be a number >= 0")
+
+
+def deadline_of(time_limit: float | None) -> float:
+    """The moment at which to stop, in ``time.perf_counter()``; infinity: never."""
+    return math.inf if time_limit is None else time.perf_counter() + time_limit
+
+
+def seconds_left(deadline: float) -> float:
+    """Until the deadline; never negative."""
+    return max(0.0, deadline - time.perf_counter())

@@ -7,7 +7,7 @@ implications                     product         product groups, then as above; 
 more limits                      ilp             CBC or HiGHS, re-checked
 """
 
-from gacfx.planning.amounts import check_amounts
+from gacfx.planning.amounts import check_amounts, deadline_of, seconds_left
 from gacfx.planning.ilp.solve import solve_ilp
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Problem
@@ -34,18 +34,19 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     if not problem.limits and not problem.rules:
         return core.solve(problem, gap=gap, time_limit=time_limit)
     check_amounts(gap=gap, time_limit=time_limit)
+    deadline = deadline_of(time_limit)
     merged = merge(problem)
-    return merged.expand(_solve_merged(merged.problem, gap, time_limit))
+    return merged.expand(_solve_merged(merged.problem, gap, deadline))
 
 
-def _solve_merged(problem: Problem, gap: float, time_limit: float | None) -> Solution:
+def _solve_merged(problem: Problem, gap: float, deadline: float) -> Solution:
     if problem.rules:
         product = multiply(problem)
-        if product is None:
-            return solve_ilp(problem, time_limit=time_limit)
-        return product.expand(_solve_merged(product.problem, gap, time_limit))
+        if product is not None:
+            return product.expand(_solve_merged(product.problem, gap, deadline))
+    time_limit = seconds_left(deadline)
+    if problem.rules or len(problem.limits) > 1:
+        return solve_ilp(problem, time_limit=time_limit)
     if not problem.limits:
         return core.solve(problem, gap=gap, time_limit=time_limit)
-    if len(problem.limits) == 1:
-        return solve_two_budgets(problem, gap=gap, time_limit=time_limit)
-    return solve_ilp(problem, time_limit=time_limit)
+    return solve_two_budgets(problem, gap=gap, time_limit=time_limit)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning.amounts import check_amounts
+from gacfx.planning.amounts import check_amounts, deadline_of
 from gacfx.planning.ilp.dual import dual
 from gacfx.planning.ilp.shrinking import Found, solve_core, solve_whole
 from gacfx.planning.ilp.solvers import Solver, SolverName, find_solver
@@ -53,8 +53,7 @@ def solve_ilp(
     begin = time.perf_counter()
     check_amounts(time_limit=time_limit)
     merged = merge(problem)
-    deadline = math.inf if time_limit is None else begin + time_limit
-    chosen = find_solver(solver, deadline)
+    chosen = find_solver(solver, deadline_of(time_limit))
     if not problem.groups:
         nothing = core.solve(replace(problem, limits=(), rules=()))
         return replace(nothing, limit_multipliers=(0.0,) * len(problem.limits))

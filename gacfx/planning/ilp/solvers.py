@@ -8,7 +8,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gacfx.errors import PlanError
+from gacfx.planning.amounts import seconds_left
 from gacfx.planning.ilp.program import import_pulp
 
 SolverName = Literal["auto", "cbc", "highs"]
@@ -54,7 +54,7 @@ class Solver:
 
     @property
     def seconds_left(self) -> float:
-        return max(0.0, self.deadline - time.perf_counter())
+        return seconds_left(self.deadline)
 
     def run(self, program: Any, *, whole: bool = True) -> Answer:
         """The answer to a program made by ``program.build``."""

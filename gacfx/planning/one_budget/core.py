@@ -16,7 +16,7 @@ import math
 import time
 import warnings
 
-from gacfx.planning.amounts import PrecisionWarning, check_amounts, refuse_extras
+from gacfx.planning.amounts import PrecisionWarning, check_amounts, deadline_of, refuse_extras
 from gacfx.planning.normal_form.lattice import Flat, flatten
 from gacfx.planning.one_budget.core_dp import Work
 from gacfx.planning.one_budget.fixing import near
@@ -46,12 +46,12 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     begin = time.perf_counter()
     refuse_extras(problem, "the core solver")
     check_amounts(gap=gap, time_limit=time_limit)
+    deadline = deadline_of(time_limit)
     if not problem.groups:
         return _nothing_to_choose(problem.budget)
     flat = flatten(problem)
     relaxed = relax(flat)
     candidates = near(flat, relaxed)
-    deadline = math.inf if time_limit is None else begin + time_limit
     rounds = Rounds(
         near=candidates,
         groups=flat.groups,

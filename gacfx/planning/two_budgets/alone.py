@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning.amounts import PrecisionWarning
+from gacfx.planning.amounts import PrecisionWarning, seconds_left
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Group, Problem
 from gacfx.planning.solution import Solution
@@ -30,15 +30,13 @@ def spent(problem: Problem, choice: tuple[int, ...]) -> tuple[int, int]:
     return cost, sum(int(costs[index]) for costs, index in others)
 
 
-def solve_alone(
-    problem: Problem, keep: int, *, gap: float, time_limit: float | None
-) -> Solution | None:
+def solve_alone(problem: Problem, keep: int, gap: float, deadline: float) -> Solution | None:
     """The best plan under the budget (``keep`` 0) or the limit (1) alone; None if it breaks both.
 
     As a solution of ``problem``, but for its cost and its usable budget.
     """
     alone = swapped(problem) if keep else replace(problem, limits=())
-    solution = core.solve(alone, gap=gap, time_limit=time_limit)
+    solution = core.solve(alone, gap=gap, time_limit=seconds_left(deadline))
     cost, other = spent(problem, solution.choice)
     if cost > problem.budget or other > problem.limits[0].most:
         return None
@@ -46,7 +44,7 @@ def solve_alone(
     return replace(solution, multiplier=prices[0], limit_multipliers=(prices[1],))
 
 
-def leanest(problem: Problem, *, time_limit: float | None) -> tuple[tuple[int, ...], int, int]:
+def leanest(problem: Problem, deadline: float) -> tuple[tuple[int, ...], int, int]:
     """The plan within the budget that costs least under the limit, as far as it is known.
 
     Comes with that cost, and with one that no plan can be below.
@@ -54,9 +52,10 @@ def leanest(problem: Problem, *, time_limit: float | None) -> tuple[tuple[int, .
     others = other_costs(problem)
     pairs = zip(problem.groups, others, strict=True)
     groups = tuple(Group(group.name, group.costs, -costs.astype(float)) for group, costs in pairs)
+    lean = Problem(groups, problem.budget)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PrecisionWarning)
-        solution = core.solve(Problem(groups, problem.budget), time_limit=time_limit)
+        solution = core.solve(lean, time_limit=seconds_left(deadline))
     found = spent(problem, solution.choice)[1]
     most = sum(int(costs.max()) for costs in others)
     dust = 0.0 if most < _LARGEST_EXACT_FLOAT else math.ldexp(most, -50)

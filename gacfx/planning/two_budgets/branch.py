@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.two_budgets.core import TwoCore, build_two
 from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.flat import TwoFlat
 from gacfx.planning.two_budgets.halves import meet
+from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.search import Work
 
 _FIRST_CORE = 48  # candidates, beyond one per group

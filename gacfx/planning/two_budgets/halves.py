@@ -15,7 +15,7 @@ import numpy as np
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.one_budget.pairing import Joined
 from gacfx.planning.order import ends_of, stable_order
-from gacfx.planning.two_budgets.core import GRID_BITS, TwoCore
+from gacfx.planning.two_budgets.items import GRID_BITS, TwoCore
 from gacfx.planning.two_budgets.lagrange import Price
 from gacfx.planning.two_budgets.lists import Cuts, Lists, halved
 from gacfx.planning.two_budgets.planes import prices_around

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.two_budgets.core import GRID_BITS, TwoCore, suffix_sums
+from gacfx.planning.two_budgets.items import GRID_BITS, TwoCore, suffix_sums
 from gacfx.planning.two_budgets.lagrange import Lagrangian, Price, highest
 
 _MOST_PLANES = 96

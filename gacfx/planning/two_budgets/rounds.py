@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gacfx.planning.two_budgets.core import build_two
+from gacfx.planning.two_budgets.items import build_two
 from gacfx.planning.two_budgets.lagrange import Price
 from gacfx.planning.two_budgets.planes import Planes, prices_around
 from gacfx.planning.two_budgets.progress import Progress

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.two_budgets.core import TwoCore
+from gacfx.planning.two_budgets.items import TwoCore
 from gacfx.planning.two_budgets.planes import Planes
 from gacfx.planning.two_budgets.states import States, undominated
 

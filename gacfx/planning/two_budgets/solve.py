@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.errors import PlanError
-from gacfx.planning.amounts import PrecisionWarning, check_amounts
+from gacfx.planning.amounts import PrecisionWarning, check_amounts, deadline_of
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.one_budget import core
 from gacfx.planning.problem import Problem
@@ -56,6 +56,7 @@ def solve_two_budgets(
     """
     begin = time.perf_counter()
     check_amounts(gap=gap, time_limit=time_limit)
+    deadline = deadline_of(time_limit)
     if len(problem.limits) != 1 or problem.rules:
         raise PlanError("two budgets: the problem must have one limit and no rules; use solve()")
     if not problem.groups:
@@ -64,19 +65,18 @@ def solve_two_budgets(
     flat = flatten_two(problem)
     refuse_alone(problem, flat.least)
     if flat.closed:
-        _, needed, floor = leanest(problem, time_limit=time_limit)
+        _, needed, floor = leanest(problem, deadline)
         refuse_together(problem, needed, floor)
     dual = solve_dual(flat)
-    easy = _without_one(problem, flat, dual, gap, time_limit)
+    easy = _without_one(problem, flat, dual, gap, deadline)
     if easy:
         return easy
-    deadline = math.inf if time_limit is None else begin + time_limit
     rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
     if dual.open_rooms:
         Branches(rounds).run()
         rounds.approach()
     if rounds.chosen is None:
-        rounds.chosen = _any_plan(problem, rounds, time_limit)
+        rounds.chosen = _any_plan(problem, rounds, deadline)
     rounds.improve()
     if rounds.blurred:
         warnings.warn(
@@ -89,13 +89,13 @@ def solve_two_budgets(
 
 
 def _without_one(
-    problem: Problem, flat: TwoFlat, dual: Dual, gap: float, time_limit: float | None
+    problem: Problem, flat: TwoFlat, dual: Dual, gap: float, deadline: float
 ) -> Solution | None:
     """The solution if one of the two has no price and the plan of the other alone keeps both."""
     for keep in (0, 1):
         if not dual.open_rooms or dual.price[1 - keep] > 0:
             continue
-        alone = solve_alone(problem, keep, gap=gap, time_limit=time_limit)
+        alone = solve_alone(problem, keep, gap, deadline)
         if alone:
             return _of_both(flat, alone)
     return None
@@ -117,7 +117,7 @@ def _of_both(flat: TwoFlat, alone: Solution) -> Solution:
     )
 
 
-def _any_plan(problem: Problem, rounds: TwoRounds, time_limit: float | None) -> IntArray:
+def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
     """[groups] positions of some plan, since the search found none.
 
     Raises:
@@ -125,7 +125,7 @@ def _any_plan(problem: Problem, rounds: TwoRounds, time_limit: float | None) -> 
         PlanError: that is not certain.
     """
     limit = problem.limits[0]
-    choice, needed, floor = leanest(problem, time_limit=time_limit)
+    choice, needed, floor = leanest(problem, deadline)
     if rounds.proven or floor > limit.most:
         refuse_together(problem, needed, floor)
     if needed > limit.most:

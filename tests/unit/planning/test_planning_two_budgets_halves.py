@@ -10,10 +10,10 @@ from gacfx.planning import Group, Problem
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
 from gacfx.planning.two_budgets import halves, lists
-from gacfx.planning.two_budgets.core import TwoCore, build_two
 from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
 from gacfx.planning.two_budgets.halves import Meeting, meet
+from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.lists import Cuts, Lists, halved
 from gacfx.planning.two_budgets.search import Work
 

@@ -12,10 +12,10 @@ from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.limits import Limit
 from gacfx.planning.two_budgets import dual as two_dual
 from gacfx.planning.two_budgets import rounds as two_rounds
-from gacfx.planning.two_budgets.core import TwoCore, build_two
 from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.first import filled, first_plan
 from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
+from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.lagrange import Lagrangian, Peak, highest
 from gacfx.planning.two_budgets.planes import Planes, prices_around
 from gacfx.planning.two_budgets.rounds import TwoRounds
