@@ -38,7 +38,7 @@ PLANNING = (
     "normal_form amounts",
     "certificate",
     "problem problem_file solution solution_file json_text blocks group limits",
-    "arrays order",
+    "arrays order grid work",
 )
 """Within gacfx.planning imports go down as well, and the folders of one row are neighbours."""
 _STATEMENT = 6

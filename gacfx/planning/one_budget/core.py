@@ -18,13 +18,13 @@ import warnings
 
 from gacfx.planning.amounts import PrecisionWarning, check_amounts, deadline_of, refuse_extras
 from gacfx.planning.normal_form.lattice import Flat, flatten
-from gacfx.planning.one_budget.core_dp import Work
 from gacfx.planning.one_budget.fixing import near
 from gacfx.planning.one_budget.greedy import first_plan
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
 from gacfx.planning.one_budget.rounds import Rounds
 from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution
+from gacfx.planning.work import Work
 
 _MOST_STEPS = 40_000_000  # one to three seconds
 

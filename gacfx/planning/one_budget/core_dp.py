@@ -10,7 +10,6 @@ The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); written from its
 """
 
 import math
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,26 +18,12 @@ from numpy.typing import NDArray
 from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.one_budget.core_problem import Core, narrowed
 from gacfx.planning.order import stable_order
+from gacfx.planning.work import Work
 
 _MOST_PAIRS = 2**22  # states times candidates on one level
 _BOUND_STEPS = 2  # a bound takes about as long as this many pairs
 _NARROW = 0.5  # make a new core when the largest distance from the floor fell to this share
 _FEW_LEVELS = 6  # not worth a new core
-
-
-@dataclass
-class Work:
-    """What the search may still spend, shared by its rounds."""
-
-    steps_left: int
-    """One per state and candidate, and a few more for those that get their bound. It bounds the
-    time, and the memory of the way back: 4 bytes per state"""
-    deadline: float
-    """``time.perf_counter()`` at which to stop"""
-    max_states: int = 0
-
-    def spent(self) -> bool:
-        return self.steps_left <= 0 or time.perf_counter() > self.deadline
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.grid import TOP, Grid
 from gacfx.planning.one_budget.fixing import Near
-from gacfx.planning.one_budget.items import TOP, Grid, Items, Number, Opened, Selected
+from gacfx.planning.one_budget.items import Items, Number, Opened, Selected
 from gacfx.planning.one_budget.melting import Melted, melt
 from gacfx.planning.one_budget.pairing import Joined, merge
 from gacfx.planning.one_budget.totals import Totals, totals

@@ -1,11 +1,5 @@
-"""What is left to decide, on an integer grid.
+"""What is left to decide near the relaxed plan: the candidates of open groups."""
 
-Gains are counted from the relaxed plan and put on a grid of 2**46 steps for the core alone, so that
-all later sums and comparisons are exact in float64, and the same on every machine. The grid is as
-fine as the core is small: candidates that were fixed before do not stretch it.
-"""
-
-import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,34 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray, run_ends
+from gacfx.planning.grid import Grid, on_grid
 from gacfx.planning.normal_form.dominance import records
 from gacfx.planning.one_budget.fixing import Near
 from gacfx.planning.order import ends_of
 
 Number = TypeVar("Number", np.int64, np.float64)
-
-_GRID_BITS = 46
-TOP = 2.0**_GRID_BITS
-"""No sum of gains, one from each group, is larger"""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How gains became whole numbers."""
-
-    exponent: int
-    """A grid step is 2**-exponent"""
-    unit: float
-    """All gains are multiples of this number of grid steps"""
-    rounding: float
-    """Most value that the grid can hide in a plan, 0 if every gain lies on it"""
-    blurred: int
-    """Groups whose gains differ, but not on the grid"""
-
-    def floor(self, value: float) -> float:
-        """Whole units, rounded down, in grid steps; at most 2**60, which no core can gain."""
-        low = min(value, math.ldexp(1.0, 60 - self.exponent))
-        return math.floor(math.ldexp(low, self.exponent) / self.unit) * self.unit
 
 
 @dataclass(frozen=True)
@@ -115,29 +87,10 @@ def opened(near: Near, kept: IntArray) -> Opened | None:
     kept = kept[records(near.value[kept], near.owner[kept])]
     owner = near.owner[kept]
     kept = np.compress((np.bincount(owner)[owner] > 1) | (kept != near.base[owner]), kept)
-    return Opened(kept, *_on_grid(near, kept)) if len(kept) else None
-
-
-def _on_grid(near: Near, kept: IntArray) -> tuple[Items, Grid]:
-    """The candidates ``kept``, of which there are some, and the grid of their gains."""
+    if not len(kept):
+        return None
     owner = near.owner[kept]
     base = near.base[owner]
-    value, start = near.value[kept], near.value[base]
-    gain = value - start
-    # Knuth's error of a difference: 0 where float64 holds it exactly.
-    back = gain - value
-    exact = not np.any((value - (gain - back)) - (start + back))
     ends = run_ends(owner)
-    largest = np.maximum.reduceat(np.abs(gain), ends[:-1])
-    exponent = _GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
-    fine = np.ldexp(gain, exponent)
-    whole = np.rint(fine)
-    exact = exact and not np.any(whole != fine)
-    grid = Grid(
-        exponent=exponent,
-        unit=float(np.gcd.reduce(whole.astype(np.int64))) or 1.0,
-        # Half a step per candidate on either side of a comparison, and the dust of a difference.
-        rounding=0.0 if exact else math.ldexp(len(largest) + 1.0, -exponent),
-        blurred=int(np.count_nonzero((largest > 0) & (np.ldexp(largest, exponent) <= 0.5))),
-    )
-    return Items(ends, near.cost[kept] - near.cost[base], whole), grid
+    gain, grid = on_grid(near.value[kept], near.value[base], ends)
+    return Opened(kept, Items(ends, near.cost[kept] - near.cost[base], gain), grid)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.planning.arrays import IntArray
-from gacfx.planning.one_budget.core_dp import Work, search
+from gacfx.planning.one_budget.core_dp import search
 from gacfx.planning.one_budget.core_problem import build
 from gacfx.planning.one_budget.fixing import Near
 from gacfx.planning.one_budget.items import opened
 from gacfx.planning.one_budget.small_core import search_small
+from gacfx.planning.work import Work
 
 _ROUNDS = ((1 / 16, 16), (1 / 2, 16), (1.0, 1024), (1.0, 65536))
 """Share of the distance that a round looks at, and its beam"""

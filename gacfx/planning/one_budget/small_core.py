@@ -8,9 +8,11 @@ import math
 from itertools import pairwise
 from typing import TypeVar
 
-from gacfx.planning.one_budget.core_dp import Found, Work
+from gacfx.planning.grid import TOP
+from gacfx.planning.one_budget.core_dp import Found
 from gacfx.planning.one_budget.fixing import Near
-from gacfx.planning.one_budget.items import TOP, Opened
+from gacfx.planning.one_budget.items import Opened
+from gacfx.planning.work import Work
 
 Number = TypeVar("Number", int, float)
 

@@ -16,7 +16,7 @@ from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.flat import TwoFlat
 from gacfx.planning.two_budgets.halves import meet
 from gacfx.planning.two_budgets.items import TwoCore, build_two
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 _FIRST_CORE = 48  # candidates, beyond one per group
 _FEW = 3_000  # entries; to look at less saves no time
@@ -82,14 +82,17 @@ class Branch:
         farthest = self.distance(gain)
         reach = farthest if _NEARLY * self._reach >= farthest else self._reach
         self.core = core = build_two(flat, dual, reach)
-        floor = core.steps(dual.slack - reach)
+        grid = core.grid
+        floor = grid.floor(dual.slack - reach)
         found = meet(
             core,
             np.argsort(like[core.group]),
             core.priced(dual.price),
             flat.left(dual.chosen),
-            need=floor + core.unit,
-            limit=core.steps(reach + 2 * flat.groups * dual.margin) + core.unit + _DUST_STEPS,
+            need=floor + grid.unit,
+            limit=core.grid.floor(reach + 2 * flat.groups * dual.margin)
+            + core.grid.unit
+            + _DUST_STEPS,
             most=most,
             work=work,
         )
@@ -100,7 +103,7 @@ class Branch:
         self._reach = reach * self._step(reach, found.looked_at)
         self.searched, self.looked_at = reach, found.looked_at
         # Candidates outside the core are in no plan nearer to the bound than its reach.
-        hidden = math.ldexp(floor, -core.exponent) + core.rounding
+        hidden = math.ldexp(floor, -grid.exponent) + grid.rounding
         self.upper = min(self.upper, self.offset + max(dual.slack - reach, hidden))
         if reach == farthest:
             self.upper = min(self.upper, gain)

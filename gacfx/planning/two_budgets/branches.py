@@ -120,8 +120,8 @@ class Branches:
         progress, core = self.progress, branch.core
         if core:
             progress.core_groups, progress.core_candidates = core.levels, len(core.gain)
-            progress.blurred = max(progress.blurred, core.blurred)
-            progress.rounding = max(progress.rounding, core.rounding)
+            progress.blurred = max(progress.blurred, core.grid.blurred)
+            progress.rounding = max(progress.rounding, core.grid.rounding)
             progress.looked_at = max(progress.looked_at, branch.looked_at)
 
     def _conclude(self) -> None:

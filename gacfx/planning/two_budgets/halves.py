@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.grid import TOP
 from gacfx.planning.one_budget.pairing import Joined
 from gacfx.planning.order import ends_of, stable_order
-from gacfx.planning.two_budgets.items import GRID_BITS, TwoCore
+from gacfx.planning.two_budgets.items import TwoCore
 from gacfx.planning.two_budgets.lagrange import Price
 from gacfx.planning.two_budgets.lists import Cuts, Lists, halved
 from gacfx.planning.two_budgets.planes import prices_around
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 _BEYOND = 1.6  # times the limit: pairs so far from the bound may be good plans, too
 _PAIRS = 4  # of halves are looked at in the time of one entry
@@ -109,7 +110,7 @@ def _spare(
 ) -> FloatArray:
     """[prices] the most that a plan of gain ``need`` loses at each."""
     reach = np.maximum(np.maximum(core.savings[:, 0], core.spending[:, 0]), np.abs(left))
-    dust = (2.0**GRID_BITS + prices @ reach) * (core.levels + 8.0) * 2.0**-50
+    dust = (TOP + prices @ reach) * (core.levels + 8.0) * 2.0**-50
     spare: FloatArray = prices @ np.array(left) + lists.top.sum(axis=1) - need + dust
     return spare
 

@@ -1,8 +1,4 @@
-"""The core of two resources: what is left to decide, on an integer grid, level by level.
-
-Gains are counted from the plan that is best at the dual prices, on a grid of 2**46 steps for the
-core alone, so that all sums and comparisons are exact in float64, and the same on every machine.
-"""
+"""The core of two resources: what is left to decide near the best plan at the dual prices."""
 
 import math
 from dataclasses import dataclass
@@ -12,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.planning.arrays import FloatArray, IntArray, run_ends
+from gacfx.planning.grid import Grid, on_grid
 from gacfx.planning.two_budgets.dual import Dual
 from gacfx.planning.two_budgets.flat import TwoFlat
 from gacfx.planning.two_budgets.lagrange import Price
 
 Number = TypeVar("Number", np.int64, np.float64)
 
-GRID_BITS = 46
 _MOST_PRICE = 600  # bits
-_MOST_STEPS = 60  # bits; no core can gain so much
 
 
 @dataclass(frozen=True)
@@ -45,14 +40,7 @@ class TwoCore:
     """[2, levels + 1] the most that the levels from here on can spend less"""
     spending: IntArray
     """[2, levels + 1] the most that they can spend more"""
-    unit: float
-    """All gains are multiples of this number of grid steps"""
-    exponent: int
-    """A grid step is 2**-exponent"""
-    rounding: float
-    """Most value that the grid can hide, 0 if every gain lies on it"""
-    blurred: int
-    """Groups whose gains differ, but not on the grid"""
+    grid: Grid
 
     @property
     def levels(self) -> int:
@@ -68,15 +56,9 @@ class TwoCore:
 
     def priced(self, price: Price) -> Price:
         """Prices in grid steps, but none beyond what float64 can multiply."""
-        most = math.ldexp(1.0, min(_MOST_PRICE, _MOST_PRICE - self.exponent))
-        first, second = (math.ldexp(min(each, most), self.exponent) for each in price)
+        most = math.ldexp(1.0, min(_MOST_PRICE, _MOST_PRICE - self.grid.exponent))
+        first, second = (math.ldexp(min(each, most), self.grid.exponent) for each in price)
         return first, second
-
-    def steps(self, value: float) -> float:
-        """Whole units of the grid, rounded down; at most what no core can gain or lose."""
-        most = math.ldexp(1.0, _MOST_STEPS - self.exponent)
-        fine = math.ldexp(max(-most, min(value, most)), self.exponent)
-        return math.floor(fine / self.unit) * self.unit
 
 
 def build_two(flat: TwoFlat, dual: Dual, distance: float) -> TwoCore:
@@ -92,7 +74,22 @@ def build_two(flat: TwoFlat, dual: Dual, distance: float) -> TwoCore:
     begins = np.cumsum(sizes) - sizes
     take = np.repeat(ends[turn] - begins, sizes) + np.arange(len(position))
     ends = np.append(begins, len(position))
-    return _on_grid(flat, dual, position[take], owner[take], cost[:, take], ends)
+    position, owner, cost = position[take], owner[take], cost[:, take]
+    base = dual.chosen[owner]
+    gain, grid = on_grid(flat.value[position], flat.value[base], ends)
+    loss = np.ldexp(dual.loss[position], grid.exponent)
+    return TwoCore(
+        group=owner[ends[:-1]],
+        ends=ends,
+        position=position,
+        cost=cost,
+        gain=gain,
+        loss=loss,
+        step_loss=-_tops(np.where(position == base, -np.inf, -loss), ends),
+        savings=suffix_sums(np.maximum(_tops(-cost, ends), 0)),
+        spending=suffix_sums(np.maximum(_tops(cost, ends), 0)),
+        grid=grid,
+    )
 
 
 def suffix_sums(numbers: NDArray[Number]) -> NDArray[Number]:
@@ -110,39 +107,6 @@ def _order(dual: Dual, cost: IntArray, ends: IntArray) -> IntArray:
     width = _tops(np.abs(cost), ends)
     priced = width[0] * dual.price[0] + width[1] * dual.price[1]
     return np.lexsort((-priced, -np.count_nonzero(width, axis=0)))
-
-
-def _on_grid(
-    flat: TwoFlat, dual: Dual, position: IntArray, owner: IntArray, cost: IntArray, ends: IntArray
-) -> TwoCore:
-    base = dual.chosen[owner]
-    value, start = flat.value[position], flat.value[base]
-    gain = value - start
-    # Knuth's error of a difference: 0 where float64 holds it exactly.
-    back = gain - value
-    off = np.any((value - (gain - back)) - (start + back))
-    largest = _tops(np.abs(gain), ends)
-    exponent = GRID_BITS - math.frexp(float(largest.sum()) or 1.0)[1]
-    fine = np.ldexp(gain, exponent)
-    whole = np.rint(fine)
-    loss = np.ldexp(dual.loss[position], exponent)
-    exact = not off and not np.any(whole != fine)
-    return TwoCore(
-        group=owner[ends[:-1]],
-        ends=ends,
-        position=position,
-        cost=cost,
-        gain=whole,
-        loss=loss,
-        step_loss=-_tops(np.where(position == base, -np.inf, -loss), ends),
-        savings=suffix_sums(np.maximum(_tops(-cost, ends), 0)),
-        spending=suffix_sums(np.maximum(_tops(cost, ends), 0)),
-        unit=float(np.gcd.reduce(whole.astype(np.int64))) or 1.0,
-        exponent=exponent,
-        # Half a step per candidate on either side of a comparison, and the dust of a difference.
-        rounding=0.0 if exact else math.ldexp(float(len(ends)), -exponent),
-        blurred=int(np.count_nonzero((largest > 0) & (_tops(np.abs(whole), ends) == 0))),
-    )
 
 
 def _tops(numbers: NDArray[Number], ends: IntArray) -> NDArray[Number]:

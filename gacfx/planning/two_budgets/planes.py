@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.two_budgets.items import GRID_BITS, TwoCore, suffix_sums
+from gacfx.planning.grid import TOP
+from gacfx.planning.two_budgets.items import TwoCore, suffix_sums
 from gacfx.planning.two_budgets.lagrange import Lagrangian, Price, highest
 
 _MOST_PLANES = 96
@@ -60,7 +61,7 @@ class Planes:
 
     def prices(self, begin: int) -> list[Price]:
         """Those of the planes from ``begin`` on, in units of value."""
-        scaled = np.ldexp(self._price[:, begin : self.count], -self.core.exponent)
+        scaled = np.ldexp(self._price[:, begin : self.count], -self.core.grid.exponent)
         return [(first, second) for first, second in scaled.T.tolist()]
 
     def add(self, price: Price) -> int:
@@ -69,7 +70,7 @@ class Planes:
         reduced = core.gain - self._cost[0] * price[0] - self._cost[1] * price[1]
         top = core.top(reduced)
         # Float errors may only loosen a bound: it gets more than they can add up to.
-        size = 2.0**GRID_BITS + price[0] * self._reach[0] + price[1] * self._reach[1]
+        size = TOP + price[0] * self._reach[0] + price[1] * self._reach[1]
         self._tail[index] = suffix_sums(top) + math.ldexp(core.levels + 8.0, -51) * size
         self._price[:, index] = price
         self.loss[index] = core.spread(top) - reduced

@@ -8,7 +8,7 @@ import numpy as np
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.two_budgets.dual import Dual
 from gacfx.planning.two_budgets.flat import TwoFlat
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 
 @dataclass
@@ -40,6 +40,9 @@ class Progress:
 
     def __post_init__(self) -> None:
         self.upper = self.dual.slack
+        # The searches look at what follows from the dual's plan, not at that plan itself.
+        if self.chosen is None and min(self.flat.left(self.dual.chosen)) >= 0:
+            self.chosen = self.dual.chosen
 
     @property
     def gain(self) -> float:

@@ -98,17 +98,17 @@ class TwoRounds(Progress):
             core,
             planes,
             left,
-            floor=core.steps(floor),
-            tolerance=core.steps(self.tolerance),
+            floor=core.grid.floor(floor),
+            tolerance=core.grid.floor(self.tolerance),
             beam=beam,
             work=self.work,
         )
         self._learned = [*self._learned, *planes.prices(begun)][-_REMEMBERED:]
         self.planes = max(self.planes, planes.count)
         self.core_groups, self.core_candidates = core.levels, len(core.gain)
-        self.blurred, self.rounding = core.blurred, core.rounding
+        self.blurred, self.rounding = core.grid.blurred, core.grid.rounding
         # Candidates outside this core are in no plan nearer to the bound than its reach.
-        reached = math.ldexp(found.bound, -core.exponent) + core.rounding
+        reached = math.ldexp(found.bound, -core.grid.exponent) + core.grid.rounding
         self.upper = min(self.upper, max(self.dual.slack - reach, reached))
         if found.picks:
             plan = self.dual.chosen.copy()

@@ -9,7 +9,6 @@ The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); written from its
 """
 
 import math
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from gacfx.planning.arrays import FloatArray, IntArray
 from gacfx.planning.two_budgets.items import TwoCore
 from gacfx.planning.two_budgets.planes import Planes
 from gacfx.planning.two_budgets.states import States, undominated
+from gacfx.planning.work import Work
 
 _MOST_PAIRS = 2**22  # states times candidates on one level
 _BOUND_STEPS = 4  # a bound on every plane takes about as long as this many pairs
@@ -28,21 +28,6 @@ _LESSONS = 3
 _LESSON_STEPS = 16  # per candidate of the core
 _TOO_LITTLE = 0.1  # share of the states that a lesson must settle to be followed by another
 _LONGEST_BREAK = 16  # levels
-
-
-@dataclass
-class Work:
-    """What the search may still spend, shared by its rounds."""
-
-    steps_left: int
-    """One per state and candidate, and a few more for those that get their bound. It bounds the
-    time, and the memory of the way back: 4 bytes per state"""
-    deadline: float
-    """``time.perf_counter()`` at which to stop"""
-    max_states: int = 0
-
-    def spent(self) -> bool:
-        return self.steps_left <= 0 or time.perf_counter() > self.deadline
 
 
 @dataclass(frozen=True)
@@ -89,7 +74,7 @@ def search_two(
     best: dict[int, int] = {}
     trace: _Trace = []
     for depth in range(core.levels):
-        need = floor + core.unit
+        need = floor + core.grid.unit
         if most < need:
             break
         if core.step_loss[depth] > at_prices - need:
@@ -108,7 +93,7 @@ def search_two(
             best = _picks(core, trace, last)
             floor = float(states.gain[last]) + tolerance
     # Bounds are whole units, but for the dust that was added to them.
-    bound = max(floor, math.floor(max(run.dropped, -(2.0**62)) / core.unit) * core.unit)
+    bound = max(floor, math.floor(max(run.dropped, -(2.0**62)) / core.grid.unit) * core.grid.unit)
     return Found(bound, bound == floor, best)
 
 

@@ -32,7 +32,7 @@ from gacfx.planning.two_budgets.dual import Dual, solve_dual
 from gacfx.planning.two_budgets.first import filled, first_plan
 from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
 from gacfx.planning.two_budgets.rounds import TwoRounds
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 _MOST_STEPS = 40_000_000  # three to six seconds
 

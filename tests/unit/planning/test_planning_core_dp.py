@@ -10,11 +10,12 @@ from gacfx.planning import Problem
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.normal_form.lattice import flatten
 from gacfx.planning.one_budget import core_dp, core_problem
-from gacfx.planning.one_budget.core_dp import Work, search
+from gacfx.planning.one_budget.core_dp import search
 from gacfx.planning.one_budget.core_problem import Core, build, narrowed
 from gacfx.planning.one_budget.fixing import Near, near
 from gacfx.planning.one_budget.items import opened
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
+from gacfx.planning.work import Work
 from tests.unit.planning.near_problems import best_gain, near_of
 
 

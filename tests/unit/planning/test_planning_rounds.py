@@ -8,11 +8,11 @@ import pytest
 from gacfx.planning import Problem
 from gacfx.planning.normal_form.lattice import flatten
 from gacfx.planning.one_budget import rounds
-from gacfx.planning.one_budget.core_dp import Work
 from gacfx.planning.one_budget.fixing import near
 from gacfx.planning.one_budget.items import opened
 from gacfx.planning.one_budget.relaxation import Relaxed, relax
 from gacfx.planning.one_budget.rounds import Rounds
+from gacfx.planning.work import Work
 
 
 def rounds_of(problem: Problem, steps: int = 10**8) -> Rounds:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from gacfx.planning.one_budget import small_core
-from gacfx.planning.one_budget.core_dp import Found, Work, search
+from gacfx.planning.one_budget.core_dp import Found, search
 from gacfx.planning.one_budget.core_problem import build
 from gacfx.planning.one_budget.fixing import Near
 from gacfx.planning.one_budget.items import Opened, opened
 from gacfx.planning.one_budget.small_core import search_small
+from gacfx.planning.work import Work
 from tests.unit.planning.near_problems import best_gain, near_of
 
 STRETCHES = [1.0, 0.3, 0.7, 1.5, 3.0]

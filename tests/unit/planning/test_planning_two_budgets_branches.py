@@ -16,7 +16,7 @@ from gacfx.planning.two_budgets.branches import Branches
 from gacfx.planning.two_budgets.dual import solve_dual
 from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
 from gacfx.planning.two_budgets.progress import Progress
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 ENDLESS = Work(10**9, math.inf)
 

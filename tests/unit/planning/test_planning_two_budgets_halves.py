@@ -15,7 +15,7 @@ from gacfx.planning.two_budgets.flat import TwoFlat, flatten_two
 from gacfx.planning.two_budgets.halves import Meeting, meet
 from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.lists import Cuts, Lists, halved
-from gacfx.planning.two_budgets.search import Work
+from gacfx.planning.work import Work
 
 ENDLESS = Work(10**9, math.inf)
 
@@ -55,15 +55,15 @@ def meeting(
     work: Work = ENDLESS,
 ) -> tuple[TwoCore, Meeting]:
     """The core that reaches to ``need``, a gain in steps of ``whole``, and what is found there."""
-    distance = dual.slack - math.ldexp(need, -whole.exponent)
+    distance = dual.slack - math.ldexp(need, -whole.grid.exponent)
     core = build_two(flat, dual, distance)
     found = meet(
         core,
         np.arange(core.levels),
         core.priced(dual.price),
         flat.left(dual.chosen),
-        need=core.steps(dual.slack - distance),
-        limit=core.steps(distance) + 2**10,
+        need=core.grid.floor(dual.slack - distance),
+        limit=core.grid.floor(distance) + 2**10,
         most=most,
         work=work,
     )
@@ -77,7 +77,7 @@ def value_of(flat: TwoFlat, dual: Dual, core: TwoCore, found: Meeting) -> float:
     plan[list(found.picks)] = list(found.picks.values())
     assert min(flat.left(plan)) >= 0
     gain = float(flat.value[plan].sum() - flat.value[dual.chosen].sum())
-    assert math.ldexp(found.gain, -core.exponent) == pytest.approx(gain, abs=1e-12)
+    assert math.ldexp(found.gain, -core.grid.exponent) == pytest.approx(gain, abs=1e-12)
     return float(flat.value[plan].sum())
 
 
@@ -115,12 +115,12 @@ def test_offers_a_good_plan_beyond_the_limit() -> None:
         known = best_plan(flat, dual, whole)
         assert known is not None
         best = known[0]
-        slack = whole.steps(dual.slack)
+        slack = whole.grid.floor(dual.slack)
         core, found = meeting(flat, dual, whole, slack - (slack - best) / 1.3)
         assert found.complete
         if found.picks is not None:
             beside += 1
-            assert math.ldexp(found.gain, whole.exponent - core.exponent) <= best + 16
+            assert math.ldexp(found.gain, whole.grid.exponent - core.grid.exponent) <= best + 16
             value_of(flat, dual, core, found)
     assert beside > 5
 

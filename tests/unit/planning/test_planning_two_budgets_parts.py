@@ -19,8 +19,9 @@ from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.lagrange import Lagrangian, Peak, highest
 from gacfx.planning.two_budgets.planes import Planes, prices_around
 from gacfx.planning.two_budgets.rounds import TwoRounds
-from gacfx.planning.two_budgets.search import Found, Work, search_two
+from gacfx.planning.two_budgets.search import Found, search_two
 from gacfx.planning.two_budgets.states import undominated
+from gacfx.planning.work import Work
 
 
 def problem_of(seed: int, groups: int = 5, size: int = 4, high: int = 20) -> Problem:
@@ -161,7 +162,10 @@ def core_of(flat: TwoFlat, dual: Dual) -> TwoCore:
 
 
 def planes_of(flat: TwoFlat, dual: Dual, core: TwoCore) -> Planes:
-    price = (math.ldexp(dual.price[0], core.exponent), math.ldexp(dual.price[1], core.exponent))
+    price = (
+        math.ldexp(dual.price[0], core.grid.exponent),
+        math.ldexp(dual.price[1], core.grid.exponent),
+    )
     return Planes(core, flat.left(dual.chosen), prices_around(core, price))
 
 
@@ -181,7 +185,7 @@ def test_core_is_in_the_order_of_search_and_counts_from_the_chosen_plan() -> Non
             core.cost[:, part] == (flat.cost[:, core.position[part]].T - flat.cost[:, base]).T
         ).all()
         gains = flat.value[core.position[part]] - flat.value[base]
-        assert np.allclose(np.ldexp(core.gain[part], -core.exponent), gains, atol=1e-12)
+        assert np.allclose(np.ldexp(core.gain[part], -core.grid.exponent), gains, atol=1e-12)
     assert core.savings[:, 0].tolist() == flat.cost[:, dual.chosen].sum(axis=1).tolist()
 
 
@@ -259,7 +263,7 @@ def run_search(flat: TwoFlat, dual: Dual, beam: int, floor: float = -(2.0**55)) 
 def test_search_finds_the_best_and_its_bound_is_one(seed: int) -> None:
     flat = flatten_two(problem_of(seed, groups=6))
     dual = solve_dual(flat)
-    exponent = core_of(flat, dual).exponent
+    exponent = core_of(flat, dual).grid.exponent
     values = flat.value[feasible(flat)].sum(axis=1)
     best = math.ldexp(float(values.max()) - float(flat.value[dual.chosen].sum()), exponent)
     found = run_search(flat, dual, 10**6)
