@@ -37,6 +37,8 @@ goldens: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.two_budgets
+	$(BIN)/python -m benchmarks.frontier
 	$(BIN)/python -m benchmarks.quality
 	$(BIN)/python -m benchmarks.inspection
 

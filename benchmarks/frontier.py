@@ -44,7 +44,7 @@ METHODS: dict[str, Callable[[Problem], Table | Frontier]] = {
 }
 RATIO = 0.2
 SEED = 0
-REPEATS = 7
+REPEATS = 20
 SOLVED = 40
 
 
