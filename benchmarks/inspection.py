@@ -44,7 +44,7 @@ class Row:
 
 def once(model: str) -> tuple[float, float, float, int]:
     """(wall seconds, cpu seconds, peak MiB, sites) of one fresh process."""
-    command = [sys.executable, "-m", "gacfx.cli", "inspect", model, "--json"]
+    command = [sys.executable, "-m", "gacfx", "inspect", model, "--json"]
     begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -13,21 +13,12 @@ from typing import TYPE_CHECKING
 from gacfx import _transformers_hook
 
 if TYPE_CHECKING:
-    from gacfx.api import (
-        Compressed,
-        apply,
-        apply_,
-        capture,
-        compress,
-        inspect,
-        load,
-        plan,
-        save,
-    )
+    from gacfx.api import Compressed, apply, apply_, compress, load, plan, save
     from gacfx.core.goal import Goal
     from gacfx.core.pipeline import Pipeline
     from gacfx.core.search import Search
     from gacfx.errors import GacError
+    from gacfx.inspection import capture, inspect
 
 __version__ = "0.1.0"
 
@@ -52,6 +43,8 @@ _HOME = {
     "Goal": "gacfx.core.goal",
     "Pipeline": "gacfx.core.pipeline",
     "Search": "gacfx.core.search",
+    "capture": "gacfx.inspection",
+    "inspect": "gacfx.inspection",
 }
 
 

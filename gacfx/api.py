@@ -1,4 +1,4 @@
-"""The Python door: capture, inspect, plan, apply, compress, save, load.
+"""The Python door: plan, apply, compress, save, load; ``inspect`` stands with inspections.
 
 compressed = gacfx.compress(model, tokenizer, calibration="texts.jsonl", ratio=0.2, gpu="h200")
 gacfx.save(compressed, "out")
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from gacfx import pipelines
+from gacfx import pipelines, replan
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
 from gacfx.checkpoint.load import load_dense
@@ -28,100 +28,48 @@ from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
-from gacfx.core.sites import Execution, Mode, Workload
+from gacfx.core.sites import Workload
 from gacfx.errors import CalibrationError, PlanError
-from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import FORECAST, Inspection, read_rows
+from gacfx.inspection import (
+    FORECAST,
+    Inspection,
+    annotate_graph,
+    capture,
+    inspect,
+    load_profile,
+)
 from gacfx.modules.install import install_, swapped
-from gacfx.passes.planning.limiting import check_limits
-from gacfx.passes.planning.measure_curves import PAPER, check_method
-from gacfx.planning import kept_budget
-from gacfx.study import VALUE_MODELS, Progress, Study
+from gacfx.passes.planning.measure_curves import PAPER
+from gacfx.study import Progress, Study, check_request
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
-from gacfx.tracing.skeleton import read_config, skeleton
+
+__all__ = [
+    "Compressed",
+    "annotate_graph",
+    "apply",
+    "apply_",
+    "apply_to_graph",
+    "calibrate",
+    "capture",
+    "check_request",
+    "compress",
+    "inspect",
+    "load",
+    "load_profile",
+    "plan",
+    "plan_synthetic",
+    "read_calibration",
+    "save",
+    "summarise",
+    "verify",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
-
-
-def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
-    """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
-
-    Args:
-        model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
-        seq: tokens of a sequence for which eager attention calls are recorded.
-
-    Raises:
-        CaptureError: torch.export refuses the model.
-        CheckpointError, UnsupportedModel: nothing readable behind the name.
-    """
-    if not isinstance(model, nn.Module):
-        model = skeleton(read_config(model))
-    return export.capture(model, attention_seq=seq)
-
-
-def inspect(
-    model: "nn.Module | str | Path",
-    *,
-    gpu: str | Profile = "h200",
-    batch: int = 1,
-    seq: int = 1024,
-    mode: Mode = "prefill",
-    execution: Execution = "eager",
-    dims: bool = False,
-) -> Inspection:
-    """The annotated graph: sizes, predicted kernel tiers and forecast latency of every site.
-
-    Works from the configuration alone, without weights and without a GPU.
-
-    Args:
-        model: as in :func:`capture`.
-        gpu: name of a profile, path of a profile file, or a profile.
-        batch: sequences.
-        seq: tokens of each sequence in prefill, length of its KV cache in decode.
-        mode: ``prefill`` or ``decode``.
-        execution: ``eager`` or ``compiled``: attention is called differently.
-        dims: also find the coupled dimensions.
-    """
-    profile = load_profile(gpu)
-    workload = Workload(batch, seq, mode, execution)
-    gm = capture(model, seq=seq)
-    if dims:
-        Pipeline.parse("couple-dims").run(gm)
-    label = type(model).__name__ if isinstance(model, nn.Module) else str(model)
-    return annotate_graph(gm, profile, workload, label)
-
-
-def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:
-    """Run the analysis passes on a graph and read the result."""
-    Pipeline.parse(pipelines.ANALYSE).bind(profile=profile, workload=workload).run(gm)
-    params = sum(p.numel() for p in gm.parameters())
-    return Inspection(label, profile, workload, read_rows(gm, workload), params, gm)
-
-
-def load_profile(gpu: str | Profile) -> Profile:
-    """The profile behind a name or path; a profile is returned as it is."""
-    return gpu if isinstance(gpu, Profile) else profiles.load(gpu)
-
-
-def check_request(
-    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
-) -> None:
-    """Refuse what can be refused before any work.
-
-    Raises:
-        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
-        PlanError: a ratio outside [0, 1).
-        PassError: a bad option of a latency limit.
-    """
-    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
-    if (ratio := as_goal(goal).ratio) is not None:
-        kept_budget(0, ratio)
-    check_limits(limits)
 
 
 def read_calibration(
@@ -233,8 +181,6 @@ def plan_synthetic(
     if search.value not in ("auto", PAPER):
         raise PlanError(f"made-up spectra have no value model {search.value!r}; auto or {PAPER}")
     check_request("svd", goal, limits=search.limits)
-    from gacfx import replan  # it stands on this module
-
     value = PAPER if search.value == PAPER else ""
     curves = replan.synthetic_curves(source, skip=skip, decay=decay, seed=seed, value=value)
     return replan.plan_from_curves(curves, goal=as_goal(goal), gpu=gpu, search=search)

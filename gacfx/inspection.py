@@ -1,17 +1,27 @@
-"""Inspection: what the annotated graph says, as rows that can be printed, folded and saved."""
+"""Inspection: what the annotated graph says, as rows that can be printed, folded and saved.
+
+print(inspect("llama-3-8b", gpu="h200").code())
+"""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.fx import GraphModule
 
+from gacfx import pipelines
 from gacfx.core.dims import Dims
 from gacfx.core.notes import note, sites, state
+from gacfx.core.pipeline import Pipeline
 from gacfx.core.printer import annotated_code
-from gacfx.core.sites import AttentionSite, Site, Workload
+from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
+from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
+from gacfx.tracing import export
+from gacfx.tracing.skeleton import read_config, skeleton
 
 FORECAST = "rule-based"
 """Where latencies come from. Measured entries of a profile decide tiers, not microseconds."""
@@ -180,3 +190,63 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([n, n])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
+    """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
+
+    Args:
+        model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
+        seq: tokens of a sequence for which eager attention calls are recorded.
+
+    Raises:
+        CaptureError: torch.export refuses the model.
+        CheckpointError, UnsupportedModel: nothing readable behind the name.
+    """
+    if not isinstance(model, nn.Module):
+        model = skeleton(read_config(model))
+    return export.capture(model, attention_seq=seq)
+
+
+def inspect(
+    model: "nn.Module | str | Path",
+    *,
+    gpu: str | Profile = "h200",
+    batch: int = 1,
+    seq: int = 1024,
+    mode: Mode = "prefill",
+    execution: Execution = "eager",
+    dims: bool = False,
+) -> Inspection:
+    """The annotated graph: sizes, predicted kernel tiers and forecast latency of every site.
+
+    Works from the configuration alone, without weights and without a GPU.
+
+    Args:
+        model: as in :func:`capture`.
+        gpu: name of a profile, path of a profile file, or a profile.
+        batch: sequences.
+        seq: tokens of each sequence in prefill, length of its KV cache in decode.
+        mode: ``prefill`` or ``decode``.
+        execution: ``eager`` or ``compiled``: attention is called differently.
+        dims: also find the coupled dimensions.
+    """
+    profile = load_profile(gpu)
+    workload = Workload(batch, seq, mode, execution)
+    gm = capture(model, seq=seq)
+    if dims:
+        Pipeline.parse("couple-dims").run(gm)
+    label = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+    return annotate_graph(gm, profile, workload, label)
+
+
+def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:
+    """Run the analysis passes on a graph and read the result."""
+    Pipeline.parse(pipelines.ANALYSE).bind(profile=profile, workload=workload).run(gm)
+    params = sum(p.numel() for p in gm.parameters())
+    return Inspection(label, profile, workload, read_rows(gm, workload), params, gm)
+
+
+def load_profile(gpu: str | Profile) -> Profile:
+    """The profile behind a name or path; a profile is returned as it is."""
+    return gpu if isinstance(gpu, Profile) else profiles.load(gpu)

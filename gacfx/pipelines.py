@@ -42,7 +42,9 @@ def planning(search: Search, curves: str, align: int) -> str:
         dense="false" if near else "",
     )
     tie = ("tie-layers",) if search.uniform else ()
-    return ",".join((curves, sweep, *tie, *search.limits, step("solve", solver=search.solver)))
+    stops = {"gap": search.gap, "time-limit": search.time_limit}
+    solve = step("solve", solver=search.solver, **stops)
+    return ",".join((curves, sweep, *tie, *search.limits, solve))
 
 
 def step(name: str, **options: object) -> str:

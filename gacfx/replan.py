@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from gacfx import api, pipelines
+from gacfx import pipelines
 from gacfx.core.curve_file import Curves, Facts, Weight
 from gacfx.core.edit import set_parameter
 from gacfx.core.gacpass import GacPass
@@ -31,6 +31,7 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PipelineError, PlanError
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
+from gacfx.inspection import capture, load_profile
 from gacfx.passes.planning.budget import (
     make_budget,
     target_names,
@@ -41,7 +42,7 @@ from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.solve import make_problem, refused_sites
 from gacfx.passes.planning.sweep_candidates import Sizes
 from gacfx.planning import Problem
-from gacfx.study import run_planning
+from gacfx.study import check_request, run_planning
 
 
 def curves_of(gm: GraphModule, plan: Plan) -> Curves:
@@ -129,7 +130,7 @@ def synthetic_curves(
         seed: of the drawn decays and importances.
         value: empty, or ``paper`` for straight lines.
     """
-    gm = api.capture(source)
+    gm = capture(source)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
     made = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=value)
@@ -161,9 +162,9 @@ def plan_from_curves(
         PlanError: a value model that the curves do not have, or a bad goal.
         InfeasibleBudget: no plan keeps the goal and the limits.
     """
-    goal, profile = as_goal(ratio, goal), api.load_profile(gpu)
+    goal, profile = as_goal(ratio, goal), load_profile(gpu)
     check_value(curves, search)
-    api.check_request("svd", goal, limits=search.limits)
+    check_request("svd", goal, limits=search.limits)
     gm, facts = bare_graph(curves), curves.facts
     align = chosen_align(search, profile, facts.provenance.dtype)
     budget = make_budget(gm, goal)
@@ -197,7 +198,7 @@ def problem_of(
         PlanError: a value model that the curves do not have, or a window: what is in it depends on
             a budget.
     """
-    profile = api.load_profile(gpu)
+    profile = load_profile(gpu)
     check_value(curves, search)
     if search.candidates != "full":
         raise PlanError("a window stands around ranks of one budget; take candidates 'full'")
@@ -248,7 +249,7 @@ def problem_again(
 def _run(steps: Sequence[GacPass], gm: GraphModule, gpu: str | Profile) -> None:
     """Run passes; the profile is looked up for those that need one."""
     for step in steps:
-        given = {"profile": api.load_profile(gpu)} if "profile" in step.required else {}
+        given = {"profile": load_profile(gpu)} if "profile" in step.required else {}
         replace(step, **given)(gm)
 
 

@@ -37,8 +37,10 @@ from gacfx.hardware.profile import Profile
 from gacfx.modules.install import low_rank_modules, swapped
 from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
 from gacfx.passes.planning.importance import proxy_of
+from gacfx.passes.planning.limiting import check_limits
 from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
 from gacfx.passes.planning.solve import refused_sites
+from gacfx.planning import kept_budget
 from gacfx.tracing.export import capture
 
 VALUE_MODELS = ("two-sided", "fisher", "relative")
@@ -260,6 +262,22 @@ class Study:
             trials=trials,
             search=search,
         )
+
+
+def check_request(
+    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
+) -> None:
+    """Refuse what can be refused before any work.
+
+    Raises:
+        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
+        PlanError: a ratio outside [0, 1).
+        PassError: a bad option of a latency limit.
+    """
+    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
+    if (ratio := as_goal(goal).ratio) is not None:
+        kept_budget(0, ratio)
+    check_limits(limits)
 
 
 def check_model(model: nn.Module) -> None:

@@ -5,13 +5,13 @@ write_csv(rows, "frontier.csv")
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from gacfx import api
 from gacfx.core.atomic import replacing
 from gacfx.core.curve_file import Curves
 from gacfx.core.plan import Plan
@@ -19,6 +19,7 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import CheckpointError, PlanError
 from gacfx.hardware.profile import Profile
+from gacfx.inspection import load_profile
 from gacfx.passes.planning.limit_latency import Clock
 from gacfx.passes.planning.solve import DENSE
 from gacfx.planning import Problem, Solution, check
@@ -73,7 +74,8 @@ def sweep(
         curves: of :func:`gacfx.core.curve_file.load_curves`.
         count: budgets, at least 2; fewer rows where the costs leave no more.
         gpu: profile for alignment and forecast.
-        search: which sizes, limits and rules; with them every budget that has a plan is solved.
+        search: which sizes, limits and rules, and when to stop at each budget; with limits or rules
+            every budget is solved.
         workload: of the forecast; prefill of 1024 tokens if None.
         exact: solve every budget by search; otherwise read plans off the frontier's hulls, with
             their certified gap. None does so for more than 50 budgets without limits and rules.
@@ -87,13 +89,14 @@ def sweep(
         raise PlanError(f"count {count!r}: must be an int >= 2; two rows are the two ends")
     if search.solver != "core":
         raise PlanError(f"solver {search.solver!r}: a sweep is solved by core")
-    profile = api.load_profile(gpu)
+    profile = load_profile(gpu)
     problem = problem_of(curves, gpu=profile, search=search)
     forecast = _Forecast(curves, profile, workload or Workload())
     if exact is None:
         exact = count <= EXACT_ROWS or bool(problem.limits or problem.rules)
     rows = []
-    for solution, bound, price, budget in _solutions(problem, count, exact):
+    choose = partial(solve, gap=search.gap or 0.0, time_limit=search.time_limit)
+    for solution, bound, price, budget in _solutions(problem, count, exact, choose):
         labels = tuple(
             group.labels[pick] for group, pick in zip(problem.groups, solution.choice, strict=True)
         )
@@ -122,7 +125,7 @@ def forecast_us(
     """Microseconds of all targeted weights of a plan, as in the rows of a sweep; rule-based."""
     taken = {choice.module: choice.rank for choice in plan.choices}
     labels = (taken[weight.module] for weight in curves.facts.weights)
-    forecast = _Forecast(curves, api.load_profile(gpu), workload or Workload())
+    forecast = _Forecast(curves, load_profile(gpu), workload or Workload())
     return forecast.us(tuple(DENSE if rank is None else rank for rank in labels))
 
 
@@ -145,15 +148,15 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
 
 
 def _solutions(
-    problem: Problem, count: int, exact: bool
+    problem: Problem, count: int, exact: bool, choose: Callable[[Problem], Solution]
 ) -> Iterator[tuple[Solution, float, float, int]]:
     """(plan, certified bound of its value, multiplier, budget), smallest budget first."""
     if problem.limits or problem.rules:
         if not exact:
             raise PlanError("limits and rules need exact=True: the frontier knows one budget only")
-        for budget in _limited_budgets(problem, count):
+        for budget in _limited_budgets(problem, count, choose):
             one = replace(problem, budget=budget)
-            solution = solve(one)
+            solution = choose(one)
             bound = check(one, solution).bound
             assert bound is not None
             yield solution, float(bound), solution.multiplier, budget
@@ -162,7 +165,7 @@ def _solutions(
     for budget in _spread(int(best.cost[0]), int(best.cost[-1]), count):
         # The frontier's bound holds for the searched plan too: it is certified by multipliers.
         point = best.point_at(budget)
-        found = solve(replace(problem, budget=budget)) if exact else best.plan_at(budget)
+        found = choose(replace(problem, budget=budget)) if exact else best.plan_at(budget)
         yield found, point.bound, point.multiplier, budget
 
 
@@ -171,14 +174,16 @@ def _spread(low: int, high: int, count: int) -> list[int]:
     return sorted({low + (high - low) * number // last for number in range(count)})
 
 
-def _limited_budgets(problem: Problem, count: int) -> list[int]:
+def _limited_budgets(
+    problem: Problem, count: int, choose: Callable[[Problem], Solution]
+) -> list[int]:
     """From the smallest plan that keeps limits and rules to the most valuable one."""
     cheapest = tuple(
         replace(group, values=-group.costs.astype(np.float64)) for group in problem.groups
     )
     most = sum(int(group.costs.max()) for group in problem.groups)
-    low = solve(replace(problem, groups=cheapest, budget=most)).cost
-    high = solve(replace(problem, budget=most)).cost
+    low = choose(replace(problem, groups=cheapest, budget=most)).cost
+    high = choose(replace(problem, budget=most)).cost
     return _spread(low, max(low, high), count)
 
 

@@ -6,9 +6,18 @@ Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use.
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from gacfx.cli.options import WrongUse
 from gacfx.errors import GacError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong, as every command does, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit; the list of all options is a help text, not a reason."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     from gacfx import __version__
     from gacfx.cli import compress, demo, diff, evaluate, explain, inspect, passes, plan
 
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="gacfx",
         description="Make compressed LLMs as fast as their parameter count says.",
     )

@@ -48,14 +48,11 @@ def run(arguments: argparse.Namespace) -> int:
         compressed = api.compress(
             model,
             tokenizer,
-            calibration=arguments.calibration,
-            method=arguments.method,
+            **options.calibration_of(arguments),
             goal=goal,
             gpu=profile,
             search=search,
             workload=options.workload_of(arguments),
-            skip=tuple(arguments.skip),
-            seed=arguments.seed,
             progress=move,
         )
     folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)

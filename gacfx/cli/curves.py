@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gacfx.cli import options
+from gacfx.cli import options, plan_files
 
 if TYPE_CHECKING:
     from gacfx.cli.made import Made
@@ -31,10 +31,11 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse before any work a sweep that cannot be.
+    """Refuse before any work what cannot be written, and a sweep that cannot be.
 
     Raises:
         WrongUse: options that do not go together.
+        CheckpointError: a file that cannot be written.
     """
     if arguments.points is not None and not arguments.sweep:
         raise options.WrongUse("--points goes with --sweep FILE.csv")
@@ -49,6 +50,10 @@ def check(arguments: argparse.Namespace) -> None:
                 "--sweep is solved by core over all ranks; leave out --solver, --candidates, "
                 "--window and --paper"
             )
+        plan_files.check_writable(Path(arguments.sweep))
+        plan_files.check_writable(Path(arguments.sweep).with_suffix(".svg"))
+    if arguments.save_curves:
+        plan_files.check_writable(Path(arguments.save_curves))
 
 
 def save(arguments: argparse.Namespace, made: "Made") -> list[str]:
@@ -78,11 +83,17 @@ def sweep(arguments: argparse.Namespace, made: "Made") -> list[str]:
         workload=workload,
     )
     path = door.write_csv(rows, arguments.sweep)
-    said = [f"wrote {path}: {len(rows)} budgets"]
+    said = [f"wrote {path}: {len(rows)} budget{'s' * (len(rows) > 1)}"]
+    plan = made.planned.plan
+    goal = options.goal_of(arguments)
+    if plan.budget.amount != goal.amount:
+        found = f"no plan reaches the default ratio {goal.amount}; the plan shown is for ratio 0"
+        said.insert(0, found)
+    if len(rows) < 2:
+        return [*said, "no plot: only one budget has a plan of its own"]
     if not can_draw():
         return [*said, "no plot: it needs matplotlib: pip install matplotlib"]
     run = f"{workload.mode}, {workload.batch} x {workload.seq} tokens, {profile.name}"
-    plan = made.planned.plan
     time = door.forecast_us(curves, plan, gpu=profile, workload=workload)
     drawn = frontier_plot(
         rows,

@@ -26,14 +26,15 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Inspect and print."""
     gc.disable()  # a short process: collecting costs a second and frees next to nothing
-    from gacfx import api
-    from gacfx.cli.screen import console
+    from gacfx.cli import screen
     from gacfx.core.dims import to_dot
+    from gacfx.inspection import inspect
     from gacfx.report import tables
 
     if arguments.dot and not arguments.dims:
         raise options.WrongUse("--dot goes with --dims")
-    seen = api.inspect(
+    screen.quiet_transformers()
+    seen = inspect(
         arguments.model,
         gpu=options.profile_of(arguments),
         dims=arguments.dims,
@@ -50,5 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
         print(seen.code(), end="")
     else:
         view = tables.dims_view(seen.dims) if arguments.dims else tables.inspection_view(seen)
-        console().print(view)
+        screen.console().print(view)
     return 0

@@ -2,13 +2,18 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gacfx.cli import options
+from gacfx.errors import InfeasibleBudget
 
 if TYPE_CHECKING:
     from gacfx.core.curve_file import Curves
+    from gacfx.core.goal import Goal
     from gacfx.core.planned import Planned
+
+P = TypeVar("P")
 
 
 class Made(NamedTuple):
@@ -17,6 +22,21 @@ class Made(NamedTuple):
     planned: "Planned"
     curves: "Callable[[], Curves]"
     """What it was made of; only some commands want it."""
+
+
+def plan_first(arguments: argparse.Namespace, plan: "Callable[[Goal], P]") -> P:
+    """The plan for the budget that the options name.
+
+    A sweep is of all budgets: the default one need not have a plan, for example under a limit, and
+    gives way to the dense weights' own.
+    """
+    goal = options.goal_of(arguments)
+    try:
+        return plan(goal)
+    except InfeasibleBudget:
+        if not getattr(arguments, "sweep", None) or options.has_goal(arguments):
+            raise
+        return plan(replace(goal, ratio="0"))
 
 
 def make(arguments: argparse.Namespace) -> Made:
@@ -42,21 +62,15 @@ def from_model(arguments: argparse.Namespace) -> Made:
     from gacfx.cli import screen
 
     goal, search = options.goal_of(arguments), options.search_of(arguments)
-    profile = options.profile_of(arguments)
-    api.check_request(arguments.method, goal, search.value, search.limits)
+    profile, told = options.profile_of(arguments), options.calibration_of(arguments)
+    api.check_request(told["method"], goal, search.value, search.limits)
     screen.quiet_transformers()
     model, tokenizer = api.load(arguments.model)
     with screen.progress() as move:
-        study = api.calibrate(
-            model,
-            tokenizer,
-            calibration=arguments.calibration,
-            method=arguments.method,
-            skip=tuple(arguments.skip),
-            seed=arguments.seed,
-            progress=move,
+        study = api.calibrate(model, tokenizer, **told, progress=move)
+        planned = plan_first(
+            arguments, lambda goal: study.plan(goal, profile=profile, search=search)
         )
-        planned = study.plan(goal, profile=profile, search=search)
     return Made(planned, lambda: replan.curves_of(study.graph, planned.plan))
 
 
@@ -65,27 +79,27 @@ def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
     from gacfx.core.planned import Planned
     from gacfx.replan import plan_from_curves
 
-    plan = plan_from_curves(
-        curves,
-        goal=options.goal_of(arguments),
-        gpu=options.profile_of(arguments),
-        search=options.search_of(arguments),
+    profile, search = options.profile_of(arguments), options.search_of(arguments)
+    plan = plan_first(
+        arguments, lambda goal: plan_from_curves(curves, goal=goal, gpu=profile, search=search)
     )
     return Made(Planned(plan, {}), lambda: curves)
 
 
 def made_up(arguments: argparse.Namespace) -> "Curves":
     """Curves for a configuration alone."""
+    from gacfx.cli import screen
     from gacfx.replan import synthetic_curves
 
     value = options.search_of(arguments).value
     if value not in ("auto", "paper"):
         raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
+    screen.quiet_transformers()
     return synthetic_curves(
         arguments.model,
         skip=tuple(arguments.skip),
         decay=arguments.synthetic,
-        seed=arguments.seed,
+        seed=arguments.seed or 0,
         value="paper" if value == "paper" else "",
     )
 
@@ -100,6 +114,8 @@ def check(arguments: argparse.Namespace) -> None:
         needless = {
             "the model": arguments.model,
             "--calibration": arguments.calibration,
+            "--method": arguments.method,
+            "--seed": arguments.seed is not None,
             "--synthetic": arguments.synthetic is not None,
             "--skip": arguments.skip,
             "--save-curves": arguments.save_curves,
@@ -113,5 +129,9 @@ def check(arguments: argparse.Namespace) -> None:
         raise options.WrongUse("name a model, or give --curves FILE to plan without one")
     if arguments.synthetic is None and arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
-    if arguments.synthetic is not None and (arguments.out or arguments.calibration):
+    if arguments.synthetic is None:
+        return
+    if arguments.out or arguments.calibration:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
+    if arguments.method:
+        raise options.WrongUse("--synthetic makes losses up by no method; leave out --method")

@@ -3,7 +3,7 @@
 import argparse
 import re
 from dataclasses import replace
-from math import inf
+from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
+METHOD = "gfwsvd"
 
 
 class WrongUse(Exception):  # noqa: N818 - exit code 2
@@ -26,7 +27,7 @@ def add_gpu(command: argparse.ArgumentParser, default: str | None = "h200") -> N
     said = default or "the plan's"
     command.add_argument("--gpu", default=default, help=f"profile name or file (default: {said})")
     command.add_argument("--torch", metavar="X.Y", type=version, help="torch on the target machine")
-    command.add_argument("--cudnn", metavar="N", type=int, help="cuDNN there, for example 91900")
+    command.add_argument("--cudnn", metavar="N", type=whole, help="cuDNN there, for example 91900")
 
 
 def add_workload(command: argparse.ArgumentParser) -> None:
@@ -39,15 +40,13 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove, by which method, and how sizes are searched."""
-    command.add_argument(
-        "--method", default="gfwsvd", help="gfwsvd, svd-llm, asvd or svd (default: gfwsvd)"
-    )
+    command.add_argument("--method", help=f"gfwsvd, svd-llm, asvd or svd (default: {METHOD})")
     add_goal(command)
     command.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
     )
     command.add_argument("--calibration", metavar="FILE", help=".jsonl or .txt text")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=whole, metavar="N", help="of sampled labels (default: 0)")
     add_search(command)
 
 
@@ -70,6 +69,10 @@ def add_search(command: argparse.ArgumentParser) -> None:
     group.add_argument("--candidates", choices=CANDIDATES, help="all ranks, or some near d*")
     group.add_argument("--window", type=positive, metavar="N", help="so many near d* (default: 8)")
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
+    group.add_argument(
+        "--gap", type=above_0, metavar="X", help="stop so close to the best, in nats"
+    )
+    group.add_argument("--time-limit", type=above_0, metavar="S", help="seconds to search, at most")
     group.add_argument("--paper", action="store_true", help="GAC-v2: paper, window and dp")
     group.add_argument(
         "--tp", type=positive, default=1, metavar="N", help="devices that share a rank"
@@ -91,6 +94,7 @@ def add_limits(group: "argparse._ArgumentGroup") -> None:
     latency = group.add_mutually_exclusive_group()
     latency.add_argument(
         "--latency-share",
+        type=above_0,
         metavar="X",
         help="second budget: share of the dense weights' forecast time, rule-based",
     )
@@ -107,6 +111,22 @@ def add_limits(group: "argparse._ArgumentGroup") -> None:
         metavar="PASS",
         help="a pass that adds a limit or a rule: 'limit-latency{share=0.9 mode=decode}'",
     )
+
+
+def calibration_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What calibrating is told: the text, the method, what to leave out, the seed."""
+    return {
+        "calibration": arguments.calibration,
+        "method": arguments.method or METHOD,
+        "skip": tuple(arguments.skip),
+        "seed": arguments.seed or 0,
+    }
+
+
+def has_goal(arguments: argparse.Namespace) -> bool:
+    """A budget is asked for, not only the default one."""
+    given = (arguments.ratio, arguments.params, arguments.bytes, arguments.ratio_of)
+    return any(found is not None for found in given)
 
 
 def goal_of(arguments: argparse.Namespace) -> "Goal":
@@ -150,6 +170,8 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         quant=arguments.quant,
         bounds=tuple(Bound.parse(text) for text in arguments.bound),
         uniform=arguments.uniform,
+        gap=arguments.gap,
+        time_limit=arguments.time_limit,
         limits=(*_latency(arguments), *arguments.limit),
     )
 
@@ -180,18 +202,39 @@ def workload_of(arguments: argparse.Namespace) -> "Workload":
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
+    found = whole(text)
+    if found < 1:
+        raise argparse.ArgumentTypeError(f"{found} is not at least 1")
+    return found
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 8") from None
 
 
 def above_0(text: str) -> float:
     """A number above 0."""
-    number = float(text)
-    if not 0 < number < inf:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+    found = number(text)
+    if not (isfinite(found) and found > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return found
+
+
+def number(text: str) -> float:
+    """A number; a percentage is told how it is written here."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        share = f"; write {float(text.removesuffix('%')) / 100:g}"
+    except ValueError:
+        share = " such as 0.8"
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number{share}")
 
 
 def version(text: str) -> tuple[int, int]:

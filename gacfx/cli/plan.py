@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--synthetic",
         metavar="DECAY",
-        type=float,
+        type=options.number,
         help="made-up power-law spectra instead of weights: says nothing about quality",
     )
     command.add_argument("--json", action="store_true", help="plan.json on the standard output")

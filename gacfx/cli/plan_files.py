@@ -1,10 +1,30 @@
-"""Plans named on the command line: a plan folder, a checkpoint with one, or a plan.json."""
+"""Files named on the command line: plans, curves, and what is to be written."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gacfx.core.plan import Plan
+
+
+def check_writable(path: Path) -> None:
+    """Nothing when a file can be written there; asked before the work that makes it.
+
+    Raises:
+        CheckpointError: it is a folder, its folder is missing, or nothing can be written in that.
+    """
+    from gacfx.errors import CheckpointError
+
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
+    try:
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_plan(name: str) -> "Plan":

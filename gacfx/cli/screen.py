@@ -19,9 +19,11 @@ def console() -> Console:
 
 
 def quiet_transformers() -> None:
-    """No progress bars or advice of transformers between our own lines; errors stay."""
+    """No progress bars, advice or retries of transformers and its hub between our own lines."""
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    hub.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

@@ -24,6 +24,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         partial.chmod(S_IMODE(path.stat().st_mode) if path.exists() else _mode_of_new(path))
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename not in (partial, str(partial)):
+            raise
+        # Nobody asked for the temporary name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -195,6 +195,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The JSON text of the metadata, of the right format and version, and the arrays."""
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name a file of gacfx plan --save-curves")
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY, "")

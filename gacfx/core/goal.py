@@ -19,6 +19,7 @@ _BYTES = {
     **{f"{name}B": 1000**power for power, name in enumerate(("k", "M", "G", "T"), start=1)},
     **{f"{name}iB": 1024**power for power, name in enumerate(("K", "M", "G", "T"), start=1)},
     "KB": 1000,
+    "bytes": 1,
 }
 
 
@@ -65,8 +66,10 @@ class Goal:
 
     @property
     def amount(self) -> str:
-        """The amount as it was asked for."""
-        return str({"ratio": self.ratio, "params": self.params, "bytes": self.nbytes}[self.unit])
+        """The amount as it was asked for; a bare number of bytes with its unit."""
+        given = {"ratio": self.ratio, "params": self.params, "bytes": self.nbytes}[self.unit]
+        bare = self.unit == "bytes" and str(given)[-1].isdigit()
+        return f"{given} bytes" if bare else str(given)
 
     @property
     def count(self) -> int:

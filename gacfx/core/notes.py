@@ -75,15 +75,20 @@ class State:
     limits: tuple[Any, ...] = ()
     """Further budgets: values of :class:`gacfx.planning.limits.Limit`, in the order of the
     candidates. They speak of candidates, so whoever lists candidates anew begins without them."""
-    rules: tuple[Any, ...] = ()
-    """What choices mean for each other: ``SameLabel`` and ``Implies`` of gacfx.planning.limits."""
     plan: Plan | None = None
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""
+    _rules: dict[Any, None] = field(default_factory=dict)
+    """Keys only: a set that keeps its order."""
+
+    @property
+    def rules(self) -> tuple[Any, ...]:
+        """What choices mean for each other: ``SameLabel``, ``Implies`` of gacfx.planning.limits."""
+        return tuple(self._rules)
 
     def offer(self, candidates: dict[str, tuple[int | None, ...]]) -> None:
         """List the candidates anew; what was said of the old ones is void."""
-        self.candidates, self.limits, self.rules = candidates, (), ()
+        self.candidates, self.limits, self._rules = candidates, (), {}
 
     def limit(self, limit: Any) -> None:
         """Add a limit, or replace the one of the same name."""
@@ -91,8 +96,7 @@ class State:
 
     def rule(self, rule: Any) -> None:
         """Add a rule once."""
-        if rule not in self.rules:
-            self.rules = (*self.rules, rule)
+        self._rules.setdefault(rule)
 
 
 def state(gm: GraphModule) -> State:

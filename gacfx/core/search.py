@@ -6,21 +6,22 @@ stands with the passes and in :mod:`gacfx.hardware.contracts`.
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
 from gacfx.errors import PlanError
 
 Value = Literal["auto", "two-sided", "fisher", "relative", "paper"]
 Candidates = Literal["full", "window"]
-Solver = Literal["core", "dp", "ilp", "greedy", "round"]
+Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
 FORBIDDEN = frozenset(" \t\n;={}")
 """Characters that would end an option of a pipeline text."""
 RULES_OF_THUMB: tuple[Solver, ...] = ("greedy", "round")
 """Solvers that know neither limits nor rules."""
-LIMITS_KEPT: tuple[Solver, ...] = ("core", "ilp")
-"""Solvers that keep a second budget."""
+LIMITS_KEPT: tuple[Solver, ...] = ("core", "ilp", "cbc", "highs")
+"""Solvers that keep a second budget, and that can be told when to stop."""
 
 
 class Bound(NamedTuple):
@@ -105,6 +106,11 @@ class Search:
     """One rank for all layers of the same kind of projection."""
     limits: tuple[str, ...] = ()
     """Passes that add limits or rules, as pipeline text: ``limit-latency{share=0.9}``."""
+    gap: float | None = None
+    """Stop once the plan is so close to the best one; nats, or what the value model counts. Several
+    limits are an integer program, which knows no gap."""
+    time_limit: float | None = None
+    """Seconds after which a solver stops with what it has."""
 
     def __post_init__(self) -> None:
         for name, known in _NAMES.items():
@@ -118,6 +124,9 @@ class Search:
             raise PlanError(f"uniform {self.uniform!r}: must be True or False")
         object.__setattr__(self, "bounds", tuple(_bound(bound) for bound in self.bounds))
         object.__setattr__(self, "limits", _steps(self.limits))
+        for name in ("gap", "time_limit"):
+            if (amount := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _amount(name, amount))
         self._check_solver()
 
     def _check_solver(self) -> None:
@@ -128,6 +137,10 @@ class Search:
                 f"solver {self.solver!r} knows one budget and cannot keep {limiting[0]}; "
                 "take core or ilp"
             )
+        if self.gap is not None and self.solver != "core":
+            raise PlanError(f"solver {self.solver!r} cannot stop at a gap; take core")
+        if self.time_limit is not None and self.solver not in LIMITS_KEPT:
+            raise PlanError(f"solver {self.solver!r} knows no time limit; take core or ilp")
         if self.uniform and self.solver in RULES_OF_THUMB:
             raise PlanError(
                 f"solver {self.solver!r} cannot hold layers to one rank (uniform); "
@@ -154,6 +167,13 @@ _NAMES: dict[str, tuple[str, ...]] = {
 def _known(what: str, name: object, known: tuple[str, ...]) -> None:
     if name not in known:
         raise PlanError(f"no {what} {name!r}; known: {', '.join(known)}")
+
+
+def _amount(what: str, given: Any) -> float:
+    real = isinstance(given, int | float) and not isinstance(given, bool)
+    if not (real and isfinite(given) and given > 0):
+        raise PlanError(f"{what} {given!r}: must be a finite number above 0, or None for none")
+    return float(given)
 
 
 def _bound(given: Any) -> Bound:

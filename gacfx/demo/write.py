@@ -15,6 +15,7 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gacfx.core.atomic import replacing_folder
 from gacfx.demo.build import token_ids
 
 Entry = dict[str, Any]
@@ -115,9 +116,21 @@ def write_folder(
     evaluation: list[str],
     log: list[Entry],
 ) -> None:
-    """Write the whole folder; `log` ends with the entry that holds the settings."""
+    """Write the whole folder, or nothing; `log` ends with the entry that holds the settings."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(out) as folder:
+        _fill(folder, model, tokenizer, calibration, evaluation, log)
+
+
+def _fill(
+    out: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    calibration: list[str],
+    evaluation: list[str],
+    log: list[Entry],
+) -> None:
     model.half().save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
     model.float().eval()
     facts: Entry = {

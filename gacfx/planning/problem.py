@@ -129,7 +129,7 @@ def _share(ratio: float | str | Fraction) -> Fraction:
         return Fraction(ratio)
     except (ValueError, ZeroDivisionError):
         hint = "; write 0.2 for 20 %" if "%" in str(ratio) else ""
-        raise PlanError(f"ratio {ratio}: not a number{hint}") from None
+        raise PlanError(f"ratio {ratio!r}: not a number{hint}") from None
 
 
 def _check_names(groups: Sequence[Group]) -> None:

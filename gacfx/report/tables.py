@@ -57,6 +57,26 @@ def tier_text(row: Row) -> Text:
 
 def plan_view(plan: Plan) -> RenderableType:
     """The plan's head, one row for each changed weight, what stays dense, then budget and proof."""
+    parts: list[RenderableType] = [Text(plan_head(plan), style="bold"), Text()]
+    if plan.ranks:
+        parts += [changes_table(plan), Text(), *map(Text, dense_lines(plan))]
+    else:
+        parts.append(Text("the budget holds the whole model: nothing needs to go"))
+    for reason, modules in refusal_groups(plan).items():
+        parts.append(Text(f"left alone: {_some(modules)} ({reason})"))
+    parts.append(Text(budget_line(plan)))
+    parts += [Text(limit_line(limit)) for limit in plan.limits]
+    if plan.rules:
+        parts.append(Text(f"rules between weights kept: {plan.rules}"))
+    if plan.proof is not None:
+        parts.append(Text(proof_line(plan)))
+    if plan.provenance.trials:
+        parts.append(Text(trials_line(plan)))
+    return Group(*parts)
+
+
+def changes_table(plan: Plan) -> Table:
+    """One row for each weight that gets a rank."""
     loss = f">loss, {loss_unit(plan)}"
     table = _table("layer", "weight", "dense", ">wanted", ">rank", ">params", loss)
     for choice in plan.choices:
@@ -72,19 +92,7 @@ def plan_view(plan: Plan) -> RenderableType:
             signed(choice.params - choice.dense_params),
             f"{choice.loss_nats:.1e}",
         )
-    parts: list[RenderableType] = [Text(plan_head(plan), style="bold"), Text(), table, Text()]
-    parts += [Text(line) for line in dense_lines(plan)]
-    for reason, modules in refusal_groups(plan).items():
-        parts.append(Text(f"left alone: {_some(modules)} ({reason})"))
-    parts.append(Text(budget_line(plan)))
-    parts += [Text(limit_line(limit)) for limit in plan.limits]
-    if plan.rules:
-        parts.append(Text(f"rules between weights kept: {plan.rules}"))
-    if plan.proof is not None:
-        parts.append(Text(proof_line(plan)))
-    if plan.provenance.trials:
-        parts.append(Text(trials_line(plan)))
-    return Group(*parts)
+    return table
 
 
 def loss_unit(plan: Plan) -> str:
@@ -112,13 +120,17 @@ def dense_lines(plan: Plan) -> list[str]:
 
 
 def plan_head(plan: Plan) -> str:
-    """``plan  gfwsvd  ratio 0.2 of the targeted weights  h200, ranks in steps of 8``."""
+    """``plan  gfwsvd, value fisher  ratio 0.2 of the targeted weights  h200, ...``."""
     made, budget = plan.provenance, plan.budget
     removed = 1 - (budget.model_params - budget.targeted_params + plan.kept_params) / (
         budget.model_params
     )
+    # Made-up losses come from no method.
+    losses = (
+        made.value_model if made.method == "none" else f"{made.method}, value {made.value_model}"
+    )
     return (
-        f"plan  {made.method}, value {made.value_model}  {budget.asked} "
+        f"plan  {losses}  {budget.asked} "
         f"({removed:.3f} of the model removed)  {made.gpu}, ranks in steps of {step_text(made)}"
     )
 

@@ -1,18 +1,22 @@
 """Who chooses: a solver by name -> one candidate for each group, or a reason why it cannot.
 
-core     the exact planner, with limits and rules    proven, or bounded with its gap
-dp       the dynamic program of GAC-v2, exact form   proven; one budget
-ilp      an integer program                          proven within its tolerance
-greedy   GAC-v1: floor(d*), then best upgrades       a rule of thumb, with its gap
-round    GAC-v1: d* to the nearest size, and down    a rule of thumb, with its gap
-         again while the budget is exceeded
+core         the exact planner, with limits and rules    proven, or bounded with its gap
+dp           the dynamic program of GAC-v2, exact form   proven; one budget
+ilp          an integer program, by what is installed    proven within its tolerance
+cbc, highs   an integer program, by this solver          proven within its tolerance
+greedy       GAC-v1: floor(d*), then best upgrades       a rule of thumb, with its gap
+round        GAC-v1: d* to the nearest size, and down    a rule of thumb, with its gap
+             again while the budget is exceeded
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
 
 from gacfx.core.search import LIMITS_KEPT, RULES_OF_THUMB
 from gacfx.errors import PassError
 from gacfx.planning.ilp.solve import solve_ilp
+from gacfx.planning.ilp.solvers import SolverName
 from gacfx.planning.limits import Implies
 from gacfx.planning.paper.dp import solve_dp
 from gacfx.planning.paper.rounding import solve_greedy, solve_rounded
@@ -21,16 +25,34 @@ from gacfx.planning.rules.merge import merge
 from gacfx.planning.solution import Solution
 from gacfx.planning.solver import solve
 
-Wanted = Mapping[str, float]
+
+@dataclass(frozen=True)
+class Asked:
+    """What a solver is told beside the problem."""
+
+    wanted: Mapping[str, float]
+    """Group -> d*, which greedy and round start from."""
+    gap: float
+    time_limit: float
+    """Seconds; infinity for none."""
 
 
-def choose(problem: Problem, solver: str, wanted: Wanted | None = None) -> Solution:
+def choose(
+    problem: Problem,
+    solver: str,
+    wanted: Mapping[str, float] | None = None,
+    *,
+    gap: float = 0.0,
+    time_limit: float = inf,
+) -> Solution:
     """The solution that a solver finds.
 
     Args:
         problem: groups, budget, limits and rules.
-        solver: core, dp, ilp, greedy or round.
+        solver: core, dp, ilp, cbc, highs, greedy or round.
         wanted: group -> d*, which greedy and round start from.
+        gap: how close to the best is near enough; of core alone.
+        time_limit: seconds; of core and integer programs.
 
     Raises:
         PassError: no such solver, or it cannot keep what the problem asks for.
@@ -41,7 +63,7 @@ def choose(problem: Problem, solver: str, wanted: Wanted | None = None) -> Solut
     refuse_what_it_cannot(problem, solver)
     if solver in RULES_OF_THUMB and wanted is None:
         raise PassError(f"solve: solver {solver!r} starts from wanted ranks; bind them")
-    return SOLVERS[solver](problem, wanted or {})
+    return SOLVERS[solver](problem, Asked(wanted or {}, gap, time_limit))
 
 
 def refuse_what_it_cannot(problem: Problem, solver: str) -> None:
@@ -55,17 +77,27 @@ def refuse_what_it_cannot(problem: Problem, solver: str) -> None:
         raise PassError(f"solve: solver {solver!r} cannot keep {names[0]}; take core or ilp")
 
 
-def _dp(problem: Problem, _: Wanted) -> Solution:
+def _dp(problem: Problem, _: Asked) -> Solution:
     if not problem.rules:
         return solve_dp(problem)
     merged = merge(problem)
     return merged.expand(solve_dp(merged.problem))
 
 
-SOLVERS: dict[str, Callable[[Problem, Wanted], Solution]] = {
-    "core": lambda problem, _: solve(problem),
+def _core(problem: Problem, asked: Asked) -> Solution:
+    return solve(problem, gap=asked.gap, time_limit=asked.time_limit)
+
+
+def _ilp(solver: SolverName) -> Callable[[Problem, Asked], Solution]:
+    return lambda problem, asked: solve_ilp(problem, time_limit=asked.time_limit, solver=solver)
+
+
+SOLVERS: dict[str, Callable[[Problem, Asked], Solution]] = {
+    "core": _core,
     "dp": _dp,
-    "ilp": lambda problem, _: solve_ilp(problem),
-    "greedy": solve_greedy,
-    "round": lambda problem, wanted: solve_rounded(problem, wanted, repair="greedy_down"),
+    "ilp": _ilp("auto"),
+    "cbc": _ilp("cbc"),
+    "highs": _ilp("highs"),
+    "greedy": lambda problem, asked: solve_greedy(problem, asked.wanted),
+    "round": lambda problem, asked: solve_rounded(problem, asked.wanted, repair="greedy_down"),
 }

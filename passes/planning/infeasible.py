@@ -1,5 +1,6 @@
 """What to say when no plan keeps everything: what is missing, and what could be reached."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, floor
 
@@ -17,12 +18,21 @@ DIGITS = 10**4
 """Shares are given to four digits, rounded to the side on which they can be reached."""
 
 
-def explain(error: InfeasibleBudget, problem: Problem, budget: Budget) -> InfeasibleBudget:
-    """The same error in the user's terms, with the smallest amount that can be reached."""
+def explain(
+    error: InfeasibleBudget, problem: Problem, budget: Budget, stuck: Sequence[str] = ()
+) -> InfeasibleBudget:
+    """The same error in the user's terms, with the smallest amount that can be reached.
+
+    Args:
+        error: of the solver.
+        problem: that has no plan.
+        budget: as it was asked for.
+        stuck: why weights are offered no other size than dense.
+    """
     merged = merge(problem)
     needed = sum(int(group.costs.min()) for group in merged.problem.groups)
     if needed > problem.budget:
-        return _too_small(budget, needed)
+        return _too_small(budget, needed, stuck)
     for limit in merged.problem.limits:
         least = _least(merged, limit)
         if least > limit.most:
@@ -37,7 +47,7 @@ def explain(error: InfeasibleBudget, problem: Problem, budget: Budget) -> Infeas
     )
 
 
-def _too_small(budget: Budget, needed: int) -> InfeasibleBudget:
+def _too_small(budget: Budget, needed: int, stuck: Sequence[str]) -> InfeasibleBudget:
     """Even the smallest candidates have too many parameters."""
     outside = budget.model_params - budget.targeted_params
     whole = budget.targeted_params if budget.ratio_of == "targeted" else budget.model_params
@@ -47,7 +57,8 @@ def _too_small(budget: Budget, needed: int) -> InfeasibleBudget:
     if budget.unit != "ratio":
         reach = f"The smallest reachable is {kept:,} parameters, a ratio of {most:.4f}"
     if most <= 0:
-        reach = "No aligned rank is below break-even; take a smaller alignment"
+        why = "; ".join(stuck[:3]) or "no other size than dense is offered"
+        reach = f"Nothing can be made smaller: {why}; loosen align, tp, quant or bounds"
     return InfeasibleBudget(
         f"{budget.asked} leaves {budget.limit_params:,} "
         f"parameters, but the smallest plan needs {needed:,}: "

@@ -93,7 +93,10 @@ class LimitLatency(GacPass):
             PassError: an option out of its range.
         """
         if not (isfinite(self.share) and self.share > 0):
-            raise PassError(f"{self.name}: share {self.share} is not above 0; 0.9 is 90 % of dense")
+            raise PassError(
+                f"{self.name}: share {self.share} is not a finite number above 0; "
+                "0.9 is 90 % of dense"
+            )
         if not (isfinite(self.us) and self.us >= 0):
             raise PassError(f"{self.name}: us {self.us} is no time in microseconds, such as 5200")
         if self.us and self.share != 1:

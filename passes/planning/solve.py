@@ -7,6 +7,7 @@ After:   q_proj: 1112    up_proj: dense    ...    proven optimal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from torch.fx import GraphModule
@@ -38,7 +39,11 @@ class Solve(GacPass):
     required = frozenset({"budget"})
 
     solver: str = "core"
-    """core, dp and ilp are exact; greedy and round are the rules of thumb of GAC-v1."""
+    """core, dp and ilp (cbc, highs) are exact; greedy and round are GAC-v1's rules of thumb."""
+    gap: float = 0.0
+    """Stop once the plan is so close to the best one; of core alone."""
+    time_limit: float = inf
+    """Seconds; of core and integer programs."""
     budget: Budget | None = given()
     provenance: Provenance | None = given()
     wanted: dict[str, float] | None = given()
@@ -50,9 +55,12 @@ class Solve(GacPass):
         problem = make_problem(gm, self.budget)
         begin = time.perf_counter()
         try:
-            solution = choose(problem, self.solver, self.wanted)
+            solution = choose(
+                problem, self.solver, self.wanted, gap=self.gap, time_limit=self.time_limit
+            )
         except InfeasibleBudget as error:
-            raise explain(error, problem, self.budget) from error
+            stuck = sorted(set(dense_reasons(gm).values()))
+            raise explain(error, problem, self.budget, stuck) from error
         seconds = time.perf_counter() - begin
         proof = Proof(
             status=solution.status,

@@ -111,9 +111,8 @@ class SweepCandidates(GacPass):
         if legal:
             inside = " and ".join(map(str, bounds))
             return f"no rank from {legal[0]} to {legal[-1]} in steps of {self.step} is in {inside}"
-        if self.step == self.align:
-            return "no aligned rank is below break-even"
-        asked = f"align {self.align}, tp {self.tp}" + (f", {self.quant}" if self.quant else "")
+        tp = f"tp {self.tp}" if self.tp > 1 else ""
+        asked = ", ".join(filter(None, (f"align {self.align}", tp, self.quant)))
         return f"no rank in steps of {self.step} ({asked}) is below break-even"
 
     def near(self, curve: Curve, ranks: list[int], dense: bool) -> Sizes:

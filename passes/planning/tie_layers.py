@@ -11,6 +11,7 @@ from torch.fx import GraphModule
 
 from gacfx.core.gacpass import GacPass, register
 from gacfx.core.notes import Fact, state
+from gacfx.errors import PassError
 from gacfx.planning.limits import SameLabel
 
 
@@ -31,7 +32,12 @@ class TieLayers(GacPass):
             # A weight that can only stay dense has its reason; it must not hold back the others.
             if about.candidates[module] != (None,):
                 kinds[kind_of(module), curve.rows, curve.columns].append(module)
-        for alike in kinds.values():
+        for (kind, *_), alike in kinds.items():
+            if not set.intersection(*(set(about.candidates[module]) for module in alike)):
+                raise PassError(
+                    f"{self.name}: uniform wants one rank for the {len(alike)} weights {kind}, and "
+                    "no rank is within the bounds of them all; loosen a bound or drop uniform"
+                )
             if len(alike) > 1:
                 about.rule(SameLabel(tuple(alike)))
         return False

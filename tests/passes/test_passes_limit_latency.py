@@ -142,10 +142,10 @@ def test_weights_alike_share_their_times() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "share 0.0 is not above 0; 0.9 is 90 % of dense"),
-        ({"share": -1.0}, "share -1.0 is not above 0"),
-        ({"share": float("nan")}, "share nan is not above 0"),
-        ({"share": float("inf")}, "share inf is not above 0"),
+        ({"share": 0.0}, "share 0.0 is not a finite number above 0; 0.9 is 90 % of dense"),
+        ({"share": -1.0}, "share -1.0 is not a finite number above 0"),
+        ({"share": float("nan")}, "share nan is not a finite number above 0"),
+        ({"share": float("inf")}, "share inf is not a finite number above 0"),
         ({"us": -1.0}, "us -1.0 is no time in microseconds, such as 5200"),
         ({"us": float("nan")}, "us nan is no time in microseconds"),
         ({"us": 5.0, "share": 0.5}, "share 0.5 and us 5.0 are both given; give one"),

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from torch.fx import GraphModule
 
+from gacfx import pipelines
 from gacfx.core.curves import Curve
 from gacfx.core.notes import Fact, state, targets
+from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Budget, Plan
+from gacfx.core.search import Search, Solver
 from gacfx.errors import InfeasibleBudget, PassError, PipelineError, PlanError
 from gacfx.passes.planning import choosers
 from gacfx.passes.planning.solve import Solve
@@ -123,7 +126,9 @@ def test_a_failed_curve_stays_dense_with_its_reason() -> None:
 
 def test_a_weight_without_an_aligned_rank_says_why_it_is_dense() -> None:
     plan = solved(prepared(align=16), DENSE)
-    assert {c.reason for c in plan.choices} == {"no aligned rank is below break-even"}
+    assert {c.reason for c in plan.choices} == {
+        "no rank in steps of 16 (align 16) is below break-even"
+    }
 
 
 def test_a_budget_below_the_smallest_plan_says_what_could_be_reached() -> None:
@@ -211,7 +216,7 @@ def test_rules_of_thumb_start_from_the_wanted_ranks() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "magic"}, "no solver 'magic'; known: core, dp, ilp, greedy, round"),
+        ({"solver": "magic"}, "no solver 'magic'; known: core, dp, ilp, cbc, highs, greedy, round"),
         ({"solver": "greedy"}, "solver 'greedy' starts from wanted ranks; bind them"),
         ({"solver": "round"}, "solver 'round' starts from wanted ranks; bind them"),
     ],
@@ -225,8 +230,8 @@ def test_a_solver_that_cannot_is_refused(options: dict[str, Any], message: str) 
 def test_no_solver_is_believed(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = choosers.SOLVERS[solver]
 
-    def liar(problem: Problem, wanted: choosers.Wanted) -> Solution:
-        found = honest(problem, wanted)
+    def liar(problem: Problem, asked: choosers.Asked) -> Solution:
+        found = honest(problem, asked)
         return replace(found, choice=(len(problem.groups[0].costs) - 1, *found.choice[1:]))
 
     monkeypatch.setitem(choosers.SOLVERS, solver, liar)
@@ -403,3 +408,30 @@ def test_real_shapes_are_planned_too() -> None:
     assert plan is not None and plan.kept_params <= whole * 4 // 5
     assert len(plan.choices) == 14 and plan.choices[0].module == Q0
     assert set(plan.ranks.values()) <= {8, 16, 24}
+
+
+@pytest.mark.parametrize(
+    ("solver", "door", "expected"),
+    [
+        ("core", "solve", {"gap": 0.5, "time_limit": 9.0}),
+        ("ilp", "solve_ilp", {"time_limit": 9.0, "solver": "auto"}),
+        ("cbc", "solve_ilp", {"time_limit": 9.0, "solver": "cbc"}),
+        ("highs", "solve_ilp", {"time_limit": 9.0, "solver": "highs"}),
+    ],
+)
+def test_a_solver_is_told_when_to_stop(
+    solver: Solver, door: str, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, seen = getattr(choosers, door), []
+
+    def watched(problem: Problem, **told: Any) -> Solution:
+        seen.append(told)
+        found: Solution = honest(problem, **told)
+        return found
+
+    monkeypatch.setattr(choosers, door, watched)
+    gap = 0.5 if solver == "core" else None
+    text = pipelines.planning(Search(solver=solver, gap=gap, time_limit=9), "measure-curves", 4)
+    step = Pipeline.parse(text).passes[-1]
+    run(prepared(), replace(step, budget=budget(DENSE)))  # type: ignore[call-arg]
+    assert seen == [expected]

@@ -1,10 +1,12 @@
 """tie-layers: the layers of one kind of projection are held to one size, and nothing else is."""
 
 import numpy as np
+import pytest
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
 from gacfx.core.notes import Fact, state
+from gacfx.errors import PassError
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.passes.planning.tie_layers import TieLayers, kind_of
@@ -43,6 +45,17 @@ def test_a_weight_that_can_only_stay_dense_does_not_hold_back_the_others() -> No
     offered[Q1] = (None,)
     rules = state(run(gm, TieLayers())).rules
     assert len(rules) == 6 and not any(Q1 in rule.groups for rule in rules)
+
+
+def test_bounds_that_no_rank_is_within_are_named_with_the_kind() -> None:
+    bounds = (f"{Q0}=8:8", f"{Q1}=16:16")
+    gm = run(annotated(llama()), SyntheticCurves(), SweepCandidates(bounds=bounds))
+    with pytest.raises(PassError) as caught:
+        run(gm, TieLayers())
+    assert str(caught.value) == (
+        "tie-layers: uniform wants one rank for the 2 weights model.layers.*.self_attn.q_proj, and "
+        "no rank is within the bounds of them all; loosen a bound or drop uniform"
+    )
 
 
 def test_the_graph_is_left_alone_and_twice_is_once() -> None:

@@ -103,6 +103,49 @@ def test_without_matplotlib_the_table_is_written_and_the_reason_said(
     assert (tmp_path / "rows.csv").exists() and not (tmp_path / "rows.svg").exists()
 
 
+def test_a_sweep_needs_no_plan_at_the_default_ratio(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "rows.csv"
+    words = ("plan", "--curves", kept / "curves.safetensors", "--latency-share", "1.05")
+    assert "no plan within the budget (ratio 0.2" in refused(capsys, 1, *words)
+    swept = (*words, "--sweep", table, "--points", "3")
+    said = shown(capsys, *swept)
+    assert "no plan reaches the default ratio 0.2; the plan shown is for ratio 0\n" in said
+    assert f"wrote {table}: 3 budgets" in said
+    table.unlink()
+    assert "no plan within the budget (ratio 0.2" in refused(capsys, 1, *swept, "--ratio", "0.2")
+    assert not table.exists()
+
+
+def test_a_sweep_of_a_model_needs_no_plan_at_the_default_ratio(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tiny.text_file(tmp_path / "stories.txt")
+    words = ("plan", dense, "--calibration", text, "--value", "fisher", "--latency-share", "1.0")
+    table = tmp_path / "rows.csv"
+    said = shown(capsys, *words, "--sweep", table)
+    assert "shown is for ratio 0\n" in said and "rows.csv: 1 budget\nno plot: only one" in said
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "dd.csv").mkdir()
+    (tmp_path / "plot.svg").mkdir()
+    model = "/no/such/model"
+    for option, file, why in (
+        ("--sweep", tmp_path / "dd.csv", "is a folder; name a file"),
+        ("--sweep", tmp_path / "plot.csv", "plot.svg: is a folder; name a file"),
+        ("--sweep", tmp_path / "none" / "x.csv", f"there is no folder {tmp_path / 'none'}"),
+        ("--sweep", "/proc/x.csv", "/proc/x.csv: cannot be written: "),
+        ("--save-curves", tmp_path / "none" / "c", "there is no folder"),
+    ):
+        said = refused(capsys, 1, "plan", model, "--synthetic", "1", option, file)
+        assert why in said and "partial" not in said
+    assert not (tmp_path / "none").exists()
+
+
 def test_without_points_a_sweep_has_its_own_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], dense: Path
 ) -> None:
@@ -123,6 +166,9 @@ def test_without_points_a_sweep_has_its_own_number(
         (("m", "--curves", "c"), "leave out the model"),
         (("--curves", "c", "--calibration", "t.txt"), "leave out --calibration"),
         (("--curves", "c", "--synthetic", "0"), "leave out --synthetic"),
+        (("--curves", "c", "--method", "asvd"), "leave out --method"),
+        (("--curves", "c", "--seed", "0"), "leave out --seed"),
+        (("m", "--synthetic", "1", "--method", "svd"), "leave out --method"),
         (("--curves", "c", "--skip", "*.q"), "leave out --skip"),
         (("--curves", "c", "--save-curves", "d"), "leave out --save-curves"),
         (("--curves", "c", "--out", "d"), "--curves has no factors to write"),
@@ -152,6 +198,7 @@ def test_bad_curves_are_a_failure_with_a_reason(
     broken.write_bytes((kept / "curves.safetensors").read_bytes()[:-1])
     for file in (broken, tmp_path / "none"):
         assert "cannot be read" in refused(capsys, 1, "plan", "--curves", file)
+    assert "is a folder; name a file" in refused(capsys, 1, "plan", "--curves", tmp_path)
     file = kept / "curves.safetensors"
     said = refused(capsys, 1, "plan", "--curves", file, "--value", "relative")
     assert "the curves hold 'fisher'" in said

@@ -1,6 +1,7 @@
 """Planning options of the command line: what they ask for, what they refuse, what is shown."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def test_the_goal_is_one_of_three(words: tuple[str, ...], goal: Goal) -> None:
         (("--candidates", "window"), Search(candidates="window")),
         (("--window", "12"), Search(candidates="window", window=12)),
         (("--solver", "ilp"), Search(solver="ilp")),
+        (("--solver", "cbc", "--time-limit", "9"), Search(solver="cbc", time_limit=9)),
+        (("--gap", "1e-3"), Search(gap=1e-3)),
         (("--tp", "2", "--quant", "2:4"), Search(tp=2, quant="2:4")),
         (
             ("--bound", "*.q=8:16", "--bound", "*.k=8:"),
@@ -104,6 +107,8 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
         ("--solver", "core"),
         ("--solver", "dp"),
         ("--solver", "ilp"),
+        ("--solver", "cbc"),
+        ("--solver", "highs", "--time-limit", "60"),
         ("--solver", "greedy"),
         ("--solver", "round"),
         ("--candidates", "window"),
@@ -135,6 +140,32 @@ def test_every_option_makes_a_plan(
     mode = read(*words).mode
     assert [limit["name"] for limit in plan["limits"]] == [f"{mode} latency"] * len(asked.limits)
     assert any(choice["rank"] for choice in plan["choices"])
+
+
+@pytest.mark.parametrize("goal", [("--params", "600G"), ("--ratio", "0")], ids=" ".join)
+def test_a_budget_that_holds_the_model_says_so(
+    goal: tuple[str, str], dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synthetic(dense, *goal) == 0
+    seen = capsys.readouterr().out
+    assert "the budget holds the whole model: nothing needs to go\n" in seen
+    assert "wanted" not in seen and "kept dense" not in seen
+
+
+def test_the_hub_does_not_talk_between_our_lines(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub = logging.getLogger("huggingface_hub")
+    hub.setLevel(logging.WARNING)
+    shown(capsys, dense)
+    assert hub.level == logging.ERROR
+
+
+def test_a_plan_keeps_when_its_search_was_to_stop(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = shown(capsys, dense, "--gap", "100", "--time-limit", "60")["provenance"]["search"]
+    assert (search["gap"], search["time_limit"]) == (100, 60)
 
 
 def test_limits_of_several_workloads_are_kept_together(
@@ -242,8 +273,19 @@ def test_options_that_contradict_each_other_exit_with_2(
         (("--quant", "fp6"), "invalid choice: 'fp6'"),
         (("--solver", "magic"), "invalid choice: 'magic'"),
         (("--window", "0"), "0 is not at least 1"),
-        (("--latency-us", "0"), "0 is not above 0"),
-        (("--latency-us", "inf"), "inf is not above 0"),
+        (("--latency-us", "0"), "0 is not a finite number above 0"),
+        (("--latency-us", "inf"), "inf is not a finite number above 0"),
+        (("--latency-share", "0"), "0 is not a finite number above 0"),
+        (("--latency-share=-1",), "-1 is not a finite number above 0"),
+        (("--latency-share", "1e400"), "1e400 is not a finite number above 0"),
+        (("--latency-share", "80%"), "'80%' is not a number; write 0.8"),
+        (("--latency-share", "0.8}"), "'0.8}' is not a number such as 0.8"),
+        (("--latency-share", "half"), "'half' is not a number such as 0.8"),
+        (("--window", "2.5"), "'2.5' is not a whole number such as 8"),
+        (("--seed", "x"), "'x' is not a whole number such as 8"),
+        (("--synthetic", "x"), "'x' is not a number such as 0.8"),
+        (("--time-limit", "0"), "0 is not a finite number above 0"),
+        (("--gap", "nan"), "nan is not a finite number above 0"),
         (("--latency-us", "9", "--latency-share", "1"), "not allowed with argument --latency-us"),
     ],
     ids=str,
@@ -254,7 +296,9 @@ def test_what_no_command_takes_exits_with_2(
     with pytest.raises(SystemExit) as stopped:
         synthetic(dense, *words)
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gacfx plan: argument --") and message in line
+    assert line.endswith("; see gacfx plan --help")
 
 
 @pytest.mark.parametrize(
@@ -262,13 +306,18 @@ def test_what_no_command_takes_exits_with_2(
     [
         (("--params", "80X"), "params '80X': not a number such as 6.5G"),
         (("--bytes", "12G"), "units are B, kB, MB"),
+        (("--bytes", "12"), "12 bytes of weights of the model asks to remove"),
+        (("--solver", "ilp", "--gap", "0.1"), "solver 'ilp' cannot stop at a gap; take core"),
+        (("--solver", "dp", "--time-limit", "9"), "solver 'dp' knows no time limit; take core"),
+        (
+            ("--uniform", "--bound", "*.0.*.q_proj=8:8", "--bound", "*.1.*.q_proj=16:16"),
+            "uniform wants one rank for the 2 weights model.layers.*.self_attn.q_proj, and no rank",
+        ),
         (("--params", "1k"), "1k parameters of the model asks to remove"),
         (("--bound", "*.q_proj"), "write PATTERN=LEAST:MOST"),
         (("--bound", "*.q_proj=3:7"), "q_proj: no candidate is left: no rank from 8 to 24"),
         (("--bound", "*.no_such=8:16"), "matches no targeted weight"),
-        (("--latency-share", "0"), "share 0.0 is not above 0"),
-        (("--latency-share", "-1"), "share -1.0 is not above 0"),
-        (("--latency-share", "half"), "share='half' is not a float"),
+        (("--limit", "limit-latency{share=1e400}"), "share inf is not a finite number above 0"),
         (("--latency-share", "0.1"), "smallest reachable share is"),
         (("--latency-share", "0.9", "--solver", "dp"), "cannot keep limit-latency"),
         (("--latency-share", "0.9", "--paper"), "cannot keep limit-latency"),
@@ -289,7 +338,7 @@ def test_what_no_command_takes_exits_with_2(
         (("--limit", " "), "limits: ' ' is no pass"),
         (("--limit", "limit-latency{share=1}", "--solver", "dp"), "cannot keep limit-latency"),
         (("--uniform", "--solver", "greedy"), "cannot hold layers to one rank"),
-        (("--quant", "int4-g128", "--ratio", "0.2"), "No aligned rank is below break-even"),
+        (("--quant", "int4-g128", "--ratio", "0.2"), "Nothing can be made smaller: int4-g128"),
     ],
     ids=str,
 )

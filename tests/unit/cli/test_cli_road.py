@@ -1,12 +1,15 @@
 """The command line on a tiny checkpoint: the road from a folder to a folder, and bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import gacfx
 from gacfx.cli import main
 from tests import tiny
 
@@ -195,7 +198,15 @@ def test_wrong_use_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run("inspect")
     assert stopped.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    assert capsys.readouterr().err == (
+        "gacfx inspect: the following arguments are required: model; see gacfx inspect --help\n"
+    )
+
+
+def test_the_package_can_be_run_by_its_name() -> None:
+    command = [sys.executable, "-m", "gacfx", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"gacfx {gacfx.__version__}\n"
 
 
 def test_passes_lists_every_pass_and_the_default_pipeline(
@@ -247,7 +258,11 @@ def test_skip_that_matches_nothing_is_refused(
 def test_alignment_above_every_break_even_is_named(
     dense: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "alignment" in refused(capsys, "plan", dense, "--synthetic", "0.5", "--align", "4096")
+    words = ("plan", dense, "--synthetic", "0.5")
+    why = "Nothing can be made smaller: no rank in steps of 4096 (align 4096) is below break-even"
+    assert why in refused(capsys, *words, "--align", "4096")
+    why = "no rank in steps of 8000 (align 8, tp 1000) is below break-even; loosen align, tp,"
+    assert why in refused(capsys, *words, "--tp", "1000")
 
 
 def test_made_up_decay_must_be_positive(dense: Path, capsys: pytest.CaptureFixture[str]) -> None:

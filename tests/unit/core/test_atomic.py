@@ -142,3 +142,11 @@ def test_a_body_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(path):
         pass
     assert names(tmp_path) == ["f"] and path.read_text() == "old"
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path, kind in (("none/table.csv", FileNotFoundError), ("folder", IsADirectoryError)):
+        with pytest.raises(kind) as caught, replacing(tmp_path / path) as partial:
+            partial.write_text("x")
+        assert str(caught.value).endswith(f": '{tmp_path / path}'")

@@ -14,7 +14,10 @@ from gacfx.errors import PlanError
         (Goal(ratio=0.2), "ratio", "0.2", "targeted"),
         (Goal(ratio="1/5", of="model"), "ratio", "1/5", "model"),
         (Goal(params="6.5G"), "params", "6.5G", "model"),
-        (Goal(nbytes=1000), "bytes", "1000", "model"),
+        (Goal(nbytes=1000), "bytes", "1000 bytes", "model"),
+        (Goal(nbytes="1000"), "bytes", "1000 bytes", "model"),
+        (Goal(nbytes="1000 bytes"), "bytes", "1000 bytes", "model"),
+        (Goal(nbytes="1kB"), "bytes", "1kB", "model"),
     ],
 )
 def test_a_goal_keeps_the_words_it_was_given_in(

@@ -15,6 +15,7 @@ from gacfx.core.notes import (
     Fact,
     Note,
     Refusal,
+    State,
     annotate,
     drop,
     erase,
@@ -249,3 +250,35 @@ def test_without_sites_everything_that_was_said_of_them_is_gone() -> None:
     assert facts(gm) == frozenset()
     # What capture recorded and why a site was left alone is true with or without sites.
     assert note(node) == Note(eager=eager, refusals=(Refusal("test", "no reason"),))
+
+
+def test_rules_are_kept_once_in_their_order_and_void_with_the_candidates() -> None:
+    about = State()
+    for rule in ("b", "a", "b"):
+        about.rule(rule)
+    assert about.rules == ("b", "a")
+    about.offer({})
+    assert not about.rules
+
+
+class Counted:
+    """A rule that counts how often it is compared."""
+
+    compared = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        return self.number
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return isinstance(other, Counted) and self.number == other.number
+
+
+def test_a_rule_is_not_compared_with_every_other() -> None:
+    about = State()
+    for number in range(300):
+        about.rule(Counted(number))
+    assert len(about.rules) == 300 and Counted.compared < 300

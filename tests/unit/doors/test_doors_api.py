@@ -184,7 +184,9 @@ def test_requests_that_cannot_work_fail_before_calibration() -> None:
         "both given": {"ratio": 0.2, "goal": Goal(params="5k")},
         "no pass 'limit-fun'": {"search": Search(limits=("limit-fun",))},
         "no option 'pace'": {"search": Search(limits=("limit-latency{pace=2}",))},
-        "share -1.0 is not above 0": {"search": Search(limits=("limit-latency{share=-1}",))},
+        "share -1.0 is not a finite number above 0": {
+            "search": Search(limits=("limit-latency{share=-1}",))
+        },
     }
     for message, wrong in requests.items():
         with pytest.raises(gacfx.GacError, match=message):

@@ -11,7 +11,9 @@ from gacfx.core.goal import Goal
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.errors import CheckpointError, PlanError
+from gacfx.planning import Problem, Solution
 from gacfx.planning.frontier.plans import frontier
+from gacfx.planning.solver import solve
 from gacfx.replan import plan_from_curves, problem_of, synthetic_curves
 from gacfx.sweep import Row, forecast_us, sweep, write_csv
 from tests import tiny
@@ -108,6 +110,24 @@ def test_limits_and_rules_are_kept_in_every_row(curves: Any) -> None:
         assert any(row.loss_nats > -p.value for p, row in zip(points, rows, strict=True))
     with pytest.raises(PlanError, match="limits and rules need exact=True"):
         sweep(curves, 6, search=Search(uniform=True), exact=False)
+
+
+@pytest.mark.parametrize("limits", [(), ("limit-latency{share=9}",)], ids=str)
+def test_every_budget_is_searched_as_long_as_was_asked(
+    limits: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+
+    def watched(problem: Problem, **stops: float) -> Solution:
+        told.append(stops)
+        return solve(problem, **stops)
+
+    monkeypatch.setattr("gacfx.sweep.solve", watched)
+    search = Search(align=1, limits=limits, gap=1e-9, time_limit=60)
+    rows = sweep(made_curves.curves(), 3, search=search)
+    assert told == [{"gap": 1e-9, "time_limit": 60}] * (
+        len(rows) + 2 * len(limits)
+    )  # both ends are searched for
 
 
 def test_rules_do_not_stop_a_long_sweep() -> None:

@@ -48,12 +48,12 @@ SMALL = Problem.from_groups([(COSTS, VALUES), ([4, 6], [-1.0, 0.0])], 30)
 SAME = SameLabel(("q_proj", "k"))
 RATIOS: list[tuple[Any, str]] = [
     (20, "20: the share removed must be below 1; 20 means 2000 %, write 0.2 for 20 %"),
-    ("20%", "20%: not a number; write 0.2 for 20 %"),
+    ("20%", "ratio '20%': not a number; write 0.2 for 20 %"),
     (1.0, "must be below 1"),
     (-0.1, "cannot be negative"),
     (True, "ratio is a bool; give the share removed, such as 0.2"),
-    (math.nan, "ratio nan: not a number"),
-    (math.inf, "ratio inf: not a number"),
+    (math.nan, "ratio 'nan': not a number"),
+    (math.inf, "ratio 'inf': not a number"),
 ]
 
 

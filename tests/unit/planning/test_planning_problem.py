@@ -162,6 +162,7 @@ def test_kept_budget_is_exact(total: int, ratio: float | str | Fraction, kept: i
         ("20%", "write 0.2 for 20 %"),
         ("a fifth", "not a number"),
         ("1/0", "not a number"),
+        ("", "ratio '': not a number"),
         (None, "give a float"),
         (np.float32(0.2), "give a float"),
     ],

@@ -1,4 +1,4 @@
-"""``python -m gacfx.cli``."""
+"""``python -m gacfx``."""
 
 import sys
 
