@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
@@ -113,8 +114,8 @@ class GroupsOfBlocks(Sequence[Group]):
 
     def firsts(self) -> list[int]:
         """[blocks] the number of the first group of each."""
-        sizes = [0, *(len(block.values) for block in self.blocks)]
-        return [int(first) for first in np.cumsum(sizes)[:-1]]
+        sizes = [len(block.values) for block in self.blocks]
+        return list(accumulate(sizes, initial=0))[:-1]
 
     def names(self) -> list[str]:
         """[groups]"""

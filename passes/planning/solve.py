@@ -18,6 +18,7 @@ from gacfx.core.notes import Fact, matmuls, note, state, targets
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance
 from gacfx.errors import InfeasibleBudget, PassError
 from gacfx.passes.planning.choosers import choose
+from gacfx.passes.planning.doubtful import warn_of_doubtful
 from gacfx.passes.planning.infeasible import explain
 from gacfx.passes.planning.limit_latency import ShareOfDense
 from gacfx.passes.planning.sweep_candidates import Sizes
@@ -53,6 +54,7 @@ class Solve(GacPass):
     def run(self, gm: GraphModule) -> bool:
         assert self.budget is not None
         problem = make_problem(gm, self.budget)
+        warn_of_doubtful(state(gm).curves or {}, state(gm).candidates or {})
         begin = time.perf_counter()
         try:
             solution = choose(

@@ -42,7 +42,7 @@ class Flat:
     offered: int
     """Candidates of the problem, also those left out"""
 
-    @property
+    @cached_property
     def candidates(self) -> int:
         """Of those that fit; rows that repeat their last one count it as often."""
         return sum(table.value.size for table in self.tables)
@@ -105,20 +105,19 @@ class Flat:
         index = position - self.start[:-1]
         for table in self.tables:
             if table.origin is not None:
-                row = np.arange(len(table.member))
-                index[table.member] = table.origin[row, index[table.member]]
+                index[table.member] = table.origin[table.row, index[table.member]]
         return index
 
     def at(self, column: IntArray) -> tuple[IntArray, FloatArray]:
         """[groups] one column per group -> [groups] costs, [groups] values."""
         if len(self.tables) == 1:  # then its rows are the groups in order
-            row = np.arange(self.groups)
-            return self.tables[0].costs_at(row, column), self.tables[0].value[row, column]
+            only = self.tables[0]
+            return only.costs_at(only.row, column), only.value[only.row, column]
         cost, value = np.empty(self.groups, np.int64), np.empty(self.groups)
         for table in self.tables:
-            row, mine = np.arange(len(table.member)), column[table.member]
-            cost[table.member] = table.costs_at(row, mine)
-            value[table.member] = table.value[row, mine]
+            mine = column[table.member]
+            cost[table.member] = table.costs_at(table.row, mine)
+            value[table.member] = table.value[table.row, mine]
         return cost, value
 
 

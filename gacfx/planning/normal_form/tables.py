@@ -5,6 +5,7 @@ Sorted candidates stay where they are, so the values of a large problem are neve
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -38,6 +39,11 @@ class Table:
     """[rows] candidates before the repetition; None: all columns"""
     origin: IntArray | None
     """[rows, columns] index of the candidate in its group as it was given; None: the column"""
+
+    @cached_property
+    def row(self) -> IntArray:
+        """[rows] their numbers."""
+        return np.arange(len(self.member))
 
     def pieces(self) -> Iterator[slice]:
         """Slices of rows, small enough to work on without leaving the cache."""

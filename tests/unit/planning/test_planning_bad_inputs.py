@@ -30,6 +30,7 @@ from gacfx.core.goal import Goal
 from gacfx.core.plan import Budget
 from gacfx.core.search import Bound
 from gacfx.errors import GacError, InfeasibleBudget, PlanError
+from gacfx.passes.planning.doubtful import CandidateWarning, warn_of_doubtful
 from gacfx.passes.planning.infeasible import explain
 from gacfx.passes.planning.solve import Axis
 from gacfx.passes.planning.sweep_candidates import SweepCandidates, aligned_ranks
@@ -287,6 +288,14 @@ def test_item_9_a_value_that_falls_is_never_taken() -> None:
     assert solution.choice == (0, 2)
 
 
+def test_item_9_a_loss_that_rises_with_the_rank_is_warned_of() -> None:
+    bumpy = np.array([3.0, 2.0, 1.0, 1.5, 0.5] + [0.0] * 44)
+    rising = Curve("q_proj", 64, 48, bumpy, "fisher")
+    with pytest.warns(CandidateWarning, match=r"1 weights have a loss .* q_proj from rank 2 to 3"):
+        warn_of_doubtful({"q_proj": rising}, {"q_proj": (1, 2, 3, 4, None)})
+    warn_of_doubtful({"q_proj": rising}, {"q_proj": (1, 2, 4, None)})  # no warning
+
+
 def test_item_10_a_rank_above_break_even_is_not_offered_and_not_taken() -> None:
     assert curve().break_even == 27
     assert aligned_ranks(curve(), 8) == [8, 16, 24]
@@ -296,6 +305,13 @@ def test_item_10_a_rank_above_break_even_is_not_offered_and_not_taken() -> None:
         group = axis.group(curve())
         picked = solve(Problem((group,), budget)).choice[0]
         assert group.labels[picked] == (24 if budget < 64 * 48 else "dense")
+
+
+def test_item_10_a_rank_above_break_even_is_warned_of() -> None:
+    with pytest.warns(CandidateWarning, match=r"rank 40 of q_proj \(break-even 27\); .* never"):
+        warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, 32, 40, None)})
+    warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, None)})  # no warning
+    warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, 32)})  # without dense it can be wanted
 
 
 def test_item_12_a_budget_above_the_maximum_takes_the_best_and_shows_the_slack() -> None:
