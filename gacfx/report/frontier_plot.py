@@ -71,7 +71,8 @@ def frontier_plot(
         if marked is not None and marked.loss_nats > 0:
             _point_out(left, marked.params / unit, marked.loss_nats, "this plan")
             _point_out(right, marked.forecast_us / 1e3, marked.loss_nats, "")
-        head = f"{rows[0].value_model}, widest certified gap {max(r.gap_nats for r in rows):.1e}"
+        widest = max(row.gap_nats for row in rows)
+        head = f"{rows[0].value_model}\nwidest certified gap {widest:.1e}"
         left.legend(loc="lower left", title=head, alignment="left")
     return path
 

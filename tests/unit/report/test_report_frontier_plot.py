@@ -56,7 +56,7 @@ def test_both_panels_say_what_they_show(tmp_path: Path, monkeypatch: pytest.Monk
         "ms, rule-based forecast, decode, 4 x 512 tokens, h200",
         "rise of the loss, nats per token",
         "certified band",
-        "fisher, widest certified gap",
+        "widest certified gap",
         "dense weights' time, %",
         "parameters that the targeted weights keep",
         "removed of the targeted weights, %",
