@@ -5,6 +5,7 @@ The solver itself is tested with gacfx.planning; here it is what the pass hands 
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
 
@@ -416,7 +417,12 @@ def test_real_shapes_are_planned_too() -> None:
         ("core", "solve", {"gap": 0.5, "time_limit": 9.0}),
         ("ilp", "solve_ilp", {"time_limit": 9.0, "solver": "auto"}),
         ("cbc", "solve_ilp", {"time_limit": 9.0, "solver": "cbc"}),
-        ("highs", "solve_ilp", {"time_limit": 9.0, "solver": "highs"}),
+        pytest.param(
+            *("highs", "solve_ilp", {"time_limit": 9.0, "solver": "highs"}),
+            marks=pytest.mark.skipif(
+                find_spec("highspy") is None, reason="highspy is not installed"
+            ),
+        ),
     ],
 )
 def test_a_solver_is_told_when_to_stop(

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from gacfx.cli import main, options, parser
 from gacfx.core.goal import Goal
 from gacfx.core.search import Bound, Search
 from tests import tiny
+
+needs_highs = pytest.mark.skipif(find_spec("highspy") is None, reason="highspy is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +111,7 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
         ("--solver", "dp"),
         ("--solver", "ilp"),
         ("--solver", "cbc"),
-        ("--solver", "highs", "--time-limit", "60"),
+        pytest.param(("--solver", "highs", "--time-limit", "60"), marks=needs_highs),
         ("--solver", "greedy"),
         ("--solver", "round"),
         ("--candidates", "window"),
