@@ -141,10 +141,12 @@ def measure(plan: Plan) -> Row:
         runs.append(run)
         if run.solution.stats["candidates"] <= CHECKED:
             checks.append(checked(problem, run.solution))
-        if len(runs) <= plan.rivals:
-            for name in RIVALS:
-                if name == "cbc" or find_spec("highspy"):
-                    rivals.setdefault(name, []).append(compare(name, problem, run))
+    # The rivals come last: they leave much behind in memory.
+    for run, (ratio, seed) in zip(runs[: plan.rivals], plan.problems(), strict=False):
+        for name in RIVALS:
+            if name == "cbc" or find_spec("highspy"):
+                found = compare(name, plan.make(ratio, seed), run)
+                rivals.setdefault(name, []).append(found)
     cpus = [taken for run in runs for taken in run.cpus]
     walls = [taken for run in runs for taken in run.walls]
     stats = runs[-1].solution.stats
