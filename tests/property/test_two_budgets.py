@@ -1,6 +1,5 @@
 """Two budgets against exact dynamic programs: every value, status, certificate and refusal."""
 
-from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
 from gacfx.planning import Group, Problem, Solution, check
-from gacfx.planning.arrays import FloatArray, IntArray
+from gacfx.planning.arrays import IntArray
 from gacfx.planning.limits import Limit
 from gacfx.planning.two_budgets import branch as two_branch
 from gacfx.planning.two_budgets import branches as two_branches
@@ -18,6 +17,7 @@ from gacfx.planning.two_budgets import lists as two_lists
 from gacfx.planning.two_budgets import rounds as two_rounds
 from gacfx.planning.two_budgets import search as two_search
 from gacfx.planning.two_budgets.solve import solve_two_budgets
+from tests.trials.problems import nasty_values
 
 fixed = settings(derandomize=True, max_examples=80, deadline=None, database=None)
 
@@ -60,25 +60,6 @@ def smallest_limit(problem: Problem) -> int:
                     grown[key] = min(grown.get(key, used + other), used + other)
         states = grown
     return min(states.values())
-
-
-def nasty_values(rng: np.random.Generator, kind: int, costs: IntArray) -> FloatArray:
-    """Ties, flat, falling, tiny, huge and offset values, and the jump to a dense weight."""
-    count = len(costs)
-    kinds: list[Callable[[], FloatArray]] = [
-        lambda: rng.integers(-20, 20, count).astype(np.float64),
-        lambda: rng.normal(size=count),
-        lambda: costs.astype(np.float64),
-        lambda: costs + 0.1 * rng.normal(size=count),
-        lambda: 1e9 * np.sqrt(costs) * rng.lognormal(size=count),
-        lambda: 1.5e-12 * rng.integers(1, 3, count).astype(np.float64),
-        lambda: 1e-300 * np.sqrt(costs),
-        lambda: -rng.lognormal(0, 4, count),
-        lambda: 1e15 + rng.normal(size=count),
-        lambda: np.where(costs == costs.max(), 0.0, -1 - rng.random(count)),
-        lambda: np.zeros(count),
-    ]
-    return kinds[kind % len(kinds)]()
 
 
 def random_problem(rng: np.random.Generator, kind: int, most_groups: int) -> Problem:

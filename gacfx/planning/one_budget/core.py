@@ -26,7 +26,7 @@ from gacfx.planning.problem import Problem
 from gacfx.planning.solution import Solution
 from gacfx.planning.work import Work
 
-_MOST_STEPS = 40_000_000  # one to three seconds
+_MOST_STEPS = 40_000_000  # one to three seconds on an idle machine
 
 
 def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None) -> Solution:

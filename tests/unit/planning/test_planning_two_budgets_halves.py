@@ -16,19 +16,13 @@ from gacfx.planning.two_budgets.halves import Meeting, meet
 from gacfx.planning.two_budgets.items import TwoCore, build_two
 from gacfx.planning.two_budgets.lists import Cuts, Lists, halved
 from gacfx.planning.work import Work
+from tests.unit.planning.two_budget_problems import limited_problem
 
 ENDLESS = Work(10**9, math.inf)
 
 
 def flat_of(seed: int, groups: int = 7, size: int = 4, high: int = 12) -> TwoFlat:
-    rng = np.random.default_rng(seed)
-    made, limits = [], {}
-    for number in range(groups):
-        costs = np.sort(rng.integers(0, high, size))
-        made.append(Group(f"g{number}", costs, np.sort(rng.random(size))))
-        limits[f"g{number}"] = rng.integers(0, high, size)
-    most = groups * high // 2
-    return flatten_two(Problem(tuple(made), most, (Limit("other", most, limits),)))
+    return flatten_two(limited_problem(seed, groups, size, high))
 
 
 def best_plan(flat: TwoFlat, dual: Dual, core: TwoCore) -> tuple[float, IntArray] | None:

@@ -22,17 +22,11 @@ from gacfx.planning.two_budgets.rounds import TwoRounds
 from gacfx.planning.two_budgets.search import Found, search_two
 from gacfx.planning.two_budgets.states import undominated
 from gacfx.planning.work import Work
+from tests.unit.planning.two_budget_problems import limited_problem
 
 
 def problem_of(seed: int, groups: int = 5, size: int = 4, high: int = 20) -> Problem:
-    rng = np.random.default_rng(seed)
-    made, limits = [], {}
-    for number in range(groups):
-        costs = np.sort(rng.integers(0, high, size))
-        made.append(Group(f"g{number}", costs, np.sort(rng.random(size))))
-        limits[f"g{number}"] = rng.integers(0, high, size)
-    most = groups * high // 2
-    return Problem(tuple(made), most, (Limit("other", most, limits),))
+    return limited_problem(seed, groups, size, high)
 
 
 def plans(flat: TwoFlat) -> IntArray:
