@@ -1,5 +1,8 @@
 """The Python door: plan, apply, compress, save, load; ``inspect`` stands with inspections.
 
+Every door leaves ``torch.inference_mode``: calibration needs gradients, and what is made inside that
+mode cannot be used outside.
+
 compressed = gacfx.compress(model, tokenizer, calibration="texts.jsonl", ratio=0.2, gpu="h200")
 gacfx.save(compressed, "out")
 model, tokenizer = gacfx.load("out")
@@ -17,8 +20,16 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines, replan
 from gacfx.calibration.evaluate import evaluate
-from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
-from gacfx.checkpoint.load import load_dense
+from gacfx.calibration.text import (
+    Corpus,
+    embedding_rows,
+    max_positions,
+    read_documents,
+    tokenize,
+)
+from gacfx.checkpoint.hf import declare_
+from gacfx.checkpoint.load import load_dense, unused_weights
+from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core import edit
 from gacfx.core.goal import Goal, as_goal
@@ -41,9 +52,11 @@ from gacfx.inspection import (
 )
 from gacfx.modules.install import install_, swapped
 from gacfx.passes.planning.measure_curves import PAPER
+from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
 from gacfx.study import Progress, Study, check_request
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
+from gacfx.tracing.skeleton import skeleton
 
 __all__ = [
     "Compressed",
@@ -88,6 +101,7 @@ def read_calibration(
     return tokenize(documents, tokenizer, max_positions(model))
 
 
+@torch.inference_mode(False)
 def calibrate(
     model: nn.Module,
     tokenizer: Any = None,
@@ -98,6 +112,7 @@ def calibrate(
     seed: int = 0,
     seq: int = 1024,
     progress: Progress = lambda *_: None,
+    force: bool = False,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
@@ -109,10 +124,11 @@ def calibrate(
     """
     corpus = read_calibration(calibration, model, tokenizer)
     return Study.make(
-        model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress
+        model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress, force=force
     )
 
 
+@torch.inference_mode(False)
 def plan(
     model: nn.Module,
     tokenizer: Any = None,
@@ -126,6 +142,7 @@ def plan(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     progress: Progress = lambda *_: None,
+    force: bool = False,
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
 
@@ -142,6 +159,7 @@ def plan(
         skip: patterns of module names to leave dense.
         seed: of the sampled labels.
         progress: called with (stage, done, total).
+        force: go on with a model that predicts the text worse than guessing.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -157,10 +175,12 @@ def plan(
         skip=skip,
         seed=seed,
         progress=progress,
+        force=force,
     )
     return study.plan(goal, profile=profile, search=search)
 
 
+@torch.inference_mode(False)
 def plan_synthetic(
     source: "str | Path",
     *,
@@ -186,17 +206,19 @@ def plan_synthetic(
     return replan.plan_from_curves(curves, goal=as_goal(goal), gpu=gpu, search=search)
 
 
+@torch.inference_mode(False)
 def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
-    """Put a plan's factors into ``model``, in place.
+    """Put a plan's factors into ``model``, in place; its configuration says so from then on.
 
     Raises:
         PlanMismatch: the plan was made for another model or for other weights.
     """
     planned = planned if isinstance(planned, Planned) else Planned.load(planned)
     check_plan(model, planned.plan)
-    install_(model, planned.factors)
+    _install_(model, planned)
 
 
+@torch.inference_mode(False)
 def apply(model: M, planned: "Planned | str | Path") -> M:
     """A copy of ``model`` with a plan's factors; the model itself is left as it was.
 
@@ -210,10 +232,17 @@ def apply(model: M, planned: "Planned | str | Path") -> M:
     if isinstance(model, GraphModule):
         return apply_to_graph(model, planned)  # type: ignore[return-value]
     made = copy.deepcopy(model)
-    install_(made, planned.factors)
+    _install_(made, planned)
     return made
 
 
+def _install_(model: nn.Module, planned: Planned) -> None:
+    install_(model, planned.factors)
+    if hasattr(model, "config"):
+        declare_(model)  # type: ignore[arg-type]  # any module with a Hugging Face configuration
+
+
+@torch.inference_mode(False)
 def apply_to_graph(gm: GraphModule, planned: Planned) -> GraphModule:
     """A copy of a captured graph with the factors in place; parameters that stay are shared."""
     made = edit.fork(gm)
@@ -232,6 +261,7 @@ class Compressed:
     summary: Summary
 
 
+@torch.inference_mode(False)
 def compress(
     model: Any,
     tokenizer: Any = None,
@@ -246,13 +276,26 @@ def compress(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     progress: Progress = lambda *_: None,
+    max_loss: float = MAX_LOSS_NATS,
+    force: bool = False,
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
 
-    Arguments are those of :func:`plan`, and ``workload`` for the forecast in the summary.
+    Arguments are those of :func:`plan`, and:
+
+    Args:
+        workload: for the forecast in the summary.
+        max_loss: most nats per token that the loss may rise on held-back text.
+        force: go on whatever the losses are.
+
+    Raises:
+        PoorQuality: the dense model does not know the text, or the loss would rise too much. The
+            model is left as it was.
+        UnsupportedModel, CheckpointError: the result could not be saved and loaded again.
     """
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
+    check_saves(model)
     workload = workload or Workload()
     profile = load_profile(gpu)
     study = calibrate(
@@ -264,13 +307,18 @@ def compress(
         seed=seed,
         seq=workload.seq,
         progress=progress,
+        force=force,
     )
-    planned = study.plan(goal, profile=profile, search=search)
+    planned = study.plan(goal, profile=profile, search=search, tried=True)
+    rise = rise_of(planned.plan)
+    if rise is not None and not force:
+        check_rise(rise, max_loss)
     summary = summarise(study, {"gacfx": planned}, profile, workload)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
 
 
+@torch.inference_mode(False)
 def summarise(
     study: Study,
     planned: dict[str, Planned],
@@ -293,9 +341,19 @@ def summarise(
         sides.append(make_side(name, seen, nats, one.plan, 0))
     label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
     text = "calibration text" if judge is study.held_back else "evaluation text"
-    return Summary(profile.name, label, FORECAST, text, tuple(sides))
+    rises = [rise_of(one.plan) for one in planned.values()]
+    return Summary(
+        gpu=profile.name,
+        workload=label,
+        forecast=FORECAST,
+        text=text,
+        sides=tuple(sides),
+        rise=next((rise for rise in rises if rise is not None), None),
+        unused_weights=unused_weights(study.model),
+    )
 
 
+@torch.inference_mode(False)
 def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
     """Rewrite a copy of the graph with a plan and check alignment, budget and numerics on it.
 
@@ -305,8 +363,9 @@ def verify(study: Study, planned: Planned, profile: Profile, workload: Workload)
     gm = apply_to_graph(study.graph, planned)
     seen = annotate_graph(gm, profile, workload, "planned")
     inputs = export.example_inputs(study.model)
-    vocabulary = int(study.model.config.vocab_size)  # type: ignore[union-attr,arg-type]
-    ids = torch.randint(0, vocabulary, inputs["input_ids"].shape)
+    rows = embedding_rows(study.model) or 2
+    draw = torch.Generator().manual_seed(0)  # the global random state is the user's
+    ids = torch.randint(0, rows, inputs["input_ids"].shape, generator=draw)
     inputs["input_ids"] = ids.to(inputs["input_ids"].device)
     tolerance = TOLERANCE[DTYPES[next(study.model.parameters()).dtype]]
     with swapped(study.model, planned.factors):
@@ -316,12 +375,27 @@ def verify(study: Study, planned: Planned, profile: Profile, workload: Workload)
     return seen
 
 
+def check_saves(model: Any) -> None:
+    """Nothing when a folder written from ``model`` would be loaded as this very model.
+
+    Raises:
+        UnsupportedModel: adapters are attached, or the configuration describes another model.
+        CheckpointError: transformers refuses to save it.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    check_comes_back(model, skeleton(config, model.dtype))
+
+
+@torch.inference_mode(False)
 def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) -> Path:
     """Write a Hugging Face folder: weights, config, tokenizer, plan folder, report, model card.
 
     Raises:
         CheckpointError: the folder exists and ``overwrite`` is false, or it cannot be written.
+        UnsupportedModel: the folder would not come back as this model.
     """
+    check_saves(compressed.model)
     return save_checkpoint(
         compressed.model,
         compressed.tokenizer,
@@ -333,6 +407,7 @@ def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) 
     )
 
 
+@torch.inference_mode(False)
 def load(source: "str | Path", *, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) of a dense or a gacfx checkpoint: safetensors only, no remote code.
 

@@ -10,6 +10,7 @@
     ├── PlanError             a planning problem or a plan is malformed
     │   ├── InfeasibleBudget  even the cheapest plan costs more than the budget
     │   └── PlanMismatch      the plan was made for another model or for other weights
+    ├── PoorQuality           the model, or what would become of it, predicts text too badly
     ├── CheckpointError       a checkpoint folder cannot be read or written
     └── ProfileError          a hardware profile is unknown or malformed
 
@@ -75,6 +76,10 @@ class InfeasibleBudget(PlanError):  # noqa: N818
 
 class PlanMismatch(PlanError):  # noqa: N818
     """The plan was made for another model or for other weights."""
+
+
+class PoorQuality(GacError):  # noqa: N818 - reads as a verdict
+    """The dense model, or the compressed one, predicts text worse than is allowed."""
 
 
 class CheckpointError(GacError):

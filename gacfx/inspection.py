@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import GraphModule
 
@@ -192,6 +193,7 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
+@torch.inference_mode(False)
 def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
     """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
 
@@ -208,6 +210,7 @@ def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
     return export.capture(model, attention_seq=seq)
 
 
+@torch.inference_mode(False)
 def inspect(
     model: "nn.Module | str | Path",
     *,

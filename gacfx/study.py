@@ -19,6 +19,7 @@ from gacfx import pipelines
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather
 from gacfx.calibration.running import few_threads
+from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
@@ -45,6 +46,8 @@ from gacfx.tracing.export import capture
 
 VALUE_MODELS = ("two-sided", "fisher", "relative")
 """Value models that are tried, at most; the best one on held-back text is kept."""
+IN_NATS = ("two-sided", "fisher")
+"""Value models whose losses are nats, so that a plan of theirs promises a rise of the loss."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -77,6 +80,7 @@ class Study:
     progress: Progress
 
     @staticmethod
+    @torch.inference_mode(False)
     def make(
         model: nn.Module,
         corpus: Corpus,
@@ -86,6 +90,7 @@ class Study:
         seed: int = 0,
         seq: int = 1024,
         progress: Progress = lambda *_: None,
+        force: bool = False,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
@@ -99,10 +104,13 @@ class Study:
             seed: of the sampled labels.
             seq: tokens of a sequence for which attention calls are recorded.
             progress: called with (stage, done, total).
+            force: go on with a model that predicts the text worse than guessing.
 
         Raises:
             PipelineError: no such method.
-            UnsupportedModel: no weight of the model can be compressed; lists the reasons.
+            UnsupportedModel: no weight of the model can be compressed; lists the reasons. Or it
+                sees the future, so that its loss means nothing.
+            PoorQuality: the dense model does not know this text.
             CalibrationError: too little text, or weights that are not finite.
         """
         check_method(method)
@@ -113,11 +121,14 @@ class Study:
         names = target_names(graph)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
+        check_causal(model, corpus)
+        dense = evaluate(model, held_back).nats_per_token
+        if not force:
+            check_reads(model, dense)
         done = _Count(progress, "calibrate", len(corpus.documents))
         fit = gather(model, part, names, seed=seed, progress=done)
         rest = gather(model, held_back, names, seed=seed, progress=done)
         full = merge(fit, rest, corpus.digest)
-        dense = evaluate(model, held_back).nats_per_token
         evidence = Evidence(fit), Evidence(full)
         return Study(model, graph, method, *evidence, held_back, dense, progress)
 
@@ -131,8 +142,14 @@ class Study:
         """Parameters of all targeted weights, dense."""
         return targeted_params(self.graph)
 
+    @torch.inference_mode(False)
     def plan(
-        self, goal: Goal | str | float, *, profile: Profile, search: Search = DEFAULT_SEARCH
+        self,
+        goal: Goal | str | float,
+        *,
+        profile: Profile,
+        search: Search = DEFAULT_SEARCH,
+        tried: bool = False,
     ) -> Planned:
         """The best plan: for each value model, and among those by measured loss.
 
@@ -141,29 +158,36 @@ class Study:
                 remove, 0 <= share < 1.
             profile: GPU whose alignment the ranks follow.
             search: which sizes, what they are worth, who chooses.
+            tried: also try a value model that ``search`` names, as ``auto`` tries its own: then
+                the plan's provenance says what such a plan costs on text that it has not seen.
         """
         budget = make_budget(self.graph, as_goal(goal))
+        values = VALUE_MODELS if search.value == "auto" else (search.value,)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
-            if search.value == "auto":
-                trials = self._trials(budget, search, profile)
-                chosen = next(t.value_model for t in trials if t.chosen)
-                return self._solve(chosen, budget, search, profile, self.full, trials)
-            return self._solve(search.value, budget, search, profile, self.full)
+            if tried or search.value == "auto":
+                trials = self._trials(values, budget, search, profile)
+            chosen = next((t.value_model for t in trials if t.chosen), values[0])
+            return self._solve(chosen, budget, search, profile, self.full, trials)
 
-    def _trials(self, budget: Budget, search: Search, profile: Profile) -> tuple[Trial, ...]:
+    def _trials(
+        self, values: tuple[str, ...], budget: Budget, search: Search, profile: Profile
+    ) -> tuple[Trial, ...]:
         """One plan for each value model, judged on text that its curves did not see."""
-        losses = []
-        for number, value in enumerate(VALUE_MODELS):
-            self.progress("plan", number, len(VALUE_MODELS))
-            losses.append(self.measure(self._solve(value, budget, search, profile, self.fit)))
-        self.progress("plan", len(VALUE_MODELS), len(VALUE_MODELS))
+        losses, promised = [], []
+        for number, value in enumerate(values):
+            self.progress("plan", number, len(values))
+            made = self._solve(value, budget, search, profile, self.fit)
+            losses.append(self.measure(made))
+            promised.append(made.plan.loss_nats if value in IN_NATS else None)
+        self.progress("plan", len(values), len(values))
         best = losses.index(min(losses))
         return tuple(
-            Trial(value, loss if isfinite(loss) else None, chosen=i == best)
-            for i, (value, loss) in enumerate(zip(VALUE_MODELS, losses, strict=True))
+            Trial(value, loss if isfinite(loss) else None, i == best, promise)
+            for i, (value, loss, promise) in enumerate(zip(values, losses, promised, strict=True))
         )
 
+    @torch.inference_mode(False)
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
         known, budget = self.full, make_budget(self.graph, Goal(ratio=ratio))
@@ -192,6 +216,7 @@ class Study:
         )
         return self._planned(plan, known)
 
+    @torch.inference_mode(False)
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors):

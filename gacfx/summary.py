@@ -7,6 +7,7 @@ from gacfx.core.plan import Plan
 from gacfx.hardware.gemm import aligned
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection
+from gacfx.quality import Rise
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,14 @@ class Summary:
     text: str
     """What the losses were measured on."""
     sides: tuple[Side, ...]
+    rise: Rise | None = None
+    """Promised and measured rise of the loss; None where nothing was tried."""
+    unused_weights: tuple[str, ...] = ()
+    """Weights of the source that the model does not use; they are not in the result."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        return {**asdict(self), "rise": None if self.rise is None else self.rise.to_dict()}
 
 
 def make_side(name: str, seen: Inspection, nats: float, plan: Plan | None, targeted: int) -> Side:

@@ -209,7 +209,7 @@ def check_fits(model: nn.Module, corpus: Corpus) -> None:
         raise CalibrationError("the corpus has no document; give some text")
     low = min(int(ids_T.min()) for ids_T in corpus.documents)
     high = max(int(ids_T.max()) for ids_T in corpus.documents)
-    rows = _embedding_rows(model)
+    rows = embedding_rows(model)
     if low < 0 or (rows is not None and high >= rows):
         raise CalibrationError(
             f"token ids {low} .. {high} are outside the model's vocabulary of {rows}; tokenise the "
@@ -223,7 +223,7 @@ def check_fits(model: nn.Module, corpus: Corpus) -> None:
         )
 
 
-def _embedding_rows(model: nn.Module) -> int | None:
+def embedding_rows(model: nn.Module) -> int | None:
     """Rows of the input embedding; None for a module that does not tell."""
     getter = getattr(model, "get_input_embeddings", None)
     weight = getattr(getter() if callable(getter) else None, "weight", None)

@@ -132,6 +132,24 @@ def config_of(model: "PreTrainedModel") -> GacfxConfig:
     return GacfxConfig({name: layer.rank for name, layer in low_rank_modules(model).items()})
 
 
+def declare_(model: "PreTrainedModel") -> None:
+    """Write the gacfx block into the model's config, so that every way of saving keeps it.
+
+    The Trainer, PEFT and plain ``save_pretrained`` write the config that the model has. A model
+    that was dequantized while it was loaded also forgets how its checkpoint was quantized: it is
+    saved as what it is now.
+    """
+    model.config.quantization_config = config_of(model)
+    if any(map(_quantizes, getattr(model, "_weight_conversions", None) or ())):
+        vars(model)["_weight_conversions"] = None  # those of the architecture are found again by saving
+
+
+def _quantizes(conversion: object) -> bool:
+    """This step of loading dequantizes, so it would quantize on saving."""
+    steps = getattr(conversion, "operations", ())
+    return any(type(step).__module__.startswith("transformers.integrations") for step in steps)
+
+
 def _checked(ranks: object) -> dict[str, int]:
     if not isinstance(ranks, dict):
         raise CheckpointError(f"config.json: gacfx ranks must be a table, not {ranks!r}")

@@ -1,6 +1,8 @@
 """Read models from disk or hub: no code, no pickle, no random weights, no NaN."""
 
 import json
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _WEIGHTS = "model.safetensors"
+_UNUSED = "_gacfx_unused_weights"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
@@ -23,6 +26,10 @@ _TOKENIZERS = (
     "vocab.*",
     "*.tiktoken",
 )
+
+
+class UnusedWeights(UserWarning):
+    """A checkpoint holds weights that the model does not take."""
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> "PreTrainedModel":
@@ -103,7 +110,27 @@ def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
     shapes = {f"{n} {tuple(a)} for {tuple(b)}" for n, a, b in info["mismatched_keys"]}
     _refuse(source, "of another shape than the model needs", shapes)
     check_finite(model)
+    _note_unused(source, model, info["unexpected_keys"])
     return model  # type: ignore[no-any-return]
+
+
+def unused_weights(model: nn.Module) -> tuple[str, ...]:
+    """Weights of the checkpoint that the model has no use for, by name; those of its loading."""
+    return getattr(model, _UNUSED, ())
+
+
+def _note_unused(source: str | Path, model: nn.Module, names: Iterable[str]) -> None:
+    """Remember, and say once, which weights of a checkpoint are lost when the model is saved."""
+    unused = tuple(sorted(names))
+    setattr(model, _UNUSED, unused)
+    if unused:
+        shown = ", ".join(unused[:4]) + (" ..." if len(unused) > 4 else "")
+        warnings.warn(
+            f"{source}: {type(model).__name__} does not use {len(unused)} weights of the "
+            f"checkpoint, and what is made of it will not have them: {shown}",
+            UnusedWeights,
+            stacklevel=4,
+        )
 
 
 def _refuse(source: str | Path, why: str, weights: set[str]) -> None:

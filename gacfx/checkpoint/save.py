@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.card import model_card
 from gacfx.checkpoint.load import check_finite
+from gacfx.checkpoint.rehearsal import save_pretrained
+from gacfx.checkpoint.written import check_written
 from gacfx.core.atomic import replacing_folder
 from gacfx.core.materialise import Factors, save_plan
 from gacfx.core.plan import Plan
@@ -59,7 +61,8 @@ def save_checkpoint(
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(out) as folder:
             with _declared(model):
-                model.save_pretrained(folder)
+                save_pretrained(model, folder)
+            check_written(model, folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
             save_plan(folder / PLAN_FOLDER, plan, factors)

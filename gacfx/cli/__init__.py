@@ -1,15 +1,22 @@
 """The command line: ``gacfx inspect | plan | explain | diff | compress | eval | passes | demo``.
 
-Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use.
+Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use, 4 the result would
+predict text too badly. Warnings are one line each, on the error stream.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from gacfx.cli.options import WrongUse
-from gacfx.errors import GacError
+from gacfx.errors import GacError, PoorQuality
+
+
+POOR = 4
+"""Exit code of a result that would predict text too badly."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,10 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        with _short_warnings(arguments.command):
+            return int(arguments.run(arguments))
     except GacError as error:
         print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        return POOR if isinstance(error, PoorQuality) else 1
     except WrongUse as error:
         print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -37,6 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _short_warnings(command: str) -> Iterator[None]:
+    """Warnings as one line, without a place in the source."""
+    before = warnings.formatwarning
+
+    def short(message: Warning | str, *_: Any, **__: Any) -> str:
+        return f"gacfx {command}: warning: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,6 +19,12 @@ def add(commands: Any) -> None:
     options.add_workload(command)
     command.add_argument("--out", metavar="DIR", help="folder to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    command.add_argument(
+        "--max-loss",
+        type=options.above_0,
+        metavar="NATS",
+        help="most nats/token that the loss may rise on held-back text (default: 1)",
+    )
     command.add_argument("--dry-run", action="store_true", help="stop after the plan")
     command.add_argument("--json", action="store_true", help="the summary as JSON")
 
@@ -28,12 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx import api
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, screen
+    from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
     from gacfx.report import tables
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
+    max_loss = MAX_LOSS_NATS if arguments.max_loss is None else arguments.max_loss
     if arguments.dry_run:
-        planned = made.from_model(arguments).planned
+        planned = made.from_model(arguments, tried=True).planned
+        rise = rise_of(planned.plan)
+        if rise is not None and not arguments.force:
+            check_rise(rise, max_loss)
         text = planned.plan.to_json() if arguments.json else ""
         print(text, end="") if text else screen.console().print(tables.plan_view(planned.plan))
         return 0
@@ -54,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             search=search,
             workload=options.workload_of(arguments),
             progress=move,
+            max_loss=max_loss,
         )
     folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
     if arguments.json:

@@ -66,8 +66,8 @@ def generated(folder: Path) -> str:
     """Text that the reloaded checkpoint writes, by plain transformers."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     ids = tokenizer(PROMPT, return_tensors="pt")
     written = model.generate(**ids, max_new_tokens=60, do_sample=False)
     return str(tokenizer.decode(written[0], skip_special_tokens=True))

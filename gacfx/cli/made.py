@@ -56,8 +56,8 @@ def make(arguments: argparse.Namespace) -> Made:
     return from_model(arguments)
 
 
-def from_model(arguments: argparse.Namespace) -> Made:
-    """The plan for a model that is read and calibrated."""
+def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
+    """The plan for a model that is read and calibrated; ``tried`` on held-back text if asked to."""
     from gacfx import api, replan
     from gacfx.cli import screen
 
@@ -69,7 +69,7 @@ def from_model(arguments: argparse.Namespace) -> Made:
     with screen.progress() as move:
         study = api.calibrate(model, tokenizer, **told, progress=move)
         planned = plan_first(
-            arguments, lambda goal: study.plan(goal, profile=profile, search=search)
+            arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
         )
     return Made(planned, lambda: replan.curves_of(study.graph, planned.plan))
 

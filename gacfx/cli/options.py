@@ -47,6 +47,7 @@ def add_planning(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--calibration", metavar="FILE", help=".jsonl or .txt text")
     command.add_argument("--seed", type=whole, metavar="N", help="of sampled labels (default: 0)")
+    command.add_argument("--force", action="store_true", help="go on whatever the losses are")
     add_search(command)
 
 
@@ -120,6 +121,7 @@ def calibration_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "method": arguments.method or METHOD,
         "skip": tuple(arguments.skip),
         "seed": arguments.seed or 0,
+        "force": arguments.force,
     }
 
 

@@ -130,6 +130,8 @@ class Trial:
     nats_per_token: float | None
     """None when the model gave NaN or infinity with it."""
     chosen: bool
+    promised_nats: float | None = None
+    """Rise of the loss that the value model promised for it; None for one that counts no nats."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.search import RULES_OF_THUMB
 from gacfx.core.sites import AttentionSite
 from gacfx.inspection import FORECAST, Inspection, Row, ranges, split_layer
+from gacfx.quality import rise_of, rise_text
 from gacfx.summary import Summary
 
 TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
@@ -72,6 +73,8 @@ def plan_view(plan: Plan) -> RenderableType:
         parts.append(Text(proof_line(plan)))
     if plan.provenance.trials:
         parts.append(Text(trials_line(plan)))
+    if (rise := rise_of(plan)) is not None:
+        parts.append(Text(rise_text(rise), style="yellow" if rise.doubtful else ""))
     return Group(*parts)
 
 

@@ -4,6 +4,7 @@ The captured graph cannot tell: export hands SDPA an explicit mask and repeated 
 same model in eager mode passes ``is_causal=True, enable_gqa=True``, and another kernel runs.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,26 +20,30 @@ from gacfx.core.sites import AttentionCall
 def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[AttentionCall] | None:
     """The arguments of every SDPA call of one eager forward, in order of execution.
 
-    Parameters and inputs are replaced by meta tensors for this one call, so nothing is computed
-    and no memory is used. Questions about values ("is any token masked?") are answered as for full
-    sequences without padding. None when the forward needs values that meta tensors lack.
+    A copy of the model whose parameters and buffers are meta tensors makes this one call, so nothing
+    is computed, no memory is used, and the model itself is never touched. Questions about values
+    ("is any token masked?") are answered as for full sequences without padding. None when the
+    forward needs values that meta tensors lack.
     """
-    meta = dict(_to_meta(model))
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
+        made = _on_meta(model)
         with torch.no_grad(), _spy() as calls, _FullSequences():  # type: ignore[no-untyped-call]
-            torch.func.functional_call(model, meta, (), inputs)
+            made(**inputs)
     except Exception:  # whatever it is, annotate-sites records that the calls are not known
         return None
     return calls
 
 
-def _to_meta(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _on_meta(model: nn.Module) -> nn.Module:
+    """A copy without values. One tensor under several names stays one tensor."""
     # bfloat16: on the meta device grouped_mm takes nothing else, and no call depends on the dtype.
-    for name, parameter in model.named_parameters():
-        yield name, parameter.to("meta", torch.bfloat16)
-    for name, buffer in model.named_buffers():
-        yield name, buffer.to("meta")
+    known: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.to("meta", torch.bfloat16), requires_grad=False)
+        for parameter in model.parameters()
+    }
+    known |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    return copy.deepcopy(model, known)
 
 
 def _input(value: Any) -> Any:

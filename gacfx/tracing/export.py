@@ -43,6 +43,11 @@ def capture(
     Raises:
         CaptureError: torch.export refuses the model; the message carries its reason.
     """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise CaptureError(
+            f"{type(model).__name__}: was made inside torch.inference_mode(), and such parameters "
+            "can neither be traced nor measured; load or build it outside"
+        )
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
         with torch.no_grad(), without_stack_traces(), without_recompiling():

@@ -40,11 +40,18 @@ def read_config(source: str | Path) -> "PretrainedConfig":
             return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
         if path.exists() and not (path / "config.json").is_file():
             raise CheckpointError(f"{source}: no config.json there")
-        config: PretrainedConfig = AutoConfig.from_pretrained(str(source))
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            str(source), trust_remote_code=False
+        )
         return config
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{source}: not JSON: {error}") from error
     except ValueError as error:  # what transformers raises for an architecture it does not know
+        if "trust_remote_code" in str(error):
+            raise UnsupportedModel(
+                f"{source}: brings its own modelling code, and gacfx never runs code from a "
+                "checkpoint"
+            ) from error
         raise UnsupportedModel(f"{source}: {_short(error)}") from error
     except OSError as error:
         names = ", ".join(known_configs())
@@ -104,8 +111,9 @@ def _build(config: "PretrainedConfig") -> Any:
 
     named = config.architectures[0] if config.architectures else ""
     cls: Any = getattr(transformers, named, None)
-    make: Any = transformers.AutoModelForCausalLM.from_config if cls is None else cls
-    return make(config)
+    if cls is not None:
+        return cls(config)
+    return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def _dtype(config: "PretrainedConfig") -> torch.dtype:

@@ -1,0 +1,66 @@
+"""Is this a language model, and does it read this text? Asked before calibration begins."""
+
+# T tokens, V vocabulary
+
+import math
+
+import torch
+from torch import nn
+
+from gacfx.calibration.running import borrowed, logits_of, runnable
+from gacfx.calibration.text import Corpus, embedding_rows
+from gacfx.errors import PoorQuality, UnsupportedModel
+
+WORSE_THAN_GUESSING_NATS = 0.5
+"""A model that knows nothing pays ln(vocabulary); so far above it, something does not fit."""
+LEAST_LEAK = 4 * torch.finfo(torch.float32).eps
+"""Share of the later logits' movement below which the earlier ones count as unmoved. A causal model
+gives 0.0 (also with experts, on a CPU); BERT with random weights 3e-4."""
+
+
+def check_causal(model: nn.Module, corpus: Corpus) -> None:
+    """Nothing when earlier predictions stay as they are while later tokens change.
+
+    The loss of the next token says nothing about a model that has seen that token.
+
+    Raises:
+        UnsupportedModel: the first half of a document's predictions depends on the second half.
+    """
+    model = runnable(model)
+    ids_T = max(corpus.documents[:4], key=len)[:128]
+    half = len(ids_T) // 2
+    other_T = ids_T.clone()
+    other_T[half:] = ids_T[half:].flip(0).roll(1)
+    if torch.equal(other_T, ids_T):
+        other_T[half:] = ids_T[0]
+    with borrowed(model), torch.no_grad():
+        first_TV, second_TV = (logits_of(model, ids) for ids in (ids_T, other_T))
+    moved_T = (first_TV - second_TV).nan_to_num(0.0, 0.0, 0.0).abs().mean(-1)
+    early, late = float(moved_T[:half].mean()), float(moved_T[half:].mean())
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first_TV.dtype)
+    if early > max(LEAST_LEAK, torch.finfo(dtype).eps / 4) * late:
+        raise UnsupportedModel(
+            f"{type(model).__name__} sees the future: its predictions for the first {half} tokens "
+            f"move by {early:.1e} when later ones change, so the loss of the next token says "
+            "nothing about it; set is_decoder=True in its configuration, or take a causal model"
+        )
+
+
+def check_reads(model: nn.Module, nats_per_token: float) -> None:
+    """Nothing when the dense model predicts the text no worse than guessing, or nearly so.
+
+    Args:
+        model: dense.
+        nats_per_token: its loss on calibration text.
+
+    Raises:
+        PoorQuality: its loss is above ln(vocabulary) + 0.5, or not finite.
+    """
+    rows = embedding_rows(model)
+    limit = math.log(rows) + WORSE_THAN_GUESSING_NATS if rows else math.inf
+    if not nats_per_token <= limit or math.isinf(nats_per_token):
+        raise PoorQuality(
+            f"the dense model pays {nats_per_token:.2f} nats/token on this text, and guessing costs "
+            f"{math.log(rows or 1):.2f}: is it the model's own tokenizer, and a language that it "
+            "knows? With force (--force) it goes on"
+        )

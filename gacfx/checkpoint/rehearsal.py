@@ -1,0 +1,179 @@
+"""Before any work: would this model come back from a folder?
+
+A loader builds the model that the configuration describes, and fills it by name. So the model is
+compared with that skeleton, and ``save_pretrained`` is tried with one number in place of each
+tensor: whatever it refuses, it refuses here, in milliseconds.
+"""
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gacfx.errors import CheckpointError, UnsupportedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
+    """Nothing when a folder written from ``model`` would be loaded as this very model.
+
+    Args:
+        model: dense or compressed, with its weights.
+        skeleton: what a loader builds from the model's configuration; on the meta device.
+
+    Raises:
+        UnsupportedModel: adapters are attached, or the configuration describes another model.
+        CheckpointError: transformers refuses to save it; carries its reason.
+    """
+    if attached := adapters(model):
+        raise UnsupportedModel(
+            f"{attached[0]}: an adapter is attached, and a compressed folder would hold it apart "
+            "from its weight; call merge_and_unload() first"
+        )
+    _compare(shapes(model), shapes(skeleton), type(model).__name__)
+    try:
+        with TemporaryDirectory() as folder, _without_progress():
+            save_pretrained(model, folder, stand_ins(model))
+    except Exception as error:  # transformers raises nearly everything
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{type(model).__name__} cannot be saved: {text}") from error
+
+
+def save_pretrained(
+    model: "PreTrainedModel", folder: Any, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """``save_pretrained`` that writes what is in memory, and nothing else.
+
+    Names and dtypes are those in memory: the original format of a checkpoint that was dequantized
+    while it was loaded is not restored. The generation config is written as it was read:
+    transformers reads what it refuses to write.
+
+    Args:
+        model: any Hugging Face model; its generation config is exchanged during the call.
+        folder: to write to.
+        tensors: instead of ``state_dict_to_save``.
+    """
+    with _plain_generation(model) as generation:
+        model.save_pretrained(
+            folder,
+            state_dict=tensors if tensors is not None else state_dict_to_save(model),
+            save_original_format=False,
+        )
+        if generation is not None:
+            generation.to_json_file(f"{folder}/generation_config.json", use_diff=True)
+
+
+def state_dict_to_save(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict; what is shared without the model's saying so gets a copy for each name.
+
+    transformers drops the further names of declared ties by itself and ties them again on loading.
+    It refuses all other sharing, because a loader would fill the second name with random numbers.
+    """
+    state, copied = model.state_dict(), _undeclared(model)
+    return {name: t.clone() if name in copied else t for name, t in state.items()}
+
+
+def stand_ins(model: nn.Module) -> dict[str, Tensor]:
+    """One number in place of each tensor that would be saved; what is shared stays shared."""
+    made: dict[Hashable, Tensor] = {}
+    copied = _undeclared(model)
+    return {
+        name: made.setdefault(
+            name if name in copied else _memory(name, tensor), torch.zeros(1, dtype=tensor.dtype)
+        )
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def adapters(model: nn.Module) -> list[str]:
+    """Names of the modules that an adapter of PEFT sits in."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if any(cls.__name__ == "BaseTunerLayer" for cls in type(module).__mro__)
+    ]
+
+
+def shapes(model: nn.Module) -> Shapes:
+    """Name -> shape of everything in the state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _compare(found: Shapes, expected: Shapes, name: str) -> None:
+    remedy = (
+        "mend the configuration (num_hidden_layers, vocab_size ...) so that it describes the model"
+    )
+    lacking, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    for names, why in (
+        (lacking, "the configuration has it, the model has not"),
+        (foreign, "the model has it, its configuration has not"),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UnsupportedModel(
+                f"{names[0]}{more}: {why}, so a saved {name} would not come back; {remedy}"
+            )
+    for key, shape in found.items():
+        if shape != expected[key]:
+            raise UnsupportedModel(
+                f"{key}: is {shape}, the configuration asks for {expected[key]}, so a saved {name} "
+                f"would not come back; {remedy}"
+            )
+
+
+def _undeclared(model: nn.Module) -> set[str]:
+    """Names that share memory with an earlier one, and no loader would tie them again."""
+    keys = getattr(model, "all_tied_weights_keys", None)
+    declared = {*keys.keys(), *keys.values()} if isinstance(keys, dict) else set()
+    seen: set[Hashable] = set()
+    found = set()
+    for name, tensor in model.state_dict().items():
+        memory = _memory(name, tensor)
+        if memory in seen and name not in declared:
+            found.add(name)
+        seen.add(memory)
+    return found
+
+
+def _memory(name: str, tensor: Tensor) -> Hashable:
+    """What a tensor shares with others; its own name where it has no memory of its own."""
+    if tensor.is_meta or tensor.numel() == 0:
+        return name
+    return tensor.device, tensor.untyped_storage().data_ptr()
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """No bar for files that nobody will see."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _plain_generation(model: Any) -> Iterator[Any]:
+    """The model with a generation config that can be written; yields its own."""
+    from transformers import GenerationConfig
+
+    own = getattr(model, "generation_config", None)
+    if own is None:
+        yield None
+        return
+    model.generation_config = GenerationConfig()
+    try:
+        yield own
+    finally:
+        model.generation_config = own
