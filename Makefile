@@ -1,5 +1,6 @@
 # make demo    a fresh machine to a compressed, reloaded, generating model
 # make test    all tests          make check   ruff, mypy --strict, layers
+# make cases   the fault reports of CASES, and whether each is answered rightly
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,13 +12,19 @@ PYTEST_ARGS ?= --numprocesses auto --dist loadfile
 LONG_PROBLEMS ?= 100000
 LONG_SEED ?= 0
 
-.PHONY: demo test test-long check format goldens bench pages clean
+CASES ?= ../shared/cases
+
+.PHONY: demo test cases test-long check format goldens bench pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+cases: $(INSTALLED)
+	@test -d $(CASES) || { echo "there are no cases in $(CASES)"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.cases $(CASES)
 
 test-long: $(INSTALLED)
 	LONG_PROBLEMS=$(LONG_PROBLEMS) LONG_SEED=$(LONG_SEED) \

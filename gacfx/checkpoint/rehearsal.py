@@ -5,6 +5,7 @@ compared with that skeleton, and ``save_pretrained`` is tried with one number in
 tensor: whatever it refuses, it refuses here, in milliseconds.
 """
 
+import copy
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -56,11 +57,11 @@ def save_pretrained(
     transformers reads what it refuses to write.
 
     Args:
-        model: any Hugging Face model; its generation config is exchanged during the call.
+        model: any Hugging Face model; it is left as it was.
         folder: to write to.
         tensors: instead of ``state_dict_to_save``.
     """
-    with _plain_generation(model) as generation:
+    with _lent(model) as generation:
         model.save_pretrained(
             folder,
             state_dict=tensors if tensors is not None else state_dict_to_save(model),
@@ -164,16 +165,20 @@ def _without_progress() -> Iterator[None]:
 
 
 @contextmanager
-def _plain_generation(model: Any) -> Iterator[Any]:
-    """The model with a generation config that can be written; yields its own."""
+def _lent(model: Any) -> Iterator[Any]:
+    """Inside, the model has a copy of its config, and a generation config that can be written.
+
+    Yields its own generation config, or None.
+    """
     from transformers import GenerationConfig
 
-    own = getattr(model, "generation_config", None)
-    if own is None:
-        yield None
-        return
-    model.generation_config = GenerationConfig()
+    config, generation = model.config, getattr(model, "generation_config", None)
+    model.config = copy.deepcopy(config)  # saving writes dtype and class into it
+    if generation is not None:
+        model.generation_config = GenerationConfig()
     try:
-        yield own
+        yield generation
     finally:
-        model.generation_config = own
+        model.config = config
+        if generation is not None:
+            model.generation_config = generation

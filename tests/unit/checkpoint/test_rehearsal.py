@@ -1,0 +1,203 @@
+"""What would not come back is refused before any work, and saving writes what is in memory."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from gacfx import api
+from gacfx.checkpoint.rehearsal import save_pretrained, stand_ins, state_dict_to_save
+from gacfx.checkpoint.written import check_written
+from gacfx.errors import CheckpointError, GacError, UnsupportedModel
+from tests import tiny
+
+
+def dropped() -> Any:
+    model = tiny.llama(layers=3)
+    model.model.layers = nn.ModuleList(model.model.layers[i] for i in (0, 2))
+    return model
+
+
+def cut_by_hand() -> Any:
+    model = tiny.llama()
+    mlp = model.model.layers[1].mlp
+    mlp.up_proj.weight = nn.Parameter(mlp.up_proj.weight[:160])
+    mlp.gate_proj.weight = nn.Parameter(mlp.gate_proj.weight[:160])
+    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight[:, :160])
+    return model
+
+
+def grown() -> Any:
+    model = tiny.llama()
+    model.model.embed_tokens = nn.Embedding(300, 64)
+    return model
+
+
+def with_head() -> Any:
+    model = tiny.llama()
+    model.model.extra = nn.Linear(64, 2)
+    return model
+
+
+def adapted() -> Any:
+    peft = pytest.importorskip("peft", reason="adapters come with peft")
+    model = tiny.llama()
+    model.add_adapter(peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    return model.eval()
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "dropped layers": (dropped, r"model\.layers\.2\.\S+ \(and 8 more\): the configuration has it"),
+    "hand-pruned layers": (cut_by_hand, r"mlp\.\w+\.weight: is .*160.*asks for .*176"),
+    "grown vocabulary": (grown, r"embed_tokens\.weight: is \(300, 64\), .* asks for \(258, 64\)"),
+    "foreign module": (with_head, r"model\.extra\.bias \(and 1 more\): the model has it"),
+    "adapters": (adapted, r"an adapter is attached.*merge_and_unload"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_not_come_back_is_refused_before_calibration(kind: str) -> None:
+    make, why = REFUSED[kind]
+    with pytest.raises(UnsupportedModel, match=why):
+        api.compress(make(), None, calibration=tiny.texts())  # no tokenizer: nothing is read
+
+
+def test_a_vocabulary_resized_by_transformers_comes_back(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.resize_token_embeddings(270, mean_resizing=False)
+    made = api.compress(model, tiny.tokenizer(), calibration=tiny.texts(), ratio="0.1")
+    again, _ = api.load(api.save(made, tmp_path / "out"))
+    assert again.get_input_embeddings().weight.shape == (270, 64)
+
+
+def test_what_save_pretrained_raises_is_found_before_calibration() -> None:
+    model = tiny.llama()
+    model.config.strange = {1, 2}  # a set is no JSON
+    with pytest.raises(CheckpointError, match=r"LlamaForCausalLM cannot be saved: .*JSON"):
+        api.compress(model, None, calibration=tiny.texts())
+
+
+def test_a_generation_config_that_transformers_refuses_is_written_as_it_was_read(
+    tmp_path: Path,
+) -> None:
+    model = tiny.llama()
+    model.generation_config.temperature = 0.6
+    model.generation_config.do_sample = False
+    with pytest.raises(ValueError, match="temperature"):
+        model.generation_config.save_pretrained(tmp_path)
+    own = model.generation_config
+    made = api.compress(model, tiny.tokenizer(), calibration=tiny.texts(), ratio="0.1")
+    out = api.save(made, tmp_path / "out")
+    assert model.generation_config is own
+    assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.6
+    assert GenerationConfig.from_pretrained(out).temperature == 0.6
+
+
+@pytest.mark.parametrize("how", ["apply_", "apply", "compress"])
+def test_the_models_own_save_pretrained_writes_the_block(how: str, tmp_path: Path) -> None:
+    model, told = tiny.llama(), {"calibration": tiny.texts(), "ratio": "0.2"}
+    if how == "compress":
+        made = api.compress(model, tiny.tokenizer(), **told).model
+    else:
+        planned = api.plan(model, tiny.tokenizer(), **told)
+        made = api.apply(model, planned) if how == "apply" else model
+        if how == "apply_":
+            api.apply_(model, planned)
+    made.save_pretrained(tmp_path / "out")
+    block = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert block["quant_method"] == "gacfx"
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(3, 14)[None]
+    with torch.no_grad():
+        assert torch.equal(again(ids)[0], made(ids)[0])
+
+
+def test_saving_by_the_trainer_writes_the_block(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    made = api.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    trainer = Trainer(made.model, TrainingArguments(str(tmp_path / "run"), report_to=[]))
+    trainer.save_model(str(tmp_path / "out"))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(3, 14)[None]
+    with torch.no_grad():
+        assert torch.equal(again(ids)[0], made.model(ids)[0])
+
+
+def test_undeclared_sharing_is_written_twice_and_declared_sharing_once(tmp_path: Path) -> None:
+    model = tiny.llama(tie_word_embeddings=True)
+    first, second = model.model.layers
+    second.self_attn.q_proj = first.self_attn.q_proj
+    save_pretrained(model, tmp_path)
+    written = load_file(tmp_path / "model.safetensors")
+    one, two = (written[f"model.layers.{i}.self_attn.q_proj.weight"] for i in (0, 1))
+    assert torch.equal(one, two)
+    assert len({"lm_head.weight", "model.embed_tokens.weight"} & written.keys()) == 1
+    check_written(model, tmp_path)
+
+
+def test_stand_ins_share_what_the_written_tensors_share() -> None:
+    model = tiny.llama(tie_word_embeddings=True)
+    model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
+    small, whole = stand_ins(model), state_dict_to_save(model)
+    assert small.keys() == whole.keys()
+    assert sum(tensor.numel() for tensor in small.values()) == len(small)
+    assert len({t.data_ptr() for t in small.values()}) == len(
+        {t.untyped_storage().data_ptr() for t in whole.values()}
+    )
+
+
+def test_a_tensor_that_was_written_wrong_is_found(tmp_path: Path) -> None:
+    model = tiny.llama()
+    save_pretrained(model, tmp_path)
+    check_written(model, tmp_path)
+    with torch.no_grad():
+        model.model.norm.weight[3] += 1e-6
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight: .* is not the"):
+        check_written(model, tmp_path)
+
+
+def test_a_tensor_that_was_not_written_is_found(tmp_path: Path) -> None:
+    model = tiny.llama()
+    save_pretrained(model, tmp_path)
+    model.model.extra = nn.Linear(4, 4)
+    with pytest.raises(CheckpointError, match=r"model\.extra\.weight: was not written"):
+        check_written(model, tmp_path)
+
+
+def test_what_lies_on_disk_is_compared_before_the_folder_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gacfx.checkpoint import rehearsal
+
+    def spoilt(model: nn.Module) -> dict[str, torch.Tensor]:
+        return {n: t + 1 if n == "lm_head.weight" else t for n, t in model.state_dict().items()}
+
+    made = api.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    monkeypatch.setattr(rehearsal, "state_dict_to_save", spoilt)
+    with pytest.raises(GacError, match=r"lm_head\.weight: .* is not the"):
+        api.save(made, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unused_weights_are_told_at_loading_and_in_the_report(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from gacfx.checkpoint.load import UnusedWeights
+
+    source = tiny.checkpoint(tmp_path / "dense")
+    tensors = load_file(source / "model.safetensors")
+    extra = {"model.layers.2.mtp.weight": torch.ones(4, 4)}
+    save_file({**tensors, **extra}, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.warns(UnusedWeights, match=r"does not use 1 weights .* model\.layers\.2\.mtp"):
+        model, tokenizer = api.load(source)
+    made = api.compress(model, tokenizer, calibration=tiny.texts(), ratio="0.2")
+    report = json.loads((api.save(made, tmp_path / "out") / "gacfx_report.json").read_text())
+    assert report["unused_weights"] == ["model.layers.2.mtp.weight"]
