@@ -111,7 +111,10 @@ def _compare(found: Shapes, expected: Shapes, name: str) -> None:
     remedy = (
         "mend the configuration (num_hidden_layers, vocab_size ...) so that it describes the model"
     )
-    lacking, foreign = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    lacking, foreign = (
+        sorted(expected.keys() - found.keys()),
+        sorted(found.keys() - expected.keys()),
+    )
     for names, why in (
         (lacking, "the configuration has it, the model has not"),
         (foreign, "the model has it, its configuration has not"),

@@ -40,9 +40,7 @@ def read_config(source: str | Path) -> "PretrainedConfig":
             return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
         if path.exists() and not (path / "config.json").is_file():
             raise CheckpointError(f"{source}: no config.json there")
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            str(source), trust_remote_code=False
-        )
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         return config
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{source}: not JSON: {error}") from error

@@ -53,7 +53,10 @@ def build(
     AttentionInterface.register(ATTENTION, sdpa_attention_forward)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config(architecture), dtype=dtype, attn_implementation=ATTENTION
+            config(architecture),
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
         )
     model.to_empty(device=device)
     # The frequencies of the rotary embedding are no parameters: to_empty leaves garbage in them.

@@ -1,0 +1,80 @@
+"""Models that see the future, and models that do not know the text, are refused at once."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertLMHeadModel, RobertaConfig, RobertaForCausalLM
+
+from gacfx import api
+from gacfx.calibration.sanity import check_causal, check_reads
+from gacfx.calibration.text import Corpus
+from gacfx.errors import PoorQuality, UnsupportedModel
+from tests import tiny
+from tests.families.zoo import FAMILIES
+
+CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "intermediate_size": 88,
+}
+ENCODERS = {
+    "bert": lambda **more: BertLMHeadModel(BertConfig(**SIZES, **more)),
+    "roberta": lambda **more: RobertaForCausalLM(RobertaConfig(**SIZES, **more)),
+}
+
+
+def corpus(tokens: int = 48) -> Corpus:
+    random = torch.Generator().manual_seed(0)
+    return Corpus(tuple(torch.randint(3, 97, (tokens,), generator=random) for _ in range(4)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_model_that_sees_the_future_is_refused(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = ENCODERS[name]().eval().to(dtype)
+    with pytest.raises(UnsupportedModel, match=r"sees the future.*is_decoder=True"):
+        check_causal(model, corpus())
+    as_decoder = ENCODERS[name](is_decoder=True).eval().to(dtype)
+    check_causal(as_decoder, corpus())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_causal_family_passes(name: str, dtype: torch.dtype) -> None:
+    check_causal(FAMILIES[name].make().to(dtype), corpus())
+
+
+def test_calibration_refuses_a_model_that_sees_the_future() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedModel, match="sees the future"):
+        api.calibrate(ENCODERS["bert"]().eval(), calibration=corpus())
+
+
+def unlearned() -> Any:
+    """A Llama that is sure of what is not there: it pays far more than guessing costs."""
+    model = tiny.llama()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(200)
+    return model
+
+
+@pytest.mark.parametrize("door", [api.calibrate, api.plan, api.compress])
+def test_a_model_that_does_not_know_the_text_stops_unless_forced(door: Any) -> None:
+    told: dict[str, Any] = {"calibration": tiny.texts()}
+    with pytest.raises(
+        PoorQuality, match=r"pays \d+\.\d\d nats/token .* guessing costs 5\.55.*force"
+    ):
+        door(unlearned(), tiny.tokenizer(), **told)
+    assert door(unlearned(), tiny.tokenizer(), **told, force=True) is not None
+
+
+def test_the_line_is_half_a_nat_above_guessing() -> None:
+    check_reads(tiny.llama(), 5.5530 + 0.499)
+    for nats in (5.5530 + 0.501, float("inf"), float("nan")):
+        with pytest.raises(PoorQuality):
+            check_reads(tiny.llama(), nats)
