@@ -3,8 +3,8 @@
     python -m benchmarks.quality [--data ../shared/data]
 
 babyllama-tok105-1M, a Llama of one million parameters: calibrated on stories 0-199, judged on
-stories 600-759, which nothing else saw. Plans of gfwsvd in steps of 8, 16 and 1, and the uniform
-ranks of SVD-LLM, all in one run.
+stories 600-759, which nothing else saw, both whole and in windows of 256 tokens. Plans of gfwsvd in
+steps of 8, 16 and 1, and the uniform ranks of SVD-LLM, all in one run.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 from benchmarks import record
 from gacfx import api
 from gacfx.calibration.evaluate import evaluate
-from gacfx.calibration.text import Corpus, read_documents
+from gacfx.calibration.text import Corpus, read_documents, usage
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.study import Study
@@ -96,8 +96,10 @@ def main() -> int:
     torch.set_num_threads(1)
     model, tokenizer = api.load(data / "models" / MODEL)
     stories = read_documents(data / "text" / TEXT)
-    judge = api.read_calibration(stories[EVALUATION], model, tokenizer)
-    study = Study.make(model, api.read_calibration(stories[CALIBRATION], model, tokenizer))
+    judge = api.read_calibration(stories[EVALUATION], model, tokenizer, "all")
+    corpus = api.read_calibration(stories[CALIBRATION], model, tokenizer, "all")
+    print(usage(corpus), usage(judge, "evaluation"), sep="\n")
+    study = Study.make(model, corpus)
     dense = evaluate(model, judge)
     rows = [
         r for ratio in MOST_EXCESS_NATS for r in rows_of(study, judge, dense.nats_per_token, ratio)
@@ -113,7 +115,9 @@ def main() -> int:
     results = {
         "model": MODEL,
         "calibration_tokens": study.full.statistics.tokens,
+        "calibration_text": usage(corpus),
         "evaluation_tokens": dense.tokens,
+        "evaluation_text": usage(judge, "evaluation"),
         "dense_nats_per_token": dense.nats_per_token,
         "rows": [asdict(r) for r in rows],
         "goals": goals(rows),

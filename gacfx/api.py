@@ -9,10 +9,10 @@ model, tokenizer = gacfx.load("out")
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from gacfx.calibration.text import (
     embedding_rows,
     max_positions,
     read_documents,
+    token_limit,
     tokenize,
 )
 from gacfx.checkpoint.hf import declare_
@@ -81,24 +82,44 @@ __all__ = [
 
 M = TypeVar("M", bound=nn.Module)
 
+Text: TypeAlias = "str | Path | Iterable[str | Mapping[str, object]] | Corpus"
+"""A .jsonl or .txt path, texts or rows of a data set with a ``text``, or a corpus."""
+
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
 
 
 def read_calibration(
-    source: "str | Path | Iterable[str] | Corpus", model: nn.Module, tokenizer: Any
+    source: "Text", model: nn.Module, tokenizer: Any, calibration_tokens: int | str | None = None
 ) -> Corpus:
-    """Token ids of a text file, of texts, or a corpus as it is.
+    """Token ids of a text file, of texts or rows with a ``text``, or a corpus as it is.
+
+    Long documents are cut into consecutive windows of the model's positions, at most 2048 tokens.
+
+    Args:
+        source: a .jsonl or .txt path, an iterable of texts or of rows, or a Corpus.
+        model: whose positions count.
+        tokenizer: the model's; not needed when ``source`` is a Corpus.
+        calibration_tokens: tokens to use, at most: a number, text such as ``500k``, or ``all``; if
+            None as many as 256 full windows have.
 
     Raises:
-        CalibrationError: the text cannot be read or is too short, or a tokenizer is missing.
+        CalibrationError: the text cannot be read or is too short, a tokenizer is missing or gives
+            no token ids, or a number of tokens is asked for that cannot be.
     """
     if isinstance(source, Corpus):
+        if calibration_tokens is not None:
+            raise CalibrationError(
+                f"calibration_tokens {calibration_tokens}: a Corpus has its tokens already; leave "
+                "it out, or give the text"
+            )
         return source
     if tokenizer is None:
         raise CalibrationError("calibration text needs the model's tokenizer; pass tokenizer=...")
+    window = max_positions(model)
+    limit = token_limit(calibration_tokens, window)
     documents = read_documents(source) if isinstance(source, str | Path) else source
-    return tokenize(documents, tokenizer, max_positions(model))
+    return tokenize(documents, tokenizer, window, limit)
 
 
 @torch.inference_mode(False)
@@ -106,7 +127,8 @@ def calibrate(
     model: nn.Module,
     tokenizer: Any = None,
     *,
-    calibration: "str | Path | Iterable[str] | Corpus",
+    calibration: "Text",
+    calibration_tokens: int | str | None = None,
     method: str = "gfwsvd",
     skip: tuple[str, ...] = (),
     seed: int = 0,
@@ -122,7 +144,7 @@ def calibrate(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
-    corpus = read_calibration(calibration, model, tokenizer)
+    corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
     return Study.make(
         model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress, force=force
     )
@@ -133,7 +155,8 @@ def plan(
     model: nn.Module,
     tokenizer: Any = None,
     *,
-    calibration: "str | Path | Iterable[str] | Corpus",
+    calibration: "Text",
+    calibration_tokens: int | str | None = None,
     method: str = "gfwsvd",
     ratio: float | str | None = None,
     goal: Goal | None = None,
@@ -149,7 +172,10 @@ def plan(
     Args:
         model: Hugging Face causal language model in eval mode.
         tokenizer: the model's; not needed when ``calibration`` is a Corpus.
-        calibration: a .jsonl or .txt path, texts, or a Corpus; a quarter is held back.
+        calibration: a .jsonl or .txt path, texts or rows with a ``text``, or a Corpus; a quarter of
+            its windows is held back.
+        calibration_tokens: tokens to use, at most: a number, ``500k`` or ``all``; if None as many
+            as 256 windows of min(2048, the model's positions) tokens have.
         method: metric of the factors: svd, asvd, svd-llm or gfwsvd.
         ratio: share of the targeted weights to remove, 0 <= ratio < 1; 0.2 (20 %) if nothing is
             said here or with ``goal``.
@@ -171,6 +197,7 @@ def plan(
         model,
         tokenizer,
         calibration=calibration,
+        calibration_tokens=calibration_tokens,
         method=method,
         skip=skip,
         seed=seed,
@@ -266,7 +293,8 @@ def compress(
     model: Any,
     tokenizer: Any = None,
     *,
-    calibration: "str | Path | Iterable[str] | Corpus",
+    calibration: "Text",
+    calibration_tokens: int | str | None = None,
     method: str = "gfwsvd",
     ratio: float | str | None = None,
     goal: Goal | None = None,
@@ -302,6 +330,7 @@ def compress(
         model,
         tokenizer,
         calibration=calibration,
+        calibration_tokens=calibration_tokens,
         method=method,
         skip=skip,
         seed=seed,

@@ -19,11 +19,11 @@ class Evaluation:
     perplexity: float
     """exp(nats_per_token)."""
     tokens: int
-    """Tokens that were predicted: all but the first of each document."""
+    """Tokens that were predicted: all but the first of each window."""
 
 
 def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
-    """Loss of ``model``, each document alone and from its second token on.
+    """Loss of ``model``, each window alone and from its second token on.
 
     Losses are float32 per token and summed in float64. The model is left as it was;
     one in fp16 on a CPU is copied to float32, with the values that its weights have in fp16.

@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Compress, save and print."""
     from gacfx import api
+    from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, screen
     from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
@@ -41,24 +42,28 @@ def run(arguments: argparse.Namespace) -> int:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     max_loss = MAX_LOSS_NATS if arguments.max_loss is None else arguments.max_loss
     if arguments.dry_run:
-        planned = made.from_model(arguments, tried=True).planned
-        rise = rise_of(planned.plan)
+        found = made.from_model(arguments, tried=True)
+        plan = found.planned.plan
+        rise = rise_of(plan)
         if rise is not None and not arguments.force:
             check_rise(rise, max_loss)
-        text = planned.plan.to_json() if arguments.json else ""
-        print(text, end="") if text else screen.console().print(tables.plan_view(planned.plan))
+        screen.say_text(found.text, arguments.json)
+        text = plan.to_json() if arguments.json else ""
+        print(text, end="") if text else screen.console().print(tables.plan_view(plan))
         return 0
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile = options.profile_of(arguments)
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
-    screen.quiet_transformers()
-    model, tokenizer = api.load(arguments.model)
+    model, tokenizer, corpus = made.read_text(
+        arguments.model, arguments.calibration, arguments.calibration_tokens
+    )
     with screen.progress() as move:
         compressed = api.compress(
             model,
             tokenizer,
+            calibration=corpus,
             **options.calibration_of(arguments),
             goal=goal,
             gpu=profile,
@@ -68,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             max_loss=max_loss,
         )
     folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
+    screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
         return 0

@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demo and print."""
     from gacfx import api
     from gacfx.calibration.running import few_threads
+    from gacfx.calibration.text import usage
     from gacfx.cli import screen
     from gacfx.demo import MODEL
     from gacfx.report import tables
@@ -36,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     profile, workload = options.profile_of(arguments), options.workload_of(arguments)
     screen.quiet_transformers()
     model, tokenizer = api.load(MODEL)
-    corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer)
-    judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer)
+    corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer, "all")
+    judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer, "all")
     with screen.progress() as move, few_threads(model):
         study = Study.make(model, corpus, progress=move)
         planned = {
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name, one in planned.items():
         made = api.Compressed(api.apply(model, one), tokenizer, one, summary)
         folders[name] = api.save(made, Path(arguments.out) / name, overwrite=True)
+    screen.say_text(usage(corpus), arguments.json)
+    screen.say_text(usage(judge, "evaluation"), arguments.json)
     if arguments.json:
         print(json.dumps(summary.to_dict(), indent=1))
         return 0

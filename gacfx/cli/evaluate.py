@@ -14,32 +14,40 @@ def add(commands: Any) -> None:
     )
     command.add_argument("model", help="checkpoint folder or name")
     command.add_argument("--text", metavar="FILE", required=True, help=".jsonl or .txt text")
+    command.add_argument(
+        "--tokens",
+        metavar="N",
+        type=options.tokens,
+        default="all",
+        help="use at most N tokens of it: 500k (default: all)",
+    )
     command.add_argument("--json", action="store_true", help="the figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from gacfx import api
     from gacfx.calibration.evaluate import evaluate
-    from gacfx.cli import screen
+    from gacfx.calibration.text import usage
+    from gacfx.cli import made
 
-    screen.quiet_transformers()
-    model, tokenizer = api.load(arguments.model)
-    corpus = api.read_calibration(arguments.text, model, tokenizer)
+    model, _, corpus = made.read_text(arguments.model, arguments.text, arguments.tokens)
     found = evaluate(model, corpus)
     figures = {
         "nats_per_token": found.nats_per_token,
         "perplexity": found.perplexity,
         "tokens": found.tokens,
-        "documents": len(corpus.documents),
+        "used_tokens": corpus.tokens,
+        "given_tokens": corpus.given,
+        "given_is": corpus.given_is,
+        "windows": len(corpus.documents),
         "skipped": corpus.skipped,
+        "ends": corpus.ends,
+        "text": usage(corpus, "evaluation"),
     }
     if arguments.json:
         print(json.dumps(figures))
     else:
+        print(usage(corpus, "evaluation"))
         print(f"nats/token {found.nats_per_token:.4f}   perplexity {found.perplexity:.3f}")
-        print(
-            f"{found.tokens:,} tokens of {len(corpus.documents)} documents; "
-            f"{corpus.skipped} documents under 33 tokens skipped"
-        )
+        print(f"over {found.tokens:,} tokens, all but the first of each window")
     return 0

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gacfx.cli import options
 from gacfx.errors import InfeasibleBudget
 
 if TYPE_CHECKING:
+    from gacfx.calibration.text import Corpus
     from gacfx.core.curve_file import Curves
     from gacfx.core.goal import Goal
     from gacfx.core.planned import Planned
@@ -22,6 +23,8 @@ class Made(NamedTuple):
     planned: "Planned"
     curves: "Callable[[], Curves]"
     """What it was made of; only some commands want it."""
+    text: str = ""
+    """How much calibration text was used; empty when there was none."""
 
 
 def plan_first(arguments: argparse.Namespace, plan: "Callable[[Goal], P]") -> P:
@@ -59,19 +62,33 @@ def make(arguments: argparse.Namespace) -> Made:
 def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     """The plan for a model that is read and calibrated; ``tried`` on held-back text if asked to."""
     from gacfx import api, replan
+    from gacfx.calibration.text import usage
     from gacfx.cli import screen
 
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
     api.check_request(told["method"], goal, search.value, search.limits)
-    screen.quiet_transformers()
-    model, tokenizer = api.load(arguments.model)
+    model, tokenizer, corpus = read_text(
+        arguments.model, arguments.calibration, arguments.calibration_tokens
+    )
     with screen.progress() as move:
-        study = api.calibrate(model, tokenizer, **told, progress=move)
+        study = api.calibrate(model, tokenizer, calibration=corpus, **told, progress=move)
         planned = plan_first(
             arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
         )
-    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan))
+    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus))
+
+
+def read_text(model: str, path: str, limit: str | None) -> "tuple[Any, Any, Corpus]":
+    """(model, tokenizer, text), the file first: a bad one is refused before the model is read."""
+    from gacfx import api
+    from gacfx.calibration.text import read_documents
+    from gacfx.cli import screen
+
+    documents = read_documents(path)
+    screen.quiet_transformers()
+    loaded, tokenizer = api.load(model)
+    return loaded, tokenizer, api.read_calibration(documents, loaded, tokenizer, limit)
 
 
 def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
@@ -114,6 +131,7 @@ def check(arguments: argparse.Namespace) -> None:
         needless = {
             "the model": arguments.model,
             "--calibration": arguments.calibration,
+            "--calibration-tokens": arguments.calibration_tokens,
             "--method": arguments.method,
             "--seed": arguments.seed is not None,
             "--synthetic": arguments.synthetic is not None,
@@ -131,7 +149,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
     if arguments.synthetic is None:
         return
-    if arguments.out or arguments.calibration:
+    if arguments.out or arguments.calibration or arguments.calibration_tokens:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
     if arguments.method:
         raise options.WrongUse("--synthetic makes losses up by no method; leave out --method")

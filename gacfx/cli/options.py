@@ -46,6 +46,12 @@ def add_planning(command: argparse.ArgumentParser) -> None:
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
     )
     command.add_argument("--calibration", metavar="FILE", help=".jsonl or .txt text")
+    command.add_argument(
+        "--calibration-tokens",
+        metavar="N",
+        type=tokens,
+        help="use at most N tokens of it: 500k, or all (default: 256 windows of at most 2048)",
+    )
     command.add_argument("--seed", type=whole, metavar="N", help="of sampled labels (default: 0)")
     command.add_argument("--force", action="store_true", help="go on whatever the losses are")
     add_search(command)
@@ -115,9 +121,8 @@ def add_limits(group: "argparse._ArgumentGroup") -> None:
 
 
 def calibration_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What calibrating is told: the text, the method, what to leave out, the seed."""
+    """What calibrating is told beside the text: the method, what to leave out, the seed."""
     return {
-        "calibration": arguments.calibration,
         "method": arguments.method or METHOD,
         "skip": tuple(arguments.skip),
         "seed": arguments.seed or 0,
@@ -216,6 +221,18 @@ def whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 8") from None
+
+
+def tokens(text: str) -> str:
+    """A number of tokens as it stands, once it is known to be one."""
+    from gacfx.calibration.text import token_limit
+    from gacfx.errors import CalibrationError
+
+    try:
+        token_limit(text, 1)
+    except CalibrationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def above_0(text: str) -> float:

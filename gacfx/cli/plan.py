@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     wrote = curves.save(arguments, found)
     if arguments.out:
         found.planned.save(Path(arguments.out))
+    screen.say_text(found.text, arguments.json)
     if arguments.json:
         print(found.planned.plan.to_json(), end="")
     else:

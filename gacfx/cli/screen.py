@@ -18,6 +18,12 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
 
 
+def say_text(line: str, json: bool) -> None:
+    """Print how much text was used above the results; beside JSON it goes to the error stream."""
+    if line:
+        print(line, file=sys.stderr if json else sys.stdout)
+
+
 def quiet_transformers() -> None:
     """No progress bars, advice or retries of transformers and its hub between our own lines."""
     from huggingface_hub.utils import logging as hub

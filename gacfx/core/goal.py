@@ -85,9 +85,9 @@ class Goal:
 
     def _read(self) -> int | None:
         if self.params is not None:
-            return _count(self.params, "params", _THOUSANDS, "6.5G")
+            return read_count(self.params, "params")
         if self.nbytes is not None:
-            return _count(self.nbytes, "bytes", _BYTES, "12GiB")
+            return read_count(self.nbytes, "bytes", "12GiB", _BYTES)
         return None
 
 
@@ -106,8 +106,14 @@ def as_goal(ratio: "float | str | Goal | None", goal: Goal | None = None) -> Goa
     return Goal(ratio="0.2" if ratio is None else ratio)
 
 
-def _count(given: int | str, what: str, units: dict[str, int], example: str) -> int:
-    """A whole number of at least 1, from an int or from decimal text with a unit."""
+def read_count(
+    given: int | str, what: str, example: str = "6.5G", units: dict[str, int] = _THOUSANDS
+) -> int:
+    """A whole number of at least 1, from an int or from decimal text with a unit.
+
+    Raises:
+        PlanError: it is neither; says ``what`` is meant and an ``example``.
+    """
     if isinstance(given, bool) or not isinstance(given, int | str):
         raise PlanError(f"{what} {given!r}: give a whole number or text such as {example}")
     found = _NUMBER.fullmatch(str(given).replace("_", ""))

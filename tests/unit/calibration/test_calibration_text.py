@@ -1,8 +1,6 @@
-"""Reading, tokenising and splitting text."""
+"""Windows of text: what is used, what is left out, how a limit is kept, and the two parts."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +12,13 @@ from gacfx.calibration.text import (
     Corpus,
     check_fits,
     max_positions,
-    read_documents,
     split,
+    token_limit,
     tokenize,
+    usage,
 )
 from gacfx.errors import CalibrationError
+from tests import tiny
 
 
 class Letters:
@@ -32,64 +32,98 @@ def corpus(*lengths: int) -> Corpus:
     return Corpus(tuple(torch.arange(n) % 7 + i for i, n in enumerate(lengths)))
 
 
-def write(path: Path, data: str | bytes) -> Path:
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return path
+def test_long_documents_become_windows_and_every_token_is_used() -> None:
+    letters = "".join(chr(33 + i % 90) for i in range(200))
+    found = tokenize([letters, "short", "b" * 60], Letters(), max_positions=50)
+    assert [len(ids) for ids in found.documents] == [50, 50, 50, 50, 50]
+    assert torch.cat(found.documents[:4]).tolist() == Letters()(letters)["input_ids"][:200]
+    assert all(ids.dtype == torch.int64 for ids in found.documents)
+    # One token is left of the first document and eleven of the third.
+    assert (found.skipped, found.ends) == (1, 2)
+    assert (found.tokens, found.given, found.given_is) == (250, 201 + 6 + 61, "exact")
 
 
-def test_jsonl_holds_strings_and_objects(tmp_path: Path) -> None:
-    lines = [json.dumps("one"), "", json.dumps({"text": "two\n\nparts", "id": 7}), '"a\u2028b"']
-    path = write(tmp_path / "t.jsonl", "\n".join(lines) + "\n")
-    assert read_documents(path) == ["one", "two\n\nparts", "a\u2028b"]
+def test_an_end_of_33_tokens_is_a_window() -> None:
+    assert [len(d) for d in tokenize(["x" * 82], Letters(), 50).documents] == [50, 33]
+    assert [len(d) for d in tokenize(["x" * 81], Letters(), 50).documents] == [50]
 
 
-def test_txt_is_split_at_blank_lines(tmp_path: Path) -> None:
-    text = "\ufeffone\nstill one\r\n\r\ntwo\n \t\n\n\n  three  \n"
-    assert read_documents(write(tmp_path / "t.txt", text)) == ["one\nstill one", "two", "three"]
+def test_windows_that_continue_a_document_have_no_special_token_of_their_own() -> None:
+    first, second, last = tokenize(["x" * 119], Letters(), 40).documents
+    assert first[0] == 1
+    assert 1 not in second and 1 not in last
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("t.csv", "x", r"unknown suffix '\.csv'.*\.jsonl"),
-        ("t.txt", b"ok\n\xff\xfe", "not UTF-8 at byte 3"),
-        ("t.txt", " \n\n ", "holds no text"),
-        ("t.jsonl", '""\n', "holds no text"),
-        ("t.jsonl", '"fine"\n{"text": \n', r"t\.jsonl:2: not JSON"),
-        ("t.jsonl", '\n\n{"txt": "x"}', r"t\.jsonl:3: expected a string"),
-        ("t.jsonl", '{"text": 5}', r"t\.jsonl:1: expected a string"),
-        ("t.jsonl", "[1]", r"t\.jsonl:1: expected a string"),
-    ],
-)
-def test_bad_files_are_named(tmp_path: Path, name: str, data: str | bytes, message: str) -> None:
-    with pytest.raises(CalibrationError, match=message):
-        read_documents(write(tmp_path / name, data))
-
-
-def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match=r"gone\.txt: no such file"):
-        read_documents(tmp_path / "gone.txt")
-    (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(CalibrationError, match="no such file"):
-        read_documents(tmp_path / "folder.txt")
-
-
-def test_documents_are_cut_and_short_ones_counted() -> None:
-    found = tokenize(["a" * 31, "b" * 32, "c" * 200, ""], Letters(), max_positions=50)
-    assert [len(ids) for ids in found.documents] == [33, 50]
-    assert found.skipped == 2
-    assert found.tokens == 83
-    assert all(ids.dtype == torch.int64 and ids[0] == 1 for ids in found.documents)
-
-
-def test_token_limit_cuts_the_last_document_and_reads_no_further() -> None:
+def test_token_limit_cuts_the_last_window_and_reads_no_further() -> None:
     def endless() -> Any:
         while True:
             yield "x" * 39
 
-    assert [len(d) for d in tokenize(endless(), Letters(), 99, 115).documents] == [40, 40, 35]
-    # 20 tokens of room are too few for a document.
+    found = tokenize(endless(), Letters(), 99, 115)
+    assert [len(d) for d in found.documents] == [40, 40, 35]
+    assert (found.given, found.given_is) == (120, "more than")
+    # 20 tokens of room are too few for a window.
     assert [len(d) for d in tokenize(endless(), Letters(), 99, 100).documents] == [40, 40]
+
+
+def test_an_enormous_line_is_read_only_as_far_as_the_limit() -> None:
+    read = []
+
+    class Watched(Letters):
+        def __call__(self, text: str) -> Mapping[str, Any]:
+            read.append(len(text))
+            return super().__call__(text)
+
+    line = "a long line without an end " * 40_000
+    found = tokenize([line], Watched(), 64, 640)
+    assert [len(ids) for ids in found.documents] == [64] * 10
+    assert max(read) < 10_000
+    assert found.given_is == "about" and found.given is not None
+    assert len(line) <= found.given <= 1.01 * len(line)
+    whole = tokenize([line[:5000]], Letters(), 64)
+    assert all(map(torch.equal, found.documents, whole.documents[:10]))
+
+
+def test_a_limit_takes_the_first_windows_of_a_real_tokenizer() -> None:
+    text = " ".join(tiny.texts(200))
+    few, all_of_it = (tokenize([text], tiny.tokenizer(), 96, limit) for limit in (960, None))
+    assert len(few.documents) == 10 < len(all_of_it.documents)
+    assert all(map(torch.equal, few.documents, all_of_it.documents[:10]))
+
+
+class Rows:
+    """A data set: sized, rows one after the other, no list."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        return ({"text": text, "number": i} for i, text in enumerate(self.texts))
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_what_a_limit_leaves_unread_is_estimated_from_characters(rows: bool) -> None:
+    texts = ["x" * 49] * 90
+    given = Rows(*texts) if rows else [*texts]
+    found = tokenize(given, Letters(), 50, 100)
+    assert (found.tokens, found.given, found.given_is) == (100, 4500, "about")
+    # The limit ends with the text: nothing is estimated.
+    assert tokenize(texts[:2], Letters(), 50, 100).given_is == "exact"
+
+
+def test_an_estimate_is_never_below_what_is_used() -> None:
+    found = tokenize(["x" * 4999, "y" * 4], Letters(), 50, 5000)
+    assert found.tokens == 5000
+    assert found.given is not None and 5000 < found.given <= 5010
+    assert found.given_is == "about"
+
+
+def test_rows_of_a_data_set_are_read_like_texts() -> None:
+    texts = ["x" * 49, "y" * 49]
+    assert tokenize(Rows(*texts), Letters(), 50).digest == tokenize(texts, Letters(), 50).digest
 
 
 @pytest.mark.parametrize(
@@ -99,6 +133,46 @@ def test_token_limit_cuts_the_last_document_and_reads_no_further() -> None:
 def test_no_document_long_enough(texts: list[str], positions: int, limit: int | None) -> None:
     with pytest.raises(CalibrationError, match="no document has 33 tokens"):
         tokenize(texts, Letters(), positions, limit)
+
+
+def test_the_line_says_what_is_used_and_what_is_left_out() -> None:
+    ids = (torch.arange(50), torch.arange(40))
+    assert usage(Corpus(ids)) == "calibration: 90 tokens in 2 windows"
+    line = usage(Corpus(ids, skipped=3, given=1_240_000, given_is="about"))
+    assert line == (
+        "calibration: 90 of about 1,240,000 tokens in 2 windows; "
+        "3 documents under 33 tokens left out"
+    )
+    line = usage(Corpus(ids[:1], 1, 1, 72), "evaluation")
+    assert line == (
+        "evaluation: 50 of 72 tokens in 1 window; "
+        "1 document and 1 end of documents under 33 tokens left out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit"),
+    [(None, 256 * 64), ("all", None), (33, 33), ("500k", 500_000), ("1.5k", 1500)],
+)
+def test_a_number_of_tokens_is_read_like_other_numbers(
+    asked: int | str | None, limit: int | None
+) -> None:
+    assert token_limit(asked, window=64) == limit
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("32", "tokens 32: one window has at least 33; ask for more"),
+        (0, "tokens 0: must be at least 1"),
+        (-5, "tokens -5: not a number such as 500k or all"),
+        ("some", "tokens 'some': not a number such as 500k or all"),
+        (4.5, "tokens 4.5: give a whole number or text such as 500k or all"),
+    ],
+)
+def test_a_number_of_tokens_that_cannot_be_is_refused(asked: Any, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        token_limit(asked, window=64)
 
 
 def test_digest_knows_ids_order_and_borders() -> None:
@@ -121,11 +195,18 @@ def test_split_is_a_partition(count: int, held: int) -> None:
 
 
 def test_split_refuses_one_document_and_odd_shares() -> None:
-    with pytest.raises(CalibrationError, match="at least two"):
+    with pytest.raises(CalibrationError, match="1 window of 40 tokens .* at least two"):
         split(corpus(40))
     with pytest.raises(CalibrationError, match="held_back=1"):
         split(corpus(40, 40), held_back=1)
     assert len(split(corpus(40, 40, 40), held_back=0.99)[0].documents) == 1
+
+
+def test_one_long_document_is_split_by_its_windows() -> None:
+    whole = tokenize(["x" * 399], Letters(), 50)
+    first, second = split(whole)
+    assert (len(first.documents), len(second.documents)) == (6, 2)
+    assert all(torch.equal(second.documents[i], whole.documents[4 * i + 3]) for i in range(2))
 
 
 class Shell(nn.Module):
@@ -156,7 +237,7 @@ def test_ids_outside_the_vocabulary_and_long_documents_are_refused() -> None:
         check_fits(Shell(rows=39), good)
     with pytest.raises(CalibrationError, match=r"ids -1 \.\. 38"):
         check_fits(Shell(), Corpus((torch.arange(40) - 1,)))
-    with pytest.raises(CalibrationError, match="40 tokens, the model 39 positions"):
+    with pytest.raises(CalibrationError, match="a window has 40 tokens, the model 39 positions"):
         check_fits(Shell(max_position_embeddings=39), good)
     with pytest.raises(CalibrationError, match="no document"):
         check_fits(Shell(), Corpus(()))
