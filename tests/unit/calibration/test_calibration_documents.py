@@ -100,7 +100,8 @@ def test_a_nul_that_json_escapes_is_a_character(tmp_path: Path) -> None:
 
 
 def test_texts_are_strings_or_rows() -> None:
-    assert list(texts_of(iter(["one", {"text": "two", "id": 2}]))) == ["one", "two"]
+    given: list[str | dict[str, object]] = ["one", {"text": "two", "id": 2}]
+    assert list(texts_of(iter(given))) == ["one", "two"]
 
 
 @pytest.mark.parametrize(

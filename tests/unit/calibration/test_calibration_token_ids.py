@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gacfx.calibration.token_ids import token_ids
+from gacfx.calibration.token_ids import first_token_ids, token_ids
 from gacfx.errors import CalibrationError
 from tests import tiny
 
@@ -47,6 +47,18 @@ class Gives:
 def test_a_batch_of_one_is_that_one(wrap: Callable[[list[int]], Any], ids: list[int]) -> None:
     found_T = token_ids(Gives({"input_ids": wrap(ids)}), "text", "document 1")
     assert found_T.dtype == torch.int64 and found_T.tolist() == ids
+
+
+def test_tokens_that_a_cut_in_the_text_changes_are_not_among_the_first() -> None:
+    def words(text: str) -> Any:
+        ids = [int(word) for word in text.split()]
+        return {"input_ids": [*ids[:-30], *[7] * len(ids[-30:])]}
+
+    text = " ".join(str(10**10 + i) for i in range(3000))  # 12 characters a token: more than usual
+    ids_T, characters = first_token_ids(words, text, 100, "document 1")
+    assert ids_T[:100].tolist() == [10**10 + i for i in range(100)]
+    assert characters < len(text) / 3
+    assert first_token_ids(words, text, None, "document 1")[1] == len(text)
 
 
 def test_ids_are_a_copy() -> None:
