@@ -1,7 +1,7 @@
 """The Python door: plan, apply, compress, save, load; ``inspect`` stands with inspections.
 
-Every door leaves ``torch.inference_mode``: calibration needs gradients, and what is made inside that
-mode cannot be used outside.
+Every door leaves ``torch.inference_mode``: calibration needs gradients, and what is made inside
+that mode cannot be used outside.
 
 compressed = gacfx.compress(model, tokenizer, calibration="texts.jsonl", ratio=0.2, gpu="h200")
 gacfx.save(compressed, "out")

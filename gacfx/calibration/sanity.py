@@ -60,7 +60,7 @@ def check_reads(model: nn.Module, nats_per_token: float) -> None:
     limit = math.log(rows) + WORSE_THAN_GUESSING_NATS if rows else math.inf
     if not nats_per_token <= limit or math.isinf(nats_per_token):
         raise PoorQuality(
-            f"the dense model pays {nats_per_token:.2f} nats/token on this text, and guessing costs "
-            f"{math.log(rows or 1):.2f}: is it the model's own tokenizer, and a language that it "
-            "knows? With force (--force) it goes on"
+            f"the dense model pays {nats_per_token:.2f} nats/token on this text, and guessing "
+            f"costs {math.log(rows or 1):.2f}: is it the model's own tokenizer, and a language "
+            "that it knows? With force (--force) it goes on"
         )

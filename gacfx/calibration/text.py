@@ -34,6 +34,7 @@ __all__ = [
     "Tokenizer",
     "check_fits",
     "document_digest",
+    "embedding_rows",
     "max_positions",
     "read_documents",
     "split",

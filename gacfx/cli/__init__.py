@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from gacfx.cli.options import WrongUse
 from gacfx.errors import GacError, PoorQuality
 
-
 POOR = 4
 """Exit code of a result that would predict text too badly."""
 

@@ -20,10 +20,10 @@ from gacfx.core.sites import AttentionCall
 def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[AttentionCall] | None:
     """The arguments of every SDPA call of one eager forward, in order of execution.
 
-    A copy of the model whose parameters and buffers are meta tensors makes this one call, so nothing
-    is computed, no memory is used, and the model itself is never touched. Questions about values
-    ("is any token masked?") are answered as for full sequences without padding. None when the
-    forward needs values that meta tensors lack.
+    A copy of the model whose parameters and buffers are meta tensors makes this one call, so
+    nothing is computed, no memory is used, and the model itself is never touched. Questions about
+    values ("is any token masked?") are answered as for full sequences without padding. None when
+    the forward needs values that meta tensors lack.
     """
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:

@@ -20,9 +20,10 @@ def calls() -> list[tuple[str, ast.Call]]:
     for folder in ("gacfx", "passes", "benchmarks"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                    if node.func.attr in LOADERS:
-                        found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
+                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                    continue
+                if node.func.attr in LOADERS:
+                    found.append((f"{path.relative_to(ROOT)}:{node.lineno}", node))
     return found
 
 
