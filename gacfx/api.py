@@ -54,6 +54,7 @@ from gacfx.inspection import (
 from gacfx.modules.install import install_, swapped
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
+from gacfx.speedup import graph_speedup
 from gacfx.study import Progress, Study, check_request
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
@@ -367,7 +368,10 @@ def summarise(
     for name, one in planned.items():
         seen = verify(study, one, profile, workload)
         nats = study.measure(one, judge)
-        sides.append(make_side(name, seen, nats, one.plan, 0))
+        faster = graph_speedup(
+            study.graph, one.plan, gpu=profile, seq=workload.seq, execution=workload.execution
+        )
+        sides.append(make_side(name, seen, nats, one.plan, 0, faster))
     label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
     text = "calibration text" if judge is study.held_back else "evaluation text"
     rises = [rise_of(one.plan) for one in planned.values()]

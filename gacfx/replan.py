@@ -123,21 +123,39 @@ def synthetic_curves(
 ) -> Curves:
     """Made-up curves for a configuration alone: those that ``gacfx.api.plan_synthetic`` plans with.
 
+    Arguments are those of :func:`synthetic_graph`.
+    """
+    return synthetic_graph(source, skip=skip, decay=decay, seed=seed, value=value)[1]
+
+
+def synthetic_graph(
+    source: str | Path,
+    *,
+    skip: tuple[str, ...] = (),
+    decay: float = 0.5,
+    seed: int = 0,
+    value: str = "",
+    seq: int = 1024,
+) -> tuple[GraphModule, Curves]:
+    """The whole graph of a configuration with its sites, and made-up curves of its targets.
+
     Args:
         source: checkpoint folder, config.json or name.
         skip: patterns of module names to leave dense.
         decay: of the power-law spectra.
         seed: of the drawn decays and importances.
         value: empty, or ``paper`` for straight lines.
+        seq: tokens of a sequence for which attention calls are recorded.
     """
-    gm = capture(source)
+    gm = capture(source, seq=seq)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
-    made = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=value)
-    Pipeline.parse(made).run(gm)
+    step = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=value)
+    Pipeline.parse(step).run(gm)
     model = f"synthetic decay {decay}" + (f", {PAPER}" if value else "")
     dtype = next(site.dtype for _, site in targets(gm))
-    return graph_curves(gm, Provenance("none", model, gpu="", align=1, dtype=dtype, seed=seed))
+    made = Provenance("none", model, gpu="", align=1, dtype=dtype, seed=seed)
+    return gm, graph_curves(gm, made)
 
 
 def plan_from_curves(

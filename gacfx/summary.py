@@ -8,6 +8,7 @@ from gacfx.hardware.gemm import aligned
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection
 from gacfx.quality import Rise
+from gacfx.speedup import Speedup
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Side:
     """One step of the workload, all matmuls and attention; rule-based unless measured."""
     nats_per_token: float
     """On the text that the summary names."""
+    speedup: Speedup | None = None
+    """Against the dense model; None for that itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,23 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "rise": None if self.rise is None else self.rise.to_dict()}
+        sides = [
+            {**asdict(side), "speedup": side.speedup and side.speedup.to_dict()}
+            for side in self.sides
+        ]
+        rise = None if self.rise is None else self.rise.to_dict()
+        return {**asdict(self), "sides": sides, "rise": rise}
 
 
-def make_side(name: str, seen: Inspection, nats: float, plan: Plan | None, targeted: int) -> Side:
-    """One side from its inspection and, for a compressed one, its plan."""
+def make_side(
+    name: str,
+    seen: Inspection,
+    nats: float,
+    plan: Plan | None,
+    targeted: int,
+    speedup: Speedup | None = None,
+) -> Side:
+    """One side from its inspection and, for a compressed one, its plan and its speed."""
     ranks = list(plan.ranks.values()) if plan else []
     dtype = seen.rows[0].dtype if seen.rows else "bf16"
     good = sum(is_aligned(r, dtype, seen.profile) for r in ranks)
@@ -64,6 +79,7 @@ def make_side(name: str, seen: Inspection, nats: float, plan: Plan | None, targe
         tiers={str(t): share for t, (_, share) in seen.tiers().items()},
         forecast_us=seen.latency_us,
         nats_per_token=nats,
+        speedup=speedup,
     )
 
 

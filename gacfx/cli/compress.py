@@ -37,19 +37,24 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.cli import made, screen
     from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
     from gacfx.report import tables
+    from gacfx.report.speedup_view import speedup_view
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     max_loss = MAX_LOSS_NATS if arguments.max_loss is None else arguments.max_loss
     if arguments.dry_run:
         found = made.from_model(arguments, tried=True)
-        plan = found.planned.plan
-        rise = rise_of(plan)
+        rise = rise_of(found.planned.plan)
         if rise is not None and not arguments.force:
             check_rise(rise, max_loss)
         screen.say_text(found.text, arguments.json)
-        text = plan.to_json() if arguments.json else ""
-        print(text, end="") if text else screen.console().print(tables.plan_view(plan))
+        if arguments.json:
+            print(found.planned.plan.to_json(), end="")
+            return 0
+        out = screen.console()
+        out.print(tables.plan_view(found.planned.plan))
+        out.print()
+        out.print(speedup_view(made.speedup(arguments, found)))
         return 0
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
@@ -81,5 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     out.print(tables.plan_view(compressed.planned.plan))
     out.print()
     out.print(tables.summary_view(compressed.summary))
+    for side in compressed.summary.sides:
+        if side.speedup is not None:
+            out.print()
+            out.print(speedup_view(side.speedup))
     out.print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
     return 0

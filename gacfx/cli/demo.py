@@ -3,11 +3,14 @@
 import argparse
 import json
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from gacfx.cli import options
 
 PROMPT = "Return a new"
+WIDTH = 80
+"""Columns that generated text is wrapped to."""
 
 
 def add(commands: Any) -> None:
@@ -31,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.cli import screen
     from gacfx.demo import MODEL
     from gacfx.report import tables
+    from gacfx.report.speedup_view import speedup_view
     from gacfx.study import Study
 
     api.check_request("gfwsvd", arguments.ratio, "auto")
@@ -59,10 +63,45 @@ def run(arguments: argparse.Namespace) -> int:
     out.print(tables.plan_view(planned["gacfx"].plan))
     out.print()
     out.print(tables.summary_view(summary))
+    ours = summary.sides[-1].speedup
+    assert ours is not None
+    explained = ours.small and is_default(arguments)
+    out.print()
+    out.print(speedup_view(ours, hint=not explained))
+    if explained:
+        out.print(small_text(model.num_parameters()), end="")
     out.print(f"\nsaved {', '.join(str(f) for f in folders.values())}")
-    out.print("reloaded with AutoModelForCausalLM.from_pretrained, greedy:\n")
-    out.print(generated(folders["gacfx"]))
+    out.print(f"what each writes after {PROMPT!r}, greedy, reloaded by plain transformers:")
+    for name, folder in {"dense": MODEL, **folders}.items():
+        out.print(f"\n{name}:\n{wrapped(generated(folder))}")
     return 0
+
+
+def small_text(params: int) -> str:
+    """Why the forecast of the demo model is no speed-up, and what it is at the shapes of 8B."""
+    from gacfx.demo import REAL
+    from gacfx.report.tables import count
+
+    return (
+        f"\n{count(params)} parameters are too few to get faster: most of a step is starting "
+        "kernels,\nand a pair starts two. At the shapes of Llama-3-8B, with made-up spectra:\n\n"
+        f"$ gacfx plan llama-3-8b --synthetic 0.5\n{REAL.read_text(encoding='utf-8')}"
+    )
+
+
+def is_default(arguments: argparse.Namespace) -> bool:
+    """What was kept for Llama-3-8B is for the same request."""
+    asked = (arguments.gpu, arguments.ratio, arguments.execution, arguments.torch, arguments.cudnn)
+    return asked == ("h200", "0.2", "eager", None, None)
+
+
+def wrapped(text: str) -> str:
+    """The lines of a text within the columns, indented; empty lines left out."""
+    return "\n".join(
+        fill(line, WIDTH, initial_indent="    ", subsequent_indent="    ")
+        for line in text.splitlines()
+        if line.strip()
+    )
 
 
 def generated(folder: Path) -> str:

@@ -9,10 +9,13 @@ from gacfx.cli import options
 from gacfx.errors import InfeasibleBudget
 
 if TYPE_CHECKING:
+    from torch.fx import GraphModule
+
     from gacfx.calibration.text import Corpus
     from gacfx.core.curve_file import Curves
     from gacfx.core.goal import Goal
     from gacfx.core.planned import Planned
+    from gacfx.speedup import Speedup
 
 P = TypeVar("P")
 
@@ -25,6 +28,8 @@ class Made(NamedTuple):
     """What it was made of; only some commands want it."""
     text: str = ""
     """How much calibration text was used; empty when there was none."""
+    graph: "GraphModule | None" = None
+    """The whole dense model; curves alone do not know it."""
 
 
 def plan_first(arguments: argparse.Namespace, plan: "Callable[[Goal], P]") -> P:
@@ -55,7 +60,8 @@ def make(arguments: argparse.Namespace) -> Made:
 
         return from_curves(arguments, load_curves(arguments.curves))
     if arguments.synthetic is not None:
-        return from_curves(arguments, made_up(arguments))
+        graph, curves = made_up(arguments)
+        return from_curves(arguments, curves)._replace(graph=graph)
     return from_model(arguments)
 
 
@@ -72,11 +78,13 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
         arguments.model, arguments.calibration, arguments.calibration_tokens
     )
     with screen.progress() as move:
-        study = api.calibrate(model, tokenizer, calibration=corpus, **told, progress=move)
+        study = api.calibrate(
+            model, tokenizer, calibration=corpus, **told, seq=arguments.seq, progress=move
+        )
         planned = plan_first(
             arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
         )
-    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus))
+    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus), study.graph)
 
 
 def read_text(model: str, path: str, limit: str | None) -> "tuple[Any, Any, Corpus]":
@@ -103,21 +111,34 @@ def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
     return Made(Planned(plan, {}), lambda: curves)
 
 
-def made_up(arguments: argparse.Namespace) -> "Curves":
-    """Curves for a configuration alone."""
+def speedup(arguments: argparse.Namespace, made: Made) -> "Speedup":
+    """How much faster the plan makes the model, or its targets where nothing else is known."""
+    from gacfx import speedup as door
+
+    profile, plan = options.profile_of(arguments), made.planned.plan
+    if made.graph is None:
+        return door.curves_speedup(made.curves(), plan, gpu=profile, seq=arguments.seq)
+    return door.graph_speedup(
+        made.graph, plan, gpu=profile, seq=arguments.seq, execution=arguments.execution
+    )
+
+
+def made_up(arguments: argparse.Namespace) -> "tuple[GraphModule, Curves]":
+    """The graph and the curves of a configuration alone."""
     from gacfx.cli import screen
-    from gacfx.replan import synthetic_curves
+    from gacfx.replan import synthetic_graph
 
     value = options.search_of(arguments).value
     if value not in ("auto", "paper"):
         raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
     screen.quiet_transformers()
-    return synthetic_curves(
+    return synthetic_graph(
         arguments.model,
         skip=tuple(arguments.skip),
         decay=arguments.synthetic,
         seed=arguments.seed or 0,
         value="paper" if value == "paper" else "",
+        seq=arguments.seq,
     )
 
 

@@ -26,7 +26,9 @@ def add(commands: Any) -> None:
         type=options.number,
         help="made-up power-law spectra instead of weights: says nothing about quality",
     )
-    command.add_argument("--json", action="store_true", help="plan.json on the standard output")
+    command.add_argument(
+        "--json", action="store_true", help="plan.json on the standard output, no tables"
+    )
     command.add_argument("--out", metavar="DIR", help="write plan.json and factors.safetensors")
 
 
@@ -34,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan, write what was asked for, and print."""
     from gacfx.cli import made, screen
     from gacfx.report import tables
+    from gacfx.report.speedup_view import speedup_view
 
     curves.check(arguments)
     found = made.make(arguments)
@@ -44,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(found.planned.plan.to_json(), end="")
     else:
-        screen.console().print(tables.plan_view(found.planned.plan))
+        out = screen.console()
+        out.print(tables.plan_view(found.planned.plan))
+        out.print()
+        out.print(speedup_view(made.speedup(arguments, found)))
     wrote += curves.sweep(arguments, found)
     for line in wrote:
         print(line, file=sys.stderr if arguments.json else sys.stdout)

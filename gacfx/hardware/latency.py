@@ -57,6 +57,12 @@ class Latency:
     """What the operation needs: no padding, causality used."""
     bytes: int
     """What the predicted kernel moves: padding, partial sums and stored scores included."""
+    compute_us: float = 0.0
+    """Of ``us``: stages that arithmetic bounds. The three parts of an illegal call are 0."""
+    memory_us: float = 0.0
+    """Of ``us``: stages that memory bounds."""
+    launch_us: float = 0.0
+    """Of ``us``: starting the kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,16 @@ def estimate_us(site: Site, tier: TierPrediction, profile: Profile, workload: Wo
     parts = _parts(stages, profile)
     bound = max(parts, key=lambda cause: parts[cause])
     moved = sum(stage.bytes for stage in stages)
-    return Latency(sum(parts.values()), bound, floor_us, flops, moved)
+    return Latency(
+        us=sum(parts.values()),
+        bound=bound,
+        floor_us=floor_us,
+        flops=flops,
+        bytes=moved,
+        compute_us=parts["compute"],
+        memory_us=parts["memory"],
+        launch_us=parts["launch"],
+    )
 
 
 def wave_efficiency(m: int, n: int, tile: Tile, sms: int) -> float:

@@ -15,9 +15,10 @@ from torch.fx import GraphModule
 
 from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.notes import Fact, state, targets
-from gacfx.core.sites import Extent, Layout, MatmulSite, Mode, Workload
+from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Mode, Site, Workload
+from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PassError
-from gacfx.hardware.latency import estimate_us
+from gacfx.hardware.latency import Latency, estimate_us
 from gacfx.hardware.predict import predict
 from gacfx.hardware.profile import Profile
 from gacfx.passes.planning.sweep_candidates import Sizes
@@ -118,7 +119,7 @@ class Clock:
 
     def __init__(self, profile: Profile, workload: Workload) -> None:
         self.profile, self.workload = profile, workload
-        self._known: dict[MatmulSite, int] = {}
+        self._known: dict[Site, tuple[TierPrediction, Latency]] = {}
         self._times: dict[tuple[MatmulSite, Sizes], IntArray] = {}
 
     def times(self, site: MatmulSite, sizes: Sizes) -> IntArray:
@@ -132,20 +133,27 @@ class Clock:
 
     def ns(self, site: MatmulSite, rank: int | None) -> int:
         """Whole nanoseconds of all launches: the pair's two, or the dense one if rank is None."""
-        return sum(self._one(launch, site.name) for launch in launches(site, rank))
+        return sum(self._ns(launch, site.name) for launch in launches(site, rank))
 
-    def _one(self, launch: MatmulSite, module: str) -> int:
+    def _ns(self, launch: Site, module: str) -> int:
+        tier, latency = self.forecast(launch)
+        if not isfinite(latency.us):
+            raise PassError(f"limit-latency: {module}: {tier.reason}; no time can be forecast")
+        return round(latency.us * 1000)
+
+    def forecast(self, launch: Site) -> tuple[TierPrediction, Latency]:
+        """Kernel and time of one launch, infinite where it is illegal; see :func:`launches`."""
         if launch not in self._known:
             tier = predict(launch, self.profile, self.workload)
-            us = estimate_us(launch, tier, self.profile, self.workload).us
-            if not isfinite(us):
-                raise PassError(f"limit-latency: {module}: {tier.reason}; no time can be forecast")
-            self._known[launch] = round(us * 1000)
+            latency = estimate_us(launch, tier, self.profile, self.workload)
+            self._known[launch] = tier, latency
         return self._known[launch]
 
 
-def launches(site: MatmulSite, rank: int | None) -> tuple[MatmulSite, ...]:
-    """The matmuls that a weight becomes at a rank, without names; itself if it stays dense."""
+def launches(site: Site, rank: int | None) -> tuple[Site, ...]:
+    """What a site becomes at a rank, without names; itself if it has none or is no matmul."""
+    if isinstance(site, AttentionSite):
+        return (replace(site, name=""),)
     alike = replace(site, name="", weight=None)
     if rank is None:
         return (alike,)

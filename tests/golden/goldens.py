@@ -25,9 +25,9 @@ LAYERS = 2
 """Of each real model: one layer is like the other, and two show how equal ones fold."""
 
 
-def check(name: str, text: str) -> None:
+def check(name: str, text: str, folder: Path = FOLDER) -> None:
     """``text`` is what ``<name>.txt`` says."""
-    path, text = FOLDER / f"{name}.txt", text.rstrip("\n") + "\n"
+    path, text = folder / f"{name}.txt", text.rstrip("\n") + "\n"
     if os.environ.get("GOLDEN") == "write":
         path.write_text(text, encoding="utf-8")
     assert path.is_file(), f"no {path.name} yet: GOLDEN=write pytest tests/golden writes it"

@@ -1,18 +1,26 @@
 """What ``gacfx plan`` shows: two real layers with made-up curves, planned three ways."""
 
 from dataclasses import replace
+from pathlib import Path
+from textwrap import indent
 
 import pytest
+from rich.console import Group
+from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.goal import Goal
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan, Provenance
 from gacfx.core.search import Bound, Search
+from gacfx.demo import REAL
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.contracts import rank_step
 from gacfx.passes.planning.budget import make_budget, wanted_ranks
+from gacfx.replan import plan_from_curves, synthetic_graph
+from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view
+from gacfx.speedup import graph_speedup
 from gacfx.study import run_planning
 from tests.golden.goldens import check, render, shapes
 
@@ -32,9 +40,8 @@ WAYS = {
 }
 
 
-def planned(goal: Goal, search: Search) -> Plan:
+def planned(gm: GraphModule, goal: Goal, search: Search) -> Plan:
     """The plan of two layers of Llama-3-8B, as ``gacfx plan --synthetic 0.5`` makes it."""
-    gm = shapes("llama-3-8b")
     Pipeline.parse(pipelines.SELECT).run(gm)
     budget = make_budget(gm, goal)
     value = "paper" if search.value == "paper" else ""
@@ -52,7 +59,17 @@ def planned(goal: Goal, search: Search) -> Plan:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_a_plan_shows(way: str) -> None:
-    plan = planned(*WAYS[way])
+    gm = shapes("llama-3-8b")
+    plan = planned(gm, *WAYS[way])
     assert plan.proof is not None
     timeless = replace(plan, proof=replace(plan.proof, seconds=0.0))
-    check(f"plan_{way}", render(plan_view(timeless)))
+    faster = speedup_view(graph_speedup(gm, plan))
+    check(f"plan_{way}", render(Group(plan_view(timeless), "", faster)))
+
+
+def test_how_much_faster_llama_3_8b_gets_is_what_demo_and_readme_say() -> None:
+    graph, curves = synthetic_graph("llama-3-8b")
+    text = render(speedup_view(graph_speedup(graph, plan_from_curves(curves, ratio="0.2"))))
+    check(REAL.stem, text, REAL.parent)
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert indent(text, "    ") in readme

@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 # Imports go down only. Within one row they are free, except among neighbours.
 LAYERS: tuple[tuple[str, str], ...] = (
     ("talk to a person", "cli report demo"),
-    ("the doors       ", "api study summary quality inspection pipelines replan sweep explain"),
+    (
+        "the doors       ",
+        "api study summary quality inspection pipelines replan sweep speedup explain",
+    ),
     ("verbs           ", "passes"),
     ("neighbours      ", "tracing calibration coupling compressors hardware planning checkpoint"),
     ("put in place    ", "modules"),

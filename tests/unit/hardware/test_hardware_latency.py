@@ -243,6 +243,21 @@ def test_a_mask_is_read() -> None:
     assert with_mask.bytes - without.bytes == 4 * 2048 * 2048 * 2
 
 
+@pytest.mark.parametrize(
+    "site", [matmul(2048, 4096, 4096), matmul(64, 64, 64), matmul(1, 4096, 4096), attention(128)]
+)
+def test_the_parts_are_the_whole_and_the_longest_is_the_bound(site: Site) -> None:
+    found = estimate(site)
+    parts = {
+        "compute": found.compute_us,
+        "memory": found.memory_us,
+        "launch": found.launch_us,
+    }
+    assert sum(parts.values()) == pytest.approx(found.us, rel=1e-12)
+    assert max(parts, key=lambda part: parts[part]) == found.bound
+    assert found.launch_us >= H200.latency.launch_us
+
+
 def test_what_is_illegal_takes_for_ever() -> None:
     found = estimate(matmul(2048, 4096, 4088, "fp8"))
     assert found == Latency(inf, "compute", 0.0, 2 * 2048 * 4096 * 4088, 0)

@@ -1,0 +1,201 @@
+"""How much faster a plan makes a model: the forecast of a step, dense against compressed.
+
+found = graph_speedup(study.graph, plan, gpu="h200")     # the whole model
+found = curves_speedup(curves, plan, gpu="h200")         # what a file of curves knows: the targets
+print([(point.mode, point.batch, point.ratio) for point in found.points])
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any, Literal, TypeGuard
+
+from torch.fx import GraphModule
+
+from gacfx.core import notes
+from gacfx.core.curve_file import Curves
+from gacfx.core.plan import Plan
+from gacfx.core.sites import Execution, MatmulSite, Mode, Site, Workload
+from gacfx.core.tiers import TierPrediction
+from gacfx.errors import ProfileError
+from gacfx.hardware.latency import Latency
+from gacfx.hardware.profile import Profile
+from gacfx.inspection import FORECAST, load_profile
+from gacfx.passes.planning.limit_latency import Clock, launches
+from gacfx.passes.rewrite.factorize import check_shapes
+
+MODES: tuple[Mode, ...] = ("prefill", "decode")
+BATCHES = (1, 8, 64)
+
+Cause = Literal["launch", "memory", "compute", "kernel"]
+"""What grew most: starting kernels, moving bytes, arithmetic; or the pair left the fast kernels."""
+Scope = Literal["whole model", "targeted weights only"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One step of one workload, dense and compressed."""
+
+    mode: Mode
+    batch: int
+    dense_us: float
+    planned_us: float
+    dense_launch_us: float
+    """Of ``dense_us``: starting kernels."""
+    cause: Cause | None
+    """Of the weights that got slower, where all together got slower; None where they did not."""
+
+    @property
+    def ratio(self) -> float:
+        """Dense time over compressed time: 1.2 is a fifth more steps in the same time."""
+        return self.dense_us / self.planned_us
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """Dense against compressed on one GPU, in prefill and decode at several batches."""
+
+    gpu: str
+    seq: int
+    """Tokens of each sequence in prefill, length of its KV cache in decode."""
+    execution: Execution
+    dtype: str
+    evidence: str
+    """Where the times come from: ``rule-based``."""
+    scope: Scope
+    pairs: int
+    """Weights that became two factors."""
+    points: tuple[Point, ...]
+    refused: str = ""
+    """Why there are no points: the GPU cannot run the model as it is."""
+
+    @property
+    def small(self) -> bool:
+        """Most of a decode step of the dense model, at batch 1, is starting kernels."""
+        steps = (point for point in self.points if (point.mode, point.batch) == ("decode", 1))
+        return any(2 * step.dense_launch_us > step.dense_us for step in steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        points = [{**asdict(point), "ratio": point.ratio} for point in self.points]
+        return {**asdict(self), "points": points}
+
+
+def graph_speedup(
+    gm: GraphModule,
+    plan: Plan,
+    *,
+    gpu: str | Profile = "h200",
+    seq: int = 1024,
+    execution: Execution = "eager",
+) -> Speedup:
+    """What a plan makes of the whole model.
+
+    Args:
+        gm: the dense graph with its sites, as a study holds it; it is left as it is.
+        plan: made for this model.
+        gpu: profile of the forecast.
+        seq: tokens of each sequence in prefill, length of its KV cache in decode.
+        execution: ``eager`` or ``compiled``: attention is called differently.
+
+    Raises:
+        PlanMismatch: the plan was made for another model.
+    """
+    sites = (site for _, site in notes.sites(gm))
+    return _speedup(plan, sites, "whole model", load_profile(gpu), seq, execution)
+
+
+def curves_speedup(
+    curves: Curves, plan: Plan, *, gpu: str | Profile = "h200", seq: int = 1024
+) -> Speedup:
+    """What a plan makes of the targeted weights: curves know no other operation of the model.
+
+    Raises:
+        PlanMismatch: the plan was made for another model.
+    """
+    sites = (weight.site for weight in curves.facts.weights)
+    return _speedup(plan, sites, "targeted weights only", load_profile(gpu), seq, "eager")
+
+
+def _speedup(
+    plan: Plan,
+    given: Iterable[Site],
+    scope: Scope,
+    profile: Profile,
+    seq: int,
+    execution: Execution,
+) -> Speedup:
+    sites = tuple(given)
+    check_shapes(plan, {site.name: site for site in sites if _has_weight(site)})
+    points, refused = [], ""
+    try:
+        for mode in MODES:
+            for batch in BATCHES:
+                clock = Clock(profile, Workload(batch, seq, mode, execution))
+                points.append(_point(clock, sites, plan.ranks))
+    except ProfileError as error:
+        points, refused = [], str(error)
+    return Speedup(
+        gpu=profile.name,
+        seq=seq,
+        execution=execution,
+        dtype=plan.provenance.dtype,
+        evidence=FORECAST,
+        scope=scope,
+        pairs=len(plan.ranks),
+        points=tuple(points),
+        refused=refused,
+    )
+
+
+def _point(clock: Clock, sites: Iterable[Site], ranks: dict[str, int]) -> Point:
+    """All sites dense, and with two products in place of each that has a rank."""
+    dense_us = planned_us = launch_us = 0.0
+    grown = Counter[Cause]()
+    for site in sites:
+        rank = ranks.get(site.name) if _has_weight(site) else None
+        (before,) = dense = _forecasts(clock, site, None)
+        after = dense if rank is None else _forecasts(clock, site, rank)
+        dense_us += before[1].us
+        launch_us += before[1].launch_us
+        us = sum(latency.us for _, latency in after)
+        planned_us += us
+        if us > before[1].us:
+            grown.update(_growth(before, after))
+    slower = grown.most_common() if planned_us > dense_us else []
+    cause = slower[0][0] if slower else None
+    run = clock.workload
+    return Point(run.mode, run.batch, dense_us, planned_us, launch_us, cause)
+
+
+_Forecast = tuple[TierPrediction, Latency]
+
+
+def _forecasts(clock: Clock, site: Site, rank: int | None) -> tuple[_Forecast, ...]:
+    """Kernel and time of each launch.
+
+    Raises:
+        ProfileError: the GPU cannot run one of them.
+    """
+    found = tuple(clock.forecast(launch) for launch in launches(site, rank))
+    for tier, latency in found:
+        if not isfinite(latency.us):
+            raise ProfileError(f"{site.name}: {tier.reason}")
+    return found
+
+
+def _growth(before: _Forecast, after: tuple[_Forecast, ...]) -> dict[Cause, float]:
+    """What takes a pair longer than its dense weight -> microseconds; fewer are negative."""
+    tier, dense = before
+    pair = [latency for _, latency in after]
+    compute_us = sum(one.compute_us for one in pair) - dense.compute_us
+    memory_us = sum(one.memory_us for one in pair) - dense.memory_us
+    launch_us = sum(one.launch_us for one in pair) - dense.launch_us
+    if any(each.tier > tier.tier for each, _ in after):
+        return {"launch": launch_us, "kernel": compute_us + memory_us}
+    return {"launch": launch_us, "compute": compute_us, "memory": memory_us}
+
+
+def _has_weight(site: Site) -> TypeGuard[MatmulSite]:
+    return isinstance(site, MatmulSite) and site.weight is not None
