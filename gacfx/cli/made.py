@@ -84,7 +84,9 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
         planned = plan_first(
             arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
         )
-    return Made(planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus), study.graph)
+    return Made(
+        planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus), study.graph
+    )
 
 
 def read_text(model: str, path: str, limit: str | None) -> "tuple[Any, Any, Corpus]":
