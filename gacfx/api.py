@@ -12,31 +12,24 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
-from gacfx import pipelines, replan
-from gacfx.calibration.evaluate import evaluate
+from gacfx import replan
+from gacfx.applying import apply, apply_, apply_to_graph
 from gacfx.calibration.text import (
     Corpus,
-    embedding_rows,
     max_positions,
     read_documents,
     token_limit,
     tokenize,
 )
-from gacfx.checkpoint.hf import declare_
-from gacfx.checkpoint.load import load_dense, unused_weights
+from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
-from gacfx.core import edit
 from gacfx.core.goal import Goal, as_goal
-from gacfx.core.locks import check_plan
-from gacfx.core.ops import DTYPES
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
@@ -44,21 +37,17 @@ from gacfx.core.sites import Workload
 from gacfx.errors import CalibrationError, PlanError
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import (
-    FORECAST,
-    Inspection,
     annotate_graph,
     capture,
     inspect,
     load_profile,
 )
-from gacfx.modules.install import install_, swapped
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
-from gacfx.speedup import graph_speedup
 from gacfx.study import Progress, Study, check_request
-from gacfx.summary import Summary, make_side
-from gacfx.tracing import export
+from gacfx.summary import Summary
 from gacfx.tracing.skeleton import skeleton
+from gacfx.verification import summarise, verify
 
 __all__ = [
     "Compressed",
@@ -81,13 +70,8 @@ __all__ = [
     "verify",
 ]
 
-M = TypeVar("M", bound=nn.Module)
-
 Text: TypeAlias = "str | Path | Iterable[str | Mapping[str, object]] | Corpus"
 """A .jsonl or .txt path, texts or rows of a data set with a ``text``, or a corpus."""
-
-TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
-"""Relative error allowed between graph and module: they mask attention in different ways."""
 
 
 def read_calibration(
@@ -234,51 +218,6 @@ def plan_synthetic(
     return replan.plan_from_curves(curves, goal=as_goal(goal), gpu=gpu, search=search)
 
 
-@torch.inference_mode(False)
-def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
-    """Put a plan's factors into ``model``, in place; its configuration says so from then on.
-
-    Raises:
-        PlanMismatch: the plan was made for another model or for other weights.
-    """
-    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
-    check_plan(model, planned.plan)
-    _install_(model, planned)
-
-
-@torch.inference_mode(False)
-def apply(model: M, planned: "Planned | str | Path") -> M:
-    """A copy of ``model`` with a plan's factors; the model itself is left as it was.
-
-    A GraphModule is rewritten by the fx passes, any other module by replacing its linears.
-
-    Raises:
-        PlanMismatch: the plan was made for another model or for other weights.
-    """
-    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
-    check_plan(model, planned.plan)
-    if isinstance(model, GraphModule):
-        return apply_to_graph(model, planned)  # type: ignore[return-value]
-    made = copy.deepcopy(model)
-    _install_(made, planned)
-    return made
-
-
-def _install_(model: nn.Module, planned: Planned) -> None:
-    install_(model, planned.factors)
-    if hasattr(model, "config"):
-        declare_(model)  # type: ignore[arg-type]  # any module with a Hugging Face configuration
-
-
-@torch.inference_mode(False)
-def apply_to_graph(gm: GraphModule, planned: Planned) -> GraphModule:
-    """A copy of a captured graph with the factors in place; parameters that stay are shared."""
-    made = edit.fork(gm)
-    rewrite = Pipeline.parse(pipelines.REWRITE)
-    rewrite.bind(plan=planned.plan, factors=planned.factors).run(made)
-    return made
-
-
 @dataclass(frozen=True, eq=False)
 class Compressed:
     """A compressed model with the plan that made it and a summary of what changed."""
@@ -346,66 +285,6 @@ def compress(
     summary = summarise(study, {"gacfx": planned}, profile, workload)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
-
-
-@torch.inference_mode(False)
-def summarise(
-    study: Study,
-    planned: dict[str, Planned],
-    profile: Profile,
-    workload: Workload,
-    judge: Corpus | None = None,
-) -> Summary:
-    """Dense and planned side by side; every plan is rewritten into the graph and verified there.
-
-    Losses are measured on ``judge``. By default that is the part of the calibration text on which
-    value models were compared; the final factors have seen it, so it is no independent judgement.
-    """
-    judge = judge or study.held_back
-    dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
-    nats = evaluate(study.model, judge).nats_per_token
-    sides = [make_side("dense", dense, nats, None, study.targeted_params)]
-    for name, one in planned.items():
-        seen = verify(study, one, profile, workload)
-        nats = study.measure(one, judge)
-        faster = graph_speedup(
-            study.graph, one.plan, gpu=profile, seq=workload.seq, execution=workload.execution
-        )
-        sides.append(make_side(name, seen, nats, one.plan, 0, faster))
-    label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
-    text = "calibration text" if judge is study.held_back else "evaluation text"
-    rises = [rise_of(one.plan) for one in planned.values()]
-    return Summary(
-        gpu=profile.name,
-        workload=label,
-        forecast=FORECAST,
-        text=text,
-        sides=tuple(sides),
-        rise=next((rise for rise in rises if rise is not None), None),
-        unused_weights=unused_weights(study.model),
-    )
-
-
-@torch.inference_mode(False)
-def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
-    """Rewrite a copy of the graph with a plan and check alignment, budget and numerics on it.
-
-    Raises:
-        PassError: the rewritten graph is not what the plan promises.
-    """
-    gm = apply_to_graph(study.graph, planned)
-    seen = annotate_graph(gm, profile, workload, "planned")
-    inputs = export.example_inputs(study.model)
-    rows = embedding_rows(study.model) or 2
-    draw = torch.Generator().manual_seed(0)  # the global random state is the user's
-    ids = torch.randint(0, rows, inputs["input_ids"].shape, generator=draw)
-    inputs["input_ids"] = ids.to(inputs["input_ids"].device)
-    tolerance = TOLERANCE[DTYPES[next(study.model.parameters()).dtype]]
-    with swapped(study.model, planned.factors):
-        Pipeline.parse(pipelines.VERIFY).bind(
-            plan=planned.plan, reference=study.model, inputs=inputs, tolerance=tolerance
-        ).run(gm)
-    return seen
 
 
 def check_saves(model: Any) -> None:

@@ -22,7 +22,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("talk to a person", "cli report demo"),
     (
         "the doors       ",
-        "api study summary quality inspection pipelines replan sweep speedup explain",
+        "api applying verification study summary quality inspection pipelines replan sweep "
+        "speedup explain",
     ),
     ("verbs           ", "passes"),
     ("neighbours      ", "tracing calibration coupling compressors hardware planning checkpoint"),

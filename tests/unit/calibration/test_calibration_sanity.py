@@ -1,5 +1,6 @@
 """Models that see the future, and models that do not know the text, are refused at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 6,
     "intermediate_size": 88,
 }
-ENCODERS = {
+ENCODERS: dict[str, Callable[..., Any]] = {
     "bert": lambda **more: BertLMHeadModel(BertConfig(**SIZES, **more)),
     "roberta": lambda **more: RobertaForCausalLM(RobertaConfig(**SIZES, **more)),
 }

@@ -101,7 +101,8 @@ def test_a_generation_config_that_transformers_refuses_is_written_as_it_was_read
 
 @pytest.mark.parametrize("how", ["apply_", "apply", "compress"])
 def test_the_models_own_save_pretrained_writes_the_block(how: str, tmp_path: Path) -> None:
-    model, told = tiny.llama(), {"calibration": tiny.texts(), "ratio": "0.2"}
+    model = tiny.llama()
+    told: dict[str, Any] = {"calibration": tiny.texts(), "ratio": "0.2"}
     if how == "compress":
         made = api.compress(model, tiny.tokenizer(), **told).model
     else:
