@@ -31,7 +31,7 @@ from benchmarks.gpu.parts.decompose import Decompose
 from benchmarks.gpu.parts.dispatch import Dispatch, read_extra
 from benchmarks.gpu.parts.end_to_end import EndToEnd
 from benchmarks.gpu.parts.figures import Figures
-from benchmarks.gpu.timing import make_timer
+from gacfx.hardware.measure.timing import make_timer
 
 PARTS = (Ceilings, EndToEnd, Dispatch, Figures, Decompose)
 """The ceilings come first, because all floors need them. The models come before ``dispatch``: its

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.gpu.timing import Timer
+from gacfx.hardware.measure.timing import Timer
 
 Result = dict[str, Any]
 """JSON values only."""

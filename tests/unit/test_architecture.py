@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary quality inspection pipelines replan sweep "
-        "speedup explain",
+        "speedup explain bench",
     ),
     ("verbs           ", "passes"),
     ("neighbours      ", "tracing calibration coupling compressors hardware planning checkpoint"),
@@ -62,7 +62,8 @@ NO_TORCH = (
     *("core.curve_file", "core.search", "core.goal"),
 )
 EXPORTS = ("tracing", "dynamo")
-CUDA = ("hardware.sweep",)
+MEASURES = ("hardware.measure",)
+"""It asks the machine itself: torch, and the only place that touches the GPU."""
 TRANSFORMERS = ("checkpoint.hf", "cli", "api", "demo")
 NOTES = ("core.notes",)
 MAKES_NODES = ("core.edit",)
@@ -211,15 +212,17 @@ def nothing_is_imported_by_name(module: Module) -> list[str]:
 
 
 def integers_need_no_torch(module: Module) -> list[str]:
-    return mentions(module, "torch") if module.within(NO_TORCH) else []
+    if module.within(MEASURES) or not module.within(NO_TORCH):
+        return []
+    return mentions(module, "torch", *(f"gacfx.{name}" for name in MEASURES))
 
 
 def only_tracing_exports(module: Module) -> list[str]:
     return [] if module.within(EXPORTS) else mentions(module, "torch.export", "torch._dynamo")
 
 
-def only_a_sweep_touches_the_gpu(module: Module) -> list[str]:
-    return [] if module.within(CUDA) else mentions(module, "torch.cuda")
+def only_measure_touches_the_gpu(module: Module) -> list[str]:
+    return [] if module.within(MEASURES) else mentions(module, "torch.cuda")
 
 
 def transformers_is_imported_late(module: Module) -> list[str]:
@@ -292,7 +295,7 @@ RULES: dict[str, Callable[[Module], list[str]]] = {
         nothing_is_imported_by_name,
         integers_need_no_torch,
         only_tracing_exports,
-        only_a_sweep_touches_the_gpu,
+        only_measure_touches_the_gpu,
         transformers_is_imported_late,
         only_notes_touch_custom_meta,
         only_edit_makes_nodes,
@@ -317,10 +320,13 @@ OFFENDERS = [
     ("nothing_is_imported_by_name", "core.pipeline", "importlib.import_module('gacfx.api')"),
     ("integers_need_no_torch", "planning.one_budget.core", "def f():\n    import torch"),
     ("integers_need_no_torch", "core.plan", "from torch import Tensor"),
+    ("integers_need_no_torch", "hardware.gemm", "import torch"),
+    ("integers_need_no_torch", "hardware.gemm", "from gacfx.hardware.measure import timing"),
     ("only_tracing_exports", "api", "import torch\ntorch.export.export(m, ())"),
     ("only_tracing_exports", "passes.rewrite.clean", "from torch import export"),
     ("only_tracing_exports", "core.ops", "torch._dynamo.reset()"),
-    ("only_a_sweep_touches_the_gpu", "hardware.gemm", "torch.cuda.is_available()"),
+    ("only_measure_touches_the_gpu", "hardware.gemm", "torch.cuda.is_available()"),
+    ("only_measure_touches_the_gpu", "bench.run", "def f():\n    torch.cuda.empty_cache()"),
     ("transformers_is_imported_late", "tracing.skeleton", "import transformers"),
     ("transformers_is_imported_late", "study", "from transformers.utils import logging"),
     ("only_notes_touch_custom_meta", "tracing.export", "node.meta['custom']"),
@@ -345,6 +351,8 @@ INNOCENT = [
     ("planning_goes_down", "planning.paper.dp", "from gacfx.planning.problem import Problem"),
     ("planning_goes_down", "planning.problem", "from gacfx.planning.limits import Limit"),
     ("only_tracing_exports", "tracing.export", "torch.export.export(m, ())"),
+    ("integers_need_no_torch", "hardware.measure.timing", "import torch"),
+    ("only_measure_touches_the_gpu", "hardware.measure.timing", "torch.cuda.synchronize()"),
     ("transformers_is_imported_late", "study", "def f():\n    import transformers"),
     ("transformers_is_imported_late", "study", "if TYPE_CHECKING:\n    import transformers"),
     ("only_edit_makes_nodes", "passes.x", "node.op == 'call_function'"),

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.llama.variants import Variant
-from benchmarks.gpu.timing import recover
+from gacfx.hardware.measure.timing import recover
 
 Phase = Literal["prefill", "decode"]
 Call = Callable[[], Tensor]

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu.cases.gemm import Gemm
 from benchmarks.gpu.part import Result, Setting
-from benchmarks.gpu.timing import Call
+from gacfx.hardware.measure.clock import Call
 
 MATMUL_SIZE = 8192
 """M = N = K: 1.1 TFLOP, many full waves on any GPU."""

@@ -24,7 +24,7 @@ from benchmarks.gpu.llama.cells import DRY_GRID, GRID, Cell, Mode, cells
 from benchmarks.gpu.llama.variants import Variant, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
 from benchmarks.gpu.part import Result, Setting
-from benchmarks.gpu.timing import Times
+from gacfx.hardware.measure.timing import Times
 
 EAGER = ("eager", "graph")
 LARGEST_KERNELS = 20

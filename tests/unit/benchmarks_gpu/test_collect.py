@@ -13,7 +13,8 @@ import pytest
 from benchmarks.gpu import collect
 from benchmarks.gpu.journal import FILE, Journal, Record, key, read
 from benchmarks.gpu.part import Rates, Result, Setting
-from benchmarks.gpu.timing import Call, HostTimer
+from gacfx.hardware.measure.clock import Call
+from gacfx.hardware.measure.timing import HostTimer
 
 ROOT = Path(__file__).parents[3]
 ABSENT = ("pulp", "pydantic", "rich", "matplotlib")

@@ -22,7 +22,7 @@ from benchmarks.gpu.llama.variants import NAMES, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
 from benchmarks.gpu.part import Part, Rates, Result, Setting
 from benchmarks.gpu.parts.end_to_end import EndToEnd
-from benchmarks.gpu.timing import HostTimer, Kernel
+from gacfx.hardware.measure.timing import HostTimer, Kernel
 
 ROOT = Path(__file__).parents[3]
 

@@ -14,7 +14,7 @@ from benchmarks.gpu.parts.ceilings import Ceilings
 from benchmarks.gpu.parts.decompose import SECONDS, Decompose
 from benchmarks.gpu.parts.dispatch import Dispatch, read_extra
 from benchmarks.gpu.parts.figures import Figures
-from benchmarks.gpu.timing import HostTimer, Kernel, Times, make_timer, summary
+from gacfx.hardware.measure.timing import HostTimer, Kernel, Times, make_timer, summary
 
 
 def dry(extra: Path | None = None) -> Setting:

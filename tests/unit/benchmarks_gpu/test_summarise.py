@@ -19,7 +19,7 @@ from benchmarks.gpu.summary.index import index
 from benchmarks.gpu.summary.kernels import Kernel
 from benchmarks.gpu.summary.page import page
 from benchmarks.gpu.summary.records import load
-from benchmarks.gpu.timing import HostTimer
+from gacfx.hardware.measure.timing import HostTimer
 from gacfx.report import drawing
 from gacfx.report.drawing import can_draw
 from tests.unit.benchmarks_gpu import synthetic
@@ -217,7 +217,7 @@ def test_synthetic_records_have_the_collectors_fields() -> None:
     from benchmarks.gpu.cases.gemm import Gemm
     from benchmarks.gpu.cases.stride import StridedRead
     from benchmarks.gpu.llama.cells import GRID, cells
-    from benchmarks.gpu.timing import Times
+    from gacfx.hardware.measure.timing import Times
 
     assert asdict(Gemm(1, 2, 3)) == synthetic.gemm_case(1, 3, 2)
     assert asdict(Attention(64)) == synthetic.attention_case(64)

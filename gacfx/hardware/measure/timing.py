@@ -6,19 +6,20 @@ warm    many calls in one CUDA graph, replayed; divided by their number. Operand
         L2, so it may be below a floor at memory bandwidth. Where the call cannot be captured, a
         loop between two events, and ``how`` says so.
 
-On a machine without CUDA the same calls are timed by the host's clock: a rehearsal, no result.
+On a machine without CUDA the benchmarks of GPUs time the same calls by the host's clock: a
+rehearsal, no result.
 """
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-Call = Callable[[], object]
+from gacfx.hardware.measure.clock import Call, Clock
+
 WARM_UP = 3
 MIN_RUNS, MAX_RUNS = 7, 60
 SPIN_CYCLES = 400_000
@@ -38,7 +39,7 @@ class Times:
     p90_us: float
     runs: int
     how: str
-    """``cold``, ``graph``, ``loop`` or ``host``."""
+    """``cold``, ``graph``, ``loop``, ``host``, or ``clock``: by a ``Clock``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +156,7 @@ class CudaTimer:
 
     def once(self, call: Call) -> float:
         """See ``Timer``."""
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        call()
-        torch.cuda.synchronize()
-        return time.perf_counter() - begin
+        return Clock(self.device).once(call)
 
     def _runs(self, call: Call, budget_ms: float) -> int:
         return max(MIN_RUNS, min(MAX_RUNS, int(budget_ms * 1e3 / self._estimate(call))))
@@ -224,9 +221,7 @@ class HostTimer:
 
     def once(self, call: Call) -> float:
         """See ``Timer``."""
-        begin = time.perf_counter()
-        call()
-        return time.perf_counter() - begin
+        return Clock(self.device).once(call)
 
 
 def _event() -> torch.cuda.Event:
