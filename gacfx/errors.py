@@ -11,6 +11,7 @@
     │   ├── InfeasibleBudget  even the cheapest plan costs more than the budget
     │   └── PlanMismatch      the plan was made for another model or for other weights
     ├── PoorQuality           the model, or what would become of it, predicts text too badly
+    ├── BenchError            a measurement was asked for that cannot be made
     ├── CheckpointError       a checkpoint folder cannot be read or written
     └── ProfileError          a hardware profile is unknown or malformed
 
@@ -80,6 +81,10 @@ class PlanMismatch(PlanError):  # noqa: N818
 
 class PoorQuality(GacError):  # noqa: N818 - reads as a verdict
     """The dense model, or the compressed one, predicts text worse than is allowed."""
+
+
+class BenchError(GacError):
+    """A measurement was asked for that cannot be made."""
 
 
 class CheckpointError(GacError):

@@ -1,4 +1,4 @@
-"""The command line: ``gacfx inspect | plan | explain | diff | compress | eval | passes | demo``.
+"""The command line: ``gacfx inspect | plan | explain | diff | compress | eval | bench | ...``.
 
 Exit codes: 0 fine, 1 a check failed or the work could not be done, 2 wrong use, 4 the result would
 predict text too badly. Warnings are one line each, on the error stream.
@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
+    arguments.words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _short_warnings(arguments.command):
             return int(arguments.run(arguments))
@@ -64,7 +65,7 @@ def _short_warnings(command: str) -> Iterator[None]:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command's module adds its own."""
     from gacfx import __version__
-    from gacfx.cli import compress, demo, diff, evaluate, explain, inspect, passes, plan
+    from gacfx.cli import bench, compress, demo, diff, evaluate, explain, inspect, passes, plan
 
     top = Parser(
         prog="gacfx",
@@ -72,6 +73,6 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (inspect, plan, explain, diff, compress, evaluate, passes, demo):
+    for module in (inspect, plan, explain, diff, compress, evaluate, bench, passes, demo):
         module.add(commands)
     return top

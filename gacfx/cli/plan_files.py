@@ -27,6 +27,19 @@ def check_writable(path: Path) -> None:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
 
 
+def check_new(path: Path, *, overwrite: bool) -> None:
+    """Nothing when a file can be written there, and is missing or may be replaced.
+
+    Raises:
+        CheckpointError: as ``check_writable``, or it exists and ``overwrite`` is false.
+    """
+    from gacfx.errors import CheckpointError
+
+    check_writable(path)
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path}: exists; allow overwrite or name another")
+
+
 def read_plan(name: str) -> "Plan":
     """The plan behind a name; its factors are not read.
 

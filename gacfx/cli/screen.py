@@ -35,21 +35,25 @@ def quiet_transformers() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Any]:
-    """A callback (stage, done, total) that moves one bar for each stage."""
-    out = Console(stderr=True)
+def progress(*, live: bool = True) -> Iterator[Any]:
+    """A callback (stage, done, total) that moves one bar for each stage.
+
+    Args:
+        live: draw again and again meanwhile; that thread would be in times that are measured.
+    """
+    out, silent = Console(stderr=True), not sys.stderr.isatty()
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=out, disable=not sys.stderr.isatty()) as bars:
+    with Progress(*columns, console=out, disable=silent, auto_refresh=live) as bars:
         tasks: dict[str, Any] = {}
 
         def move(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            bars.update(tasks[stage], completed=done, total=total, refresh=not live)
 
         yield move

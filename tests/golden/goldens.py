@@ -34,10 +34,10 @@ def check(name: str, text: str, folder: Path = FOLDER) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
-def render(view: RenderableType) -> str:
+def render(view: RenderableType, width: int = WIDTH) -> str:
     """A view as a pipe shows it: no colour, fixed width, no blanks at line ends."""
     out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, highlight=False, markup=False).print(view)
+    Console(file=out, width=width, color_system=None, highlight=False, markup=False).print(view)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 

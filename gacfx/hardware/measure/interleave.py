@@ -110,7 +110,7 @@ def _calls_in_a_row(calls: Sequence[Call], clock: OnceClock) -> int:
             break
         times = [clock.once(call) for call in calls]
         spent_s, shortest_s = spent_s + sum(times), min(times)
-    return max(1, min(MOST_CALLS, int(SAMPLE_S / max(shortest_s, 1e-9))))
+    return max(1, min(MOST_CALLS, round(SAMPLE_S / max(shortest_s, 1e-9))))
 
 
 def _repeated(call: Call, row: int) -> Call:

@@ -37,9 +37,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what nothing holds any more, so that ``free_bytes`` tells the truth."""
-    gc.collect()
+    """Give back what nothing holds any more; on a CPU that has happened by itself."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
