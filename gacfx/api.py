@@ -32,6 +32,7 @@ from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
+from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Workload
 from gacfx.errors import CalibrationError, PlanError
@@ -43,7 +44,6 @@ from gacfx.inspection import (
     load_profile,
 )
 from gacfx.passes.planning.measure_curves import PAPER
-from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
 from gacfx.study import Progress, Study, check_request
 from gacfx.summary import Summary
 from gacfx.tracing.skeleton import skeleton

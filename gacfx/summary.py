@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gacfx.core.plan import Plan
+from gacfx.core.rise import Rise
 from gacfx.hardware.gemm import aligned
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection
-from gacfx.quality import Rise
 from gacfx.speedup import Speedup
 
 

@@ -11,11 +11,11 @@ from gacfx.core import edit
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.planned import Planned
+from gacfx.core.rise import rise_of
 from gacfx.core.sites import Workload
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import FORECAST, Inspection, annotate_graph
 from gacfx.modules.install import swapped
-from gacfx.quality import rise_of
 from gacfx.speedup import graph_speedup
 from gacfx.study import Study
 from gacfx.summary import Summary, make_side

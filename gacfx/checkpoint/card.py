@@ -1,6 +1,7 @@
 """The README.md of a compressed checkpoint: how to load it, what was done to it."""
 
 from gacfx.core.plan import Plan
+from gacfx.core.rise import rise_of, rise_text
 
 _CARD = """\
 ---
@@ -27,6 +28,7 @@ tokenizer = AutoTokenizer.from_pretrained("{title}")
 | parameters of the targeted weights | {kept:,} of {dense:,} ({removed:.1%} removed) |
 | budget | {limit:,} ({asked}) |
 | chosen for | {gpu}, {dtype} |
+| loss | {loss} |
 
 `plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors as they
 were cast to the model's dtype.
@@ -35,7 +37,7 @@ were cast to the model's dtype.
 
 def model_card(title: str, plan: Plan) -> str:
     """Markdown with the front matter that the hub reads."""
-    budget, origin = plan.budget, plan.provenance
+    budget, origin, rise = plan.budget, plan.provenance, rise_of(plan)
     return _CARD.format(
         title=title,
         factorized=len(plan.ranks),
@@ -48,4 +50,5 @@ def model_card(title: str, plan: Plan) -> str:
         asked=budget.asked,
         gpu=origin.gpu,
         dtype=origin.dtype,
+        loss="not measured" if rise is None else rise_text(rise),
     )

@@ -6,6 +6,7 @@ tensor: whatever it refuses, it refuses here, in milliseconds.
 """
 
 import copy
+import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -18,6 +19,11 @@ from gacfx.errors import CheckpointError, UnsupportedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class ChangedByLoading(UserWarning):
+    """What is loaded again will differ from what was saved, in a way that can be lived with."""
+
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -39,6 +45,7 @@ def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
             "from its weight; call merge_and_unload() first"
         )
     _compare(shapes(model), shapes(skeleton), type(model).__name__)
+    _warn_of_changes(model)
     try:
         with TemporaryDirectory() as folder, _without_progress():
             save_pretrained(model, folder, stand_ins(model))
@@ -130,6 +137,33 @@ def _compare(found: Shapes, expected: Shapes, name: str) -> None:
                 f"{key}: is {shape}, the configuration asks for {expected[key]}, so a saved {name} "
                 f"would not come back; {remedy}"
             )
+
+
+def _warn_of_changes(model: "PreTrainedModel") -> None:
+    """Say what a loader will do otherwise, though all names and shapes fit."""
+    kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    main = model.dtype
+    recast = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.dtype != main
+        if not any(part in name for part in kept)
+    ]
+    if recast:
+        more = f" and {len(recast) - 1} more" if len(recast) > 1 else ""
+        warnings.warn(
+            f"{recast[0]}{more}: not {main} as the rest, and a loader casts all weights to one "
+            "dtype, unless it is told another",
+            ChangedByLoading,
+            stacklevel=3,
+        )
+    if not type(model).__module__.startswith("transformers."):
+        warnings.warn(
+            f"{type(model).__name__} is no class of transformers: its own code is not saved, and "
+            "the folder is loaded as the class that its configuration names",
+            ChangedByLoading,
+            stacklevel=3,
+        )
 
 
 def _undeclared(model: nn.Module) -> set[str]:

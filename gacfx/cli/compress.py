@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, screen
-    from gacfx.quality import MAX_LOSS_NATS, check_rise, rise_of
+    from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
     from gacfx.report import tables
     from gacfx.report.speedup_view import speedup_view
 

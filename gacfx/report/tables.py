@@ -10,10 +10,10 @@ from rich.text import Text
 from gacfx.core.dims import Dim, Dims
 from gacfx.core.notes import sites
 from gacfx.core.plan import LimitKept, Plan, Provenance
+from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
 from gacfx.core.sites import AttentionSite
 from gacfx.inspection import FORECAST, Inspection, Row, ranges, split_layer
-from gacfx.quality import rise_of, rise_text
 from gacfx.summary import Summary
 
 TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     ("talk to a person", "cli report demo"),
     (
         "the doors       ",
-        "api applying verification study summary quality inspection pipelines replan sweep "
+        "api applying verification study summary inspection pipelines replan sweep "
         "speedup explain bench",
     ),
     ("verbs           ", "passes"),
@@ -59,7 +59,7 @@ BY_NAME = {
 NO_TORCH = (
     *("planning", "hardware", "errors", "pipelines"),
     *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "atomic")),
-    *("core.curve_file", "core.search", "core.goal"),
+    *("core.curve_file", "core.search", "core.goal", "core.rise"),
 )
 EXPORTS = ("tracing", "dynamo")
 MEASURES = ("hardware.measure",)

@@ -9,11 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 from gacfx import api
-from gacfx.checkpoint.rehearsal import save_pretrained, stand_ins, state_dict_to_save
+from gacfx.checkpoint.rehearsal import (
+    ChangedByLoading,
+    save_pretrained,
+    stand_ins,
+    state_dict_to_save,
+)
 from gacfx.checkpoint.written import check_written
+from gacfx.core.rise import rise_text
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from tests import tiny
 
@@ -202,3 +208,25 @@ def test_unused_weights_are_told_at_loading_and_in_the_report(tmp_path: Path) ->
     made = api.compress(model, tokenizer, calibration=tiny.texts(), ratio="0.2")
     report = json.loads((api.save(made, tmp_path / "out") / "gacfx_report.json").read_text())
     assert report["unused_weights"] == ["model.layers.2.mtp.weight"]
+
+
+def test_one_weight_in_another_dtype_is_warned_of() -> None:
+    model = tiny.llama().to(torch.bfloat16)
+    model.model.norm.float()
+    with pytest.warns(ChangedByLoading, match=r"model\.norm\.weight: not torch\.bfloat16"):
+        api.check_saves(model)
+
+
+def test_a_class_of_ones_own_is_warned_of() -> None:
+    class Own(LlamaForCausalLM):
+        pass
+
+    with pytest.warns(ChangedByLoading, match="Own is no class of transformers"):
+        api.check_saves(Own(tiny.llama().config).eval())
+
+
+def test_the_card_says_what_it_cost(tmp_path: Path) -> None:
+    made = api.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    card = (api.save(made, tmp_path / "out") / "README.md").read_text()
+    assert made.summary.rise is not None
+    assert f"| loss | {rise_text(made.summary.rise)} |" in card

@@ -10,9 +10,9 @@ import torch
 from gacfx import api
 from gacfx.cli import main
 from gacfx.core.plan import Plan, Trial
+from gacfx.core.rise import Rise, check_rise, rise_of, rise_text
 from gacfx.core.search import Search
 from gacfx.errors import PoorQuality
-from gacfx.quality import Rise, check_rise, rise_of, rise_text
 from tests import tiny
 
 TOLD: dict[str, Any] = {"calibration": tiny.texts(), "ratio": "0.3"}
