@@ -12,7 +12,8 @@ itself must fulfil theirs.
     nvfp4       32    16    32     two values in a byte, and 16 bytes along K
     2:4         64    32    64     CUTLASS in half precision, the stricter of two backends
 
-These are conditions of legality: a call with other sizes raises. They say nothing about speed.
+These are conditions of legality: a call with other sizes raises. They say nothing about speed, and
+hold whatever the GPU: one that cannot multiply a format may still store weights in it.
 """
 
 from collections.abc import Mapping
@@ -102,10 +103,14 @@ def chosen_align(search: Search, profile: Profile, dtype: str) -> int:
     """Multiple of ranks that was asked for, or else what the profile prefers.
 
     That is for the model's dtype, for half precision in any case, and for the format.
+
+    Raises:
+        ProfileError: the GPU cannot multiply the model's dtype.
     """
     if search.align is not None:
         return search.align
-    names = {dtype, "bf16"}
+    profile.check_dtype(dtype)
+    names = {dtype, profile.usual_dtype}
     if search.quant is not None and (stored := CONTRACTS[search.quant].dtype) in profile.align:
         names.add(str(stored))
     return max(profile.align_for(name) for name in sorted(names))

@@ -3,7 +3,8 @@
     kernel          when                                                       tier
     native          K, N and row strides are multiples of 16 bytes               1
     gemv            the same with M == 1 or N == 1 (one vector: bandwidth)       1
-    grouped         experts, the same                                            1
+    grouped         experts, the same, in bf16 on sm90 and sm10x                 1
+    grouped.loop    experts elsewhere: one matmul for each                       2
     any of these    but below the multiple that the profile prefers              2
     align2          half precision, multiples of 4 bytes only                    2
     align4          int8, K and N multiples of 8 bytes only                      2
@@ -16,7 +17,8 @@
 count and M is free** (cuBLAS documentation 2.1.11, tensor core usage). The Conv1D of GPT-2 stores
 W as [K, N]; its leading dimensions are K, N and N, and the rule is the same. Kernel names are those
 of cuBLASLt 13.1 on sm80 (``ldg8``, ``align2``, ``align1``); which family serves misaligned halves
-on sm90 is not published, so there the classes are a guess by analogy.
+elsewhere is not published, so there the classes are a guess by analogy: sm75, sm86 to sm89 and
+sm12x have the tensor core instructions of sm80's kind, sm90 and sm10x others.
 """
 
 from math import gcd
@@ -31,11 +33,14 @@ INT_MM_MULTIPLE = 8
 """``torch._int_mm`` refuses other K and N; source of pytorch."""
 INT_MM_ROWS = 16
 """``torch._int_mm`` wants more rows than this; source of pytorch."""
+GROUPED_MAJORS = (9, 10)
+"""Compute capabilities for which ``_grouped_mm`` has a kernel; source of pytorch."""
 HALF = ("bf16", "fp16")
 TIERS = {
     "native": 1,
     "gemv": 1,
     "grouped": 1,
+    "grouped.loop": 2,
     "align2": 2,
     "align4": 2,
     "simt": 2,
@@ -81,11 +86,14 @@ def matmul_tier(
         extents.remove(("N", n))
     vector = VECTOR_BYTES // DTYPE_BYTES[dtype]
     align = gcd(vector, *(size for _, size in extents)) * DTYPE_BYTES[dtype]
-    kernel = "grouped" if layout is Layout.EXPERTS else _kernel(dtype, align, min(m, n) == 1)
+    if layout is Layout.EXPERTS:
+        kernel, looped = _experts(dtype, profile)
+    else:
+        kernel, looped = _kernel(dtype, align, min(m, n) == 1), ""
     if reason := misfits(extents, vector):
         return TierPrediction(TIERS[kernel], kernel, reason)
-    narrow = misfits(extents, profile.align_for(dtype))
-    return TierPrediction(2 if narrow else TIERS[kernel], kernel, narrow)
+    reason = ", ".join(filter(None, (misfits(extents, profile.align_for(dtype)), looped)))
+    return TierPrediction(2 if reason else TIERS[kernel], kernel, reason)
 
 
 def aligned(size: int, dtype: str, profile: Profile) -> bool:
@@ -113,6 +121,19 @@ def _kernel(dtype: str, align_bytes: int, vector: bool) -> str:
         # cuBLASLt has no half kernels for 8 bytes: align8, align2 and align1 only.
         return "align2" if align_bytes >= 4 else "align1"
     return {"int8": "align4", "tf32": "align1"}.get(dtype, "simt")
+
+
+def _experts(dtype: str, profile: Profile) -> tuple[str, str]:
+    """(kernel, why no better one) of ``_grouped_mm``; source of pytorch 2.10, GroupedBlas.cpp.
+
+    Its one kernel is for bf16 on sm90 and sm10x; else it calls a matmul for each expert.
+    """
+    major, minor = profile.compute_capability
+    if major not in GROUPED_MAJORS:
+        return "grouped.loop", f"sm{major}{minor}: one matmul for each expert"
+    if dtype != "bf16":
+        return "grouped.loop", f"{dtype}: one matmul for each expert"
+    return "grouped", ""
 
 
 def _illegal(m: int, k: int, n: int, dtype: str, profile: Profile, layout: Layout) -> str:

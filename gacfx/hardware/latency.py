@@ -177,14 +177,14 @@ def _rows(site: AttentionSite, workload: Workload) -> tuple[int, int]:
 def _matmul(
     site: MatmulSite, kernel: str, profile: Profile, workload: Workload
 ) -> tuple[_Stage, ...]:
-    share = profile.share_of(kernel)
     if kernel.startswith("gemv"):
         # One vector: CUDA cores do it, and narrow loads cost bandwidth rather than arithmetic.
         peak = min(profile.peak_for("fp32"), profile.peak_for(site.dtype))
         compute_us = site.flops(workload) / (peak * 1e6)
+        share = profile.share_of(kernel)
         return (_Stage(compute_us, _bytes(site, workload), f_mem=share),)
     options = (
-        _tiled(site, tile, split, share, profile, workload)
+        _tiled(site, tile, split, kernel, profile, workload)
         for tile in profile.latency.tiles
         for split in SPLITS
     )
@@ -192,22 +192,24 @@ def _matmul(
 
 
 def _tiled(
-    site: MatmulSite, tile: Tile, split: int, share: float, profile: Profile, workload: Workload
+    site: MatmulSite, tile: Tile, split: int, kernel: str, profile: Profile, workload: Workload
 ) -> tuple[_Stage, ...]:
     """A matmul with one tile; ``split`` blocks share a K, a second kernel adds their fp32 sums."""
     m, k, n = site.sizes(workload)
     count = site.count.at(workload)
     used = min(site.experts, m)  # rows spread evenly; a tile never spans two experts
-    blocks = used * ceil(m / (used * tile.m)) * ceil(n / tile.n) * count * split
+    blocks = ceil(m / (used * tile.m)) * ceil(n / tile.n) * count * split
+    launches = used if kernel.endswith(".loop") else 1  # in a loop experts share no wave
+    waves = launches * ceil(blocks * used / launches / profile.sms)
     depth = profile.latency.tile_k_bytes // DTYPE_BYTES[site.dtype]
     flops = 2 * tile.m * tile.n * round_up(ceil(k / split), depth)
     peak_per_sm = profile.peak_for(site.dtype) * 1e6 / profile.sms
-    compute_us = ceil(blocks / profile.sms) * flops / (peak_per_sm * tile.share * share)
-    product = _Stage(compute_us, _bytes(site, workload))
+    rate = peak_per_sm * tile.share * profile.share_of(kernel)
+    product = _Stage(waves * flops / rate, _bytes(site, workload), launches)
     if split == 1:
         return (product,)
     partial = split * m * n * count * DTYPE_BYTES["fp32"]
-    return product, _Stage(0.0, 2 * partial)
+    return product, _Stage(0.0, 2 * partial, launches)
 
 
 def _attention(

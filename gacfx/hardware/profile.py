@@ -2,7 +2,8 @@
 
 A profile is a JSON file, ``{"format": "gacfx-profile", "version": 1, ...}``. Its ``sources`` name a
 source for every constant; a constant without one is refused. Versions of torch and cuDNN are
-inputs: the rules depend on them, and a machine may have others than the file's default.
+inputs: the rules depend on them, and a machine may have others than the file's default. A file that
+says ``"evidence": "vendor"`` holds data sheets and analogies: nothing was ever checked on that GPU.
 """
 
 import json
@@ -14,6 +15,9 @@ from typing import Literal, TypeVar
 from gacfx.errors import ProfileError
 
 Evidence = Literal["read", "estimate", "measured"]
+Basis = Literal["rules", "vendor"]
+"""vendor: data sheets, and coefficients by analogy with another GPU. rules: the dispatch rules and
+the coefficients were held against what is published of this very GPU."""
 
 DTYPE_BYTES: Mapping[str, int] = {
     "fp64": 8,
@@ -29,6 +33,9 @@ KERNELS = (
     *("cudnn", "flash", "efficient", "math"),
 )
 """Classes of kernels that the rules name; ``flash.t128.pad8`` belongs to ``flash``."""
+
+USUAL = ("bf16", "fp16")
+"""Half precision, the one that models are published in first."""
 
 _FOLDER = Path(__file__).parent / "profiles"
 T = TypeVar("T", int, float)
@@ -112,6 +119,38 @@ class Profile:
     provenance: tuple[Source, ...]
     measured: Mapping[str, Measurement] = field(default_factory=dict)
     """Key of ``predict.measured_key`` -> what was measured."""
+    evidence: Basis = "rules"
+
+    @property
+    def forecast(self) -> str:
+        """Where latencies come from. Measured entries decide tiers, not microseconds."""
+        return "vendor figures only" if self.evidence == "vendor" else "rule-based"
+
+    @property
+    def known(self) -> str:
+        """How well this GPU is known."""
+        if self.measured:
+            return f"measured entries: {len(self.measured)}"
+        return "vendor figures only" if self.evidence == "vendor" else "rules + vendor figures"
+
+    @property
+    def usual_dtype(self) -> str:
+        """What language models run in here: bf16, or fp16 where tensor cores have no bf16."""
+        return next((d for d in USUAL if d in self.peak_tflops), "fp32")
+
+    def check_dtype(self, dtype: str) -> None:
+        """Nothing if this GPU can multiply a dtype.
+
+        Raises:
+            ProfileError: it cannot; says what it can, and what to do.
+        """
+        if dtype in self.peak_tflops:
+            return
+        usual = self.usual_dtype
+        raise ProfileError(
+            f"{self.name} cannot multiply {dtype}, only {', '.join(self.peak_tflops)}: take the "
+            f"model in {usual} (--dtype {usual}; in Python dtype={usual!r}), or another GPU"
+        )
 
     def with_stack(
         self, *, torch: tuple[int, int] | None = None, cudnn: int | None = None
@@ -171,7 +210,8 @@ def load(
     """The profile of a known GPU, or of a file whose name ends in ``.json``.
 
     Args:
-        name_or_path: one of ``names()``, or a file.
+        name_or_path: one of ``names()``, such as ``rtx4090``; the device in other words, such as
+            ``NVIDIA RTX 4090``; or a file.
         torch: (major, minor) to predict for; the file's default if None.
         cudnn: for example 91900; the file's default if None.
 
@@ -180,12 +220,7 @@ def load(
     """
     path = Path(name_or_path)
     if path.suffix != ".json":
-        path = _FOLDER / f"{str(name_or_path).lower()}.json"
-        if str(name_or_path).lower() not in names():
-            raise ProfileError(
-                f"no profile {str(name_or_path)!r}; there are {', '.join(names())}; "
-                "for another GPU give the path of a .json file"
-            )
+        path = _FOLDER / f"{_name(str(name_or_path))}.json"
     from gacfx.hardware.profile_json import parse  # it needs the nouns above
 
     try:
@@ -197,6 +232,24 @@ def load(
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None
     return profile.with_stack(torch=torch, cudnn=cudnn)
+
+
+def _name(text: str) -> str:
+    """The shipped profile that a text means."""
+    if (name := text.lower()) in names():
+        return name
+    from gacfx.hardware.device_names import match, nearest
+
+    devices = {name: load(name).device for name in names()}
+    is_path = "/" in text or "\\" in text
+    if found := "" if is_path else match(text, devices):
+        return found
+    near = "" if is_path else nearest(text, devices)
+    hint = f"the nearest is {near} ({devices[near]})" if near else f"there are {', '.join(devices)}"
+    raise ProfileError(
+        f"no profile {text!r}; {hint}; gacfx profiles lists them, and for another GPU give the "
+        "path of a .json file"
+    )
 
 
 def _find(dtype: str, table: Mapping[str, T], profile: str) -> T:

@@ -8,6 +8,7 @@ from gacfx.hardware import checks
 from gacfx.hardware.profile import (
     DTYPE_BYTES,
     KERNELS,
+    Basis,
     Evidence,
     LatencyModel,
     Measurement,
@@ -38,7 +39,7 @@ def parse(data: object) -> Profile:
     if found != VERSION or isinstance(found, bool):
         raise ProfileError(f"version: {found!r} is unknown; this gacfx reads version {VERSION}")
     required = ("format", "version", "name", "sources", *CONSTANTS)
-    top = checks.members(data, "profile", required, {"measured"})
+    top = checks.members(data, "profile", required, {"measured", "evidence"})
     peaks = checks.members(top["peak_tflops"], "peak_tflops", {"fp32"}, DTYPE_BYTES)
     align = checks.members(top["align"], "align", peaks)
     stack = checks.members(top["stack"], "stack", {"torch", "cudnn"})
@@ -60,7 +61,20 @@ def parse(data: object) -> Profile:
         latency=_latency(top["latency"]),
         measured={key: _measurement(v, f"measured.{key}") for key, v in measured.items()},
         provenance=_sources(top),
+        evidence=_basis(top),
     )
+
+
+def _basis(top: Mapping[str, object]) -> Basis:
+    """What the file rests on; one that holds measurements cannot rest on data sheets alone."""
+    found = top.get("evidence", "rules")
+    kinds: tuple[Basis, ...] = get_args(Basis)
+    basis = next((kind for kind in kinds if kind == found), None)
+    if basis is None:
+        raise ProfileError(f"evidence: expected {' or '.join(kinds)}, not {found!r}")
+    if basis == "vendor" and any(s.evidence == "measured" for s in _sources(top)):
+        raise ProfileError("evidence: vendor, but a source says measured; leave evidence out")
+    return basis
 
 
 def _latency(data: object) -> LatencyModel:

@@ -19,7 +19,8 @@ H200: dict[str, Any] = json.loads((SHIPPED / "h200.json").read_text())
 
 
 def test_shipped_profiles() -> None:
-    assert names() == ("a100", "h100", "h200")
+    checked = [name for name in names() if load(name).evidence == "rules"]
+    assert checked == ["a100", "h100", "h200"]
     assert [load(name).name for name in names()] == list(names())
 
 
@@ -100,9 +101,51 @@ def test_share_of_a_flash_template_is_that_of_flash() -> None:
         profile.share_of("wizard")
 
 
-def test_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(ProfileError, match="no profile 'b200'; there are a100, h100, h200"):
-        load("b200")
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("H200", "h200"),
+        ("NVIDIA H200", "h200"),
+        ("H100-SXM", "h100"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("A100 80 GB", "a100"),
+        ("RTX 4090", "rtx4090"),
+        ("GeForce RTX4090", "rtx4090"),
+        ("Tesla T4", "t4"),
+        ("DGX Spark", "gb10"),
+        ("Jetson AGX Orin", "orin"),
+    ],
+)
+def test_a_gpu_may_be_named_in_other_words(text: str, name: str) -> None:
+    assert load(text).name == name
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_profile_is_found_by_what_the_driver_calls_its_device(name: str) -> None:
+    assert load(load(name).device).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("h10", "h100"),
+        ("h2000", "h200"),
+        ("rtx4080", "rtx4090"),
+        ("H100 PCIe", "h100"),  # another board: fewer SMs, less bandwidth
+        ("A100-SXM4-40GB", "a100"),  # less bandwidth
+        ("RTX 4090 Laptop", "rtx4090"),
+        ("L40", "l40s"),
+    ],
+)
+def test_another_gpu_is_refused_with_the_nearest_one(text: str, near: str) -> None:
+    with pytest.raises(ProfileError, match=rf"no profile '{text}'; the nearest is {near} \("):
+        load(text)
+
+
+@pytest.mark.parametrize("text", ["wizard", "", "nvidia", "./h200", "gpus/h200"])
+def test_unknown_name_lists_what_exists(text: str) -> None:
+    with pytest.raises(ProfileError, match=f"no profile '{text}'; there are a10, a100, b200, "):
+        load(text)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -113,8 +156,12 @@ def test_unreadable_files(tmp_path: Path) -> None:
         load(str(tmp_path / "bad.json"))
 
 
-def put(value: object, *path: str | int) -> Callable[[dict[str, Any]], None]:
+def put(
+    value: object, *path: str | int, measured: bool = False
+) -> Callable[[dict[str, Any]], None]:
     def change(data: Any) -> None:
+        if measured:
+            data["sources"]["sms"]["evidence"] = "measured"
         for key in path[:-1]:
             data = data[key]
         data[path[-1]] = value
@@ -169,6 +216,8 @@ MEASURED = {"tier": 1, "kernel": "native", "us": 1.0}
             put({"source": "x", "evidence": "sure"}, "sources", "sms"),
             "read or estimate or measured",
         ),
+        (put("sure", "evidence"), "evidence: expected rules or vendor, not 'sure'"),
+        (put("vendor", "evidence", measured=True), "evidence: vendor, but a source says measured"),
         (put({"source": " ", "evidence": "read"}, "sources", "sms"), r"sources\.sms\.source"),
         (put({"k": MEASURED}, "measured"), r"sources: nothing is said of measured\.k"),
         (
