@@ -44,7 +44,7 @@ from gacfx.inspection import (
     load_profile,
 )
 from gacfx.passes.planning.measure_curves import PAPER
-from gacfx.study import Progress, Study, check_request
+from gacfx.study import Progress, Study, check_dtype, check_request
 from gacfx.summary import Summary
 from gacfx.tracing.skeleton import skeleton
 from gacfx.verification import summarise, verify
@@ -57,6 +57,7 @@ __all__ = [
     "apply_to_graph",
     "calibrate",
     "capture",
+    "check_dtype",
     "check_request",
     "compress",
     "inspect",
@@ -178,6 +179,7 @@ def plan(
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
     profile = load_profile(gpu)
+    check_dtype(model, profile)
     study = calibrate(
         model,
         tokenizer,
@@ -266,6 +268,7 @@ def compress(
     check_saves(model)
     workload = workload or Workload()
     profile = load_profile(gpu)
+    check_dtype(model, profile)
     study = calibrate(
         model,
         tokenizer,

@@ -16,16 +16,18 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.dims import Dims
 from gacfx.core.notes import note, sites, state
+from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.printer import annotated_code
 from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
+from gacfx.errors import UnsupportedModel
 from gacfx.hardware import profile as profiles
-from gacfx.hardware.profile import Profile
+from gacfx.hardware.profile import USUAL, Profile
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
 
-FORECAST = "rule-based"
-"""Where latencies come from. Measured entries of a profile decide tiers, not microseconds."""
+MODEL_DTYPES = ("fp32", "bf16", "fp16")
+"""What the weights of a model can be asked for in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Inspection:
 
     @property
     def latency_us(self) -> float:
-        """Forecast for all sites of one step, microseconds; rule-based."""
+        """Forecast for all sites of one step, microseconds; ``profile.forecast`` says of what."""
         return sum(r.latency_us for r in self.rows)
 
     @property
@@ -98,6 +100,7 @@ class Inspection:
         return {
             "model": self.model,
             "gpu": self.profile.name,
+            "forecast": self.profile.forecast,
             "workload": asdict(self.workload),
             "params": self.params,
             "latency_us": self.latency_us,
@@ -194,20 +197,39 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 @torch.inference_mode(False)
-def capture(model: "nn.Module | str | Path", *, seq: int = 1024) -> GraphModule:
+def capture(
+    model: "nn.Module | str | Path", *, seq: int = 1024, dtype: str | None = None
+) -> GraphModule:
     """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
 
     Args:
         model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
         seq: tokens of a sequence for which eager attention calls are recorded.
+        dtype: fp32, bf16 or fp16, instead of the configuration's own.
 
     Raises:
         CaptureError: torch.export refuses the model.
-        CheckpointError, UnsupportedModel: nothing readable behind the name.
+        CheckpointError, UnsupportedModel: nothing readable behind the name; or no such dtype.
     """
     if not isinstance(model, nn.Module):
-        model = skeleton(read_config(model))
+        model = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
+    elif dtype is not None:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: a module has its dtype already; leave out dtype={dtype!r} or "
+            "cast the module"
+        )
     return export.capture(model, attention_seq=seq)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """``torch.float16`` for ``fp16``.
+
+    Raises:
+        UnsupportedModel: models are not held in such a dtype.
+    """
+    if name not in MODEL_DTYPES:
+        raise UnsupportedModel(f"no model in dtype {name!r}; take {', '.join(MODEL_DTYPES)}")
+    return next(dtype for dtype, short in DTYPES.items() if short == name)
 
 
 @torch.inference_mode(False)
@@ -220,6 +242,7 @@ def inspect(
     mode: Mode = "prefill",
     execution: Execution = "eager",
     dims: bool = False,
+    dtype: str | None = None,
 ) -> Inspection:
     """The annotated graph: sizes, predicted kernel tiers and forecast latency of every site.
 
@@ -233,10 +256,15 @@ def inspect(
         mode: ``prefill`` or ``decode``.
         execution: ``eager`` or ``compiled``: attention is called differently.
         dims: also find the coupled dimensions.
+        dtype: fp32, bf16 or fp16, instead of the configuration's own.
+
+    Raises:
+        ProfileError: no such profile, or its GPU cannot multiply the model's dtype.
+        GacError: as :func:`capture`.
     """
     profile = load_profile(gpu)
     workload = Workload(batch, seq, mode, execution)
-    gm = capture(model, seq=seq)
+    gm = capture(model, seq=seq, dtype=dtype)
     if dims:
         Pipeline.parse("couple-dims").run(gm)
     label = type(model).__name__ if isinstance(model, nn.Module) else str(model)
@@ -244,8 +272,15 @@ def inspect(
 
 
 def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:
-    """Run the analysis passes on a graph and read the result."""
+    """Run the analysis passes on a graph and read the result.
+
+    Raises:
+        ProfileError: the GPU cannot multiply the half precision that the model is in.
+    """
     Pipeline.parse(pipelines.ANALYSE).bind(profile=profile, workload=workload).run(gm)
+    # A model in it would be wrong everywhere; a site in any other dtype is a row in tier 4.
+    for dtype in sorted({site.dtype for _, site in sites(gm)}.intersection(USUAL)):
+        profile.check_dtype(dtype)
     params = sum(p.numel() for p in gm.parameters())
     return Inspection(label, profile, workload, read_rows(gm, workload), params, gm)
 

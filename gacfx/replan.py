@@ -120,12 +120,15 @@ def synthetic_curves(
     decay: float = 0.5,
     seed: int = 0,
     value: str = "",
+    dtype: str | None = None,
 ) -> Curves:
     """Made-up curves for a configuration alone: those that ``gacfx.api.plan_synthetic`` plans with.
 
     Arguments are those of :func:`synthetic_graph`.
     """
-    return synthetic_graph(source, skip=skip, decay=decay, seed=seed, value=value)[1]
+    return synthetic_graph(
+        source, skip=skip, decay=decay, seed=seed, value=value, dtype=dtype
+    )[1]
 
 
 def synthetic_graph(
@@ -136,6 +139,7 @@ def synthetic_graph(
     seed: int = 0,
     value: str = "",
     seq: int = 1024,
+    dtype: str | None = None,
 ) -> tuple[GraphModule, Curves]:
     """The whole graph of a configuration with its sites, and made-up curves of its targets.
 
@@ -146,15 +150,16 @@ def synthetic_graph(
         seed: of the drawn decays and importances.
         value: empty, or ``paper`` for straight lines.
         seq: tokens of a sequence for which attention calls are recorded.
+        dtype: fp32, bf16 or fp16, instead of the configuration's own.
     """
-    gm = capture(source, seq=seq)
+    gm = capture(source, seq=seq, dtype=dtype)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
     step = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=value)
     Pipeline.parse(step).run(gm)
     model = f"synthetic decay {decay}" + (f", {PAPER}" if value else "")
-    dtype = next(site.dtype for _, site in targets(gm))
-    made = Provenance("none", model, gpu="", align=1, dtype=dtype, seed=seed)
+    held = next(site.dtype for _, site in targets(gm))
+    made = Provenance("none", model, gpu="", align=1, dtype=held, seed=seed)
     return gm, graph_curves(gm, made)
 
 

@@ -21,7 +21,7 @@ from gacfx.core.tiers import TierPrediction
 from gacfx.errors import ProfileError
 from gacfx.hardware.latency import Latency
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import FORECAST, load_profile
+from gacfx.inspection import load_profile
 from gacfx.passes.planning.limit_latency import Clock, launches
 from gacfx.passes.rewrite.factorize import check_shapes
 

@@ -305,6 +305,15 @@ def check_request(
     check_limits(limits)
 
 
+def check_dtype(model: nn.Module, profile: Profile) -> None:
+    """Nothing when the GPU can multiply what the model is held in.
+
+    Raises:
+        ProfileError: it cannot.
+    """
+    profile.check_dtype(DTYPES[next(model.parameters()).dtype])
+
+
 def check_model(model: nn.Module) -> None:
     """Nothing when the model can be calibrated and compressed.
 

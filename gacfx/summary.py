@@ -25,7 +25,7 @@ class Side:
     tiers: dict[str, float]
     """Tier -> share of the FLOPs."""
     forecast_us: float
-    """One step of the workload, all matmuls and attention; rule-based unless measured."""
+    """One step of the workload, all matmuls and attention."""
     nats_per_token: float
     """On the text that the summary names."""
     speedup: Speedup | None = None
@@ -39,7 +39,7 @@ class Summary:
     gpu: str
     workload: str
     forecast: str
-    """``rule-based`` or ``measured``."""
+    """Where the times come from: ``rule-based`` or ``vendor figures only``."""
     text: str
     """What the losses were measured on."""
     sides: tuple[Side, ...]

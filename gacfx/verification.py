@@ -14,7 +14,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.rise import rise_of
 from gacfx.core.sites import Workload
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import FORECAST, Inspection, annotate_graph
+from gacfx.inspection import Inspection, annotate_graph
 from gacfx.modules.install import swapped
 from gacfx.speedup import graph_speedup
 from gacfx.study import Study
@@ -55,7 +55,7 @@ def summarise(
     return Summary(
         gpu=profile.name,
         workload=label,
-        forecast=FORECAST,
+        forecast=profile.forecast,
         text=text,
         sides=tuple(sides),
         rise=next((rise for rise in rises if rise is not None), None),

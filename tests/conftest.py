@@ -8,6 +8,7 @@ from hypothesis import settings
 # Set before torch or transformers is imported, and inherited by the interpreters that tests start.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # what is printed would be as wide as the terminal of the day
 
 settings.register_profile("gacfx", derandomize=True, deadline=None)
 settings.load_profile("gacfx")

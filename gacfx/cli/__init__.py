@@ -65,7 +65,18 @@ def _short_warnings(command: str) -> Iterator[None]:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each command's module adds its own."""
     from gacfx import __version__
-    from gacfx.cli import bench, compress, demo, diff, evaluate, explain, inspect, passes, plan
+    from gacfx.cli import (
+        bench,
+        compress,
+        demo,
+        diff,
+        evaluate,
+        explain,
+        inspect,
+        passes,
+        plan,
+        profiles,
+    )
 
     top = Parser(
         prog="gacfx",
@@ -73,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (inspect, plan, explain, diff, compress, evaluate, bench, passes, demo):
+    known = (inspect, plan, explain, diff, compress, evaluate, bench, profiles, passes, demo)
+    for module in known:
         module.add(commands)
     return top

@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     options.add_planning(command)
     options.add_gpu(command)
     options.add_workload(command)
+    options.add_dtype(command)
     command.add_argument("--out", metavar="DIR", help="folder to write")
     command.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     command.add_argument(
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(found.planned.plan.to_json(), end="")
             return 0
         out = screen.console()
-        out.print(tables.plan_view(found.planned.plan))
+        out.print(tables.plan_view(found.planned.plan, options.profile_of(arguments)))
         out.print()
         out.print(speedup_view(made.speedup(arguments, found)))
         return 0
@@ -61,9 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile = options.profile_of(arguments)
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
-    model, tokenizer, corpus = made.read_text(
-        arguments.model, arguments.calibration, arguments.calibration_tokens
-    )
+    model, tokenizer, corpus = made.read_text(arguments)
     with screen.progress() as move:
         compressed = api.compress(
             model,
@@ -83,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
         return 0
     out = screen.console()
-    out.print(tables.plan_view(compressed.planned.plan))
+    out.print(tables.plan_view(compressed.planned.plan, profile))
     out.print()
     out.print(tables.summary_view(compressed.summary))
     for side in compressed.summary.sides:

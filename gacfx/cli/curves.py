@@ -99,6 +99,7 @@ def sweep(arguments: argparse.Namespace, made: "Made") -> list[str]:
         rows,
         path.with_suffix(".svg"),
         workload=run,
+        forecast=profile.forecast,
         marked=Mark(plan.kept_params, plan.loss_nats, time),
     )
     return [*said, f"wrote {drawn}"]

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary.to_dict(), indent=1))
         return 0
     out = screen.console()
-    out.print(tables.plan_view(planned["gacfx"].plan))
+    out.print(tables.plan_view(planned["gacfx"].plan, profile))
     out.print()
     out.print(tables.summary_view(summary))
     ours = summary.sides[-1].speedup
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 def small_text(params: int) -> str:
     """Why the forecast of the demo model is no speed-up, and what it is at the shapes of 8B."""
     from gacfx.demo import REAL
-    from gacfx.report.tables import count
+    from gacfx.report.numbers import count
 
     return (
         f"\n{count(params)} parameters are too few to get faster: most of a step is starting "

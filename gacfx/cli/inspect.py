@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
     command.add_argument("model", help="checkpoint folder, config.json, or name")
     options.add_gpu(command)
     options.add_workload(command)
+    options.add_dtype(command)
     shown = command.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="everything as JSON")
     shown.add_argument("--dims", action="store_true", help="coupled dimensions instead of sites")
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         gpu=options.profile_of(arguments),
         dims=arguments.dims,
+        dtype=arguments.dtype,
         batch=arguments.batch,
         seq=arguments.seq,
         mode=arguments.mode,

@@ -74,9 +74,8 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
     api.check_request(told["method"], goal, search.value, search.limits)
-    model, tokenizer, corpus = read_text(
-        arguments.model, arguments.calibration, arguments.calibration_tokens
-    )
+    model, tokenizer, corpus = read_text(arguments)
+    api.check_dtype(model, profile)
     with screen.progress() as move:
         study = api.calibrate(
             model, tokenizer, calibration=corpus, **told, seq=arguments.seq, progress=move
@@ -89,16 +88,17 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     )
 
 
-def read_text(model: str, path: str, limit: str | None) -> "tuple[Any, Any, Corpus]":
+def read_text(arguments: argparse.Namespace) -> "tuple[Any, Any, Corpus]":
     """(model, tokenizer, text), the file first: a bad one is refused before the model is read."""
     from gacfx import api
     from gacfx.calibration.text import read_documents
     from gacfx.cli import screen
 
-    documents = read_documents(path)
+    documents = read_documents(arguments.calibration)
     screen.quiet_transformers()
-    loaded, tokenizer = api.load(model)
-    return loaded, tokenizer, api.read_calibration(documents, loaded, tokenizer, limit)
+    model, tokenizer = api.load(arguments.model, dtype=options.dtype_of(arguments))
+    limit = arguments.calibration_tokens
+    return model, tokenizer, api.read_calibration(documents, model, tokenizer, limit)
 
 
 def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
@@ -141,6 +141,7 @@ def made_up(arguments: argparse.Namespace) -> "tuple[GraphModule, Curves]":
         seed=arguments.seed or 0,
         value="paper" if value == "paper" else "",
         seq=arguments.seq,
+        dtype=arguments.dtype,
     )
 
 
@@ -157,6 +158,7 @@ def check(arguments: argparse.Namespace) -> None:
             "--calibration-tokens": arguments.calibration_tokens,
             "--method": arguments.method,
             "--seed": arguments.seed is not None,
+            "--dtype": arguments.dtype,
             "--synthetic": arguments.synthetic is not None,
             "--skip": arguments.skip,
             "--save-curves": arguments.save_curves,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
 
 if TYPE_CHECKING:
+    import torch
+
     from gacfx.core.goal import Goal
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
 METHOD = "gfwsvd"
+DTYPES = ("fp32", "bf16", "fp16")
 
 
 class WrongUse(Exception):  # noqa: N818 - exit code 2
@@ -25,9 +28,15 @@ class WrongUse(Exception):  # noqa: N818 - exit code 2
 def add_gpu(command: argparse.ArgumentParser, default: str | None = "h200") -> None:
     """``--gpu`` and the versions that its rules depend on."""
     said = default or "the plan's"
-    command.add_argument("--gpu", default=default, help=f"profile name or file (default: {said})")
+    known = f"one of gacfx profiles, or a file (default: {said})"
+    command.add_argument("--gpu", default=default, help=known)
     command.add_argument("--torch", metavar="X.Y", type=version, help="torch on the target machine")
     command.add_argument("--cudnn", metavar="N", type=whole, help="cuDNN there, for example 91900")
+
+
+def add_dtype(command: argparse.ArgumentParser) -> None:
+    """``--dtype``, for models that are published in another."""
+    command.add_argument("--dtype", choices=DTYPES, help="of the model (default: its own)")
 
 
 def add_workload(command: argparse.ArgumentParser) -> None:
@@ -198,6 +207,13 @@ def profile_of(arguments: argparse.Namespace) -> "Profile":
     from gacfx.hardware.profile import load
 
     return load(arguments.gpu, torch=arguments.torch, cudnn=arguments.cudnn)
+
+
+def dtype_of(arguments: argparse.Namespace) -> "torch.dtype | None":
+    """The dtype that the model is asked for in, if it is."""
+    from gacfx.inspection import torch_dtype
+
+    return None if arguments.dtype is None else torch_dtype(arguments.dtype)
 
 
 def workload_of(arguments: argparse.Namespace) -> "Workload":

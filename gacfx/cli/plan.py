@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
     options.add_planning(command)
     options.add_gpu(command)
     options.add_workload(command)
+    options.add_dtype(command)
     curves.add_options(command)
     command.add_argument(
         "--synthetic",
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(found.planned.plan.to_json(), end="")
     else:
         out = screen.console()
-        out.print(tables.plan_view(found.planned.plan))
+        out.print(tables.plan_view(found.planned.plan, options.profile_of(arguments)))
         out.print()
         out.print(speedup_view(made.speedup(arguments, found)))
     wrote += curves.sweep(arguments, found)

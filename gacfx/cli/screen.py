@@ -1,5 +1,6 @@
 """The terminal: one console for results, progress bars on the error stream."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 WIDTH = 240
-"""Columns when the output is no terminal, so that a pipe cuts nothing."""
+"""Columns when the output is no terminal, so that a pipe breaks few lines."""
 
 
 def console() -> Console:
-    """Results: colour only on a terminal, NO_COLOR respected."""
+    """Results: colour only on a terminal, NO_COLOR respected; COLUMNS is the width, also of pipes.
+
+    rich takes COLUMNS for itself, but falls back to 80 columns where it sees no terminal.
+    """
     out = Console(highlight=False, markup=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, width=WIDTH)
+    if out.is_terminal or _columns_given():
+        return out
+    return Console(highlight=False, markup=False, width=WIDTH)
+
+
+def _columns_given() -> bool:
+    given = os.environ.get("COLUMNS", "")
+    return given.isdecimal() and int(given) > 0
 
 
 def say_text(line: str, json: bool) -> None:

@@ -149,7 +149,7 @@ class Profile:
         usual = self.usual_dtype
         raise ProfileError(
             f"{self.name} cannot multiply {dtype}, only {', '.join(self.peak_tflops)}: take the "
-            f"model in {usual} (--dtype {usual}; in Python dtype={usual!r}), or another GPU"
+            f"model in {usual} (--dtype {usual}), or another GPU"
         )
 
     def with_stack(

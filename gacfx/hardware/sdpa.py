@@ -10,11 +10,14 @@ lengths would get on this device in a plain call with an aligned head dim.
     flash.tT.pad8       d is no multiple of 8: q, k and v are padded on every call      2
     efficient           because of a mask, unequal or wide head dims, ...               2
     math                all others refuse: upcast to fp32, scores in memory             3
-    error               query heads are no multiple of key heads                        4
+    error               query heads are no multiple of key heads, or no such dtype here 4
 
 T is the template of FlashAttention 2, the width that the kernel computes with. Read from the
 official Linux wheels of torch 2.3, 2.9.1, 2.10, 2.11 and 2.13 and from pytorch's ``sdp_utils``;
-versions between are taken as the nearest older one. Inference: no gradient, no dropout.
+versions between are taken as the nearest older one. Inference: no gradient, no dropout; what flash
+refuses above d 192 on sm86, sm89 and sm12x it refuses for gradients only. On sm75 (T4) flash and
+cuDNN never run, and ``enable_gqa``, which models pass whenever they have fewer key heads, leaves
+math alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,6 +78,8 @@ def predict_attention(site: AttentionSite, profile: Profile, workload: Workload)
 
     The reason says what each better backend refuses: ``d=107 %8==3: not cudnn, pads q, k, v``.
     """
+    if site.dtype not in profile.peak_tflops:
+        return TierPrediction(4, "error", f"{profile.name} has no {site.dtype} matmul")
     how = site.call(workload)
     if how.gqa and site.heads_q % site.heads_kv:
         reason = f"enable_gqa: {site.heads_q} query heads are no multiple of {site.heads_kv}"

@@ -11,7 +11,7 @@ from rich.text import Text
 from gacfx.bench import Bench, Cell, Side
 from gacfx.hardware.measure.interleave import CONFIDENCE
 from gacfx.hardware.measure.timing import Times
-from gacfx.report.tables import count
+from gacfx.report.numbers import count
 
 STYLE = {"faster": "green", "slower": "red", "unclear": ""}
 PAIRS = "a low-rank layer is two matmul calls; the smallest call was timed here"

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from gacfx.explain import Explanation, Moved, Other, Price, Size, Tie, size_text
 from gacfx.inspection import ranges, split_layer
-from gacfx.report.tables import count, signed
+from gacfx.report.numbers import count, signed
 
 CHOSEN = "bold"
 """Style of the row of the chosen size."""

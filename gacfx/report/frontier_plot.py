@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gacfx.errors import CheckpointError
-from gacfx.inspection import FORECAST
 from gacfx.report import drawing
 from gacfx.report.drawing import GREY, NoMatplotlib, can_draw
 from gacfx.sweep import Row
@@ -39,6 +38,7 @@ def frontier_plot(
     *,
     title: str = "What every budget buys",
     workload: str = "",
+    forecast: str = "rule-based",
     marked: Mark | None = None,
 ) -> Path:
     """Draw loss with its certified band against parameters and against time, as SVG or PNG.
@@ -48,6 +48,7 @@ def frontier_plot(
         path: its suffix is the format.
         title: above both panels.
         workload: of the forecast, for its label.
+        forecast: where the times come from, likewise.
         marked: a plan to point out.
 
     Raises:
@@ -66,7 +67,7 @@ def frontier_plot(
         left.set_xlabel(f"parameters that the targeted weights keep{name}")
         _removed(left, rows, unit)
         _draw(right, rows, lambda row: row.forecast_us / 1e3, TIME)
-        right.set_xlabel(f"ms, {', '.join(filter(None, (f'{FORECAST} forecast', workload)))}")
+        right.set_xlabel(f"ms, {', '.join(filter(None, (f'{forecast} forecast', workload)))}")
         _share(right, rows)
         if marked is not None and marked.loss_nats > 0:
             _point_out(left, marked.params / unit, marked.loss_nats, "this plan")

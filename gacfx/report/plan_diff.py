@@ -10,7 +10,8 @@ from rich.text import Text
 from gacfx.core.plan import Choice, Plan
 from gacfx.errors import PlanMismatch
 from gacfx.inspection import ranges, split_layer
-from gacfx.report.tables import loss_unit, signed
+from gacfx.report.numbers import signed
+from gacfx.report.plan_view import loss_unit
 
 LEFT_ALONE = "left alone"
 """Size of a weight that only the other plan targets."""

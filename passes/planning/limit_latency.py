@@ -25,9 +25,6 @@ from gacfx.passes.planning.sweep_candidates import Sizes
 from gacfx.planning.arrays import IntArray
 from gacfx.planning.limits import Limit
 
-EVIDENCE = "rule-based"
-"""Where the times come from. Measured entries of a profile decide kernels, not microseconds."""
-
 
 @dataclass(frozen=True, eq=False)
 class ShareOfDense(Limit):
@@ -76,7 +73,7 @@ class LimitLatency(GacPass):
                 costs=costs,
                 dense=dense,
                 unit="ns",
-                source=f"{EVIDENCE}, {run}",
+                source=f"{self.profile.forecast}, {run}",
             )
         )
         return False

@@ -8,6 +8,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import torch
 from rich.console import Console, RenderableType
 from torch.fx import GraphModule
 
@@ -21,6 +22,8 @@ from gacfx.tracing.skeleton import read_config, skeleton
 
 FOLDER = Path(__file__).parent
 WIDTH = 132
+NARROW = 80
+"""The terminal that everything must be readable on."""
 LAYERS = 2
 """Of each real model: one layer is like the other, and two show how equal ones fold."""
 
@@ -42,15 +45,15 @@ def render(view: RenderableType, width: int = WIDTH) -> str:
 
 
 @cache
-def _captured(name: str) -> GraphModule:
+def _captured(name: str, dtype: torch.dtype | None) -> GraphModule:
     config = read_config(name)
     config.num_hidden_layers = LAYERS
-    return capture(skeleton(config))
+    return capture(skeleton(config, dtype))
 
 
-def shapes(name: str) -> GraphModule:
+def shapes(name: str, dtype: torch.dtype | None = None) -> GraphModule:
     """The first layers of a bundled configuration, in their real size, without weights."""
-    return edit.fork(_captured(name))
+    return edit.fork(_captured(name, dtype))
 
 
 def inspected(gm: GraphModule, name: str, workload: Workload) -> Inspection:

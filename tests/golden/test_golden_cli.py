@@ -14,6 +14,17 @@ def test_the_list_of_passes(capsys: pytest.CaptureFixture[str]) -> None:
     check("passes", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("words", [[], ["h200"], ["t4"]], ids=["list", "h200", "t4"])
+def test_the_profiles_on_80_columns(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["profiles", *words]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    check("_".join(["profiles", *words]), text)
+
+
 def test_the_list_of_passes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

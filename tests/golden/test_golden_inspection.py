@@ -8,13 +8,15 @@ from gacfx.core.materialise import Factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.sites import Workload
 from gacfx.coupling.analyse import couple
+from gacfx.hardware import profile as profiles
+from gacfx.inspection import Inspection, annotate_graph
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.rewrite.clean import Clean
 from gacfx.passes.rewrite.factorize import Factorize
 from gacfx.report import tables
 from gacfx.tracing.export import capture
 from tests.families.zoo import FAMILIES
-from tests.golden.goldens import check, inspected, render, shapes
+from tests.golden.goldens import NARROW, check, inspected, render, shapes
 
 PREFILL = Workload(batch=1, seq=1024)
 DECODE = Workload(batch=1, seq=1024, mode="decode")
@@ -27,7 +29,21 @@ def test_the_table_of_a_real_model(name: str, workload: Workload) -> None:
     check(f"{name}_{workload.mode}", render(tables.inspection_view(seen)))
 
 
-def test_an_odd_rank_at_real_size_and_the_next_even_one() -> None:
+@pytest.mark.parametrize("name", ["llama-3-8b", "mixtral-8x7b"])
+def test_the_table_on_80_columns(name: str) -> None:
+    seen = inspected(shapes(name), name, PREFILL)
+    check(f"{name}_80", render(tables.inspection_view(seen), NARROW))
+
+
+def test_reasons_below_their_rows_on_80_columns() -> None:
+    """A T4 has no flash, and no backend but math takes K and V of fewer heads: a long reason."""
+    gm = shapes("llama-3-8b", torch.float16)
+    seen = annotate_graph(gm, profiles.load("t4"), DECODE, "llama-3-8b, 2 layers")
+    check("llama-3-8b_t4_80", render(tables.inspection_view(seen), NARROW))
+
+
+def factorized() -> Inspection:
+    """Llama-3-8B with one odd rank and one even one."""
     gm, factors, choices = shapes("llama-3-8b"), {}, []
     for layer, rank in enumerate((1107, 1112)):
         name = f"model.layers.{layer}.self_attn.q_proj"
@@ -39,12 +55,31 @@ def test_an_odd_rank_at_real_size_and_the_next_even_one() -> None:
     plan = Plan(tuple(choices), Budget("0.2", "targeted", 0, 0, 0), None, made)
     for step in (AnnotateSites(), Factorize(plan=plan, factors=factors), Clean()):
         step(gm)
-    seen = inspected(gm, "llama-3-8b, q_proj factorized", PREFILL)
+    return inspected(gm, "llama-3-8b, q_proj factorized", PREFILL)
+
+
+def test_an_odd_rank_at_real_size_and_the_next_even_one() -> None:
+    seen = factorized()
     check("llama-3-8b_factorized", render(tables.inspection_view(seen)))
+    check("llama-3-8b_factorized_80", render(tables.inspection_view(seen), NARROW))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 240])
+def test_no_width_loses_a_word(width: int) -> None:
+    """Whatever the layout: every name, size, reason and note is there, and every line fits."""
+    seen = factorized()
+    text = render(tables.inspection_view(seen), width)
+    assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.replace("x", " x ").split())
+    for row in seen.folded():
+        for said in (row.name, row.sizes, row.reason, row.note):
+            assert " ".join(said.replace("x", " x ").split()) in words
 
 
 def test_the_coupled_dims_of_a_real_model() -> None:
-    check("llama-3-8b_dims", render(tables.dims_view(couple(shapes("llama-3-8b")))))
+    dims = couple(shapes("llama-3-8b"))
+    check("llama-3-8b_dims", render(tables.dims_view(dims)))
+    check("llama-3-8b_dims_80", render(tables.dims_view(dims), NARROW))
 
 
 def test_one_layer_as_text_with_its_notes() -> None:

@@ -22,7 +22,7 @@ from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view
 from gacfx.speedup import graph_speedup
 from gacfx.study import run_planning
-from tests.golden.goldens import check, render, shapes
+from tests.golden.goldens import NARROW, check, render, shapes
 
 WAYS = {
     "default": (Goal(ratio="0.2"), Search()),
@@ -64,7 +64,9 @@ def test_what_a_plan_shows(way: str) -> None:
     assert plan.proof is not None
     timeless = replace(plan, proof=replace(plan.proof, seconds=0.0))
     faster = speedup_view(graph_speedup(gm, plan))
-    check(f"plan_{way}", render(Group(plan_view(timeless), "", faster)))
+    view = Group(plan_view(timeless), "", faster)
+    check(f"plan_{way}", render(view))
+    check(f"plan_{way}_80", render(view, NARROW))
 
 
 def test_how_much_faster_llama_3_8b_gets_is_what_demo_and_readme_say() -> None:
@@ -73,3 +75,12 @@ def test_how_much_faster_llama_3_8b_gets_is_what_demo_and_readme_say() -> None:
     check(REAL.stem, text, REAL.parent)
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert indent(text, "    ") in readme
+
+
+def test_the_head_of_a_plan_says_that_a_gpu_has_vendor_figures_only() -> None:
+    plan = planned(*WAYS["default"])
+    made = replace(plan, provenance=replace(plan.provenance, gpu="l4"))
+    assert "l4 (vendor figures only), ranks in steps of 8" in render(
+        plan_view(made, profiles.load("l4"))
+    )
+    assert "vendor" not in render(plan_view(plan, profiles.load("h200")))

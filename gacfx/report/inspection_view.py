@@ -1,0 +1,136 @@
+"""An inspection as text: one row for each site, in the layout that fits the terminal.
+
+all in one table                            wide terminals and pipes
+notes below the table                       80 columns and usual names
+and each reason below its row               80 columns and long names or reasons
+and sizes without blanks: 1024x4096x1107    less than that
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from gacfx.core.notes import sites
+from gacfx.core.sites import AttentionSite
+from gacfx.inspection import Inspection, Row
+from gacfx.report.layout import Column, Flow, grid, listing, width_of
+from gacfx.report.numbers import count
+
+TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where reasons and notes stand."""
+
+    why: bool = True
+    """Reasons are a column; else they stand below their rows."""
+    note: bool = True
+    """Notes are a column; else they stand below the table."""
+    compact: bool = False
+    """Sizes without blanks."""
+
+
+LAYOUTS = (
+    Layout(),
+    Layout(note=False),
+    Layout(why=False, note=False),
+    Layout(why=False, note=False, compact=True),
+)
+"""Widest first."""
+
+
+@dataclass(frozen=True)
+class InspectionView:
+    """Renders an inspection for whatever width the console has."""
+
+    seen: Inspection
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from parts(self.seen, options.max_width)
+
+
+def inspection_view(seen: Inspection) -> RenderableType:
+    """One line on tiers, then one row for each site, equal layers folded."""
+    return InspectionView(seen)
+
+
+def parts(seen: Inspection, width: int) -> Iterator[RenderableType]:
+    """Head, tiers, table, notes and forecast."""
+    run, forecast, rows = seen.workload, seen.profile.forecast, seen.folded()
+    dtypes = " and ".join(dict.fromkeys(row.dtype for row in rows))
+    head = (
+        seen.model,
+        f"{count(seen.params)} parameters, {dtypes}",
+        f"{seen.profile.name} ({forecast})",
+        f"{run.mode}, batch {run.batch}, {run.seq} tokens, {run.execution}",
+    )
+    yield Flow(head, style="bold")
+    yield tiers_line(seen)
+    yield Text()
+    layout = next((each for each in LAYOUTS if fits(rows, each, width)), LAYOUTS[-1])
+    yield table(rows, layout, width)
+    yield Text()
+    if not layout.note:
+        yield from map(listing, note_lines(rows))
+    yield Text(f"forecast {seen.latency_us / 1e3:,.2f} ms for all sites of one step ({forecast})")
+
+
+def fits(rows: tuple[Row, ...], layout: Layout, width: int) -> bool:
+    """No row of the table is wider than the terminal."""
+    return width_of(columns(rows, layout)) <= width
+
+
+def columns(rows: tuple[Row, ...], layout: Layout) -> list[Column]:
+    """The columns of a layout; one that would be empty, or say bf16 in each row, is left out."""
+    sizes = [row.sizes.replace(" x ", "x") if layout.compact else row.sizes for row in rows]
+    found = [
+        Column("layers", [row.layers for row in rows]),
+        Column("site", [row.name for row in rows]),
+        Column("MxKxN" if layout.compact else "M x K x N", sizes),
+    ]
+    if len({row.dtype for row in rows}) > 1:
+        found.append(Column("dtype", [row.dtype for row in rows]))
+    found.append(Column("tier", [tier_text(row) for row in rows]))
+    if layout.why and any(row.reason for row in rows):
+        found.append(Column("why", [row.reason for row in rows]))
+    found.append(
+        Column("us/site", [f"{row.latency_us / row.count:,.1f}" for row in rows], right=True)
+    )
+    if layout.note and any(row.note for row in rows):
+        found.append(Column("note", [row.note for row in rows]))
+    return found
+
+
+def table(rows: tuple[Row, ...], layout: Layout, width: int) -> Text:
+    """The rows; a reason that has no column stands below its row, under the site's name."""
+    shown = columns(rows, layout)
+    if layout.why:
+        return grid(shown)
+    room = width - width_of(shown[:1]) - 2
+    return grid(shown, [Flow(row.reason.split(" "), " ", 2).lines(room) for row in rows])
+
+
+def note_lines(rows: tuple[Row, ...]) -> list[str]:
+    """``left alone: lm_head (outside the repeated layers)``, one line for each reason."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            groups.setdefault(row.note, []).append(f"{row.name} {row.layers}".rstrip())
+    return [f"left alone: {', '.join(names)} ({note})" for note, names in groups.items()]
+
+
+def tiers_line(seen: Inspection) -> Text:
+    """``225 matmuls, 32 attentions  tier1 257 (100% flops)``."""
+    attentions = sum(isinstance(site, AttentionSite) for _, site in sites(seen.graph))
+    line = Text(f"{len(seen.rows) - attentions} matmuls, {attentions} attentions")
+    for tier, (number, share) in seen.tiers().items():
+        line.append(f"  tier{tier} {number} ({share:.0%} flops)", style=TIER_STYLE[tier])
+    return line
+
+
+def tier_text(row: Row) -> Text:
+    """``3 align1``, in the colour of the tier."""
+    return Text(f"{row.tier} {row.kernel}", style=TIER_STYLE[row.tier])

@@ -1,0 +1,210 @@
+"""A plan as text: what changes, what stays, budget, limits and proof."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from gacfx.core.plan import LimitKept, Plan, Provenance
+from gacfx.core.rise import rise_of, rise_text
+from gacfx.core.search import RULES_OF_THUMB
+from gacfx.hardware.profile import Profile
+from gacfx.inspection import ranges, split_layer
+from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
+from gacfx.report.numbers import signed
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """Renders a plan for whatever width the console has."""
+
+    plan: Plan
+    profile: Profile | None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from parts(self.plan, self.profile, options.max_width)
+
+
+def plan_view(plan: Plan, profile: Profile | None = None) -> RenderableType:
+    """The plan's head, one row for each changed weight, what stays dense, then budget and proof.
+
+    Args:
+        plan: any.
+        profile: that the plan was made with; the head says so if it has vendor figures only.
+    """
+    return PlanView(plan, profile)
+
+
+def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[RenderableType]:
+    """Head, table and lines."""
+    yield Flow(plan_head(plan, profile), indent=len("plan  "), style="bold")
+    yield Text()
+    if plan.ranks:
+        yield from changes(plan, width)
+        yield Text()
+        yield from map(listing, dense_lines(plan))
+    else:
+        yield sentence("the budget holds the whole model: nothing needs to go")
+    for reason, modules in refusal_groups(plan).items():
+        yield listing(f"left alone: {_some(modules)} ({reason})")
+    yield sentence(budget_line(plan))
+    yield from (sentence(limit_line(limit)) for limit in plan.limits)
+    if plan.rules:
+        yield Text(f"rules between weights kept: {plan.rules}")
+    if plan.proof is not None:
+        yield sentence(proof_line(plan))
+    if plan.provenance.trials:
+        yield listing(trials_line(plan))
+    if (rise := rise_of(plan)) is not None:
+        yield sentence(rise_text(rise), style="yellow" if rise.doubtful else "")
+
+
+def changes(plan: Plan, width: int) -> Iterator[RenderableType]:
+    """One row for each weight that gets a rank; a long unit of the losses stands below them."""
+    unit = loss_unit(plan)
+    for heading, compact in ((f"loss, {unit}", False), ("loss", False), ("loss", True)):
+        columns = change_columns(plan, heading, compact=compact)
+        if width_of(columns) <= width:
+            break
+    yield grid(columns)
+    if heading == "loss":
+        yield Text(f"losses in {unit}")
+
+
+def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
+    """The columns of the weights that get a rank; ``compact`` leaves blanks out of shapes."""
+    chosen = [(c, c.rank) for c in plan.choices if c.rank is not None]
+    names = [split_layer(c.module) for c, _ in chosen]
+    by = "x" if compact else " x "
+    wanted = ["-" if c.wanted is None else f"{c.wanted:.1f}" for c, _ in chosen]
+    removed = [signed(c.params - c.dense_params) for c, _ in chosen]
+    return [
+        Column("layer", [layer for _, layer, _ in names]),
+        Column("weight", [name for _, _, name in names]),
+        Column("dense", [f"{c.rows}{by}{c.columns}" for c, _ in chosen]),
+        Column("wanted", wanted, right=True),
+        Column("rank", [str(rank) for _, rank in chosen], right=True),
+        Column("params", removed, right=True),
+        Column(loss, [f"{c.loss_nats:.1e}" for c, _ in chosen], right=True),
+    ]
+
+
+def loss_unit(plan: Plan) -> str:
+    """What the losses of a plan are counted in."""
+    model = plan.provenance.value_model
+    if "paper" in model:
+        return "importance x params"
+    return "share" if model == "relative" else "nats"
+
+
+def dense_lines(plan: Plan) -> list[str]:
+    """``kept dense: mlp.gate_proj 2-4``, and on lines of their own those with a reason."""
+    groups: dict[str, dict[str, list[int]]] = {}
+    for choice in plan.choices:
+        if choice.rank is None:
+            _, layer, name = split_layer(choice.module)
+            numbers = [int(layer)] if layer else []
+            groups.setdefault(choice.reason, {}).setdefault(name, []).extend(numbers)
+    return [
+        "kept dense: "
+        + ", ".join(f"{name} {ranges(layers)}".rstrip() for name, layers in names.items())
+        + (f" ({reason})" if reason else "")
+        for reason, names in groups.items()
+    ]
+
+
+def plan_head(plan: Plan, profile: Profile | None = None) -> tuple[str, ...]:
+    """``plan``, ``gfwsvd, value fisher``, ``ratio 0.2 of the targeted weights``, ``h200, ...``."""
+    made, budget = plan.provenance, plan.budget
+    removed = 1 - (budget.model_params - budget.targeted_params + plan.kept_params) / (
+        budget.model_params
+    )
+    # Made-up losses come from no method.
+    losses = (
+        made.value_model if made.method == "none" else f"{made.method}, value {made.value_model}"
+    )
+    vendor = profile is not None and profile.evidence == "vendor"
+    gpu = f"{made.gpu} ({profile.forecast})" if profile and vendor else made.gpu
+    return (
+        "plan",
+        losses,
+        f"{budget.asked} ({removed:.3f} of the model removed)",
+        f"{gpu}, ranks in steps of {step_text(made)}",
+    )
+
+
+def step_text(made: Provenance) -> str:
+    """``8``, or ``64 (tp 2, fp8)`` where more than alignment is in it."""
+    tp = f"tp {made.search.tp}" if made.search.tp > 1 else ""
+    why = ", ".join(filter(None, (tp, made.search.quant)))
+    return f"{made.align} ({why})" if why else str(made.align)
+
+
+def budget_line(plan: Plan) -> str:
+    """``budget 500,000 of 512,000 used (97.66 %)``."""
+    kept, limit = plan.kept_params, plan.budget.limit_params
+    share = kept / limit if limit else 1.0
+    return f"budget {kept:,} of {limit:,} parameters used ({share:.2%})"
+
+
+def limit_line(limit: LimitKept) -> str:
+    """``latency: 4.12 of 4.50 ms used (0.824 of dense, at most 0.900; rule-based, ...)``."""
+    nanoseconds = limit.unit == "ns"
+    spent, most = (
+        f"{n / 1e6:,.2f}" if nanoseconds else f"{n:,}" for n in (limit.spent, limit.most)
+    )
+    said = []
+    if limit.dense:
+        shares = (limit.spent / limit.dense, limit.most / limit.dense)
+        said.append("{:.3f} of dense, at most {:.3f}".format(*shares))
+    said += [limit.source] if limit.source else []
+    unit = "ms" if nanoseconds else limit.unit
+    return " ".join(
+        [f"{limit.name}: {spent} of {most}", *filter(None, [unit]), "used"]
+        + ([f"({'; '.join(said)})"] if said else [])
+    )
+
+
+def proof_line(plan: Plan) -> str:
+    """Who chose, what that claims and what the independent check proves."""
+    proof = plan.proof
+    assert proof is not None
+    exact = proof.status == "optimal"
+    claim = "proven optimal" if exact else f"within {proof.gap:.1e} of optimal"
+    how = "search exhausted" if exact else "search stopped early"
+    if proof.solver in RULES_OF_THUMB:
+        how = "a rule of thumb, no search"
+    return (
+        f"solver {proof.solver}: {claim} over {proof.candidates:,} candidates in "
+        f"{proof.seconds * 1e3:.1f} ms ({how}; the multipliers alone certify "
+        f"a gap of {max(proof.certified_gap, 0.0):.1e})"
+    )
+
+
+def trials_line(plan: Plan) -> str:
+    """Measured loss of every value model that was tried, the dense model first."""
+    made = plan.provenance
+    shown = [f"dense {made.dense_nats_per_token:.4f}"] if made.dense_nats_per_token else []
+    shown += [
+        f"{t.value_model} {_loss(t.nats_per_token)}{' (chosen)' if t.chosen else ''}"
+        for t in made.trials
+    ]
+    return "value models on held-back text, nats/token: " + ", ".join(shown)
+
+
+def _loss(nats: float | None) -> str:
+    return "not finite" if nats is None else f"{nats:.4f}"
+
+
+def refusal_groups(plan: Plan) -> dict[str, list[str]]:
+    """Reason -> modules that were left out before planning."""
+    groups: dict[str, list[str]] = {}
+    for module, reason in plan.refusals.items():
+        groups.setdefault(reason, []).append(module)
+    return groups
+
+
+def _some(modules: list[str]) -> str:
+    shown = ", ".join(modules[:3])
+    return shown if len(modules) <= 3 else f"{shown} and {len(modules) - 3} more"
