@@ -1,11 +1,12 @@
 """An inspection as text: one row for each site, in the layout that fits the terminal.
 
-all in one table                            wide terminals and pipes
-notes below the table                       80 columns and usual names
-and each reason below its row               80 columns and long names or reasons
-and sizes without blanks: 1024x4096x1107    less than that
+all in one table             wide terminals and pipes
+notes below the table        80 columns and usual names
+and sizes without blanks     80 columns and longer names: 1024x4096x1107
+each reason below its row    80 columns and long reasons
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from gacfx.core.notes import sites
 from gacfx.core.sites import AttentionSite
 from gacfx.inspection import Inspection, Row
-from gacfx.report.layout import Column, Flow, grid, listing, width_of
+from gacfx.report.layout import GAP, Column, Flow, grid, listing, width_of
 from gacfx.report.numbers import count
 
 TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
@@ -36,6 +37,7 @@ class Layout:
 LAYOUTS = (
     Layout(),
     Layout(note=False),
+    Layout(note=False, compact=True),
     Layout(why=False, note=False),
     Layout(why=False, note=False, compact=True),
 )
@@ -85,7 +87,7 @@ def fits(rows: tuple[Row, ...], layout: Layout, width: int) -> bool:
 
 def columns(rows: tuple[Row, ...], layout: Layout) -> list[Column]:
     """The columns of a layout; one that would be empty, or say bf16 in each row, is left out."""
-    sizes = [row.sizes.replace(" x ", "x") if layout.compact else row.sizes for row in rows]
+    sizes = [compact(row.sizes) if layout.compact else row.sizes for row in rows]
     found = [
         Column("layers", [row.layers for row in rows]),
         Column("site", [row.name for row in rows]),
@@ -104,22 +106,33 @@ def columns(rows: tuple[Row, ...], layout: Layout) -> list[Column]:
     return found
 
 
+def compact(sizes: str) -> str:
+    """``1024x4096x1107`` for ``1024 x 4096 x 1107``; heads are left as they are."""
+    return re.sub(r"(?<=\d) x (?=\d)", "x", sizes)
+
+
 def table(rows: tuple[Row, ...], layout: Layout, width: int) -> Text:
     """The rows; a reason that has no column stands below its row, under the site's name."""
     shown = columns(rows, layout)
     if layout.why:
         return grid(shown)
-    room = width - width_of(shown[:1]) - 2
-    return grid(shown, [Flow(row.reason.split(" "), " ", 2).lines(room) for row in rows])
+    room = width - width_of(shown[:1]) - len(GAP)
+    lines = [Flow(row.reason.split(" "), " ", 2).lines(room) if row.reason else [] for row in rows]
+    return grid(shown, lines)
 
 
 def note_lines(rows: tuple[Row, ...]) -> list[str]:
     """``left alone: lm_head (outside the repeated layers)``, one line for each reason."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         if row.note:
-            groups.setdefault(row.note, []).append(f"{row.name} {row.layers}".rstrip())
-    return [f"left alone: {', '.join(names)} ({note})" for note, names in groups.items()]
+            groups.setdefault(row.note, {}).setdefault(row.name, []).append(row.layers)
+    return [
+        "left alone: "
+        + ", ".join(f"{name} {','.join(layers)}".rstrip() for name, layers in names.items())
+        + f" ({note})"
+        for note, names in groups.items()
+    ]
 
 
 def tiers_line(seen: Inspection) -> Text:

@@ -25,6 +25,8 @@ class Flow:
     between: str = GAP
     indent: int = 4
     """Columns that the second line and those after it stand back."""
+    first: int = 0
+    """Columns that the first line stands back."""
     style: str = ""
 
     def lines(self, width: int) -> list[str]:
@@ -37,11 +39,15 @@ class Flow:
             if lines and cell_len(lines[-1] + glue + text) <= width:
                 lines[-1] += glue + text
                 continue
-            back = " " * self.indent if lines else ""
-            room = max(width - self.indent, 1)
-            parts = wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
-            lines.append(back + parts[0])
-            lines += [" " * self.indent + part for part in parts[1:]]
+            back = " " * (self.indent if lines else self.first)
+            lines += wrap(
+                text,
+                max(width, self.indent + 1),
+                initial_indent=back,
+                subsequent_indent=" " * self.indent,
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
         return lines
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

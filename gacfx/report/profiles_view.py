@@ -58,7 +58,7 @@ def _constant(found: Constant) -> Iterator[RenderableType]:
         for text in _texts(value)
     ]
     yield Flow([f"{found.what}  {shown[0]}", *shown[1:]], ", ")
-    yield Flow(f"    {found.source} ({found.evidence})".split(" "), " ")
+    yield Flow([*found.source.split(" "), f"({found.evidence})"], " ", first=4)
 
 
 def _texts(value: object) -> list[str]:

@@ -278,6 +278,7 @@ def test_what_is_illegal_takes_for_ever() -> None:
 
 def test_unknown_dtypes_and_kernels_are_named() -> None:
     with pytest.raises(ProfileError, match="h200: unknown dtype 'int4'"):
-        estimate(attention(128, dtype="int4"))
+        estimate_us(attention(128, dtype="int4"), TierPrediction(1, "cudnn"), H200, DECODE)
+    assert estimate(attention(128, dtype="int4")).us == inf
     with pytest.raises(ProfileError, match="no f_tier for kernel 'wizard'"):
         estimate_us(matmul(8, 8, 8), TierPrediction(1, "wizard"), H200, DECODE)
