@@ -141,7 +141,7 @@ def _speedup(
         seq=seq,
         execution=execution,
         dtype=plan.provenance.dtype,
-        evidence=FORECAST,
+        evidence=profile.forecast,
         scope=scope,
         pairs=len(plan.ranks),
         points=tuple(points),

@@ -54,9 +54,9 @@ class Flow:
         yield Text("\n".join(self.lines(options.max_width)), style=self.style)
 
 
-def sentence(text: str) -> Flow:
+def sentence(text: str, style: str = "") -> Flow:
     """A text that breaks between its words."""
-    return Flow(text.split(" "), " ")
+    return Flow(text.split(" "), " ", style=style)
 
 
 def listing(text: str) -> Flow:

@@ -225,6 +225,7 @@ def diff_view(found: PlanDiff, names: tuple[str, str] = ("before", "after")) -> 
 
 def _changes_table(found: PlanDiff, names: tuple[str, str]) -> Table:
     table = _table("layers", "weight", "dense", *(f">{name}" for name in names), ">params")
+    table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
     if found.comparable:
         table.add_column(f"loss, {found.unit_after}", justify="right")
     for same in fold_changes(found.changes):
@@ -256,6 +257,8 @@ def fold_changes(changes: tuple[Change, ...]) -> list[list[Change]]:
 
 def _facts_table(title: str, rows: tuple[Difference, ...], names: tuple[str, str]) -> Table:
     table = _table(title, *(f">{name}" for name in names), ">change")
+    for side in table.columns[1:3]:
+        side.no_wrap = False  # where the terminal is narrow the longest cells break, none is cut
     for row in rows:
         numbers = all(type(side) in (int, float) for side in (row.before, row.after))
         table.add_row(

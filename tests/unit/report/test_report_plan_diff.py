@@ -24,9 +24,9 @@ def plan(ratio: str = "0.5", **search: Any) -> Plan:
     )
 
 
-def text(found: PlanDiff) -> list[list[str]]:
+def text(found: PlanDiff, width: int = 200) -> list[list[str]]:
     out = StringIO()
-    Console(width=200, file=out, highlight=False, markup=False).print(diff_view(found))
+    Console(width=width, file=out, highlight=False, markup=False).print(diff_view(found))
     return [line.split() for line in out.getvalue().splitlines()]
 
 
@@ -93,6 +93,13 @@ def test_where_plans_come_from_is_compared_field_by_field() -> None:
         "search.tp": (1, 2),
         "search.bounds": ("", f"{A}=1:"),
     }
+
+
+def test_nothing_is_cut_on_80_columns() -> None:
+    """What no column holds is broken: in one column the words of a cell follow each other."""
+    lines = text(diff(plan("0.5"), plan("0.1")), 80)
+    assert not any("…" in word for line in lines for word in line)
+    assert ["limit", "params", "64", "115", "+51"] in lines
 
 
 def test_losses_of_different_kinds_are_not_subtracted() -> None:
