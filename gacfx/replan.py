@@ -126,9 +126,7 @@ def synthetic_curves(
 
     Arguments are those of :func:`synthetic_graph`.
     """
-    return synthetic_graph(
-        source, skip=skip, decay=decay, seed=seed, value=value, dtype=dtype
-    )[1]
+    return synthetic_graph(source, skip=skip, decay=decay, seed=seed, value=value, dtype=dtype)[1]
 
 
 def synthetic_graph(

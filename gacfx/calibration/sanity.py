@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gacfx.calibration.running import borrowed, logits_of, runnable
-from gacfx.calibration.text import Corpus, embedding_rows
+from gacfx.calibration.text import Corpus, check_fits, embedding_rows
 from gacfx.errors import PoorQuality, UnsupportedModel
 
 WORSE_THAN_GUESSING_NATS = 0.5
@@ -24,8 +24,10 @@ def check_causal(model: nn.Module, corpus: Corpus) -> None:
     The loss of the next token says nothing about a model that has seen that token.
 
     Raises:
+        CalibrationError: the corpus does not fit the model.
         UnsupportedModel: the first half of a document's predictions depends on the second half.
     """
+    check_fits(model, corpus)
     model = runnable(model)
     ids_T = max(corpus.documents[:4], key=len)[:128]
     half = len(ids_T) // 2

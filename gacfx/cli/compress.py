@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile = options.profile_of(arguments)
     check_target(Path(arguments.out), overwrite=arguments.overwrite)
-    model, tokenizer, corpus = made.read_text(arguments)
+    model, tokenizer, corpus = made.calibration_text(arguments)
     with screen.progress() as move:
         compressed = api.compress(
             model,

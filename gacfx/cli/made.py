@@ -9,6 +9,7 @@ from gacfx.cli import options
 from gacfx.errors import InfeasibleBudget
 
 if TYPE_CHECKING:
+    import torch
     from torch.fx import GraphModule
 
     from gacfx.calibration.text import Corpus
@@ -74,7 +75,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
     api.check_request(told["method"], goal, search.value, search.limits)
-    model, tokenizer, corpus = read_text(arguments)
+    model, tokenizer, corpus = calibration_text(arguments)
     api.check_dtype(model, profile)
     with screen.progress() as move:
         study = api.calibrate(
@@ -88,17 +89,28 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     )
 
 
-def read_text(arguments: argparse.Namespace) -> "tuple[Any, Any, Corpus]":
+def read_text(
+    model: str, path: str, limit: str | None, dtype: "torch.dtype | None" = None
+) -> "tuple[Any, Any, Corpus]":
     """(model, tokenizer, text), the file first: a bad one is refused before the model is read."""
     from gacfx import api
     from gacfx.calibration.text import read_documents
     from gacfx.cli import screen
 
-    documents = read_documents(arguments.calibration)
+    documents = read_documents(path)
     screen.quiet_transformers()
-    model, tokenizer = api.load(arguments.model, dtype=options.dtype_of(arguments))
-    limit = arguments.calibration_tokens
-    return model, tokenizer, api.read_calibration(documents, model, tokenizer, limit)
+    loaded, tokenizer = api.load(model, dtype=dtype)
+    return loaded, tokenizer, api.read_calibration(documents, loaded, tokenizer, limit)
+
+
+def calibration_text(arguments: argparse.Namespace) -> "tuple[Any, Any, Corpus]":
+    """(model, tokenizer, text) that ``plan`` and ``compress`` name."""
+    return read_text(
+        arguments.model,
+        arguments.calibration,
+        arguments.calibration_tokens,
+        options.dtype_of(arguments),
+    )
 
 
 def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:

@@ -78,7 +78,7 @@ def test_how_much_faster_llama_3_8b_gets_is_what_demo_and_readme_say() -> None:
 
 
 def test_the_head_of_a_plan_says_that_a_gpu_has_vendor_figures_only() -> None:
-    plan = planned(*WAYS["default"])
+    plan = planned(shapes("llama-3-8b"), *WAYS["default"])
     made = replace(plan, provenance=replace(plan.provenance, gpu="l4"))
     assert "l4 (vendor figures only), ranks in steps of 8" in render(
         plan_view(made, profiles.load("l4"))
