@@ -17,7 +17,8 @@ from gacfx.core.curve_file import Curves
 from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
-from gacfx.errors import CheckpointError, PlanError
+from gacfx.core.targets import check_file, writing
+from gacfx.errors import PlanError
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import load_profile
 from gacfx.passes.planning.limit_latency import Clock
@@ -129,21 +130,23 @@ def forecast_us(
     return forecast.us(tuple(DENSE if rank is None else rank for rank in labels))
 
 
-def write_csv(rows: Sequence[Row], path: str | Path) -> Path:
+def write_csv(rows: Sequence[Row], path: str | Path, *, overwrite: bool = False) -> Path:
     """Write one line for each row under a header; floats with all their digits.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        CheckpointError: the file exists and ``overwrite`` is false, or it cannot be written.
     """
     path = Path(path)
-    try:
+    check_file(path, overwrite=overwrite)
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(path, overwrite=overwrite) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
     return path
 
 

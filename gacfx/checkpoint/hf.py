@@ -20,6 +20,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from gacfx.core.names import is_module_name, printable
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import low_rank_modules, skeleton_
 
@@ -61,7 +62,7 @@ class GacfxConfig(QuantizationConfigMixin):
         if quant_method != METHOD:
             raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
         if unknown:
-            names = ", ".join(sorted(unknown))
+            names = printable(", ".join(sorted(unknown)), 300)
             warnings.warn(f"config.json: unknown gacfx settings dropped: {names}", stacklevel=2)
         self.quant_method = METHOD  # type: ignore[assignment]  # a plain string, no enum member
         self.format_version = FORMAT_VERSION
@@ -156,8 +157,8 @@ def _checked(ranks: object) -> dict[str, int]:
     if not isinstance(ranks, dict):
         raise CheckpointError(f"config.json: gacfx ranks must be a table, not {ranks!r}")
     for name, rank in ranks.items():
-        if not (isinstance(name, str) and name):
-            raise CheckpointError(f"config.json: {name!r} is no module name")
+        if not is_module_name(name):
+            raise CheckpointError(f"config.json: '{printable(name)}' is no module name")
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             raise CheckpointError(f"config.json: {name}: rank {rank!r} is not a positive integer")
     return dict(sorted(ranks.items()))

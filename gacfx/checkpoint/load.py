@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from gacfx.checkpoint import hf
+from gacfx.checkpoint.folders import check_files, shard_files
+from gacfx.core.reading import read_text
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -178,6 +180,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     """config.json, when the folder has one and every weight file is whole."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
+    check_files(folder)
     config = _json(folder / "config.json")
     for file in _weight_files(folder):
         _check_safetensors(file)
@@ -188,10 +191,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _WEIGHTS).exists():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).exists():
-        parts = _json(folder / _INDEX).get("weight_map")
-        if not isinstance(parts, dict):
-            raise CheckpointError(f"{folder / _INDEX}: has no weight_map")
-        return [folder / str(part) for part in sorted(set(parts.values()))]
+        return shard_files(folder / _INDEX, _json(folder / _INDEX).get("weight_map"))
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         raise CheckpointError(
             f"{folder}: has pickled weights only, and unpickling runs code; "
@@ -213,11 +213,11 @@ def _check_safetensors(file: Path) -> None:
 
 
 def _json(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        raise CheckpointError(f"{file.parent}: has no {file.name}")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{file.parent}: has no {file.name}") from error
-    except (OSError, ValueError) as error:
+        raw = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{file}: is not a JSON table")

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.card import model_card
+from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.load import check_finite
 from gacfx.checkpoint.rehearsal import save_pretrained
 from gacfx.checkpoint.written import check_written
 from gacfx.core.atomic import replacing_folder
 from gacfx.core.materialise import Factors, save_plan
 from gacfx.core.plan import Plan
+from gacfx.core.targets import check_folder, writing
 from gacfx.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -54,12 +56,13 @@ def save_checkpoint(
             plan says.
         PlanError: the factors are not those of the plan.
     """
-    out = Path(out).expanduser().resolve()
+    out = Path(out).expanduser()
     _check_model(model, plan)
     check_target(out, overwrite=overwrite)
-    try:
+    out = out.resolve()
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(out) as folder:
+        with replacing_folder(out, overwrite=overwrite) as folder:
             with _declared(model):
                 save_pretrained(model, folder)
             check_written(model, folder)
@@ -69,8 +72,7 @@ def save_checkpoint(
             if report is not None:
                 (folder / REPORT_FILE).write_text(_json(report), encoding="utf-8")
             (folder / "README.md").write_text(model_card(out.name, plan), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{out}: cannot be written: {error}") from error
+            write_checksums(folder)
     return out
 
 
@@ -92,21 +94,13 @@ def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Nothing when ``out`` may be written.
+    """Nothing when ``out`` may be written; asked before a model is loaded, too.
 
     Raises:
-        CheckpointError: it is a file, not empty without ``overwrite``, or no checkpoint folder.
+        CheckpointError: it is a file, not empty without ``overwrite``, no checkpoint folder, or
+            nothing can be written there.
     """
-    if out.exists() and not out.is_dir():
-        raise CheckpointError(f"{out}: is a file; name a folder")
-    if not out.exists() or not any(out.iterdir()):
-        return
-    if not overwrite:
-        raise CheckpointError(f"{out}: exists and is not empty; allow overwrite or name another")
-    if not (out / "config.json").exists():
-        raise CheckpointError(
-            f"{out}: is not a checkpoint folder (it has no config.json), so it is not overwritten"
-        )
+    check_folder(out, overwrite=overwrite, holds=("config.json",), what="a checkpoint folder")
 
 
 @contextmanager

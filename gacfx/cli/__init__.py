@@ -8,14 +8,18 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from gacfx.cli.options import WrongUse
+from gacfx.core.names import printable
 from gacfx.errors import GacError, PoorQuality
 
 POOR = 4
 """Exit code of a result that would predict text too badly."""
+
+MOST = 1000
+"""Characters of a message."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,28 +36,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _short_warnings(arguments.command):
-            return int(arguments.run(arguments))
+            code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except GacError as error:
-        print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
+        _say(arguments.command, error)
         return POOR if isinstance(error, PoorQuality) else 1
     except WrongUse as error:
-        print(f"gacfx {arguments.command}: {error}", file=sys.stderr)
+        _say(arguments.command, error)
         return 2
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; say nothing
+        return 1
+    except OSError as error:  # the disk behind the standard output is full, for example
+        _say(arguments.command, error)
+        with suppress(OSError):  # nothing is left that Python would try to print at its end
+            sys.stdout.close()
         return 1
     except KeyboardInterrupt:
         print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
         return 130
 
 
+def _say(command: str, message: object) -> None:
+    # Names come from files too: no terminal acts on what is printed of them.
+    print(f"gacfx {command}: {printable(message, MOST)}", file=sys.stderr)
+
+
 @contextmanager
 def _short_warnings(command: str) -> Iterator[None]:
-    """Warnings as one line, without a place in the source."""
+    """Warnings as one line, as errors are said, without a place in the source."""
     before = warnings.formatwarning
 
     def short(message: Warning | str, *_: Any, **__: Any) -> str:
-        return f"gacfx {command}: warning: {' '.join(str(message).split())}\n"
+        return f"gacfx {command}: warning: {printable(message, MOST)}\n"
 
     warnings.formatwarning = short
     try:
@@ -76,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         passes,
         plan,
         profiles,
+        verify,
     )
 
     top = Parser(
@@ -84,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, evaluate, bench, profiles, passes, demo)
-    for module in known:
+    known = (inspect, plan, explain, diff, compress, verify, evaluate, bench, profiles, passes)
+    for module in (*known, demo):
         module.add(commands)
     return top

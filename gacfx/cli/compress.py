@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
-    from gacfx.cli import made, screen
+    from gacfx.cli import made, plan_files, screen
     from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
     from gacfx.report import tables
     from gacfx.report.speedup_view import speedup_view
@@ -61,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile = options.profile_of(arguments)
-    check_target(Path(arguments.out), overwrite=arguments.overwrite)
+    out_folder = Path(arguments.out).expanduser()
+    check_target(out_folder, overwrite=arguments.overwrite)
+    plan_files.check_source(arguments.model, out_folder)
     model, tokenizer, corpus = made.calibration_text(arguments)
     with screen.progress() as move:
         compressed = api.compress(

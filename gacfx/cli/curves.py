@@ -50,10 +50,10 @@ def check(arguments: argparse.Namespace) -> None:
                 "--sweep is solved by core over all ranks; leave out --solver, --candidates, "
                 "--window and --paper"
             )
-        plan_files.check_writable(Path(arguments.sweep))
-        plan_files.check_writable(Path(arguments.sweep).with_suffix(".svg"))
+        for file in (Path(arguments.sweep), Path(arguments.sweep).with_suffix(".svg")):
+            plan_files.check_writable(file, overwrite=arguments.overwrite)
     if arguments.save_curves:
-        plan_files.check_writable(Path(arguments.save_curves))
+        plan_files.check_writable(Path(arguments.save_curves), overwrite=arguments.overwrite)
 
 
 def save(arguments: argparse.Namespace, made: "Made") -> list[str]:
@@ -62,7 +62,7 @@ def save(arguments: argparse.Namespace, made: "Made") -> list[str]:
         return []
     from gacfx.core.curve_file import save_curves
 
-    save_curves(arguments.save_curves, made.curves())
+    save_curves(arguments.save_curves, made.curves(), overwrite=arguments.overwrite)
     return [f"wrote {arguments.save_curves}"]
 
 
@@ -82,7 +82,7 @@ def sweep(arguments: argparse.Namespace, made: "Made") -> list[str]:
         search=options.search_of(arguments),
         workload=workload,
     )
-    path = door.write_csv(rows, arguments.sweep)
+    path = door.write_csv(rows, arguments.sweep, overwrite=arguments.overwrite)
     said = [f"wrote {path}: {len(rows)} budget{'s' * (len(rows) > 1)}"]
     plan = made.planned.plan
     goal = options.goal_of(arguments)
@@ -101,5 +101,6 @@ def sweep(arguments: argparse.Namespace, made: "Made") -> list[str]:
         workload=run,
         forecast=profile.forecast,
         marked=Mark(plan.kept_params, plan.loss_nats, time),
+        overwrite=arguments.overwrite,
     )
     return [*said, f"wrote {drawn}"]

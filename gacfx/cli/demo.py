@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx import api
     from gacfx.calibration.running import few_threads
     from gacfx.calibration.text import usage
-    from gacfx.cli import screen
+    from gacfx.cli import demo_folder, screen
     from gacfx.demo import MODEL
     from gacfx.report import tables
     from gacfx.report.speedup_view import speedup_view
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     api.check_request("gfwsvd", arguments.ratio, "auto")
     profile, workload = options.profile_of(arguments), options.workload_of(arguments)
+    demo_folder.check(Path(arguments.out))
     screen.quiet_transformers()
     model, tokenizer = api.load(MODEL)
     corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer, "all")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gacfx.cli import curves, options
+from gacfx.cli import curves, options, plan_files
 
 
 def add(commands: Any) -> None:
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
         "--json", action="store_true", help="plan.json on the standard output, no tables"
     )
     command.add_argument("--out", metavar="DIR", help="write plan.json and factors.safetensors")
+    command.add_argument("--overwrite", action="store_true", help="replace files that are there")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,10 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report.speedup_view import speedup_view
 
     curves.check(arguments)
-    found = made.make(arguments)
-    wrote = curves.save(arguments, found)
+    made.check(arguments)
     if arguments.out:
-        found.planned.save(Path(arguments.out))
+        plan_files.check_plan_folder(Path(arguments.out), overwrite=arguments.overwrite)
+        plan_files.check_source(arguments.model, Path(arguments.out))
+    found = made.make(arguments)
+    if arguments.out:  # first: the curves may go into the same folder
+        found.planned.save(Path(arguments.out), overwrite=arguments.overwrite)
+    wrote = curves.save(arguments, found)
     screen.say_text(found.text, arguments.json)
     if arguments.json:
         print(found.planned.plan.to_json(), end="")

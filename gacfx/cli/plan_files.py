@@ -1,30 +1,69 @@
 """Files named on the command line: plans, curves, and what is to be written."""
 
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gacfx.core.plan import Plan
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, overwrite: bool) -> None:
     """Nothing when a file can be written there; asked before the work that makes it.
 
     Raises:
-        CheckpointError: it is a folder, its folder is missing, or nothing can be written in that.
+        CheckpointError: it is a folder or there already, its folder is missing, or nothing can be
+            written in that.
     """
+    from gacfx.core.targets import check_file
     from gacfx.errors import CheckpointError
 
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name a file")
     if not path.parent.is_dir():
         raise CheckpointError(f"{path}: there is no folder {path.parent}; make it first")
-    try:
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror}") from error
+    check_file(path, overwrite=overwrite)
+
+
+def check_plan_folder(path: Path, *, overwrite: bool) -> None:
+    """Nothing when a plan can be written there; with ``overwrite`` other files of it stay.
+
+    Raises:
+        CheckpointError: it is a file, it holds something, or nothing can be written there.
+    """
+    from gacfx.core.materialise import FACTORS_FILE, PLAN_FILE
+    from gacfx.core.targets import check_file, check_folder
+
+    check_folder(path, overwrite=overwrite)
+    for name in (PLAN_FILE, FACTORS_FILE):
+        check_file(path / name, overwrite=True)
+
+
+def check_source(model: str, out: Path) -> None:
+    """Nothing when ``out`` is another folder than the model that is read, and has room for as much.
+
+    A name of the hub is taken for another folder, of unknown size.
+
+    Raises:
+        CheckpointError: the model is in ``out``, or there is too little room.
+    """
+    from gacfx.core.targets import check_space
+    from gacfx.errors import CheckpointError
+
+    source = Path(model)
+    if not source.is_dir():
+        return
+    if source.resolve().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{out}: holds the model that is read; name another folder")
+    check_space(out, sum(file.stat().st_size for file in source.glob("*.safetensors")))
+
+
+def check_text(name: str) -> None:
+    """Nothing when there is text to calibrate on; read before the model is, which takes longer.
+
+    Raises:
+        CalibrationError: no such file, another suffix, or no text in it.
+    """
+    from gacfx.calibration.text import read_documents
+
+    read_documents(name)
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:
@@ -50,17 +89,14 @@ def read_plan(name: str) -> "Plan":
     from gacfx.checkpoint.save import PLAN_FOLDER
     from gacfx.core.materialise import PLAN_FILE
     from gacfx.core.plan import Plan
+    from gacfx.core.reading import read_text
     from gacfx.errors import CheckpointError
 
     path = Path(name)
     places = (path / PLAN_FILE, path / PLAN_FOLDER / PLAN_FILE) if path.is_dir() else (path,)
-    found = next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if place.exists()), None)
     if found is None:
         raise CheckpointError(
             f"{name}: no plan there; name a plan folder, a checkpoint of gacfx, or a {PLAN_FILE}"
         )
-    try:
-        text = found.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{found}: cannot be read: {error}") from error
-    return Plan.from_json(text, where=str(found))
+    return Plan.from_json(read_text(found), where=str(found))

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from gacfx.core.atomic import replacing
 from gacfx.core.curves import Curve
+from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plan import Provenance
+from gacfx.core.reading import check_regular
 from gacfx.core.sites import Extent, Layout, MatmulSite
+from gacfx.core.targets import check_file, writing
 from gacfx.errors import CheckpointError, PlanError
 
 FORMAT = "gacfx-curves"
@@ -133,29 +136,27 @@ class Curves:
         return self.facts.provenance.value_model
 
 
-def save_curves(path: str | Path, curves: Curves) -> None:
+def save_curves(path: str | Path, curves: Curves, *, overwrite: bool = False) -> None:
     """Write the file; it appears whole or not at all, and equal curves make equal bytes.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: it exists and ``overwrite`` is false, or it cannot be written.
         PlanError: the facts hold NaN or infinity.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = Path(path)
+    check_file(path, overwrite=overwrite)
     try:
         facts = json.loads(json.dumps(asdict(curves.facts), allow_nan=False))
     except ValueError as error:
         raise PlanError(f"the curves' facts hold NaN or infinity: {error}") from error
     arrays = {module: np.ascontiguousarray(loss) for module, loss in curves.losses.items()}
     head = {"format": FORMAT, "version": VERSION, "digest": digest(facts, arrays), "facts": facts}
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
+        with replacing(path, overwrite=overwrite) as partial:
             save_file(arrays, partial, metadata={_KEY: json.dumps(head)})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
 
 
 def load_curves(path: str | Path) -> Curves:
@@ -197,6 +198,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
     if path.is_dir():
         raise CheckpointError(f"{path}: is a folder; name a file of gacfx plan --save-curves")
+    check_regular(path)
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY, "")
@@ -206,10 +208,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         raise CheckpointError(f"{path}: cannot be read as curves: {error}") from error
     found = head.get("format") if isinstance(head, dict) else None
     if found != FORMAT:
-        raise CheckpointError(f"{path}: format {found!r}; a file of curves says {FORMAT!r}")
+        said = printable(repr(found))
+        raise CheckpointError(f"{path}: format {said}; a file of curves says {FORMAT!r}")
     version = head.get("version")
     if type(version) is not int or version != VERSION:
-        raise CheckpointError(f"{path}: curves version {version!r}; this gacfx reads {VERSION}")
+        said = printable(repr(version))
+        raise CheckpointError(f"{path}: curves version {said}; this gacfx reads {VERSION}")
+    if odd := odd_text([head, *arrays]):
+        raise CheckpointError(f"{path}: {odd}; save the curves again")
     return head, arrays
 
 
@@ -231,9 +237,9 @@ def _check_facts(facts: Facts) -> None:
         raise PlanError("curves of no weight at all")
     seen: set[str] = set()
     for weight in facts.weights:
-        if weight.module in seen or not all(weight.module.split(".")):
+        if weight.module in seen or not is_module_name(weight.module):
             what = "has two curves" if weight.module in seen else "is no name of a module"
-            raise PlanError(f"{weight.module}: {what}")
+            raise PlanError(f"{printable(weight.module)}: {what}")
         seen.add(weight.module)
         if min(weight.rows, weight.columns) < 1:
             raise PlanError(f"{weight.module}: rows and columns must be positive")

@@ -7,7 +7,8 @@ the first, so that a plan and the factors of another one are never taken for a p
 # R rank, D input features, O output features
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor
 
 from gacfx.core.atomic import replacing
+from gacfx.core.names import is_module_name, printable
 from gacfx.core.plan import Plan
+from gacfx.core.reading import check_regular, read_text
+from gacfx.core.targets import check_file, writing
 from gacfx.errors import CheckpointError, PlanError
 
 PLAN_FILE = "plan.json"
@@ -72,17 +76,30 @@ FactorSet = dict[str, Factors]
 
 
 def save_factors(
-    path: Path, factors: Mapping[str, Factors], *, metadata: Mapping[str, str] | None = None
+    path: Path,
+    factors: Mapping[str, Factors],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Writes ``<module>.down`` and ``<module>.up`` as safetensors, in the dtype they have.
 
     Raises:
         PlanError: NaN or infinite factors.
-        CheckpointError: the file cannot be written.
+        CheckpointError: the file exists and ``overwrite`` is false, or it cannot be written.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    check_file(path, overwrite=overwrite)
+    tensors = _tensors(factors)
+    with writing(path), replacing(path, overwrite=overwrite) as partial:
+        _write_tensors(partial, tensors, metadata or {})
 
+
+def _tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """What is written of the factors.
+
+    Raises:
+        PlanError: NaN or infinite factors.
+    """
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for module, pair in sorted(factors.items()):
@@ -90,11 +107,13 @@ def save_factors(
             raise PlanError(f"{module}: its factors are NaN or infinite; make the plan again")
         tensors[f"{module}.down"] = _own(pair.down_RD, seen)
         tensors[f"{module}.up"] = _own(pair.up_OR, seen)
-    try:
-        with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"format": _FORMAT, **(metadata or {})})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+    return tensors
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(tensors, path, metadata={"format": _FORMAT, **metadata})
 
 
 def load_factors(path: Path) -> FactorSet:
@@ -107,25 +126,48 @@ def load_factors(path: Path) -> FactorSet:
     return _read_factors(path)[0]
 
 
-def save_plan(folder: Path, plan: Plan, factors: Mapping[str, Factors]) -> None:
-    """Writes ``plan.json`` and ``factors.safetensors``; each file appears whole or not at all.
+def save_plan(
+    folder: Path, plan: Plan, factors: Mapping[str, Factors], *, overwrite: bool = False
+) -> None:
+    """Writes ``plan.json`` and ``factors.safetensors``; other files of the folder stay.
+
+    Both are complete before the first one takes its place, and each appears whole or not at all.
 
     Raises:
         PlanError: the factors are not those of the plan, or either holds NaN or infinity.
-        CheckpointError: the folder cannot be written.
+        CheckpointError: one of the files exists and ``overwrite`` is false, or the folder cannot be
+            written.
     """
     check_factors(plan, factors)
     try:
         text = plan.to_json()
     except ValueError as error:
         raise PlanError(f"the plan holds NaN or infinity: {error}") from error
+    tensors = _tensors(factors)
+    for name in (PLAN_FILE, FACTORS_FILE):
+        check_file(folder / name, overwrite=overwrite)
+    with writing(folder), _made(folder):
+        paths = [folder / name for name in (FACTORS_FILE, PLAN_FILE)]
+        with (
+            replacing(paths[0], overwrite=overwrite) as first,
+            replacing(paths[1], overwrite=overwrite) as second,
+        ):
+            _write_tensors(first, tensors, {"plan": _digest(text)})
+            second.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder is there; one that was made for the body is removed again when that fails."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_factors(folder / FACTORS_FILE, factors, metadata={"plan": _digest(text)})
-        with replacing(folder / PLAN_FILE) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody put something in it
+            if new:
+                folder.rmdir()
+        raise
 
 
 def load_plan(folder: Path) -> tuple[Plan, FactorSet]:
@@ -135,10 +177,7 @@ def load_plan(folder: Path) -> tuple[Plan, FactorSet]:
         CheckpointError: a file is missing, truncated or malformed.
         PlanError: a malformed plan, or factors that are not those of the plan.
     """
-    try:
-        text = (folder / PLAN_FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / PLAN_FILE}: cannot be read: {error}") from error
+    text = read_text(folder / PLAN_FILE)
     plan = Plan.from_json(text, where=str(folder / PLAN_FILE))
     factors, metadata = _read_factors(folder / FACTORS_FILE)
     if metadata.get("plan", _digest(text)) != _digest(text):
@@ -175,12 +214,14 @@ def check_factors(plan: Plan, factors: Mapping[str, Factors]) -> None:
 def _read_factors(path: Path) -> tuple[FactorSet, dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
                 raise CheckpointError(
-                    f"{path}: format {metadata.get('format')!r}; this gacfx reads {_FORMAT!r}"
+                    f"{path}: format {printable(repr(metadata.get('format')))}; "
+                    f"this gacfx reads {_FORMAT!r}"
                 )
             factors = _pairs(file, path)
     except (OSError, SafetensorError) as error:
@@ -197,7 +238,12 @@ def _pairs(file: Any, path: Path) -> FactorSet:
     expected = sorted(f"{module}.{side}" for module in modules for side in ("down", "up"))
     if keys != expected or "" in modules:
         odd = min(set(keys) ^ set(expected), default=keys[0])
-        raise CheckpointError(f"{path}: {odd}: every module needs one .down and one .up, no more")
+        raise CheckpointError(
+            f"{path}: {printable(odd)}: every module needs one .down and one .up, no more"
+        )
+    for module in modules:
+        if not is_module_name(module):
+            raise CheckpointError(f"{path}: '{printable(module)}' is no name of a module")
     factors = {}
     for module in modules:
         try:

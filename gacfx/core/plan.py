@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
 from gacfx.core.goal import Unit, Whole
+from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PlanError
 
@@ -197,7 +198,13 @@ class Plan:
         return sum(c.loss_nats for c in self.choices)
 
     def to_json(self) -> str:
-        """JSON text, keys in a fixed order; ``from_json`` gives the same plan back."""
+        """JSON text, keys in a fixed order; ``from_json`` gives the same plan back.
+
+        Raises:
+            PlanError: names or texts that ``from_json`` would refuse.
+            ValueError: NaN or infinity.
+        """
+        _check_texts(self, "the plan")
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
     @staticmethod
@@ -215,7 +222,10 @@ class Plan:
             raise PlanError(f"{where} is not JSON: {error}") from error
         version = raw.get("version") if isinstance(raw, dict) else None
         if type(version) is not int or version != VERSION:
-            raise PlanError(f"{where}: plan version {version!r}; this gacfx reads {VERSION}")
+            said = printable(repr(version))
+            raise PlanError(f"{where}: plan version {said}; this gacfx reads {VERSION}")
+        if odd := odd_text(raw):
+            raise PlanError(f"{where}: {odd}; make the plan again")
         try:
             plan = TypeAdapter(Plan).validate_json(text)
         except PlanError as error:
@@ -228,7 +238,16 @@ class Plan:
         return plan
 
 
+def _check_texts(plan: Plan, where: str) -> None:
+    for name in (*(choice.module for choice in plan.choices), *plan.digests, *plan.refusals):
+        if not is_module_name(name):
+            raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
+    if odd := odd_text(asdict(plan)):
+        raise PlanError(f"{where}: {odd}; make the plan again")
+
+
 def _check(plan: Plan, where: str) -> None:
+    _check_texts(plan, where)
     seen: set[str] = set()
     for choice in plan.choices:
         if choice.module in seen:

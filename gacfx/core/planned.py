@@ -14,9 +14,14 @@ class Planned:
     plan: Plan
     factors: FactorSet
 
-    def save(self, folder: str | Path) -> None:
-        """Write both files; each appears whole or not at all."""
-        save_plan(Path(folder), self.plan, self.factors)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write both files; each appears whole or not at all.
+
+        Raises:
+            CheckpointError: the folder has one of them and ``overwrite`` is false, or it cannot be
+                written.
+        """
+        save_plan(Path(folder), self.plan, self.factors, overwrite=overwrite)
 
     @staticmethod
     def load(folder: str | Path) -> "Planned":

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from gacfx.errors import ProfileError
+from gacfx.core.reading import read_text
+from gacfx.errors import CheckpointError, ProfileError
 
 Evidence = Literal["read", "estimate", "measured"]
 Basis = Literal["rules", "vendor"]
@@ -224,10 +225,10 @@ def load(
     from gacfx.hardware.profile_json import parse  # it needs the nouns above
 
     try:
-        profile = parse(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+        profile = parse(json.loads(read_text(path)))
+    except CheckpointError as error:
+        raise ProfileError(str(error)) from error
+    except (ValueError, RecursionError) as error:
         raise ProfileError(f"{path}: not JSON: {error}") from error
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from None

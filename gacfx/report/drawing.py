@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gacfx.core.atomic import replacing
+from gacfx.core.targets import writing
 from gacfx.errors import CheckpointError, GacError
 
 if TYPE_CHECKING:
@@ -74,7 +75,12 @@ def check_target(path: Path) -> None:
 
 @contextmanager
 def canvas(
-    path: Path, height_in: float, *, pad_in: float = PAD_IN, more: dict[Any, Any] | None = None
+    path: Path,
+    height_in: float,
+    *,
+    pad_in: float = PAD_IN,
+    more: dict[Any, Any] | None = None,
+    overwrite: bool = True,
 ) -> Iterator["Figure"]:
     """An empty figure in the style; what is drawn on it becomes the file, whole or not at all.
 
@@ -83,6 +89,7 @@ def canvas(
         height_in: the width is the same for all.
         pad_in: around each panel.
         more: matplotlib settings beside the style.
+        overwrite: replace a file that is there; pages of results are drawn again and again.
 
     Raises:
         NoMatplotlib: matplotlib is not installed.
@@ -100,8 +107,5 @@ def canvas(
         figure = Figure(figsize=(WIDTH_IN, height_in), layout=layout)
         yield figure
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
-        try:
-            with replacing(path) as partial:
-                figure.savefig(partial, format=path.suffix[1:], dpi=DOTS_PER_IN, metadata=metadata)
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be written: {error}") from error
+        with writing(path), replacing(path, overwrite=overwrite) as partial:
+            figure.savefig(partial, format=path.suffix[1:], dpi=DOTS_PER_IN, metadata=metadata)

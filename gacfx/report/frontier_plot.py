@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gacfx.core.targets import check_file
 from gacfx.errors import CheckpointError
 from gacfx.report import drawing
 from gacfx.report.drawing import GREY, NoMatplotlib, can_draw
@@ -40,6 +41,7 @@ def frontier_plot(
     workload: str = "",
     forecast: str = "rule-based",
     marked: Mark | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Draw loss with its certified band against parameters and against time, as SVG or PNG.
 
@@ -50,15 +52,19 @@ def frontier_plot(
         workload: of the forecast, for its label.
         forecast: where the times come from, likewise.
         marked: a plan to point out.
+        overwrite: replace a file that is there.
 
     Raises:
         NoMatplotlib: matplotlib is not installed.
-        CheckpointError: another format, too few rows, or a file that cannot be written.
+        CheckpointError: another format, too few rows, a file that exists and ``overwrite`` is
+            false, or one that cannot be written.
     """
     path = Path(path)
     if len(rows) < 2:
         raise CheckpointError(f"{path}: {len(rows)} rows make no curve; sweep at least 2 budgets")
-    with drawing.canvas(path, HEIGHT_IN, pad_in=0.1, more=MORE) as figure:
+    drawing.check_target(path)
+    check_file(path, overwrite=overwrite)
+    with drawing.canvas(path, HEIGHT_IN, pad_in=0.1, more=MORE, overwrite=overwrite) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         figure.suptitle(title, x=0.012, ha="left", weight="bold", size=12)
         unit, name = _scale(rows)

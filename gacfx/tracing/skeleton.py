@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gacfx.core.compat import without_weight_init
+from gacfx.core.names import is_module_name
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import skeleton_
 
@@ -101,6 +102,8 @@ def _ranks(config: "PretrainedConfig") -> dict[str, int]:
     ranks = known.get("ranks")
     if not isinstance(ranks, dict) or not all(type(r) is int for r in ranks.values()):
         raise CheckpointError("config.json: quantization_config.ranks is no table of integers")
+    if not all(map(is_module_name, ranks)):
+        raise CheckpointError("config.json: quantization_config.ranks has a key that is no module")
     return dict(ranks)
 
 

@@ -59,7 +59,8 @@ BY_NAME = {
 NO_TORCH = (
     *("planning", "hardware", "errors", "pipelines"),
     *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "atomic")),
-    *("core.curve_file", "core.search", "core.goal", "core.rise"),
+    *("core.curve_file", "core.search", "core.goal", "core.rise", "core.exchange"),
+    *("core.leftovers", "core.names", "core.reading", "core.targets"),
 )
 EXPORTS = ("tracing", "dynamo")
 MEASURES = ("hardware.measure",)

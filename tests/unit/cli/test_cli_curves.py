@@ -114,7 +114,8 @@ def test_a_sweep_needs_no_plan_at_the_default_ratio(
     assert "no plan reaches the default ratio 0.2; the plan shown is for ratio 0\n" in said
     assert f"wrote {table}: 3 budgets" in said
     table.unlink()
-    assert "no plan within the budget (ratio 0.2" in refused(capsys, 1, *swept, "--ratio", "0.2")
+    again = (*swept, "--ratio", "0.2", "--overwrite")
+    assert "no plan within the budget (ratio 0.2" in refused(capsys, 1, *again)
     assert not table.exists()
 
 

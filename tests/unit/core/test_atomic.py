@@ -1,15 +1,24 @@
 """replacing and replacing_folder: the old one or the new one, and no litter."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from stat import S_IMODE
+from threading import Barrier
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from gacfx.core.atomic import replacing, replacing_folder
+from gacfx.core.exchange import exchange
+from gacfx.core.leftovers import LeftBehind, beside, tidy
+
+ROOT = Path(__file__).parents[3]
 
 
 def names(folder: Path) -> list[str]:
@@ -150,3 +159,246 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
         with pytest.raises(kind) as caught, replacing(tmp_path / path) as partial:
             partial.write_text("x")
         assert str(caught.value).endswith(f": '{tmp_path / path}'")
+
+
+# -- killed writers ------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gacfx.core import atomic
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def after(*names):
+    assert swap(*names)
+    die()
+
+def between(self, target):
+    if self.name.endswith(".partial") and not Path(target).exists():
+        die()
+    return rename(self, target)
+
+swap, rename = atomic.exchange, Path.rename
+if sys.argv[2] == "between":
+    atomic.exchange = lambda *_: False
+    Path.rename = between
+else:
+    atomic.exchange = {"before": die, "after": after}[sys.argv[2]]
+with atomic.replacing_folder(Path(sys.argv[1])) as partial:
+    (partial / "new").touch()
+"""
+
+
+def killed(path: Path, moment: str) -> None:
+    """A folder ``old`` at ``path``, and a writer of ``new`` that is killed at that moment."""
+    path.mkdir()
+    (path / "old").touch()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path), moment], cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("moment", "holds"), [("before", "old"), ("after", "new")])
+def test_a_writer_killed_while_it_overwrites_leaves_a_whole_folder(
+    tmp_path: Path, moment: str, holds: str
+) -> None:
+    needs_exchange(tmp_path)
+    path = tmp_path / "d"
+    killed(path, moment)
+    assert names(path) == [holds]
+    with pytest.warns(LeftBehind, match=r"d: removed what a killed writer .*\.partial$"):
+        tidy(path)
+    assert names(tmp_path) == ["d"] and names(path) == [holds]
+
+
+def test_a_writer_killed_between_two_renames_leaves_a_folder_that_is_put_back(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "d"
+    killed(path, "between")
+    assert not path.exists()
+    with (
+        pytest.warns(LeftBehind, match="the earlier folder is back"),
+        pytest.warns(LeftBehind, match=r"removed .*\.partial$"),
+    ):
+        tidy(path)
+    assert names(tmp_path) == ["d"] and names(path) == ["old"]
+
+
+def test_the_next_write_finds_what_a_killed_writer_left(tmp_path: Path) -> None:
+    for name in ("d", "f"):
+        left(tmp_path / name, DEAD).touch()
+    with pytest.warns(LeftBehind, match="d: removed"), replacing_folder(tmp_path / "d"):
+        pass
+    with pytest.warns(LeftBehind, match="f: removed"), replacing(tmp_path / "f") as partial:
+        partial.touch()
+    assert names(tmp_path) == ["d", "f"]
+
+
+def test_names_of_living_writers_other_machines_and_other_targets_stay(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    alive, dead = left(path, os.getpid()), left(path, DEAD)
+    machine = dead.name.split(".")[2].split("-")[0]
+    others = [
+        dead.with_name(dead.name.replace(machine, "0" * 6)),
+        left(tmp_path / "d2", DEAD),
+        tmp_path / ".d.notes.old",
+    ]
+    for file in (alive, *others):
+        file.touch()
+    before = names(tmp_path)
+    tidy(path)
+    assert names(tmp_path) == before
+
+
+DEAD = 999_999_999
+"""No process has this number: the kernel's largest is below 2**22."""
+
+
+def left(path: Path, pid: int) -> Path:
+    own = beside(path, "partial")
+    return own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{pid}-"))
+
+
+def needs_exchange(folder: Path) -> None:
+    one, two = folder / "one", folder / "two"
+    one.write_text("1")
+    two.write_text("2")
+    swapped = exchange(one, two)
+    assert (one.read_text(), two.read_text()) == (("2", "1") if swapped else ("1", "2"))
+    one.unlink()
+    two.unlink()
+    if not swapped:
+        pytest.skip("this system cannot swap two names in one step")
+
+
+def test_swapping_with_nothing_is_an_error(tmp_path: Path) -> None:
+    needs_exchange(tmp_path)
+    (tmp_path / "one").touch()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "one", tmp_path / "two")
+    assert names(tmp_path) == ["one"]
+
+
+# -- two writers ---------------------------------------------------------------------------------
+
+
+def write_folder(path: Path, text: str, overwrite: bool, together: Barrier) -> None:
+    with replacing_folder(path, overwrite=overwrite) as partial:
+        (partial / "a").write_text(text)
+        together.wait(10)
+        (partial / "b").write_text(text)
+
+
+def write_file(path: Path, text: str, overwrite: bool, together: Barrier) -> None:
+    with replacing(path, overwrite=overwrite) as partial:
+        together.wait(10)
+        partial.write_text(text)
+
+
+def written_by(path: Path) -> set[str]:
+    files = [path] if path.is_file() else [path / name for name in names(path)]
+    assert len(files) == 1 + path.is_dir()
+    return {file.read_text() for file in files}
+
+
+def two_writers(
+    path: Path, write: Callable[[Path, str, bool, Barrier], None], overwrite: bool
+) -> list[BaseException | None]:
+    together = Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(write, path, text, overwrite, together) for text in ("one", "two")]
+        return [run.exception() for run in runs]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_file])
+def test_of_two_writers_the_slower_one_is_refused(
+    tmp_path: Path, write: Callable[[Path, str, bool, Barrier], None]
+) -> None:
+    errors = two_writers(tmp_path / "x", write, overwrite=False)
+    assert sorted(type(error).__name__ for error in errors) == ["FileExistsError", "NoneType"]
+    assert written_by(tmp_path / "x") == {"one" if errors[0] is None else "two"}
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_file])
+@pytest.mark.parametrize("at_once", [True, False], ids=["swapped", "two-renames"])
+def test_of_two_overwriters_one_wins_whole(
+    tmp_path: Path,
+    write: Callable[[Path, str, bool, Barrier], None],
+    at_once: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not at_once:
+        monkeypatch.setattr("gacfx.core.atomic.exchange", lambda *_: False)
+    for _ in range(5):
+        assert two_writers(tmp_path / "x", write, overwrite=True) == [None, None]
+        assert len(written_by(tmp_path / "x")) == 1
+    assert names(tmp_path) == ["x"]
+
+
+def test_two_renames_put_the_old_folder_back_when_the_second_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d"
+    path.mkdir()
+    (path / "old").touch()
+    rename = Path.rename
+
+    def fails_onto_nothing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial") and not target.exists():
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr("gacfx.core.atomic.exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", fails_onto_nothing)
+    with pytest.raises(PermissionError), replacing_folder(path) as partial:
+        (partial / "new").touch()
+    assert names(path) == ["old"]
+    assert names(tmp_path) == ["d"]
+
+
+def test_a_file_is_not_replaced_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", none)
+    with replacing(tmp_path / "f", overwrite=False) as partial:
+        partial.write_text("old")
+    with (
+        pytest.raises(FileExistsError, match=f"{tmp_path / 'f'}"),
+        replacing(tmp_path / "f", overwrite=False) as partial,
+    ):
+        partial.write_text("new")
+    assert (tmp_path / "f").read_text() == "old"
+    assert names(tmp_path) == ["f"]
+
+
+# -- what is no file -----------------------------------------------------------------------------
+
+
+def test_a_pipe_or_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(OSError, match="pipe or a device"), replacing(tmp_path / name):
+            pass
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    for folder in (real, link):
+        folder.mkdir()
+    (real / "f").write_text("old")
+    (link / "f").symlink_to(real / "f")
+    with replacing(link / "f") as partial:
+        partial.write_text("new")
+    assert (link / "f").is_symlink() and (real / "f").read_text() == "new"
+    (tmp_path / "d").symlink_to(real)
+    with replacing_folder(tmp_path / "d") as partial:
+        (partial / "g").touch()
+    assert (tmp_path / "d").is_symlink() and names(real) == ["g"]

@@ -98,7 +98,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     before = path.read_bytes()
     monkeypatch.setattr("safetensors.numpy.save_file", fail)
     with pytest.raises(CheckpointError, match="cannot be written: disk full"):
-        save_curves(path, made_curves.curves())
+        save_curves(path, made_curves.curves(), overwrite=True)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 

@@ -14,18 +14,21 @@ from gacfx.errors import PlanError
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 COUNTS = st.integers(0, 10**12)
-TEXTS = st.dictionaries(st.text(), st.text(), max_size=3)
+WORDS = st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" \n\t"))
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,9}(\.[A-Za-z0-9_-]{1,9}){0,4}", fullmatch=True)
+TEXTS = st.dictionaries(WORDS, WORDS, max_size=3)
+NAMED = st.dictionaries(NAMES, WORDS, max_size=3)
 
 
 @st.composite
 def choices(draw: st.DrawFn) -> tuple[Choice, ...]:
-    names = draw(st.lists(st.text(min_size=1), max_size=4, unique=True))
+    names = draw(st.lists(NAMES, max_size=4, unique=True))
     made = []
     for name in names:
         rows, columns = draw(st.integers(1, 10**6)), draw(st.integers(1, 10**6))
         rank = draw(st.none() | st.integers(1, min(rows, columns)))
         wanted = draw(st.none() | NUMBERS)
-        made.append(Choice(name, rows, columns, rank, wanted, draw(NUMBERS), draw(st.text())))
+        made.append(Choice(name, rows, columns, rank, wanted, draw(NUMBERS), draw(WORDS)))
     return tuple(made)
 
 
@@ -42,27 +45,27 @@ PLANS = st.builds(
     choices=choices(),
     budget=st.builds(
         Budget,
-        *(st.text(), st.sampled_from(["targeted", "model"]), COUNTS, COUNTS, COUNTS),
+        *(WORDS, st.sampled_from(["targeted", "model"]), COUNTS, COUNTS, COUNTS),
         st.sampled_from(["ratio", "params", "bytes"]),
     ),
     proof=st.none()
     | st.builds(
         Proof,
         *(st.sampled_from(["optimal", "bounded"]), NUMBERS, NUMBERS, NUMBERS, NUMBERS),
-        *(COUNTS, NUMBERS, NUMBERS, COUNTS, NUMBERS, st.text()),
+        *(COUNTS, NUMBERS, NUMBERS, COUNTS, NUMBERS, WORDS),
     ),
     provenance=st.builds(
         Provenance,
-        *(st.text(), st.text(), st.text(), st.integers(1, 256), st.text(), TEXTS, COUNTS),
-        *(st.text(), COUNTS, st.none() | NUMBERS),
-        st.lists(st.builds(Trial, st.text(), NUMBERS, st.booleans()), max_size=3).map(tuple),
+        *(WORDS, WORDS, WORDS, st.integers(1, 256), WORDS, TEXTS, COUNTS),
+        *(WORDS, COUNTS, st.none() | NUMBERS),
+        st.lists(st.builds(Trial, WORDS, NUMBERS, st.booleans()), max_size=3).map(tuple),
         SEARCHES,
     ),
-    fingerprint=st.text(),
-    digests=TEXTS,
-    refusals=TEXTS,
+    fingerprint=WORDS,
+    digests=NAMED,
+    refusals=NAMED,
     limits=st.lists(
-        st.builds(LimitKept, st.text(), COUNTS, COUNTS, st.text(), st.none() | COUNTS, st.text()),
+        st.builds(LimitKept, WORDS, COUNTS, COUNTS, WORDS, st.none() | COUNTS, WORDS),
         max_size=2,
     ).map(tuple),
     rules=COUNTS,

@@ -194,7 +194,7 @@ def test_factors_of_another_plan(
         save_plan(tmp_path, plan, bad)
     assert not any(tmp_path.iterdir())
     save_plan(tmp_path, plan, factors)
-    save_factors(tmp_path / "factors.safetensors", bad)
+    save_factors(tmp_path / "factors.safetensors", bad, overwrite=True)
     with pytest.raises(PlanError, match=message):
         load_plan(tmp_path)
 
@@ -245,6 +245,6 @@ def test_a_failure_while_writing_leaves_the_old_folder(
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):
-        save_plan(tmp_path, replace(plan_of(factors), fingerprint="new"), factors)
+        save_plan(tmp_path, replace(plan_of(factors), fingerprint="new"), factors, overwrite=True)
     assert load_plan(tmp_path)[0] == plan_of(factors)
     assert len(list(tmp_path.iterdir())) == 2

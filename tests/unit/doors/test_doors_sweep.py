@@ -162,7 +162,7 @@ def test_the_table_reads_back(curves: Any, tmp_path: Path) -> None:
 
 def test_a_table_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").mkdir()
-    with pytest.raises(CheckpointError, match="cannot be written"):
+    with pytest.raises(CheckpointError, match="is a folder; name a file"):
         write_csv(sweep(made_curves.curves(), 2), tmp_path / "rows.csv")
 
 

@@ -32,6 +32,17 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 @needs_matplotlib
+def test_a_plot_is_not_overwritten_silently(tmp_path: Path) -> None:
+    path = tmp_path / "plot.svg"
+    path.write_text("mine")
+    with pytest.raises(CheckpointError, match="exists; allow overwrite"):
+        frontier_plot(rows(), path)
+    assert path.read_text() == "mine"
+    frontier_plot(rows(), path, overwrite=True)
+    assert path.read_text() != "mine"
+
+
+@needs_matplotlib
 def test_a_persons_own_settings_do_not_change_the_picture(tmp_path: Path) -> None:
     import matplotlib
 
