@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gacfx.core.atomic import replacing
+from gacfx.core.atomic import making, replacing
 from gacfx.core.curve_file import Curves
 from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
@@ -138,15 +138,15 @@ def write_csv(rows: Sequence[Row], path: str | Path, *, overwrite: bool = False)
     """
     path = Path(path)
     check_file(path, overwrite=overwrite)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(path, overwrite=overwrite) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+    with (
+        writing(path),
+        making(path.parent),
+        replacing(path, overwrite=overwrite) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
     return path
 
 

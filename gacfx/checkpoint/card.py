@@ -30,6 +30,7 @@ tokenizer = AutoTokenizer.from_pretrained("{title}")
 | chosen for | {gpu}, {dtype} |
 | loss | {loss} |
 
+`gacfx verify` says of a copy whether every file is what was written (`gacfx_files.json`).
 `plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors as they
 were cast to the model's dtype.
 """

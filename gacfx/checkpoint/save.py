@@ -12,7 +12,7 @@ from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.load import check_finite
 from gacfx.checkpoint.rehearsal import save_pretrained
 from gacfx.checkpoint.written import check_written
-from gacfx.core.atomic import replacing_folder
+from gacfx.core.atomic import making, replacing_folder
 from gacfx.core.materialise import Factors, save_plan
 from gacfx.core.plan import Plan
 from gacfx.core.targets import check_folder, writing
@@ -60,19 +60,17 @@ def save_checkpoint(
     _check_model(model, plan)
     check_target(out, overwrite=overwrite)
     out = out.resolve()
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(out, overwrite=overwrite) as folder:
-            with _declared(model):
-                save_pretrained(model, folder)
-            check_written(model, folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            save_plan(folder / PLAN_FOLDER, plan, factors)
-            if report is not None:
-                (folder / REPORT_FILE).write_text(_json(report), encoding="utf-8")
-            (folder / "README.md").write_text(model_card(out.name, plan), encoding="utf-8")
-            write_checksums(folder)
+    with writing(out), making(out.parent), replacing_folder(out, overwrite=overwrite) as folder:
+        with _declared(model):
+            save_pretrained(model, folder)
+        check_written(model, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        save_plan(folder / PLAN_FOLDER, plan, factors)
+        if report is not None:
+            (folder / REPORT_FILE).write_text(_json(report), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(out.name, plan), encoding="utf-8")
+        write_checksums(folder)
     return out
 
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gacfx.cli.options import WrongUse
 from gacfx.core.names import printable
@@ -68,7 +68,13 @@ def _short_warnings(command: str) -> Iterator[None]:
     """Warnings as one line, as errors are said, without a place in the source."""
     before = warnings.formatwarning
 
-    def short(message: Warning | str, *_: Any, **__: Any) -> str:
+    def short(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
         return f"gacfx {command}: warning: {printable(message, MOST)}\n"
 
     warnings.formatwarning = short

@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
 
@@ -77,6 +77,20 @@ def replacing_folder(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         _place_folder(partial, path, overwrite=overwrite)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """``folder`` and its parents are there; those that were made go again when the body fails."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for one in new:
+            with suppress(OSError):  # somebody else put something in it
+                one.rmdir()
+        raise
 
 
 def _place_file(partial: Path, path: Path, *, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.core.atomic import replacing
+from gacfx.core.atomic import making, replacing
 from gacfx.core.curves import Curve
 from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plan import Provenance
@@ -153,10 +153,8 @@ def save_curves(path: str | Path, curves: Curves, *, overwrite: bool = False) ->
         raise PlanError(f"the curves' facts hold NaN or infinity: {error}") from error
     arrays = {module: np.ascontiguousarray(loss) for module, loss in curves.losses.items()}
     head = {"format": FORMAT, "version": VERSION, "digest": digest(facts, arrays), "facts": facts}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, overwrite=overwrite) as partial:
-            save_file(arrays, partial, metadata={_KEY: json.dumps(head)})
+    with writing(path), making(path.parent), replacing(path, overwrite=overwrite) as partial:
+        save_file(arrays, partial, metadata={_KEY: json.dumps(head)})
 
 
 def load_curves(path: str | Path) -> Curves:

@@ -7,8 +7,7 @@ the first, so that a plan and the factors of another one are never taken for a p
 # R rank, D input features, O output features
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gacfx.core.atomic import replacing
+from gacfx.core.atomic import making, replacing
 from gacfx.core.names import is_module_name, printable
 from gacfx.core.plan import Plan
 from gacfx.core.reading import check_regular, read_text
@@ -90,7 +89,7 @@ def save_factors(
     """
     check_file(path, overwrite=overwrite)
     tensors = _tensors(factors)
-    with writing(path), replacing(path, overwrite=overwrite) as partial:
+    with writing(path), making(path.parent), replacing(path, overwrite=overwrite) as partial:
         _write_tensors(partial, tensors, metadata or {})
 
 
@@ -146,7 +145,7 @@ def save_plan(
     tensors = _tensors(factors)
     for name in (PLAN_FILE, FACTORS_FILE):
         check_file(folder / name, overwrite=overwrite)
-    with writing(folder), _made(folder):
+    with writing(folder), making(folder):
         paths = [folder / name for name in (FACTORS_FILE, PLAN_FILE)]
         with (
             replacing(paths[0], overwrite=overwrite) as first,
@@ -154,20 +153,6 @@ def save_plan(
         ):
             _write_tensors(first, tensors, {"plan": _digest(text)})
             second.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder is there; one that was made for the body is removed again when that fails."""
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # somebody put something in it
-            if new:
-                folder.rmdir()
-        raise
 
 
 def load_plan(folder: Path) -> tuple[Plan, FactorSet]:

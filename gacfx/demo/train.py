@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
+from gacfx.core.targets import check_folder
 from gacfx.demo.build import Settings, build_model, token_ids, train_tokenizer
 from gacfx.demo.corpus import collect, split
-from gacfx.demo.write import Entry, held_out_loss, pick, write_folder
+from gacfx.demo.write import LOG_FILE, Entry, held_out_loss, pick, write_folder
+from gacfx.errors import CheckpointError
 
 LOG_STEPS = 25
 WATCH_STEPS = 500
@@ -155,6 +157,10 @@ def main() -> None:
     parser.add_argument("--stop", type=int, help="last step, before the schedule ends")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     options = parser.parse_args()
+    try:
+        check_folder(options.out, overwrite=True, holds=(LOG_FILE,), what="a folder of this model")
+    except CheckpointError as error:  # before an hour of training
+        parser.error(str(error))
     minutes = Settings.minutes if options.steps is None else None
     if options.minutes is not None:
         minutes = options.minutes

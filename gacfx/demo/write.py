@@ -20,6 +20,7 @@ from gacfx.demo.build import token_ids
 
 Entry = dict[str, Any]
 
+LOG_FILE = "training_log.jsonl"
 MIN_TOKENS = 100
 MAX_BYTES = 190_000
 # No space at the end: the tokenizer puts it in front of the next word.
@@ -146,7 +147,7 @@ def _fill(
     licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
     if licence.is_file():  # some distributions keep it elsewhere; the README has the address
         (out / "LICENSE-PSF.txt").write_text(licence.read_text("utf-8"), "utf-8")
-    _write_lines(out / "training_log.jsonl", log)
+    _write_lines(out / LOG_FILE, log)
     _write_lines(out / "calibration.jsonl", [{"text": text} for text in calibration])
     _write_lines(out / "evaluation.jsonl", [{"text": text} for text in evaluation])
     (out / "README.md").write_text(_readme(model, log, _samples(model, tokenizer)), "utf-8")

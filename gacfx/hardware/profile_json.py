@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import get_args
 
+from gacfx.core.names import odd_text
 from gacfx.errors import ProfileError
 from gacfx.hardware import checks
 from gacfx.hardware.profile import (
@@ -33,6 +34,8 @@ def parse(data: object) -> Profile:
     Raises:
         ProfileError: unknown version or field, wrong type, or a constant without a source.
     """
+    if odd := odd_text(data):  # its texts are printed
+        raise ProfileError(odd)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ProfileError(f'format: not a profile, expected "format": "{FORMAT}"')
     found = data.get("version")

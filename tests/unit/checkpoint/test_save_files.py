@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gacfx.checkpoint import save
+from gacfx.checkpoint.card import model_card
 from gacfx.checkpoint.checksums import verify_checksums
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.errors import CheckpointError
@@ -45,7 +46,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, most_bytes: 
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
     try:
         with pytest.raises(CheckpointError, match="out: cannot be written: .*oo large") as caught:
-            write(tmp_path / "out", False)
+            write(tmp_path / "deep" / "er" / "out", False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "\n" not in str(caught.value)
@@ -57,11 +58,11 @@ def test_of_two_writers_one_wins_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overwrite: bool
 ) -> None:
     writers = [writer(1.0), writer(2.0)]
-    together, card = Barrier(2), save.model_card
+    together = Barrier(2)
 
     def both_are_writing(*arguments: object) -> str:
         together.wait(30)
-        return card(*arguments)  # type: ignore[arg-type]
+        return model_card(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(save, "model_card", both_are_writing)
     with ThreadPoolExecutor(2) as pool:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from gacfx.checkpoint.checksums import FILES, write_checksums
 from gacfx.cli import demo_folder
 from gacfx.core.curve_file import save_curves
 from gacfx.core.leftovers import LeftBehind, beside
+from gacfx.core.planned import Planned
 from gacfx.errors import CheckpointError
 from tests import tiny
 from tests.unit import made_curves
@@ -181,8 +183,8 @@ def test_a_plan_is_not_overwritten_silently(
     assert (out / "plan.json").read_bytes() != before
     assert {path.name for path in out.iterdir()} == {"factors.safetensors", "mine.txt", "plan.json"}
     with pytest.raises(CheckpointError, match=r"plan\.json: exists; allow overwrite"):
-        api.Planned.load(out).save(out)
-    api.Planned.load(out).save(out, overwrite=True)
+        Planned.load(out).save(out)
+    Planned.load(out).save(out, overwrite=True)
 
 
 def test_curves_may_go_into_the_folder_of_the_plan(dense: Path, text: Path, tmp_path: Path) -> None:
@@ -250,7 +252,7 @@ def test_what_a_killed_writer_left_is_said_in_one_line(dense: Path, tmp_path: Pa
         run(*words)
     assert not (tmp_path / name).exists() and len(caught) == 1
     with cli._warnings_in_one_line("plan"):
-        shown = cli.warnings.formatwarning(caught[0].message, LeftBehind, "f", 1)  # type: ignore[arg-type]
+        shown = warnings.formatwarning(caught[0].message, LeftBehind, "f", 1)
     assert shown.startswith("gacfx plan: ") and shown.count("\n") == 1
 
 

@@ -187,7 +187,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         small_files(100),
         pytest.raises(CheckpointError, match="target: cannot be written: .*too large") as caught,
     ):
-        write(tmp_path / "target", False)
+        write(tmp_path / "deep" / "er" / "target", False)
     assert "\n" not in str(caught.value) and ".partial" not in str(caught.value)
     assert not any(tmp_path.iterdir())
 

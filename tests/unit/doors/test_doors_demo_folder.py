@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gacfx.demo import write
+from gacfx.demo import train, write
 from tests import tiny
 
 
@@ -37,3 +37,17 @@ def test_an_error_leaves_the_folder_as_it_was(
     with pytest.raises(ZeroDivisionError):
         written(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_another_folder_is_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    monkeypatch.setattr(train, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "is not a folder of this model (it has no training_log.jsonl)" in capsys.readouterr().err
+    (tmp_path / "training_log.jsonl").touch()
+    with pytest.raises(ZeroDivisionError):
+        train.main()
