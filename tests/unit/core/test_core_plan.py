@@ -199,5 +199,5 @@ def test_a_budget_says_what_was_asked_for(budget: Budget, ratio: str, asked: str
 @pytest.mark.parametrize("key", ["\x1b[2J", "\u202e", "y" * 10_000])
 def test_an_unknown_field_is_named_without_escapes_and_at_no_length(key: str) -> None:
     with pytest.raises(PlanError) as caught:
-        Plan.from_json(json.dumps({"version": 2, key: 1}))
+        Plan.from_json(json.dumps({**raw(), key: 1}))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
