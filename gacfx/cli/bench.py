@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     setting = setting_of(arguments)
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
-        plan_files.check_new(out, overwrite=arguments.overwrite)
+        plan_files.check_writable(out, overwrite=arguments.overwrite)
     sources = [arguments.model, *filter(None, [arguments.against])]
     screen.quiet_transformers()
     models = read_models(sources, device=arguments.device, dtype=arguments.dtype)
@@ -116,10 +116,7 @@ def write(found: "Bench", out: Path) -> None:
         CheckpointError: it cannot be written.
     """
     from gacfx.core.atomic import replacing
-    from gacfx.errors import CheckpointError
+    from gacfx.core.targets import writing
 
-    try:
-        with replacing(out) as partial:
-            partial.write_text(text_of(found), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{out}: cannot be written: {error.strerror}") from error
+    with writing(out), replacing(out) as partial:
+        partial.write_text(text_of(found), encoding="utf-8")

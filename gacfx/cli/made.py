@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gacfx.cli import options, plan_files
+from gacfx.cli import options
 from gacfx.errors import InfeasibleBudget
 
 if TYPE_CHECKING:

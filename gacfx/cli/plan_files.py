@@ -55,30 +55,6 @@ def check_source(model: str, out: Path) -> None:
     check_space(out, sum(file.stat().st_size for file in source.glob("*.safetensors")))
 
 
-def check_text(name: str) -> None:
-    """Nothing when there is text to calibrate on; read before the model is, which takes longer.
-
-    Raises:
-        CalibrationError: no such file, another suffix, or no text in it.
-    """
-    from gacfx.calibration.text import read_documents
-
-    read_documents(name)
-
-
-def check_new(path: Path, *, overwrite: bool) -> None:
-    """Nothing when a file can be written there, and is missing or may be replaced.
-
-    Raises:
-        CheckpointError: as ``check_writable``, or it exists and ``overwrite`` is false.
-    """
-    from gacfx.errors import CheckpointError
-
-    check_writable(path)
-    if path.exists() and not overwrite:
-        raise CheckpointError(f"{path}: exists; allow overwrite or name another")
-
-
 def read_plan(name: str) -> "Plan":
     """The plan behind a name; its factors are not read.
 

@@ -66,7 +66,7 @@ def test_a_file_is_not_overwritten_without_being_told(
     asked = (dense, "--mode", "prefill", "--batch", "1", "--seq", "4", "--out", out, *QUICK)
     assert run(*asked) == 1
     assert capsys.readouterr().err == (
-        f"gacfx bench: {out}: exists; allow overwrite or name another\n"
+        f"gacfx bench: {out}: exists; allow overwrite (--overwrite) or name another\n"
     )
     assert out.read_text() == "mine"
     assert run(*asked, "--overwrite") == 0

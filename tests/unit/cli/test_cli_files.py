@@ -251,9 +251,9 @@ def test_what_a_killed_writer_left_is_said_in_one_line(dense: Path, tmp_path: Pa
     with pytest.warns(LeftBehind, match="removed what a killed writer had left") as caught:
         run(*words)
     assert not (tmp_path / name).exists() and len(caught) == 1
-    with cli._warnings_in_one_line("plan"):
+    with cli._short_warnings("plan"):
         shown = warnings.formatwarning(caught[0].message, LeftBehind, "f", 1)
-    assert shown.startswith("gacfx plan: ") and shown.count("\n") == 1
+    assert shown.startswith("gacfx plan: warning: ") and shown.count("\n") == 1
 
 
 # -- verify --------------------------------------------------------------------------------------
