@@ -44,9 +44,9 @@ from gacfx.inspection import (
     load_profile,
 )
 from gacfx.passes.planning.measure_curves import PAPER
-from gacfx.study import Progress, Study, check_dtype, check_request
+from gacfx.study import Progress, Study, check_dtype, check_request, check_tp
 from gacfx.summary import Summary
-from gacfx.tracing.skeleton import skeleton
+from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
 
 __all__ = [
@@ -178,6 +178,7 @@ def plan(
     """
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
+    check_tp(search.tp, getattr(model, "config", None))
     profile = load_profile(gpu)
     check_dtype(model, profile)
     study = calibrate(
@@ -215,6 +216,7 @@ def plan_synthetic(
     if search.value not in ("auto", PAPER):
         raise PlanError(f"made-up spectra have no value model {search.value!r}; auto or {PAPER}")
     check_request("svd", goal, limits=search.limits)
+    check_tp(search.tp, read_config(source))
     value = PAPER if search.value == PAPER else ""
     curves = replan.synthetic_curves(source, skip=skip, decay=decay, seed=seed, value=value)
     return replan.plan_from_curves(curves, goal=as_goal(goal), gpu=gpu, search=search)
@@ -266,6 +268,7 @@ def compress(
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
     check_saves(model)
+    check_tp(search.tp, getattr(model, "config", None))
     workload = workload or Workload()
     profile = load_profile(gpu)
     check_dtype(model, profile)

@@ -32,7 +32,7 @@ from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
-from gacfx.errors import UnsupportedModel
+from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import low_rank_modules, swapped
@@ -161,6 +161,7 @@ class Study:
             tried: also try a value model that ``search`` names, as ``auto`` tries its own: then
                 the plan's provenance says what such a plan costs on text that it has not seen.
         """
+        check_tp(search.tp, getattr(self.model, "config", None))
         budget = make_budget(self.graph, as_goal(goal))
         values = VALUE_MODELS if search.value == "auto" else (search.value,)
         trials: tuple[Trial, ...] = ()
@@ -333,6 +334,24 @@ def check_model(model: nn.Module) -> None:
         raise UnsupportedModel(
             "the model is compressed by gacfx already; start from the dense checkpoint"
         )
+
+
+def check_tp(tp: int, config: object) -> None:
+    """Nothing when ``tp`` devices can share the attention heads of a configuration.
+
+    Raises:
+        PlanError: names the heads that it does not divide.
+    """
+    text = getattr(config, "get_text_config", lambda: config)()
+    kinds = {"num_attention_heads": "query", "num_key_value_heads": "key-value"}
+    for name, kind in kinds.items():
+        heads = getattr(text, name, None)
+        if isinstance(heads, int) and heads > 0 and heads % tp:
+            fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+            raise PlanError(
+                f"tp {tp} does not divide the {heads} {kind} heads of the model ({name}); "
+                f"devices share whole heads, so take one of {fit}"
+            )
 
 
 def run_planning(gm: GraphModule, text: str, **given: object) -> Plan:

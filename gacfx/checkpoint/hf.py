@@ -11,6 +11,7 @@ level: while that module is imported, it imports this one.
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -20,9 +21,11 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from gacfx.core.config_json import check_count
 from gacfx.core.names import is_module_name, printable
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import low_rank_modules, skeleton_
+from gacfx.modules.low_rank import NOTICE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,6 +82,7 @@ class GacfxQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: "PreTrainedModel", **_: Any
     ) -> "PreTrainedModel":
+        _check_whole(model)
         ranks = _names_in(model, self.quantization_config.ranks)
         try:
             skeleton_(model, ranks)
@@ -86,6 +90,11 @@ class GacfxQuantizer(HfQuantizer):
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
         self.quantization_config.ranks = ranks
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        # Files may have the notice or not, so it is kept out of the load.
+        for layer in low_rank_modules(model).values():
+            delattr(layer, NOTICE)
+        known = model._keys_to_ignore_on_load_unexpected or ()
+        model._keys_to_ignore_on_load_unexpected = {*known, rf"\.{NOTICE}$"}
         return model
 
     def _process_model_after_weight_loading(
@@ -98,6 +107,10 @@ class GacfxQuantizer(HfQuantizer):
                     f"{name}: the file has {tuple(parameter.shape)}, the ranks in config.json ask "
                     f"for {tuple(self._shapes[name])}; the two do not belong together"
                 )
+        for layer in low_rank_modules(model).values():
+            if not layer.weight.is_meta:  # where buffers are on disk, so would it have to be
+                layer.register_buffer(NOTICE, torch.empty_like(layer.weight))
+        _unmark_(model)
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
@@ -107,16 +120,6 @@ class GacfxQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         """Low-rank layers train like any other."""
-        return True
-
-    @property
-    def is_qat_trainable(self) -> bool:
-        """The Trainer refuses "purely quantized" models that do not say so; these are none."""
-        return True
-
-    @property
-    def is_compileable(self) -> bool:
-        """``generate`` may compile."""
         return True
 
 
@@ -156,6 +159,7 @@ def _quantizes(conversion: object) -> bool:
 def _checked(ranks: object) -> dict[str, int]:
     if not isinstance(ranks, dict):
         raise CheckpointError(f"config.json: gacfx ranks must be a table, not {ranks!r}")
+    check_count(ranks, "config.json")
     for name, rank in ranks.items():
         if not is_module_name(name):
             raise CheckpointError(f"config.json: '{printable(name)}' is no module name")
@@ -168,13 +172,45 @@ def _names_in(model: "PreTrainedModel", ranks: dict[str, int]) -> dict[str, int]
     """The ranks under the names that they have in ``model``.
 
     As transformers does with weights: AutoModel drops the prefix of the base model, and the layers
-    of a head that it does not have.
+    of a head that it does not have. A folder that holds the body alone has no prefix.
     """
     if model.base_model is not model:
         return ranks
     prefix, known = f"{model.base_model_prefix}.", {name for name, _ in model.named_modules()}
-    bare = {name.removeprefix(prefix): rank for name, rank in ranks.items()}
-    return {name: rank for name, rank in bare.items() if name in known}
+    return {
+        name.removeprefix(prefix): rank
+        for name, rank in ranks.items()
+        if name.startswith(prefix) or name in known
+    }
+
+
+def _check_whole(model: "PreTrainedModel") -> None:
+    """Refuse to split the model over processes, before a weight is read.
+
+    The plans of transformers name dense weights. A pair would stay whole beside its split
+    neighbours, and the first product of the two would raise.
+    """
+    asked = getattr(model.config, "distributed_config", None)
+    for name in ("tp_size", "pp_size", "ep_size"):
+        if (getattr(asked, name, None) or 1) > 1:
+            raise CheckpointError(
+                f"from_pretrained: {name} {getattr(asked, name)} splits weights, and low-rank "
+                "pairs cannot be split yet; leave out tp_plan and distributed_config, "
+                "device_map='auto' spreads whole layers over the devices of one process"
+            )
+
+
+def _unmark_(model: "PreTrainedModel") -> None:
+    """Take off what transformers pins on quantized models: this one is cast, compiled and trained
+    like any other. The configuration keeps its block, which save_pretrained writes.
+    """
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    model.is_quantized = False
+    for module in model.modules():
+        if hasattr(config := getattr(module, "config", None), "_is_quantized"):
+            delattr(config, "_is_quantized")
 
 
 register()

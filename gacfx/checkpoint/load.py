@@ -11,6 +11,7 @@ from torch import nn
 
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.folders import check_files, shard_files
+from gacfx.core.config_json import read_config_json
 from gacfx.core.reading import read_text
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 
@@ -181,7 +182,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: there is no such folder")
     check_files(folder)
-    config = _json(folder / "config.json")
+    config = read_config_json(folder / "config.json")
     for file in _weight_files(folder):
         _check_safetensors(file)
     return config

@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
         passes,
         plan,
         profiles,
+        run,
         verify,
     )
 
@@ -107,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, verify, evaluate, bench, profiles, passes)
+    known = (inspect, plan, explain, diff, compress, verify, evaluate, run, bench, profiles, passes)
     for module in (*known, demo):
         module.add(commands)
     return top

@@ -71,12 +71,14 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     from gacfx import api, replan
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
+    from gacfx.study import check_tp
 
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
     api.check_request(told["method"], goal, search.value, search.limits)
     model, tokenizer, corpus = calibration_text(arguments)
     api.check_dtype(model, profile)
+    check_tp(search.tp, model.config)
     with screen.progress() as move:
         study = api.calibrate(
             model, tokenizer, calibration=corpus, **told, seq=arguments.seq, progress=move
@@ -141,11 +143,15 @@ def made_up(arguments: argparse.Namespace) -> "tuple[GraphModule, Curves]":
     """The graph and the curves of a configuration alone."""
     from gacfx.cli import screen
     from gacfx.replan import synthetic_graph
+    from gacfx.study import check_tp
+    from gacfx.tracing.skeleton import read_config
 
-    value = options.search_of(arguments).value
+    search = options.search_of(arguments)
+    value = search.value
     if value not in ("auto", "paper"):
         raise options.WrongUse("--synthetic has no losses to measure; --value is auto or paper")
     screen.quiet_transformers()
+    check_tp(search.tp, read_config(arguments.model))
     return synthetic_graph(
         arguments.model,
         skip=tuple(arguments.skip),

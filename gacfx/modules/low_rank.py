@@ -2,19 +2,22 @@
 
 # R rank, D input features, O output features
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+NOTICE = "weight_IMPORT_GACFX_BEFORE_LOADING"
+"""Name of an empty buffer; the first checkpoints of gacfx do not have it."""
+
 
 class LowRankLinear(nn.Module):
-    """Two ordinary ``nn.Linear`` children and a guard.
+    """Two ordinary ``nn.Linear`` children, a guard and a notice.
 
     The children are ordinary so that fx, Dynamo, exporters and other engines meet nothing new. The
     guard is an empty buffer under the name of the dense weight: a loader that knows nothing of
     gacfx finds a weight of the wrong shape and stops, where it would else fill the children with
-    random numbers and only warn.
+    random numbers and only warn. The notice is an empty buffer whose name such a loader prints.
     """
 
     weight: Tensor
@@ -34,7 +37,8 @@ class LowRankLinear(nn.Module):
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
         self.down = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.up = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
-        self.register_buffer("weight", torch.empty(0, device=device, dtype=dtype))
+        for name in ("weight", NOTICE):
+            self.register_buffer(name, torch.empty(0, device=device, dtype=dtype))
 
     @classmethod
     def from_factors(
@@ -61,7 +65,8 @@ class LowRankLinear(nn.Module):
         layer.down.weight = _copy(down_RD, device, dtype)
         layer.up.weight = _copy(up_OR, device, dtype)
         layer.up.register_parameter("bias", bias)
-        layer.weight = torch.empty(0, device=device, dtype=dtype)
+        for name, buffer in layer.named_buffers():
+            setattr(layer, name, torch.empty_like(buffer, device=device, dtype=dtype))
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,12 +75,21 @@ class LowRankLinear(nn.Module):
         return out
 
     def extra_repr(self) -> str:
-        """Sizes, as nn.Linear prints them."""
+        """Sizes, as nn.Linear prints them, and where adapters go: PEFT refuses with this text."""
         bias = self.up.bias is not None
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"rank={self.rank}, bias={bias}"
+            f"rank={self.rank}, bias={bias}, "
+            'for LoRA take target_modules=["up", "down"] or "all-linear"'
         )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *others: Any, **more: Any
+    ) -> None:
+        # The first checkpoints have no notice.
+        if NOTICE in self._buffers:
+            state_dict.setdefault(prefix + NOTICE, self._buffers[NOTICE])
+        super()._load_from_state_dict(state_dict, prefix, *others, **more)
 
 
 def _copy(factor: Tensor, device: torch.device | str, dtype: torch.dtype) -> nn.Parameter:

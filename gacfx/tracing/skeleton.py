@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gacfx.core.compat import without_weight_init
+from gacfx.core.config_json import check_sizes, read_config_json
 from gacfx.core.names import is_module_name
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import skeleton_
@@ -27,7 +28,8 @@ def read_config(source: str | Path) -> "PretrainedConfig":
     """The configuration behind a folder, a config.json, a name that gacfx knows, or a hub name.
 
     Raises:
-        CheckpointError: nothing is there, or it is no readable configuration.
+        CheckpointError: nothing is there, it is no readable configuration, or that of no model that
+            can be.
         UnsupportedModel: transformers does not know the architecture.
     """
     from transformers import AutoConfig
@@ -36,11 +38,13 @@ def read_config(source: str | Path) -> "PretrainedConfig":
     bundled = CONFIGS / f"{source}.json"
     try:
         if path.suffix == ".json" and path.is_file():
-            return _from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+            return _from_dict(read_config_json(path), str(path))
         if not path.exists() and bundled.is_file():
             return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
         if path.exists() and not (path / "config.json").is_file():
             raise CheckpointError(f"{source}: no config.json there")
+        if path.exists():
+            read_config_json(path / "config.json")
         config: PretrainedConfig = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
         return config
     except json.JSONDecodeError as error:
@@ -78,7 +82,9 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
 
     Raises:
         UnsupportedModel: the architecture cannot be built.
+        CheckpointError: sizes that no model has, or ranks that are not those of this one.
     """
+    check_sizes(config.to_dict(), config.model_type)
     dtype = dtype or _dtype(config)
     try:
         with torch.device("meta"), without_weight_init():

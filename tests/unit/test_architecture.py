@@ -49,7 +49,10 @@ _STATEMENT = 6
 """Row from which on the certificate may import, as it shares nothing with those who make plans."""
 
 # gacfx/__init__.py and the import hook hand out names of any layer, lazily.
-ROOT_MODULES = ("gacfx", "gacfx.__main__", "gacfx._transformers_hook")
+ROOT_MODULES = (
+    *("gacfx", "gacfx.__main__", "gacfx._transformers_hook"),
+    "gacfx._startup.sitecustomize",
+)
 BY_NAME = {
     "gacfx.core.pipeline": "gacfx.passes",  # passes are looked up by name when a text is parsed
     "gacfx._transformers_hook": "gacfx.checkpoint.hf",

@@ -109,8 +109,6 @@ def test_what_the_quantizer_says_of_itself() -> None:
     assert quantizer.requires_calibration
     assert quantizer.is_serializable()
     assert quantizer.is_trainable
-    assert quantizer.is_qat_trainable
-    assert quantizer.is_compileable
 
 
 def test_a_dense_checkpoint_is_not_compressed_by_loading(tmp_path: Path) -> None:

@@ -357,3 +357,44 @@ def test_bad_requests_fail_before_the_model_is_read(capsys: pytest.CaptureFixtur
     words = ["--calibration", "no.txt", "--latency-share", "0.9", "--solver", "dp"]
     assert main(["plan", "/no/such/model", *words]) == 1
     assert "cannot keep limit-latency" in capsys.readouterr().err
+
+
+# -- tensor parallelism --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tp", "heads"),
+    [
+        ("3", "tp 3 does not divide the 4 query heads of the model (num_attention_heads)"),
+        ("4", "tp 4 does not divide the 2 key-value heads of the model (num_key_value_heads)"),
+    ],
+)
+@pytest.mark.parametrize("command", ["synthetic", "plan", "compress"])
+def test_item_5_tp_that_does_not_divide_the_heads_is_refused(
+    dense: Path,
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    tp: str,
+    heads: str,
+) -> None:
+    # Before any work: neither is a graph captured nor a text calibrated on.
+    monkeypatch.setattr("gacfx.api.calibrate", lambda *_, **__: pytest.fail("calibrated"))
+    monkeypatch.setattr("gacfx.replan.capture", lambda *_, **__: pytest.fail("captured"))
+    if command == "synthetic":
+        code = synthetic(dense, "--tp", tp)
+    else:
+        words = ["--calibration", str(text), "--out", str(tmp_path / "out")]
+        code = main([command, str(dense), *words, "--tp", tp])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert f"{heads}; devices share whole heads, so take one of 1, 2" in line
+
+
+def test_item_5_tp_that_divides_the_heads_is_planned_for(
+    dense: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choices = shown(capsys, dense, "--tp", "2")["choices"]
+    assert all((choice["rank"] or 16) % 16 == 0 for choice in choices)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gacfx.modules.low_rank import LowRankLinear
+from gacfx.modules.low_rank import NOTICE, LowRankLinear
 
 # B batch, D input 11, R rank 3, O output 7
 
@@ -29,6 +29,7 @@ def test_children_are_plain_linears_and_the_state_has_the_guard() -> None:
         "up.weight": (7, 3),
         "up.bias": (7,),
         "weight": (0,),
+        "weight_IMPORT_GACFX_BEFORE_LOADING": (0,),
     }
     assert layer.weight.numel() == 0
     assert "weight" not in dict(layer.named_parameters())
@@ -38,6 +39,17 @@ def test_without_bias() -> None:
     assert LowRankLinear(11, 7, 3, bias=False).up.bias is None
     layer = LowRankLinear.from_factors(torch.randn(3, 11), torch.randn(7, 3))
     assert "up.bias" not in layer.state_dict()
+
+
+def test_a_state_without_notice_loads_into_it() -> None:
+    layer = LowRankLinear(11, 7, 3)
+    state = {name: torch.ones_like(v) for name, v in layer.state_dict().items() if name != NOTICE}
+    layer.load_state_dict(state)
+    assert bool((layer.down.weight == 1).all())
+    assert NOTICE not in state
+    del state["weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict: \"weight\"."):
+        layer.load_state_dict(state)
 
 
 def test_a_dense_state_does_not_load_into_it() -> None:
