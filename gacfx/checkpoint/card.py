@@ -12,7 +12,9 @@ tags: [gacfx, compressed, low-rank]
 
 A model compressed with gacfx: {factorized} of {targeted} targeted weights are low-rank pairs.
 
-**Import gacfx before loading.** Without it, transformers stops with a size mismatch.
+**Import gacfx before loading.** Without it, transformers stops with a size mismatch. Do not follow
+its advice to set `ignore_mismatched_sizes`: that gives random weights, and this folder cannot
+prevent it.
 
 ```python
 import gacfx  # registers the loader
@@ -21,6 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("{title}")
 tokenizer = AutoTokenizer.from_pretrained("{title}")
 ```
+
+Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 
 | | |
 |---|---|

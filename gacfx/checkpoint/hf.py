@@ -204,10 +204,9 @@ def _unmark_(model: "PreTrainedModel") -> None:
     """Take off what transformers pins on quantized models: this one is cast, compiled and trained
     like any other. The configuration keeps its block, which save_pretrained writes.
     """
-    for name in ("hf_quantizer", "quantization_method"):
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, name):
             delattr(model, name)
-    model.is_quantized = False
     for module in model.modules():
         if hasattr(config := getattr(module, "config", None), "_is_quantized"):
             delattr(config, "_is_quantized")

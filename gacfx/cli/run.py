@@ -20,7 +20,9 @@ def add(commands: Any) -> None:
     )
     command.usage = "gacfx run [-h] -- COMMAND ..."
     command.epilog = "example: gacfx run -- lm_eval --model hf --model_args pretrained=small ..."
-    command.add_argument("rest", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its options")
+    command.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="COMMAND", help="and its options"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

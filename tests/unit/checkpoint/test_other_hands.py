@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
-from transformers.distributed import DistributedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from gacfx.checkpoint.hf import GacfxConfig
 from gacfx.checkpoint.load import load_checkpoint, load_dense
@@ -114,7 +114,9 @@ def test_item_3_nothing_of_a_quantized_model_is_left_but_the_block(
     saved: Path, tmp_path: Path
 ) -> None:
     model = plain(saved).half()
-    assert not model.is_quantized and not hasattr(model.config, "_is_quantized")
+    for name in ("is_quantized", "quantization_method", "hf_quantizer"):
+        assert not hasattr(model, name)
+    assert not hasattr(model.config, "_is_quantized")
     with pytest.raises(ValueError, match="first quantize your model"):
         model.dequantize()
     model.save_pretrained(tmp_path)
@@ -141,9 +143,14 @@ def test_item_3_the_trainer_accepts_it(saved: Path, tmp_path: Path) -> None:
     before = model.model.layers[0].self_attn.q_proj.up.weight.clone()
     data = [{"input_ids": row, "labels": row} for row in token_ids()]
     settings = TrainingArguments(
-        str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True
+        str(tmp_path),
+        max_steps=1,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
     )
-    trainer = Trainer(model, settings, train_dataset=data)  # type: ignore[arg-type]
+    trainer = Trainer(model, settings, train_dataset=data)
     trainer.train()
     assert not torch.equal(before, model.model.layers[0].self_attn.q_proj.up.weight)
     trainer.save_model(str(tmp_path / "trained"))
@@ -205,12 +212,18 @@ def test_item_5_a_tensor_parallel_plan_for_one_process_changes_nothing(saved: Pa
     assert torch.equal(plain(saved, tp_plan="auto")(token_ids()).logits, whole)
 
 
-@pytest.mark.parametrize("name", ["tp_size", "pp_size"])
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("tp_size", DistributedConfig(tp_size=2)), ("pp_size", DistributedConfig(pp_size=2))],
+)
 def test_item_5_splitting_over_processes_is_refused_before_a_weight_is_read(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    saved: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    asked: DistributedConfig,
 ) -> None:
     # As if torchrun had started two processes, without starting them.
-    asked = DistributedConfig(**{name: 2})
     monkeypatch.setattr(
         LlamaForCausalLM,
         "prepare_distribute_model",

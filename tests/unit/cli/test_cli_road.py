@@ -261,8 +261,8 @@ def test_alignment_above_every_break_even_is_named(
     words = ("plan", dense, "--synthetic", "0.5")
     why = "Nothing can be made smaller: no rank in steps of 4096 (align 4096) is below break-even"
     assert why in refused(capsys, *words, "--align", "4096")
-    why = "no rank in steps of 8000 (align 8, tp 1000) is below break-even; loosen align, tp,"
-    assert why in refused(capsys, *words, "--tp", "1000")
+    why = "no rank in steps of 8000 (align 4000, tp 2) is below break-even; loosen align, tp,"
+    assert why in refused(capsys, *words, "--align", "4000", "--tp", "2")
 
 
 def test_made_up_decay_must_be_positive(dense: Path, capsys: pytest.CaptureFixture[str]) -> None:

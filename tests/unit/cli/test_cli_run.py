@@ -19,7 +19,11 @@ WRAPPED = [sys.executable, "-m", "gacfx", "run", "--"]
 def ran(command: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [more.pop("PYTHONPATH", "")])])
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": path, **more}, capture_output=True, text=True
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **more},
+        capture_output=True,
+        text=True,
     )
 
 
