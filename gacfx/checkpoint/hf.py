@@ -158,7 +158,7 @@ def _quantizes(conversion: object) -> bool:
 
 def _checked(ranks: object) -> dict[str, int]:
     if not isinstance(ranks, dict):
-        raise CheckpointError(f"config.json: gacfx ranks must be a table, not {ranks!r}")
+        raise CheckpointError(f"config.json: gacfx ranks must be a table, not {repr(ranks)[:80]}")
     check_count(ranks, "config.json")
     for name, rank in ranks.items():
         if not is_module_name(name):
