@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from gacfx.core.notes import CUSTOM, inherit_custom
-from gacfx.core.ops import module_stack
+from gacfx.core.ops import VALUE_KEYS, module_stack
 
 
 def fork(gm: GraphModule) -> GraphModule:
@@ -34,7 +34,8 @@ def call(gm: GraphModule, target: Any, args: Sequence[Any], *, like: Node, modul
     """
     with gm.graph.inserting_before(like):
         new = gm.graph.call_function(target, tuple(args))
-    kept = {k: v for k, v in like.meta.items() if k not in ("val", CUSTOM, "nn_module_stack")}
+    own = (*VALUE_KEYS, CUSTOM, "nn_module_stack")
+    kept = {k: v for k, v in like.meta.items() if k not in own}
     new.meta.update(kept)
     inherit_custom(new, like)
     new.meta["nn_module_stack"] = _stack(like, module)

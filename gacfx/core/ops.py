@@ -10,6 +10,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.passes.shape_prop import TensorMetadata
 
 aten = torch.ops.aten
 
@@ -67,10 +68,15 @@ def op_of(node: Node) -> Op | None:
     return found
 
 
-def value(node: Node) -> Tensor | None:
-    """The fake tensor that capture left on ``node``; None for anything that is no tensor."""
-    found = node.meta.get("val", node.meta.get("example_value"))
-    return found if isinstance(found, Tensor) else None
+VALUE_KEYS = ("val", "example_value", "tensor_meta")
+"""Where torch.export, dynamo and ShapeProp leave what is known of a node's value, best first."""
+
+
+def value(node: Node) -> Tensor | TensorMetadata | None:
+    """The fake tensor that capture left on ``node``, or what ShapeProp says of its shape and dtype;
+    None for anything that is no tensor."""
+    found = next((node.meta[key] for key in VALUE_KEYS if key in node.meta), None)
+    return found if isinstance(found, Tensor | TensorMetadata) else None
 
 
 def shape(node: Node) -> tuple[int, ...] | None:
@@ -91,15 +97,27 @@ def short_name(node: Node) -> str:
     return str(schema.name).rpartition("::")[2] if schema is not None else ""
 
 
-def weight_name(node: object) -> str | None:
-    """Name of the parameter behind ``node``, looking through transposes and casts."""
+def origin(node: object) -> Node | None:
+    """The node that ``node`` is a transpose or cast of, through any number of them; or itself."""
     while isinstance(node, Node):
-        if node.op == "get_attr":
-            return str(node.target)
         if node.op != "call_function" or short_name(node) not in _VIEWS:
-            return None
+            return node
         node = node.args[0]
     return None
+
+
+def weight_name(node: object) -> str | None:
+    """Name of the parameter behind ``node``, looking through transposes and casts."""
+    found = origin(node)
+    return str(found.target) if found is not None and found.op == "get_attr" else None
+
+
+def operands(node: Node) -> tuple[object, object]:
+    """(x, second factor) of a linear, addmm, grouped or plain matmul, however they are passed."""
+    names = ("input", "mat1", "mat2") if op_of(node) is Op.ADDMM else ("input", "weight")
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    second = next((given[name] for name in ("weight", "other", "mat2") if name in given), None)
+    return given.get("mat1", given.get("input")), second
 
 
 def module_stack(node: Node) -> tuple[tuple[str, str], ...]:

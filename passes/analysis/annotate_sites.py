@@ -13,6 +13,7 @@ from gacfx.core import ops
 from gacfx.core.gacpass import GacPass, register
 from gacfx.core.notes import Fact, annotate, note, refuse
 from gacfx.core.ops import Op
+from gacfx.core.readable import check_readable
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
 
 
@@ -25,6 +26,7 @@ class AnnotateSites(GacPass):
     gives = frozenset({Fact.SITES})
 
     def run(self, gm: GraphModule) -> bool:
+        check_readable(gm, self.name)
         frame = input_frame(gm)
         for node in gm.graph.nodes:
             op = ops.op_of(node)
@@ -81,7 +83,7 @@ def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
     """The site of a linear, addmm, grouped or plain matmul; None for an outer product (K = 1)."""
     if op is Op.GROUPED_MM:
         return _grouped_site(node, frame)
-    x, w = (node.args[1], node.args[2]) if op is Op.ADDMM else node.args[:2]
+    x, w = ops.operands(node)
     assert isinstance(x, Node) and isinstance(w, Node)
     weight, x_shape, w_shape, out = ops.weight_name(w), ops.shape(x), ops.shape(w), ops.shape(node)
     if x_shape is None or w_shape is None or not out or x_shape[-1] == 1:
@@ -90,7 +92,7 @@ def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
     dtype = ops.dtype_name(node)
     if weight is None:
         return _activation_site(name, (*out[-2:], k), prod(out[:-2]), dtype, frame)
-    bias = op is Op.ADDMM or (op is Op.LINEAR and len(node.args) > 2 and node.args[2] is not None)
+    bias = op is Op.ADDMM or any(b is not None for b in (*node.args[2:], node.kwargs.get("bias")))
     return MatmulSite(
         name=name,
         m=frame.extent(prod(out[:-1])),
@@ -119,7 +121,7 @@ def _activation_site(
 
 
 def _grouped_site(node: Node, frame: Frame) -> MatmulSite | None:
-    x, w = node.args[:2]
+    x, w = ops.operands(node)
     assert isinstance(x, Node) and isinstance(w, Node)
     x_shape, w_shape, weight = ops.shape(x), ops.shape(w), ops.weight_name(w)
     if x_shape is None or w_shape is None:

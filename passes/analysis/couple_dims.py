@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from gacfx.core.gacpass import GacPass, register
 from gacfx.core.notes import Fact, state
+from gacfx.core.readable import check_readable
 from gacfx.coupling.analyse import couple
 
 
@@ -22,5 +23,6 @@ class CoupleDims(GacPass):
     gives = frozenset({Fact.DIMS})
 
     def run(self, gm: GraphModule) -> bool:
+        check_readable(gm, self.name)
         state(gm).dims = couple(gm)
         return False
