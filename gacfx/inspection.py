@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.dims import Dims
+from gacfx.core.layers import in_layer, layers_of, split_layer
 from gacfx.core.notes import note, sites, state
 from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
@@ -114,11 +115,11 @@ class Inspection:
 
 def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
     """One row for each site of an annotated graph, in graph order."""
-    rows = []
+    rows, layers = [], layers_of(gm)
     for node, site in sites(gm):
         known = note(node)
         assert known.tier is not None and known.latency_us is not None
-        _, layer, _ = split_layer(site.name)
+        layer = split_layer(site.name)[1] if in_layer(node, layers) else ""
         rows.append(
             Row(
                 name=site.name,
@@ -154,13 +155,13 @@ def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
     groups: dict[tuple[object, ...], list[Row]] = {}
     prefixes = set()
     for row in rows:
-        prefix, layer, rest = split_layer(row.name)
+        prefix, layer, rest = _split(row)
         prefixes |= {prefix} if layer else set()
         key = (prefix, rest, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
         groups.setdefault(key, []).append(row)
     folded = []
     for same in groups.values():
-        prefix, layer, name = split_layer(same[0].name)
+        prefix, layer, name = _split(same[0])
         if layer and len(prefixes) > 1:
             name = f"{prefix}.*.{name}"
         folded.append(
@@ -176,13 +177,8 @@ def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
     return tuple(folded)
 
 
-def split_layer(name: str) -> tuple[str, str, str]:
-    """(``model.layers``, ``3``, ``mlp.up_proj``); (``""``, ``""``, name) outside the layers."""
-    parts = name.split(".")
-    at = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-    if at is None:
-        return "", "", name
-    return ".".join(parts[:at]), parts[at], ".".join(parts[at + 1 :])
+def _split(row: Row) -> tuple[str, str, str]:
+    return split_layer(row.name) if row.layers else ("", "", row.name)
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -10,7 +10,8 @@ from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import ranges, split_layer
+from gacfx.core.layers import split_layer
+from gacfx.inspection import ranges
 from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
 

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from gacfx.core import ops
 from gacfx.core.gacpass import GacPass, register
+from gacfx.core.layers import in_layer, layers_of
 from gacfx.core.notes import Fact, annotate, forgive, matmuls, refuse
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.errors import PassError
@@ -32,20 +33,25 @@ class SelectTargets(GacPass):
     """Patterns of module names to leave alone, for example ``*.down_proj``."""
 
     def run(self, gm: GraphModule) -> bool:
-        shared, uses = shared_weights(gm), weight_uses(gm)
+        shared, uses, layers = shared_weights(gm), weight_uses(gm), layers_of(gm)
         for pattern in self.skip:
             if not any(fnmatchcase(site.name, pattern) for _, site in matmuls(gm)):
                 raise PassError(f"{self.name}: skip={pattern} matches no matmul of the graph")
         for node, site in matmuls(gm):
             forgive(node, by=self.name)
-            reason = self.reason(node, site, shared, uses)
+            reason = self.reason(node, site, shared, uses, layers)
             annotate(node, targeted=not reason)
             if reason:
                 refuse(node, by=self.name, reason=reason)
         return False
 
     def reason(
-        self, node: Node, site: MatmulSite, shared: dict[str, str], uses: Counter[str]
+        self,
+        node: Node,
+        site: MatmulSite,
+        shared: dict[str, str],
+        uses: Counter[str],
+        layers: frozenset[str],
     ) -> str:
         """Why this site may not be compressed; empty when it may."""
         if site.weight is None:
@@ -56,9 +62,9 @@ class SelectTargets(GacPass):
             return f"weight is shared with {shared[site.weight]}"
         if uses[site.weight] > 1:
             return f"weight is used {uses[site.weight]} times"
-        if not any(part.isdigit() for part in site.name.split(".")):
-            return "outside the repeated layers"
         stack = ops.module_stack(node)
+        if stack and not in_layer(node, layers):
+            return "outside the repeated layers"
         owner = stack[-1][1] if stack else ""
         if len(stack) > 1 and stack[-2][1] == "LowRankLinear":
             return "already factorized"

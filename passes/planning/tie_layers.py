@@ -18,7 +18,7 @@ from gacfx.planning.limits import SameLabel
 @register
 @dataclass(frozen=True)
 class TieLayers(GacPass):
-    """One rank for all layers: weights whose names differ by numbers only, of one shape."""
+    """One rank for all layers: weights whose names differ by layer numbers only, of one shape."""
 
     name = "tie-layers"
     needs = frozenset({Fact.CURVES, Fact.CANDIDATES})
@@ -44,5 +44,9 @@ class TieLayers(GacPass):
 
 
 def kind_of(module: str) -> str:
-    """``model.layers.*.mlp.up_proj`` for any layer."""
-    return ".".join("*" if part.isdigit() else part for part in module.split("."))
+    """``model.layers.*.mlp.up_proj`` for any layer.
+
+    ``model.layers.*.mlp.0`` as well: a number at the end tells one linear of a layer from another.
+    """
+    *path, last = module.split(".")
+    return ".".join([*("*" if part.isdigit() else part for part in path), last])

@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 from gacfx import pipelines
+from gacfx.core.layers import in_layer, layers_of
 from gacfx.core.notes import matmuls, note, sites
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Workload
@@ -130,6 +131,14 @@ def test_targets_are_the_linears_of_the_layers_and_others_have_a_reason() -> Non
     assert refused["lm_head"] == "outside the repeated layers"
     assert refused["model.layers.0.mlp.experts.down_proj"] == "expert tensors are not factorized"
     assert "no Linear" in refused["model.layers.0.mlp.gate"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_layers_are_those_that_the_names_of_weights_count(name: str) -> None:
+    layers = layers_of(graph(name))
+    for node, site in matmuls(graph(name)):
+        if site.weight is not None:
+            assert in_layer(node, layers) == any(p.isdigit() for p in site.name.split("."))
 
 
 @pytest.mark.parametrize("name", known_configs())

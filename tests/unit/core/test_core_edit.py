@@ -72,6 +72,8 @@ def test_a_new_call_inherits_custom_entries_of_others_but_no_note_and_no_value()
     gm = annotated(net())
     node, _ = site_of(gm, "layers.1.qkv")
     node.meta["custom"]["theirs"] = 1
+    node.meta["example_value"] = node.meta["val"]
+    assert "tensor_meta" in node.meta
     new = edit.call(gm, LINEAR, node.args, like=node, module="layers.1.qkv.down")
     assert new.meta["custom"] == {"theirs": 1}
     assert note(new) == Note() and ops.value(new) is None
