@@ -37,9 +37,9 @@ def planning(search: Search, curves: str, align: int) -> str:
         align=align,
         tp=search.tp,
         quant=search.quant,
-        bounds=";".join(map(str, search.bounds)),
+        bounds=search.bounds,
         window=window,
-        dense="false" if near else "",
+        dense=False if near else None,
     )
     tie = ("tie-layers",) if search.uniform else ()
     stops = {"gap": search.gap, "time-limit": search.time_limit}
@@ -48,6 +48,16 @@ def planning(search: Search, curves: str, align: int) -> str:
 
 
 def step(name: str, **options: object) -> str:
-    """A pass with those options that are not empty."""
-    text = " ".join(f"{key}={found}" for key, found in options.items() if found)
-    return f"{name}{{{text}}}" if text else name
+    """A pass with those options that are said: neither None nor empty. 0 and False are said."""
+    texts = {key: _text(found) for key, found in options.items()}
+    said = " ".join(f"{key}={text}" for key, text in texts.items() if text)
+    return f"{name}{{{said}}}" if said else name
+
+
+def _text(option: object) -> str:
+    """As :func:`gacfx.core.gacpass.show` writes it, which needs torch; empty for None."""
+    if isinstance(option, bool):
+        return str(option).lower()
+    if isinstance(option, tuple):
+        return ";".join(map(str, option))
+    return "" if option is None else str(option)

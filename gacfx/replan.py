@@ -41,6 +41,7 @@ from gacfx.passes.planning.budget import (
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.solve import make_problem, refused_sites
 from gacfx.passes.planning.sweep_candidates import Sizes
+from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.planning import Problem
 from gacfx.study import check_request, run_planning
 
@@ -144,17 +145,21 @@ def synthetic_graph(
     Args:
         source: checkpoint folder, config.json or name.
         skip: patterns of module names to leave dense.
-        decay: of the power-law spectra.
-        seed: of the drawn decays and importances.
+        decay: of the power-law spectra, above 0 and below 10.
+        seed: of the drawn decays and importances, from 0 on.
         value: empty, or ``paper`` for straight lines.
         seq: tokens of a sequence for which attention calls are recorded.
         dtype: fp32, bf16 or fp16, instead of the configuration's own.
+
+    Raises:
+        PassError: a decay or seed out of its range; before any work.
     """
+    step = SyntheticCurves(decay=decay, seed=seed, **({"value": value} if value else {}))
+    step.check()
     gm = capture(source, seq=seq, dtype=dtype)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
-    step = pipelines.step("synthetic-curves", decay=decay, seed=seed, value=value)
-    Pipeline.parse(step).run(gm)
+    step(gm)
     model = f"synthetic decay {decay}" + (f", {PAPER}" if value else "")
     held = next(site.dtype for _, site in targets(gm))
     made = Provenance("none", model, gpu="", align=1, dtype=held, seed=seed)

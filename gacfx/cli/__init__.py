@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     try:
         with _short_warnings(arguments.command):
+            check_filled(arguments)
             code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
@@ -56,6 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
         return 130
+
+
+def check_filled(arguments: argparse.Namespace) -> None:
+    """Refuse an empty text, as an unset variable of a shell gives: it is not the default.
+
+    Raises:
+        WrongUse: names the option.
+    """
+    for name, given in vars(arguments).items():
+        if given == "":
+            raise WrongUse(f"{name.replace('_', '-')} is empty; give a value or leave it out")
 
 
 def _say(command: str, message: object) -> None:

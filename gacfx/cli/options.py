@@ -132,7 +132,7 @@ def add_limits(group: "argparse._ArgumentGroup") -> None:
 def calibration_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What calibrating is told beside the text: the method, what to leave out, the seed."""
     return {
-        "method": arguments.method or METHOD,
+        "method": METHOD if arguments.method is None else arguments.method,
         "skip": tuple(arguments.skip),
         "seed": arguments.seed or 0,
         "force": arguments.force,

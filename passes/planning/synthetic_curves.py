@@ -5,6 +5,7 @@ After:   layers.0.mlp.up_proj  a power-law spectrum; the values say nothing abou
 """
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,21 @@ class SyntheticCurves(GacPass):
     value: str = "energy"
     """energy: the share of the spectrum that is gone; paper: a straight line, Eq. 4 of GAC-v2."""
 
-    def run(self, gm: GraphModule) -> bool:
+    def check(self) -> None:
+        """Raise PassError for an option out of its range."""
         if not 0 < self.decay < 10:
-            raise PassError(f"{self.name}: decay {self.decay} is not between 0 and 10")
+            raise PassError(
+                f"{self.name}: decay {self.decay} is not above 0 and below 10; 0.5 is usual"
+            )
+        if not (isfinite(self.spread) and self.spread >= 0):
+            raise PassError(f"{self.name}: spread {self.spread} is not a finite number from 0 on")
+        if self.seed < 0:
+            raise PassError(f"{self.name}: seed {self.seed} is not a whole number from 0 on")
         if self.value not in VALUES:
             raise PassError(f"{self.name}: no value {self.value!r}; known: {', '.join(VALUES)}")
+
+    def run(self, gm: GraphModule) -> bool:
+        self.check()
         draw = np.random.default_rng(self.seed)
         curves = {}
         for _, site in targets(gm):

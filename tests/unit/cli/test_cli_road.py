@@ -271,3 +271,11 @@ def test_made_up_decay_must_be_positive(dense: Path, capsys: pytest.CaptureFixtu
 
 def test_demo_ratio_is_checked_like_any_other(capsys: pytest.CaptureFixture[str]) -> None:
     assert "ratio 20" in refused(capsys, "demo", "--ratio", "20")
+
+
+@pytest.mark.parametrize("package", ["gacfx", "gacfx.cli"])
+def test_the_package_and_its_command_line_run_as_modules_under_one_name(package: str) -> None:
+    command = [sys.executable, "-m", package, "plan", "--no-such-option"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gacfx: unrecognized arguments: --no-such-option; see gacfx --")
