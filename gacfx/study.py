@@ -122,7 +122,7 @@ class Study:
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
-        dense = evaluate(model, held_back).nats_per_token
+        dense = evaluate(model, held_back).checked().nats_per_token
         if not force:
             check_reads(model, dense)
         done = _Count(progress, "calibrate", len(corpus.documents))

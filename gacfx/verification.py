@@ -37,10 +37,14 @@ def summarise(
 
     Losses are measured on ``judge``. By default that is the part of the calibration text on which
     value models were compared; the final factors have seen it, so it is no independent judgement.
+
+    Raises:
+        CalibrationError: ``judge`` has a token that the dense model gives no probability.
+        PassError: a rewritten graph is not what its plan promises.
     """
     judge = judge or study.held_back
     dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
-    nats = evaluate(study.model, judge).nats_per_token
+    nats = evaluate(study.model, judge).checked().nats_per_token
     sides = [make_side("dense", dense, nats, None, study.targeted_params)]
     for name, one in planned.items():
         seen = verify(study, one, profile, workload)

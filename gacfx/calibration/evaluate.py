@@ -1,13 +1,16 @@
 """Loss of a model on a corpus."""
 
+# T tokens of one document
+
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from gacfx.calibration.running import borrowed, logits_of, next_token_nats, runnable
+from gacfx.calibration.running import borrowed, impossible, logits_of, runnable, token_nats
 from gacfx.calibration.text import Corpus, check_fits
+from gacfx.errors import CalibrationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,18 @@ class Evaluation:
     """exp(nats_per_token)."""
     tokens: int
     """Tokens that were predicted: all but the first of each window."""
+    problem: str = ""
+    """Why the loss says nothing of the model: a token that it gives no probability; else empty."""
+
+    def checked(self) -> "Evaluation":
+        """The evaluation itself.
+
+        Raises:
+            CalibrationError: the text has a token that the model gives no probability.
+        """
+        if self.problem:
+            raise CalibrationError(self.problem)
+        return self
 
 
 def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
@@ -33,11 +48,15 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     """
     check_fits(model, corpus)
     model = runnable(model)
+    sums, problem = [], ""
     with borrowed(model), torch.inference_mode():
-        total = math.fsum(next_token_nats(logits_of(model, ids), ids) for ids in corpus.documents)
+        for index, ids_T in enumerate(corpus.documents):
+            nats_T = token_nats(logits_of(model, ids_T), ids_T)
+            sums.append(float(nats_T.double().sum()))
+            problem = problem or impossible(nats_T, ids_T, index)
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
-    nats = total / tokens
+    nats = math.fsum(sums) / tokens
     if math.isnan(nats):
         nats = math.inf
     # exp overflows a float above 709.78 nats.
-    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens)
+    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)

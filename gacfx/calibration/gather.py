@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import borrowed, logits_of, next_token_nats, runnable
+from gacfx.calibration.running import borrowed, impossible, logits_of, runnable, token_nats
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.targets import check_finite, targets
 from gacfx.calibration.text import Corpus, check_fits, document_digest
@@ -45,7 +45,8 @@ def gather(
         progress: called after each document with its number of tokens.
 
     Raises:
-        CalibrationError: text that does not fit, unknown names, NaN or infinite weights or logits.
+        CalibrationError: text that does not fit, unknown names, NaN or infinite weights or logits,
+            a token that the model gives no probability.
         UnsupportedModel: a module of another kind.
     """
     check_fits(model, corpus)
@@ -81,17 +82,21 @@ def gather(
 def _one_document(model: nn.Module, ids_T: Tensor, seed: int, index: int) -> float:
     """Runs the hooks forward and backward; the document's own loss, nats."""
     logits_TV = logits_of(model, ids_T)
-    if not bool(torch.isfinite(logits_TV.detach().amax())):
+    # -inf masks rows of the vocabulary; the largest logit of every position must be a number.
+    if not bool(torch.isfinite(logits_TV.detach().amax(-1)).all()):
         raise CalibrationError(
             f"the model's logits are NaN or infinite on document {index}; "
             "run it in bfloat16 or float32"
         )
+    nats_T = token_nats(logits_TV.detach(), ids_T)
+    if why := impossible(nats_T, ids_T, index):
+        raise CalibrationError(why)
     labels_T = sample_labels(logits_TV.detach(), _generator(seed, ids_T))
     if logits_TV.requires_grad:
         # The sum, not the mean: each token's gradient is that of its own log-likelihood.
         loss = nn.functional.cross_entropy(logits_TV, labels_T, reduction="sum")
         torch.autograd.backward(loss)
-    return next_token_nats(logits_TV.detach(), ids_T)
+    return float(nats_T.double().sum())
 
 
 def sample_labels(logits_TV: Tensor, generator: torch.Generator) -> Tensor:

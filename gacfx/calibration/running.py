@@ -79,8 +79,30 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
     return logits_TV[0].to(torch.promote_types(logits_TV.dtype, torch.float32))
 
 
-def next_token_nats(logits_TV: Tensor, ids_T: Tensor) -> float:
-    """Negative log-likelihood of a document from its second token on, summed in float64, nats."""
+IMPOSSIBLE_NATS = 6e4
+"""A token that costs more has no probability: its logit is -inf, or masked by the smallest number
+of a dtype, of which that of float16, -65504, is the largest."""
+
+
+def token_nats(logits_TV: Tensor, ids_T: Tensor) -> Tensor:
+    """Negative log-likelihood [T - 1] of each token from the second on, float32, nats."""
     target_T = ids_T[1:].to(logits_TV.device)
-    losses_T = nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
-    return float(losses_T.double().sum())
+    return nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
+
+
+def impossible(nats_T: Tensor, ids_T: Tensor, index: int) -> str:
+    """Why a document cannot be scored: a token without probability; empty when it can.
+
+    Models mask the rows of their vocabulary that stand for no token.
+
+    Args:
+        nats_T: of each token of the document from the second on.
+        ids_T: its token ids.
+        index: of the document, for the message.
+    """
+    for token in ids_T[1:].to(nats_T.device)[nats_T > IMPOSSIBLE_NATS].tolist():
+        return (
+            f"document {index} has the token id {token}, which the model gives no probability "
+            "(masked in its vocabulary); tokenise the text with the tokenizer of this model"
+        )
+    return ""

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.cli import made
 
     model, _, corpus = made.read_text(arguments.model, arguments.text, arguments.tokens)
-    found = evaluate(model, corpus)
+    found = evaluate(model, corpus).checked()
     figures = {
         "nats_per_token": found.nats_per_token,
         "perplexity": found.perplexity,

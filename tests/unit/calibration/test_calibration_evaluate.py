@@ -52,6 +52,18 @@ def test_broken_models_lose_every_comparison() -> None:
     assert hopeless.perplexity == math.inf
 
 
+def test_a_token_without_probability_is_a_problem_of_the_text() -> None:
+    share_VV = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
+    documents = (torch.tensor([2, 1, 0]), torch.tensor([0, 1, 2]))
+    fine = evaluate(Bigram(share_VV.log()), Corpus(documents[:1]))
+    assert fine.checked() is fine
+    found = evaluate(Bigram(share_VV.log()), Corpus(documents))
+    # No error yet: a candidate whose logits overflow shall lose, not end the comparison.
+    assert found.nats_per_token == math.inf
+    with pytest.raises(CalibrationError, match="^document 1 has the token id 2, which the model"):
+        found.checked()
+
+
 def test_half_precision_logits_are_scored_in_float32() -> None:
     logits_VV = torch.randn(9, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
     text = Corpus((torch.arange(9),))

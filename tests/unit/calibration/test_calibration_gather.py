@@ -191,6 +191,54 @@ def test_infinite_logits_are_an_error() -> None:
         gather(model, corpus(40), ["head"])
 
 
+class Masked(nn.Module):
+    """A model whose logits are ``fill`` from row 40 of the vocabulary on."""
+
+    def __init__(self, model: nn.Module, fill: float) -> None:
+        super().__init__()
+        self.model, self.fill = model, fill
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """[B, T] -> [B, T, 50]."""
+        logits: Tensor = self.model(ids_BT)
+        return logits.masked_fill(torch.arange(50) >= 40, self.fill)
+
+
+FILLS = [-torch.inf, torch.finfo(torch.float16).min, torch.finfo(torch.float32).min]
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_masked_vocabulary_is_calibrated_like_a_smaller_one(fill: float) -> None:
+    text = Corpus(tuple(ids_T.clamp(max=39) for ids_T in corpus(40, 33).documents))
+    small = Toy("once")
+    small.head.weight.data, small.head.bias.data = small.head.weight[:40], small.head.bias[:40]
+    found = gather(Masked(Toy("once"), fill), text, ["model.head"])
+    wanted = gather(small, text, ["head"])
+    assert found.dense_nats_per_token == pytest.approx(wanted.dense_nats_per_token)
+    part, want = found.moments["model.head"], wanted.moments["head"]
+    torch.testing.assert_close(part.side_moment, want.side_moment)
+    assert part.grad_square_mean * 50 == pytest.approx(want.grad_square_mean * 40)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_a_token_that_the_model_masks_is_named(fill: float) -> None:
+    text = Corpus((*corpus(40).documents, torch.arange(3, 46)))
+    text.documents[0].clamp_(max=39)
+    with pytest.raises(CalibrationError) as caught:
+        gather(Masked(Toy("once"), fill), text, ["model.head"])
+    assert str(caught.value) == (
+        "document 1 has the token id 40, which the model gives no probability (masked in its "
+        "vocabulary); tokenise the text with the tokenizer of this model"
+    )
+
+
+def test_one_position_without_any_logit_is_an_error() -> None:
+    model = Masked(Toy("once"), 0.0)
+    model.register_forward_hook(lambda _m, _a, out: out.index_fill(1, torch.tensor(7), -torch.inf))
+    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 0"):
+        gather(model, corpus(40), ["model.head"])
+
+
 def test_bad_names_are_refused() -> None:
     model = llama()
     with pytest.raises(CalibrationError, match=r"model\.nothing: the model has no such module"):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import gacfx
+from gacfx.calibration import evaluate
 from gacfx.cli import main
 from tests import tiny
 
@@ -279,3 +281,11 @@ def test_the_package_and_its_command_line_run_as_modules_under_one_name(package:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gacfx: unrecognized arguments: --no-such-option; see gacfx --")
+
+
+def test_eval_says_in_one_line_that_a_text_has_a_token_without_probability(
+    dense: Path, text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = evaluate.Evaluation(inf, inf, 3, problem="document 0 has the token id 7")
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: found)
+    assert "document 0 has the token id 7" in refused(capsys, "eval", dense, "--text", text)
