@@ -92,7 +92,9 @@ def test_a_nan_beside_infinities_is_still_said() -> None:
 
 
 def test_outputs_of_other_shapes_are_not_compared() -> None:
-    with pytest.raises(PassError, match=r"the graph gives \[3, 17, 11\], the reference \[1, 17, 11\]"):
+    with pytest.raises(
+        PassError, match=r"the graph gives \[3, 17, 11\], the reference \[1, 17, 11\]"
+    ):
         check(net(), lambda **inputs: net()(**inputs)[:1], tolerance=1e30)
 
 

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -168,6 +174,46 @@ def test_ranks_of_another_file_stop_the_loader(
         load_checkpoint(folder)
     # Older transformers leave it to gacfx, newer ones complain themselves.
     with pytest.raises((RuntimeError, CheckpointError), match=f"ignore_mismatched_sizes|{weight}"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def loading(ranks: dict[str, int]) -> tuple[GacfxQuantizer, PreTrainedModel]:
+    """The loader and its model, after the skeleton was made and before weights come."""
+    quantizer = AutoHfQuantizer.from_config(GacfxConfig(ranks), pre_quantized=True)
+    assert isinstance(quantizer, GacfxQuantizer)
+    model = llama()
+    quantizer._process_model_before_weight_loading(model)
+    return quantizer, model
+
+
+# Newer transformers refuse such files before gacfx is asked, 5.17 asks gacfx alone.
+@pytest.mark.parametrize("name", [f"{next(iter(RANKS))}.down.weight", "model.norm.weight"])
+def test_a_tensor_of_another_shape_is_refused_after_loading_by_name(name: str) -> None:
+    quantizer, model = loading(RANKS)
+    assert quantizer._process_model_after_weight_loading(model) is model
+    owner = model.get_submodule(name.removesuffix(".weight"))
+    asked = tuple(model.get_parameter(name).shape)
+    owner.weight = torch.nn.Parameter(torch.zeros(2, 3))
+    with pytest.raises(CheckpointError) as caught:
+        quantizer._process_model_after_weight_loading(model)
+    assert str(caught.value) == (
+        f"{name}: the file has (2, 3), the ranks in config.json ask for {asked}; the two do not "
+        "belong together"
+    )
+
+
+def test_a_doctored_file_stops_the_loader_whoever_sees_it_first(
+    saved: Path, tmp_path: Path
+) -> None:
+    folder = copy_with(saved, tmp_path / "copy", {})
+    name = "model.layers.1.self_attn.q_proj.down.weight"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name][:3].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    shapes = r"\(3, 48\).*\(10, 48\)"
+    with pytest.raises(CheckpointError, match=shapes):
+        load_checkpoint(folder)
+    with pytest.raises((RuntimeError, CheckpointError), match=f"ignore_mismatched_sizes|{shapes}"):
         AutoModelForCausalLM.from_pretrained(folder)
 
 

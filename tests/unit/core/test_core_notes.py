@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from gacfx.core import edit
 from gacfx.core.dims import Dims
@@ -126,6 +128,23 @@ def test_a_note_of_another_input_shape_reads_as_empty() -> None:
     source = node.all_input_nodes[0]
     source.meta["val"] = source.meta["val"][:, :1]
     assert note(node) == Note()
+
+
+def test_a_note_of_another_dtype_reads_as_empty() -> None:
+    for at in ("itself", "input"):
+        node, _ = site_of(full(), "head")
+        cast = node if at == "itself" else node.all_input_nodes[0]
+        cast.meta["val"] = cast.meta["val"].to(torch.bfloat16)
+        assert note(node) == Note()
+
+
+def test_notes_are_stale_once_a_graph_was_cast_and_its_values_refreshed() -> None:
+    gm = full().to(torch.bfloat16)
+    known = [node for node, _ in sites(gm)]
+    FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(ids())
+    assert known and all(note(node) == Note() for node in known)
+    assert facts(gm) == frozenset()
+    assert {site.dtype for _, site in sites(annotated(gm))} == {"bf16"}
 
 
 def test_a_stale_note_is_written_over_and_not_mixed_with_the_new_one() -> None:

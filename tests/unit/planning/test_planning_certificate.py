@@ -73,6 +73,16 @@ def test_an_illegal_plan_has_no_gap() -> None:
         _ = over.certified_gap
 
 
+def test_a_plan_one_unit_over_the_budget_is_illegal_and_one_that_just_fits_is_not() -> None:
+    # Costs 32: everything else of the solution is true, so nothing but the budget can refuse it.
+    assert check(PROBLEM, HONEST).cost == 32
+    fits, over = (replace(PROBLEM, budget=budget) for budget in (32, 31))
+    assert check(fits, HONEST).feasible and not check(fits, HONEST).faults
+    found = check(over, HONEST)
+    assert not found.feasible
+    assert "costs 32, 1 over the budget" in found.faults
+
+
 def test_any_multiplier_bounds_the_optimum() -> None:
     for multiplier in (0.0, 1e-3, HONEST.multiplier, 0.5, 1e9):
         certificate = check(PROBLEM, replace(HONEST, multiplier=multiplier))

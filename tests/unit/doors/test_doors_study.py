@@ -1,0 +1,80 @@
+"""A study judges value models on text that their curves did not see, and plans from all of it."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from gacfx import study as door
+from gacfx.api import load_profile, read_calibration
+from gacfx.calibration.text import Corpus, split
+from gacfx.core.plan import Plan
+from gacfx.core.search import Search
+from gacfx.core.statistics import Statistics
+from gacfx.study import VALUE_MODELS, Study
+from tests import tiny
+
+PROFILE = load_profile("h200")
+
+
+@cache
+def corpus() -> Corpus:
+    return read_calibration(tiny.texts(), tiny.llama(), tiny.tokenizer())
+
+
+@cache
+def study() -> Study:
+    return Study.make(tiny.llama(layers=1), corpus())
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
+    """The statistics of every planning, in order."""
+    seen: list[Statistics] = []
+    real = door.run_planning
+
+    def spy(gm: Any, text: str, **given: Any) -> Plan:
+        seen.append(given["statistics"])
+        return real(gm, text, **given)
+
+    monkeypatch.setattr(door, "run_planning", spy)
+    return seen
+
+
+def test_a_study_knows_three_quarters_of_the_text_and_all_of_it() -> None:
+    part, held_back = split(corpus())
+    fit, full = study().fit.statistics, study().full.statistics
+    assert (fit.tokens, fit.text_digest) == (part.tokens, part.digest)
+    assert (full.tokens, full.text_digest) == (corpus().tokens, corpus().digest)
+    assert study().held_back.digest == held_back.digest
+    assert part.tokens + held_back.tokens == corpus().tokens
+    # The corpora differ, so what was found on them does.
+    assert all(
+        not full.moments[n].side_moment.equal(fit.moments[n].side_moment) for n in fit.moments
+    )
+
+
+def test_trials_see_the_part_and_the_plan_all_of_the_text(used: list[Statistics]) -> None:
+    planned = study().plan("0.3", profile=PROFILE)
+    part, _ = split(corpus())
+    digests = [found.text_digest for found in used]
+    assert digests == [part.digest] * len(VALUE_MODELS) + [corpus().digest]
+    made = planned.plan.provenance
+    assert (made.calibration_tokens, made.calibration_digest) == (corpus().tokens, corpus().digest)
+
+
+def test_one_value_model_needs_no_trial_and_sees_all_of_the_text(used: list[Statistics]) -> None:
+    study().plan("0.3", profile=PROFILE, search=Search(value="fisher"))
+    assert [found.text_digest for found in used] == [corpus().digest]
+
+
+def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged, real = [], door.evaluate
+
+    def spy(model: Any, text: Corpus) -> Any:
+        judged.append(text.digest)
+        return real(model, text)
+
+    monkeypatch.setattr(door, "evaluate", spy)
+    study().plan("0.3", profile=PROFILE)
+    assert judged == [study().held_back.digest] * len(VALUE_MODELS)
