@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,20 @@ def test_sliding_window_below_the_length_calls_attention_with_a_mask() -> None:
         if isinstance(s, AttentionSite)
     ]
     assert any(seen)
+
+
+def test_eager_attention_is_recorded_for_no_more_tokens_than_the_model_has_positions() -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    sizes: dict[str, Any] = {**FAMILIES["mistral"].config().to_dict(), "num_hidden_layers": 1}
+    # 1024 tokens would be more than the window and need a mask; the model never has so many.
+    config = MistralConfig(**{**sizes, "sliding_window": 100, "max_position_embeddings": 64})
+    ((_, site),) = [
+        (node, site)
+        for node, site in sites_of(capture(MistralForCausalLM(config).eval(), attention_seq=1024))
+        if isinstance(site, AttentionSite)
+    ]
+    assert site.eager.causal and not site.eager.mask
 
 
 def sites_of(gm: GraphModule) -> list[tuple[object, object]]:

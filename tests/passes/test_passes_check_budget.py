@@ -52,6 +52,12 @@ def test_factors_are_counted_without_the_bias() -> None:
     assert weight_params(gm, QKV) == 8 * (20 + 24)
 
 
+def test_a_neighbour_whose_name_begins_alike_is_not_counted() -> None:
+    gm, _ = rewritten()
+    edit.set_parameter(gm, f"{OUT}_2.weight", torch.ones(24, 20))
+    assert weight_params(gm, OUT) == 24 * 20
+
+
 def test_a_dense_weight_that_was_left_behind_counts() -> None:
     gm, made = rewritten()
     edit.set_parameter(gm, f"{QKV}.weight", torch.ones(24, 20))

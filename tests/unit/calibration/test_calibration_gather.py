@@ -98,6 +98,16 @@ def test_order_of_documents_and_global_seed_do_not_matter() -> None:
     assert not torch.allclose(first.moments[name].side_moment, other.moments[name].side_moment)
 
 
+def test_every_document_and_every_seed_draws_labels_of_its_own() -> None:
+    documents = [torch.arange(40), torch.arange(40).flip(0)]
+    draws = {
+        tuple(torch.rand(4, generator=_generator(seed, ids_T)).tolist())
+        for ids_T in (*documents, documents[0].clone())
+        for seed in (0, 1)
+    }
+    assert len(draws) == 4
+
+
 def test_doubling_the_text_changes_no_mean() -> None:
     model, text = llama(), corpus(40, 33)
     once = gather(model, text, linears(model))

@@ -187,6 +187,13 @@ def test_broken_folders_are_refused_by_name(
         load_dense(folder)
 
 
+@pytest.mark.parametrize("path", ["models/mine/dense", "./dense", "~/dense", "/no/such/dense"])
+def test_what_can_only_be_a_path_is_looked_for_on_disk_alone(path: str) -> None:
+    # A hub name has one slash at most; nothing is asked of the network for these.
+    with pytest.raises(CheckpointError, match=f"^{Path(path)}: there is no such folder$"):
+        load_dense(path)
+
+
 def test_an_architecture_that_transformers_does_not_know(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "never_heard_of"}')
     with pytest.raises(UnsupportedModel, match="never_heard_of"):

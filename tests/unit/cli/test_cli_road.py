@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from io import StringIO
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 import gacfx
 from gacfx.calibration import evaluate
-from gacfx.cli import main
+from gacfx.cli import main, passes
 from tests import tiny
 
 
@@ -203,6 +204,30 @@ def test_wrong_use_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         "gacfx inspect: the following arguments are required: model; see gacfx inspect --help\n"
     )
+
+
+def test_a_stopped_command_exits_with_130_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(passes, "run", stop)
+    assert run("passes") == 130
+    assert capsys.readouterr().err == "gacfx passes: stopped\n"
+
+
+def test_a_reader_that_went_away_ends_a_command_without_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(_: object) -> int:
+        raise BrokenPipeError
+
+    shut = StringIO()
+    monkeypatch.setattr(passes, "run", gone)
+    monkeypatch.setattr(sys, "stderr", shut)
+    assert run("passes") == 1
+    assert shut.closed
 
 
 def test_the_package_can_be_run_by_its_name() -> None:

@@ -101,6 +101,31 @@ def test_a_functional_linear_of_two_inputs_is_a_product_of_activations(of: objec
     assert (given.k.times, given.n.times) == (24, 5)
 
 
+def test_parameters_that_are_inputs_are_found_beside_other_attributes_of_the_graph() -> None:
+    gm = copy.deepcopy(exported().graph_module)
+    gm.register_buffer("extra", torch.ones(3))
+    with gm.graph.inserting_before(next(iter(gm.graph.nodes))):
+        gm.graph.get_attr("extra")
+    with pytest.raises(PassError, match="the weight of linear is the input p_layers_0_qkv_weight"):
+        AnnotateSites()(gm)
+
+
+def test_a_graph_of_functions_alone_is_refused_where_a_weight_may_be_meant() -> None:
+    class Bare(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return functional.linear(x, w)
+
+    class Scores(nn.Module):
+        def forward(self, x: Tensor, w: Tensor) -> Tensor:
+            return x @ w.transpose(0, 1)
+
+    given = {"x": torch.ones(3, 17, 24), "w": torch.ones(5, 24)}
+    with pytest.raises(PassError, match="the weight of linear is the input w, no parameter of the"):
+        AnnotateSites()(capture(Bare(), given))
+    (site,) = sites_of(run(capture(Scores(), given), AnnotateSites()))
+    assert isinstance(site, MatmulSite) and site.layout is Layout.ACTIVATION
+
+
 def test_a_linear_that_is_called_as_a_module_is_refused_with_the_remedy() -> None:
     with pytest.raises(PassError) as caught:
         AnnotateSites()(symbolic_trace(nn.Sequential(nn.Linear(4, 4), nn.ReLU())))

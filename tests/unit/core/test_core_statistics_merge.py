@@ -25,6 +25,10 @@ def test_merged_parts_equal_the_whole() -> None:
     want = gather(model, whole, NAMES, seed=3)
     assert (merged.tokens, merged.text_digest) == (want.tokens, want.text_digest)
     assert merged.digests == want.digests
+    # By tokens that are read, while losses are of tokens that are predicted: nearly the same.
+    losses = merged.dense_nats_per_token, want.dense_nats_per_token
+    assert abs(losses[0] / losses[1] - 1) < 1e-4
+    assert parts[0].dense_nats_per_token != parts[1].dense_nats_per_token
     for name in NAMES:
         mine, theirs = merged.moments[name], want.moments[name]
         torch.testing.assert_close(

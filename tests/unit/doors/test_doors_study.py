@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from gacfx import study as door
-from gacfx.api import load_profile, read_calibration
+from gacfx.api import load_profile, read_calibration, verify
 from gacfx.calibration.text import Corpus, split
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
+from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
 from gacfx.study import VALUE_MODELS, Study
 from tests import tiny
@@ -78,3 +79,18 @@ def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(door, "evaluate", spy)
     study().plan("0.3", profile=PROFILE)
     assert judged == [study().held_back.digest] * len(VALUE_MODELS)
+
+
+def test_a_plan_is_verified_on_random_tokens_of_the_whole_vocabulary() -> None:
+    made, seen = study().plan("0.3", profile=PROFILE, search=Search(value="fisher")), []
+
+    def spy(_model: object, _args: object, given: dict[str, Any]) -> None:
+        seen.append(given["input_ids"])
+
+    hook = study().model.register_forward_pre_hook(spy, with_kwargs=True)
+    try:
+        verify(study(), made, PROFILE, Workload())
+    finally:
+        hook.remove()
+    (ids,) = seen
+    assert len(ids.unique()) > ids.numel() // 2 and int(ids.max()) > 200

@@ -159,6 +159,17 @@ def _hooked(model: nn.Module) -> FactorSet:
     return {Q1: pair()}
 
 
+def _hooked_before(model: nn.Module) -> FactorSet:
+    model.get_submodule(Q1).register_forward_pre_hook(lambda *_: None)
+    return {Q1: pair()}
+
+
+def _offloaded(model: nn.Module) -> FactorSet:
+    # accelerate wraps the forward of a module and leaves this behind.
+    model.get_submodule(Q1)._hf_hook = object()  # type: ignore[assignment]
+    return {Q1: pair()}
+
+
 def _nan(model: nn.Module) -> FactorSet:
     return {Q1: Factors(torch.full((5, 48), torch.nan), torch.randn(48, 5))}
 
@@ -182,6 +193,8 @@ def _twice(model: nn.Module) -> FactorSet:
         (_tied, "lm_head: shares its weight with model.embed_tokens"),
         (_subclass, "q_proj: is a Special; only nn.Linear and Conv1D"),
         (_hooked, "q_proj: has hooks, which would be lost"),
+        (_hooked_before, "q_proj: has hooks, which would be lost"),
+        (_offloaded, "q_proj: has hooks, which would be lost"),
         (_nan, "q_proj: its factors are NaN, infinite or too large"),
         (_too_large, "too large for torch.float16"),
         (_twice, "q_proj: is a LowRankLinear"),
