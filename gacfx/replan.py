@@ -154,7 +154,7 @@ def synthetic_graph(
     Raises:
         PassError: a decay or seed out of its range; before any work.
     """
-    step = SyntheticCurves(decay=decay, seed=seed, **({"value": value} if value else {}))
+    step = SyntheticCurves(decay=decay, seed=seed, value=value or SyntheticCurves.value)
     step.check()
     gm = capture(source, seq=seq, dtype=dtype)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)

@@ -9,8 +9,9 @@ from torch.fx import GraphModule
 
 from gacfx.core.layers import layers_of, split_layer
 from gacfx.core.notes import targets
+from gacfx.core.sites import Workload
 from gacfx.hardware.profile import load
-from gacfx.inspection import Workload, annotate_graph
+from gacfx.inspection import annotate_graph
 from gacfx.passes.planning.tie_layers import kind_of
 from gacfx.tracing.export import capture
 from tests.families.zoo import FAMILIES

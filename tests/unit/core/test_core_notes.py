@@ -139,7 +139,7 @@ def test_a_note_of_another_dtype_reads_as_empty() -> None:
 
 
 def test_notes_are_stale_once_a_graph_was_cast_and_its_values_refreshed() -> None:
-    gm = full().to(torch.bfloat16)
+    gm = copy.deepcopy(full()).to(torch.bfloat16)  # the toy net is shared by all tests
     known = [node for node, _ in sites(gm)]
     FakeTensorProp(gm, FakeTensorMode(allow_non_fake_inputs=True)).propagate(ids())
     assert known and all(note(node) == Note() for node in known)

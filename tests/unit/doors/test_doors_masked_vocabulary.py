@@ -34,9 +34,9 @@ class Padded(LlamaForCausalLM):
 
 def padded() -> Any:
     plain = tiny.llama(32, 48, layers=1, vocab_size=97)
-    model = Padded(plain.config).eval()
+    model: Any = Padded(plain.config)
     model.load_state_dict(plain.state_dict())
-    return model
+    return model.eval()
 
 
 @cache

@@ -7,6 +7,7 @@ import pytest
 
 from gacfx import study as door
 from gacfx.api import load_profile, read_calibration, verify
+from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
@@ -70,11 +71,11 @@ def test_one_value_model_needs_no_trial_and_sees_all_of_the_text(used: list[Stat
 
 
 def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged, real = [], door.evaluate
+    judged: list[str] = []
 
     def spy(model: Any, text: Corpus) -> Any:
         judged.append(text.digest)
-        return real(model, text)
+        return evaluate(model, text)
 
     monkeypatch.setattr(door, "evaluate", spy)
     study().plan("0.3", profile=PROFILE)
