@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from gacfx.core.layers import split_layer
 from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
 from gacfx.hardware.profile import Profile
-from gacfx.core.layers import split_layer
 from gacfx.inspection import ranges
 from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
