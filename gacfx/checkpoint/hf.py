@@ -145,9 +145,8 @@ def declare_(model: "PreTrainedModel") -> None:
     """
     model.config.quantization_config = config_of(model)
     if any(map(_quantizes, getattr(model, "_weight_conversions", None) or ())):
-        vars(model)["_weight_conversions"] = (
-            None  # those of the architecture are found again by saving
-        )
+        # Saving finds those of the architecture again.
+        vars(model)["_weight_conversions"] = None
 
 
 def _quantizes(conversion: object) -> bool:

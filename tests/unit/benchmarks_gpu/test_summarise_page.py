@@ -8,6 +8,7 @@ from benchmarks.gpu.summary.index import index
 from benchmarks.gpu.summary.page import page, warnings
 from benchmarks.gpu.summary.records import Records, load
 from benchmarks.gpu.summary.tables import ABSENT, NONE, number, percent, table
+from gacfx.hardware import profile
 from tests.unit.benchmarks_gpu.synthetic import (
     NATIVE,
     Record,
@@ -205,7 +206,7 @@ def test_bars_and_disagreements_are_on_the_page(tmp_path: Path) -> None:
 def test_a_device_without_profile_says_so(tmp_path: Path) -> None:
     text = rendered(tmp_path, run(machine={"name": "NVIDIA Unheard Of"}), *dispatch())
     rules = sections(text)["The rules against the truth"]
-    assert "no profile for NVIDIA Unheard Of (there are a100, h100, h200)" in rules
+    assert f"no profile for NVIDIA Unheard Of (there are {', '.join(profile.names())})" in rules
     assert "**The rules**" not in text
 
 

@@ -45,6 +45,7 @@ def text(high: int = TOKENS) -> Corpus:
     return Corpus(tuple(torch.randint(2, high, (40,), generator=random) for _ in range(4)))
 
 
+@pytest.mark.filterwarnings("ignore:Padded is no class of transformers")
 def test_a_masked_vocabulary_is_compressed_and_verified() -> None:
     made = gacfx.compress(padded(), calibration=text(), ratio="0.3", search=SEARCH)
     assert made.planned.plan.ranks
