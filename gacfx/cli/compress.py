@@ -3,9 +3,14 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gacfx.cli import options
+
+if TYPE_CHECKING:
+    from gacfx.core.plan import Plan
+    from gacfx.hardware.profile import Profile
+    from gacfx.summary import Summary
 
 
 def add(commands: Any) -> None:
@@ -32,38 +37,52 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compress, save and print."""
-    from gacfx import api
-    from gacfx.calibration.text import usage
-    from gacfx.checkpoint.save import check_target
-    from gacfx.cli import made, plan_files, screen
-    from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
-    from gacfx.report import tables
-    from gacfx.report.speedup_view import speedup_view
+    from gacfx.core.rise import MAX_LOSS_NATS
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     max_loss = MAX_LOSS_NATS if arguments.max_loss is None else arguments.max_loss
     if arguments.dry_run:
-        found = made.from_model(arguments, tried=True)
-        rise = rise_of(found.planned.plan)
-        if rise is not None and not arguments.force:
-            check_rise(rise, max_loss)
-        screen.say_text(found.text, arguments.json)
-        if arguments.json:
-            print(found.planned.plan.to_json(), end="")
-            return 0
-        out = screen.console()
-        out.print(tables.plan_view(found.planned.plan, options.profile_of(arguments)))
-        out.print()
-        out.print(speedup_view(made.speedup(arguments, found)))
-        return 0
+        return dry_run(arguments, max_loss)
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
+    return compress(arguments, max_loss)
+
+
+def dry_run(arguments: argparse.Namespace, max_loss: float) -> int:
+    """Plan, refuse what would be refused, and print."""
+    from gacfx.cli import made, screen
+    from gacfx.core.rise import check_rise, rise_of
+    from gacfx.report import tables
+    from gacfx.report.speedup_view import speedup_view
+
+    found = made.from_model(arguments, tried=True)
+    plan = found.planned.plan
+    rise = rise_of(plan)
+    if rise is not None and not arguments.force:
+        check_rise(rise, max_loss)
+    screen.say_text(found.text, arguments.json)
+    if arguments.json:
+        print(plan.to_json(), end="")
+        return 0
+    out = screen.console()
+    out.print(tables.plan_view(plan, options.profile_of(arguments)))
+    out.print()
+    out.print(speedup_view(made.speedup(arguments, found)))
+    return 0
+
+
+def compress(arguments: argparse.Namespace, max_loss: float) -> int:
+    """Compress, write the folder, and print."""
+    from gacfx import api
+    from gacfx.calibration.text import usage
+    from gacfx.checkpoint.save import check_target
+    from gacfx.cli import made, plan_files, screen
+
     goal, search = options.goal_of(arguments), options.search_of(arguments)
-    profile = options.profile_of(arguments)
-    out_folder = Path(arguments.out).expanduser()
-    check_target(out_folder, overwrite=arguments.overwrite)
-    plan_files.check_source(arguments.model, out_folder)
+    profile, folder = options.profile_of(arguments), Path(arguments.out).expanduser()
+    check_target(folder, overwrite=arguments.overwrite)
+    plan_files.check_source(arguments.model, folder)
     model, tokenizer, corpus = made.calibration_text(arguments)
     with screen.progress() as move:
         compressed = api.compress(
@@ -78,18 +97,27 @@ def run(arguments: argparse.Namespace) -> int:
             progress=move,
             max_loss=max_loss,
         )
-    folder = api.save(compressed, arguments.out, overwrite=arguments.overwrite)
+    folder = api.save(compressed, folder, overwrite=arguments.overwrite)
     screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
-        return 0
+    else:
+        show(compressed.planned.plan, compressed.summary, profile)
+        print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
+    return 0
+
+
+def show(plan: "Plan", summary: "Summary", profile: "Profile") -> None:
+    """The plan, the comparison, and how much faster it is."""
+    from gacfx.cli import screen
+    from gacfx.report import tables
+    from gacfx.report.speedup_view import speedup_view
+
     out = screen.console()
-    out.print(tables.plan_view(compressed.planned.plan, profile))
+    out.print(tables.plan_view(plan, profile))
     out.print()
-    out.print(tables.summary_view(compressed.summary))
-    for side in compressed.summary.sides:
+    out.print(tables.summary_view(summary))
+    for side in summary.sides:
         if side.speedup is not None:
             out.print()
             out.print(speedup_view(side.speedup))
-    out.print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
-    return 0
