@@ -25,9 +25,9 @@ def count_linears(gm: GraphModule) -> PassResult:
 def main() -> None:
     """Plan, rewrite under PassManager, compile, compare."""
     model, tokenizer = gacfx.load(MODEL)
-    texts = MODEL / "calibration.jsonl"
+    text: dict[str, Any] = {"calibration": MODEL / "calibration.jsonl", "calibration_tokens": "10k"}
     search = Search(value="two-sided")  # one value model: quicker than trying three
-    planned = gacfx.plan(model, tokenizer, calibration=texts, ratio=0.3, search=search)
+    planned = gacfx.plan(model, tokenizer, **text, ratio=0.3, search=search)
     graph = gacfx.capture(model)
     factorize = Factorize(plan=planned.plan, factors=planned.factors)
     passes: list[Any] = [count_linears, AnnotateSites(), factorize, Clean(), count_linears]

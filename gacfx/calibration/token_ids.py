@@ -34,8 +34,9 @@ def token_ids(tokenizer: Tokenizer, text: str, where: str) -> Tensor:
     Raises:
         CalibrationError: the tokenizer fails on the text, or gives no list of integers.
     """
+    call: Any = tokenizer
     try:
-        found = tokenizer(text)
+        found = call(text, **_quiet(tokenizer))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise CalibrationError(
@@ -67,6 +68,11 @@ def first_token_ids(
                 return ids_T, end
             end *= 4
     return token_ids(tokenizer, text, where), len(text)
+
+
+def _quiet(tokenizer: Tokenizer) -> dict[str, bool]:
+    """For one of transformers: no word of texts that are too long, since they are cut here."""
+    return {"verbose": False} if hasattr(tokenizer, "deprecation_warnings") else {}
 
 
 def _flat(ids: Any, where: str) -> Tensor:

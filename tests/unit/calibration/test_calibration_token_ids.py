@@ -121,3 +121,13 @@ def test_a_tokenizer_that_fails_is_named_with_the_document() -> None:
     no_tokenizer: Any = "a name"
     with pytest.raises(CalibrationError, match="document 3: str fails on it .* not callable"):
         token_ids(no_tokenizer, "text", "document 3")
+
+
+def test_no_word_of_transformers_about_texts_that_are_cut_here() -> None:
+    known = tiny.tokenizer()
+    known.model_max_length = 8
+    ids_T = token_ids(known, "a text of more than eight bytes", "text 1")
+    assert len(ids_T) > 8
+    assert known.deprecation_warnings == {}
+    known("a text of more than eight bytes")
+    assert known.deprecation_warnings != {}
