@@ -71,10 +71,11 @@ def check_rise(rise: Rise, max_loss: float) -> None:
     if rise.measured is not None and rise.measured <= max_loss:
         return
     much = "without limit" if rise.measured is None else f"by {rise.measured:.2f} nats/token"
+    promise = "" if rise.promised is None else f" ({rise.promised:.2f} were promised)"
     raise PoorQuality(
-        f"the loss would rise {much} on held-back text, at most {max_loss:g} is allowed; worst: "
-        f"{worst_text(rise)}. Remove less, give more calibration text, or go on with force "
-        "(--force), or allow more with max_loss (--max-loss)"
+        f"the loss would rise {much} on held-back text{promise}, at most {max_loss:g} is allowed; "
+        f"worst: {worst_text(rise)}. Remove less, give more calibration text, allow more with "
+        "max_loss (--max-loss), or go on with force (--force)"
     )
 
 
