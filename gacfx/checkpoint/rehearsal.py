@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.checkpoint.sharing import memory_of, undeclared
 from gacfx.errors import CheckpointError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -84,17 +85,17 @@ def state_dict_to_save(model: nn.Module) -> dict[str, Tensor]:
     transformers drops the further names of declared ties by itself and ties them again on loading.
     It refuses all other sharing, because a loader would fill the second name with random numbers.
     """
-    state, copied = model.state_dict(), _undeclared(model)
+    state, copied = model.state_dict(), undeclared(model)
     return {name: t.clone() if name in copied else t for name, t in state.items()}
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:
     """One number in place of each tensor that would be saved; what is shared stays shared."""
     made: dict[Hashable, Tensor] = {}
-    copied = _undeclared(model)
+    copied = undeclared(model)
     return {
         name: made.setdefault(
-            name if name in copied else _memory(name, tensor), torch.zeros(1, dtype=tensor.dtype)
+            name if name in copied else memory_of(name, tensor), torch.zeros(1, dtype=tensor.dtype)
         )
         for name, tensor in model.state_dict().items()
     }
@@ -164,27 +165,6 @@ def _warn_of_changes(model: "PreTrainedModel") -> None:
             ChangedByLoading,
             stacklevel=3,
         )
-
-
-def _undeclared(model: nn.Module) -> set[str]:
-    """Names that share memory with an earlier one, and no loader would tie them again."""
-    keys = getattr(model, "all_tied_weights_keys", None)
-    declared = {*keys.keys(), *keys.values()} if isinstance(keys, dict) else set()
-    seen: set[Hashable] = set()
-    found = set()
-    for name, tensor in model.state_dict().items():
-        memory = _memory(name, tensor)
-        if memory in seen and name not in declared:
-            found.add(name)
-        seen.add(memory)
-    return found
-
-
-def _memory(name: str, tensor: Tensor) -> Hashable:
-    """What a tensor shares with others; its own name where it has no memory of its own."""
-    if tensor.is_meta or tensor.numel() == 0:
-        return name
-    return tensor.device, tensor.untyped_storage().data_ptr()
 
 
 @contextmanager

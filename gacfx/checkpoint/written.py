@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gacfx.checkpoint.sharing import declared_ties, memory_of
 from gacfx.errors import CheckpointError
 
 
@@ -12,7 +13,8 @@ def check_written(model: nn.Module, folder: Path) -> None:
     """Nothing when the weight files in ``folder`` hold every tensor of the model, unchanged.
 
     One tensor is read at a time. A name that is missing is allowed where another name of the same
-    memory is there: a loader ties it again.
+    memory is there: a loader ties it again. A weight that is on disk (offloaded) has no values in
+    memory: its dtype and shape are compared, and it may be missing where it is declared as tied.
 
     Raises:
         CheckpointError: names the first tensor that differs or is missing.
@@ -21,9 +23,10 @@ def check_written(model: nn.Module, folder: Path) -> None:
     found = set()
     for file in sorted(folder.glob("*.safetensors")):
         found |= _compare(state, file)
-    tied = {_memory(state[name]) for name in found}
+    shared, ties = {memory_of(name, state[name]) for name in found}, declared_ties(model)
     for name, tensor in state.items():
-        if name not in found and _memory(tensor) not in tied:
+        tied = tensor.is_meta and ties.get(name) in found
+        if name not in found and not tied and memory_of(name, tensor) not in shared:
             raise CheckpointError(f"{name}: was not written; the folder would not load")
 
 
@@ -45,12 +48,8 @@ def _compare(state: dict[str, Tensor], file: Path) -> set[str]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal bits: NaN equals itself, and 0.0 is not -0.0."""
+    """Equal bits, where both have values: NaN equals itself, and 0.0 is not -0.0."""
+    if one.shape != other.shape or other.is_meta:
+        return one.shape == other.shape
     other = other.detach().cpu().contiguous()
-    return one.shape == other.shape and torch.equal(
-        one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8)
-    )
-
-
-def _memory(tensor: Tensor) -> object:
-    return tensor.device, tensor.untyped_storage().data_ptr() if tensor.numel() else id(tensor)
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))

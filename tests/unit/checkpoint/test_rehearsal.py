@@ -18,6 +18,7 @@ from gacfx.checkpoint.rehearsal import (
     stand_ins,
     state_dict_to_save,
 )
+from gacfx.checkpoint.save import save_checkpoint
 from gacfx.checkpoint.written import check_written
 from gacfx.core.rise import rise_text
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
@@ -177,6 +178,90 @@ def test_a_tensor_that_was_not_written_is_found(tmp_path: Path) -> None:
     model.model.extra = nn.Linear(4, 4)
     with pytest.raises(CheckpointError, match=r"model\.extra\.weight: was not written"):
         check_written(model, tmp_path)
+
+
+def test_a_tensor_that_the_model_does_not_have_is_found(tmp_path: Path) -> None:
+    model = tiny.llama()
+    save_pretrained(model, tmp_path)
+    del model.model.norm.weight
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight: was written, and the model"):
+        check_written(model, tmp_path)
+
+
+def test_the_same_numbers_in_another_dtype_are_found(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.model.norm.weight = nn.Parameter(torch.zeros(64))
+    save_pretrained(model, tmp_path)
+    model.model.norm.weight = nn.Parameter(torch.zeros(64, dtype=torch.int32), requires_grad=False)
+    with pytest.raises(CheckpointError, match=r"float32 \(64,\) was written, .* torch\.int32"):
+        check_written(model, tmp_path)
+
+
+def test_bits_are_compared_and_not_numbers(tmp_path: Path) -> None:
+    model = tiny.llama()
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+        model.model.norm.weight[1] = 0.0
+    save_pretrained(model, tmp_path)
+    check_written(model, tmp_path)
+    with torch.no_grad():
+        model.model.norm.weight[1] = -0.0
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight: .* is not the"):
+        check_written(model, tmp_path)
+
+
+def test_every_shard_is_compared(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    check_written(model, tmp_path)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight: .* is not the"):
+        check_written(model, tmp_path)
+
+
+def test_an_empty_buffer_that_was_not_written_is_found(tmp_path: Path) -> None:
+    model = tiny.llama()
+    model.register_buffer("one", torch.empty(0))
+    save_pretrained(model, tmp_path)
+    check_written(model, tmp_path)
+    model.register_buffer("two", torch.empty(0))
+    with pytest.raises(CheckpointError, match="two: was not written"):
+        check_written(model, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded:UserWarning")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_with_layers_on_disk_is_saved(tied: bool, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="device_map needs accelerate")
+    made = api.compress(
+        tiny.llama(tie_word_embeddings=tied),
+        tiny.tokenizer(),
+        calibration=tiny.texts(),
+        ratio="0.2",
+    )
+    whole = api.save(made, tmp_path / "whole")
+    parts = ("embed_tokens", "layers.0", "layers.1", "norm", "rotary_emb")
+    places = {**{f"model.{part}": "cpu" for part in parts}, "lm_head": "cpu"}
+    places["model.layers.1"] = "disk"
+    if tied:
+        places["model.embed_tokens"] = places["lm_head"] = "disk"
+    model = AutoModelForCausalLM.from_pretrained(
+        whole, device_map=places, offload_folder=tmp_path / "off", offload_buffers=True
+    )
+    assert model.model.layers[1].self_attn.q_proj.up.weight.is_meta
+    planned = made.planned
+    out = save_checkpoint(
+        model, None, tmp_path / "again", plan=planned.plan, factors=planned.factors
+    )
+    first, second = (load_file(folder / "model.safetensors") for folder in (whole, out))
+    weights = [name for name, tensor in first.items() if tensor.numel()]
+    assert len(weights) > 20 and all(torch.equal(first[n], second[n]) for n in weights)
+    check_written(model, out)
+    (out / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="was not written"):
+        check_written(model, out)
 
 
 def test_what_lies_on_disk_is_compared_before_the_folder_appears(
