@@ -13,7 +13,8 @@
     ├── PoorQuality           the model, or what would become of it, predicts text too badly
     ├── BenchError            a measurement was asked for that cannot be made
     ├── CheckpointError       a checkpoint folder cannot be read or written
-    └── ProfileError          a hardware profile is unknown or malformed
+    ├── ProfileError          a hardware profile is unknown or malformed
+    └── NoMatplotlib          a picture was asked for, and nothing here can draw
 
 A message says what is wrong, where, and what to do about it.
 """
@@ -93,3 +94,7 @@ class CheckpointError(GacError):
 
 class ProfileError(GacError):
     """A hardware profile is unknown or malformed."""
+
+
+class NoMatplotlib(GacError):  # noqa: N818 - says what is missing
+    """A picture was asked for, and matplotlib is not installed."""

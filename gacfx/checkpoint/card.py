@@ -35,8 +35,8 @@ Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 | loss | {loss} |
 
 `gacfx verify` says of a copy whether every file is what was written (`gacfx_files.json`).
-`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors as they
-were cast to the model's dtype.
+`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors in the
+model's dtype.
 """
 
 

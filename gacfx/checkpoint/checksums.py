@@ -18,7 +18,7 @@ from typing import ClassVar, Literal
 
 from gacfx.checkpoint.folders import stays_inside
 from gacfx.core.names import printable
-from gacfx.core.reading import read_text
+from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError
 
 FILES = "gacfx_files.json"
@@ -156,11 +156,8 @@ def _read(folder: Path) -> FileList:
     path = folder / FILES
     if not _is_inside(path, folder):
         raise CheckpointError(f"{path}: is a link that leads out of the folder")
-    try:
-        raw = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not JSON: {error}") from error
-    version = raw.get("version") if isinstance(raw, dict) else None
+    raw = read_table(path)
+    version = raw.get("version")
     if type(version) is not int or version != VERSION:
         said = printable(repr(version))
         raise CheckpointError(f"{path}: version {said}; this gacfx reads {VERSION}")

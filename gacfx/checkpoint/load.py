@@ -1,6 +1,5 @@
 """Read models from disk or hub: no code, no pickle, no random weights, no NaN."""
 
-import json
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,8 @@ from torch import nn
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.folders import check_files, shard_files
 from gacfx.core.config_json import read_config_json
-from gacfx.core.reading import read_text
+from gacfx.core.names import one_line
+from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -143,14 +143,14 @@ def _refuse(source: str | Path, why: str, weights: set[str]) -> None:
 
 
 def _explained(source: str | Path, error: Exception) -> GacError:
-    text = " ".join(str(error).split())
+    text = str(error)
     if "trust_remote_code" in text or "custom code" in text:
         return CheckpointError(
             f"{source}: brings its own modelling code, and gacfx never runs code from a checkpoint"
         )
     if "model type" in text or "Unrecognized" in text:
-        return UnsupportedModel(f"{source}: {text[:300]}")
-    return CheckpointError(f"{source}: cannot be loaded: {text[:300]}")
+        return UnsupportedModel(f"{source}: {one_line(error)}")
+    return CheckpointError(f"{source}: cannot be loaded: {one_line(error)}")
 
 
 def _tokenizer(source: str | Path) -> "PreTrainedTokenizerBase | None":
@@ -192,7 +192,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _WEIGHTS).exists():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).exists():
-        return shard_files(folder / _INDEX, _json(folder / _INDEX).get("weight_map"))
+        return shard_files(folder / _INDEX, read_table(folder / _INDEX).get("weight_map"))
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         raise CheckpointError(
             f"{folder}: has pickled weights only, and unpickling runs code; "
@@ -211,15 +211,3 @@ def _check_safetensors(file: Path) -> None:
         raise CheckpointError(
             f"{file}: is missing, truncated or no safetensors file ({error}); copy it again"
         ) from error
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise CheckpointError(f"{file.parent}: has no {file.name}")
-    try:
-        raw = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{file}: is not a JSON table")
-    return raw

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.checkpoint.sharing import memory_of, undeclared
+from gacfx.core.names import one_line
 from gacfx.errors import CheckpointError, UnsupportedModel
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
         with TemporaryDirectory() as folder, _without_progress():
             save_pretrained(model, folder, stand_ins(model))
     except Exception as error:  # transformers raises nearly everything
-        text = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{type(model).__name__} cannot be saved: {text}") from error
+        raise CheckpointError(
+            f"{type(model).__name__} cannot be saved: {one_line(error)}"
+        ) from error
 
 
 def save_pretrained(

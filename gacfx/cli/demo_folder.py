@@ -1,6 +1,5 @@
 """The folder of ``gacfx demo``: its own earlier one is written again, any other is left alone."""
 
-import json
 from pathlib import Path
 
 NAMES = ("upstream", "gacfx")
@@ -29,13 +28,12 @@ def check(out: Path) -> None:
 def _is_of_a_demo(folder: Path) -> bool:
     """Its report compares both plans, and no other command does so."""
     from gacfx.checkpoint.save import REPORT_FILE
-    from gacfx.core.reading import read_text
+    from gacfx.core.reading import read_table
     from gacfx.errors import CheckpointError
 
     try:
-        report = json.loads(read_text(folder / REPORT_FILE))
-    except (CheckpointError, ValueError, RecursionError):
+        sides = read_table(folder / REPORT_FILE).get("sides")
+    except CheckpointError:
         return False
-    sides = report.get("sides") if isinstance(report, dict) else None
     names = {side.get("name") for side in sides or () if isinstance(side, dict)}
     return names.issuperset(NAMES)

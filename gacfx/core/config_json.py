@@ -1,11 +1,10 @@
 """config.json, read with bounds: what no model can be is refused before anything is built of it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gacfx.core.reading import read_text
+from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError
 
 MAX_RANKS = 100_000
@@ -28,12 +27,7 @@ def read_config_json(file: Path) -> dict[str, Any]:
     """
     if not file.exists():
         raise CheckpointError(f"{file.parent}: has no {file.name}")
-    try:
-        raw = json.loads(read_text(file, most_bytes=MAX_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{file}: is not a JSON table")
+    raw = read_table(file, most_bytes=MAX_BYTES)
     check_sizes(raw, str(file))
     return raw
 

@@ -27,6 +27,11 @@ def printable(text: object, most: int = 80) -> str:
     return f"{shown[: most // 2]} ... {shown[len(shown) - most // 4 :]}"
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The message of an error of somebody else, in one line."""
+    return " ".join(str(error).split())[:most]
+
+
 def odd_text(raw: object) -> str | None:
     """What is wrong with the first text that nobody should print, in plain JSON values.
 

@@ -3,7 +3,9 @@
 Opening a pipe waits for a writer, and a device may have no end; neither is ever opened.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
 from gacfx.errors import CheckpointError
 
@@ -44,3 +46,18 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def read_table(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """The JSON table in a regular file.
+
+    Raises:
+        CheckpointError: as :func:`read_text`, no JSON, or a JSON text that is no table.
+    """
+    try:
+        raw = json.loads(read_text(path, most_bytes=most_bytes))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: is not a JSON table")
+    return raw

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gacfx.core.leftovers import MODE, beside, tidy
+from gacfx.core.names import one_line
 from gacfx.errors import CheckpointError
 
 
@@ -91,16 +92,12 @@ def writing(path: Path) -> Iterator[None]:
             "allow overwrite (--overwrite) or name another"
         ) from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be written: {_one_line(error)}") from error
+        raise CheckpointError(f"{path}: cannot be written: {one_line(error)}") from error
     except BaseException as error:
         # Rust code that panics; the class cannot be imported, and is no Exception.
         if type(error).__name__ != "PanicException":
             raise
-        raise CheckpointError(f"{path}: cannot be written: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: cannot be written: {one_line(error)}") from error
 
 
 def _real(path: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gacfx.core.atomic import replacing
 from gacfx.core.targets import writing
-from gacfx.errors import CheckpointError, GacError
+from gacfx.errors import CheckpointError, NoMatplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,10 +46,6 @@ STYLE: dict[Any, Any] = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
 }
-
-
-class NoMatplotlib(GacError):  # noqa: N818 - says what is missing
-    """Nothing can be drawn here."""
 
 
 def can_draw() -> bool:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gacfx.core.targets import check_file
-from gacfx.errors import CheckpointError
+from gacfx.errors import CheckpointError, NoMatplotlib
 from gacfx.report import drawing
-from gacfx.report.drawing import GREY, NoMatplotlib, can_draw
+from gacfx.report.drawing import GREY, can_draw
 from gacfx.sweep import Row
 
 if TYPE_CHECKING:
