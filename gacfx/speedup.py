@@ -62,7 +62,7 @@ class Speedup:
     execution: Execution
     dtype: str
     evidence: str
-    """Where the times come from: ``rule-based``."""
+    """Where the times come from: ``rule-based`` or ``vendor figures only``."""
     scope: Scope
     pairs: int
     """Weights that became two factors."""

@@ -65,7 +65,7 @@ class Evidence:
 class Study:
     """A model, its graph, and what calibration found.
 
-    Value models are compared with evidence from three quarters of the documents, by measured loss
+    Value models are compared with evidence from three quarters of the windows, by measured loss
     on the last quarter; the plan itself then uses the evidence of all of them.
     """
 
@@ -94,7 +94,7 @@ class Study:
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
-        A quarter of the documents is held back for comparing value models.
+        A quarter of the windows is held back for comparing value models.
 
         Args:
             model: dense, in evaluation mode.
