@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.calibration.text import usage
     from gacfx.cli import made
 
-    model, _, corpus = made.read_text(arguments.model, arguments.text, arguments.tokens)
+    model, _, corpus = made.model_and_text(arguments.model, arguments.text, arguments.tokens)
     found = evaluate(model, corpus).checked()
     figures = {
         "nats_per_token": found.nats_per_token,

@@ -67,7 +67,11 @@ def make(arguments: argparse.Namespace) -> Made:
 
 
 def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
-    """The plan for a model that is read and calibrated; ``tried`` on held-back text if asked to."""
+    """The plan for a model that is read and calibrated.
+
+    With ``tried`` as ``gacfx compress`` makes it: a model that would not come back from a folder is
+    refused first, and the plan is tried on held-back text.
+    """
     from gacfx import api, replan
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
@@ -77,6 +81,8 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
     api.check_request(told["method"], goal, search.value, search.limits)
     model, tokenizer, corpus = calibration_text(arguments)
+    if tried:
+        api.check_saves(model)
     api.check_dtype(model, profile)
     check_tp(search.tp, model.config)
     with screen.progress() as move:
@@ -91,7 +97,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     )
 
 
-def read_text(
+def model_and_text(
     model: str, path: str, limit: str | None, dtype: "torch.dtype | None" = None
 ) -> "tuple[Any, Any, Corpus]":
     """(model, tokenizer, text), the file first: a bad one is refused before the model is read."""
@@ -107,7 +113,7 @@ def read_text(
 
 def calibration_text(arguments: argparse.Namespace) -> "tuple[Any, Any, Corpus]":
     """(model, tokenizer, text) that ``plan`` and ``compress`` name."""
-    return read_text(
+    return model_and_text(
         arguments.model,
         arguments.calibration,
         arguments.calibration_tokens,

@@ -10,9 +10,9 @@ import torch
 from gacfx import api
 from gacfx.cli import main
 from gacfx.core.plan import Plan, Trial
-from gacfx.core.rise import Rise, check_rise, rise_of, rise_text
+from gacfx.core.rise import MAX_LOSS_NATS, Rise, check_rise, rise_of, rise_text, worst_text
 from gacfx.core.search import Search
-from gacfx.errors import PoorQuality
+from gacfx.errors import PoorQuality, UnsupportedModel
 from tests import tiny
 
 TOLD: dict[str, Any] = {"calibration": tiny.texts(), "ratio": "0.3"}
@@ -54,7 +54,9 @@ def test_trials_in_nats_promise_and_others_do_not(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("nats", "promised", "doubtful"),
     [(3.05, 0.04, False), (3.09, 0.04, True), (3.009, 0.001, False), (None, 0.04, True),
-     (3.5, None, False)],
+     (3.5, None, False),
+     # The line is twice the promise, and a rise of 0.01 counts.
+     (3.0799, 0.04, False), (3.0801, 0.04, True), (3.0099, 0.001, False), (3.0101, 0.001, True)],
 )  # fmt: skip
 def test_a_rise_above_twice_the_promise_is_doubtful(
     plan: Plan, nats: float | None, promised: float | None, doubtful: bool
@@ -68,6 +70,20 @@ def test_the_worst_weights_are_named_worst_first(plan: Plan) -> None:
     losses = [choice.loss_nats for choice in rise(plan).worst]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == max(choice.loss_nats for choice in plan.choices)
+    assert len(losses) == 3 and worst_text(rise(plan)).count("-> rank") == 3
+
+
+def test_a_weight_that_costs_nothing_is_no_bad_one(plan: Plan) -> None:
+    free = replace(plan, choices=tuple(replace(c, loss_nats=0.0) for c in plan.choices))
+    assert rise(free).worst == ()
+    assert "worst: no single weight" in rise_text(rise(tried(free, None, 0.1)))
+
+
+def test_the_most_that_a_loss_may_rise_is_one_nat_and_is_allowed_itself(plan: Plan) -> None:
+    assert MAX_LOSS_NATS == 1.0
+    check_rise(rise(tried(plan, 4.0, 0.1)), MAX_LOSS_NATS)
+    with pytest.raises(PoorQuality, match="at most 1 is allowed"):
+        check_rise(rise(tried(plan, 4.0001, 0.1)), MAX_LOSS_NATS)
 
 
 @pytest.mark.parametrize("nats", [3.0 + 1.001, None])
@@ -121,6 +137,19 @@ def test_the_command_ends_with_4_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
     assert run(*words, "--force") == 0
     assert "nats/token on held-back text" in capsys.readouterr().out
+
+
+def test_a_dry_run_refuses_a_model_that_would_not_come_back_as_compress_does(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(model: Any) -> None:
+        raise UnsupportedModel(f"{type(model).__name__} would not come back")
+
+    monkeypatch.setattr(api, "check_saves", refused)
+    assert run("compress", files[0], "--calibration", files[1], "--dry-run") == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert "LlamaForCausalLM would not come back" in printed.err
 
 
 def test_a_text_that_the_model_does_not_know_ends_with_4(
