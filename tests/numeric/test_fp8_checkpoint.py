@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from gacfx import api
+from gacfx.checkpoint.hf import declare_
+from gacfx.checkpoint.rehearsal import save_pretrained
+from gacfx.checkpoint.written import check_written
 from tests import tiny
 
 BLOCK = 128
@@ -55,3 +58,22 @@ def test_what_is_saved_is_what_was_compressed(fp8: Path, way: str, tmp_path: Pat
     ids = torch.arange(3, 14)[None]
     with torch.no_grad():
         assert torch.equal(made.model(ids)[0], again(ids)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*FP8.*")
+def test_the_format_of_the_source_is_not_made_again(fp8: Path, tmp_path: Path) -> None:
+    model, _ = api.load(fp8)
+    assert model._weight_conversions  # with them, transformers would quantize
+    save_pretrained(model, tmp_path)
+    check_written(model, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*FP8.*")
+def test_the_steps_of_a_format_go_and_those_of_an_architecture_stay(fp8: Path) -> None:
+    model, _ = api.load(fp8)
+    declare_(model)
+    assert model._weight_conversions is None
+    kept = [object()]
+    model._weight_conversions = kept
+    declare_(model)
+    assert model._weight_conversions is kept

@@ -121,6 +121,22 @@ def test_a_link_within_the_folder_and_one_to_the_folder_are_followed(folder: Pat
     assert found.whole and found.added == ("card",)
 
 
+def test_a_link_within_the_folder_that_leads_nowhere_is_a_missing_file(folder: Path) -> None:
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to("gone")
+    found = verify_checksums(folder)
+    assert found.missing == ("README.md",) and not found.whole
+
+
+def test_a_folder_called_blobs_is_no_cache_of_the_hub(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "blobs").mkdir()
+    home = Path(folder.rename(tmp_path / "mine" / "small"))
+    (home / "README.md").rename(tmp_path / "blobs" / "card")
+    (home / "README.md").symlink_to(tmp_path / "blobs" / "card")
+    assert verify_checksums(home).links == ("README.md",)
+
+
 def test_a_snapshot_in_the_cache_of_the_hub_is_whole(folder: Path, tmp_path: Path) -> None:
     home = tmp_path / "models--me--small"
     (home / "blobs").mkdir(parents=True)

@@ -302,6 +302,27 @@ def test_one_weight_in_another_dtype_is_warned_of() -> None:
         api.check_saves(model)
 
 
+def test_a_weight_that_transformers_keeps_in_float32_is_not_warned_of() -> None:
+    model = tiny.llama().to(torch.bfloat16)
+    model.model.norm.float()
+    model._keep_in_fp32_modules = {"norm"}
+    api.check_saves(model)  # warnings are errors here
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_progress_bars_of_transformers_are_as_they_were(shown: bool) -> None:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    turn = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
+    try:
+        turn[shown]()
+        api.check_saves(tiny.llama())
+        assert logging.is_progress_bar_enabled() is shown
+    finally:
+        turn[before]()
+
+
 def test_a_class_of_ones_own_is_warned_of() -> None:
     class Own(LlamaForCausalLM):
         pass

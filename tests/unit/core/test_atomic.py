@@ -1,5 +1,7 @@
 """replacing and replacing_folder: the old one or the new one, and no litter."""
 
+import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from safetensors.numpy import save_file
 
 from gacfx.core.atomic import replacing, replacing_folder
 from gacfx.core.exchange import exchange
-from gacfx.core.leftovers import LeftBehind, beside, tidy
+from gacfx.core.leftovers import OLD, PARTIAL, LeftBehind, beside, tidy
 
 ROOT = Path(__file__).parents[3]
 
@@ -252,12 +254,51 @@ def test_names_of_living_writers_other_machines_and_other_targets_stay(tmp_path:
     assert names(tmp_path) == before
 
 
+def test_of_two_folders_that_were_moved_aside_the_newer_one_is_put_back(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    for age_s, name in ((300, "older"), (200, "newer"), (400, "oldest")):
+        old = left(path, DEAD, OLD)
+        old.mkdir()
+        (old / name).touch()
+        os.utime(old, (10_000 - age_s, 10_000 - age_s))
+    with (
+        pytest.warns(LeftBehind, match="the earlier folder is back"),
+        pytest.warns(LeftBehind, match=r"removed .*\.old, .*\.old$"),
+    ):
+        tidy(path)
+    assert names(tmp_path) == ["d"] and names(path) == ["newer"]
+
+
+def test_a_link_that_was_left_goes_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "kept").touch()
+    left(tmp_path / "d", DEAD).symlink_to(tmp_path / "real")
+    with pytest.warns(LeftBehind, match="d: removed"):
+        tidy(tmp_path / "d")
+    assert names(tmp_path) == ["real"] and names(tmp_path / "real") == ["kept"]
+
+
+@pytest.mark.parametrize("error", [PermissionError, OverflowError])
+def test_a_writer_that_may_not_be_asked_is_taken_for_living(
+    tmp_path: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(pid: int, signal: int) -> None:
+        assert signal == 0
+        raise error
+
+    monkeypatch.setattr(os, "kill", kill)
+    left(tmp_path / "d", DEAD).touch()
+    before = names(tmp_path)
+    tidy(tmp_path / "d")
+    assert names(tmp_path) == before
+
+
 DEAD = 999_999_999
 """No process has this number: the kernel's largest is below 2**22."""
 
 
-def left(path: Path, pid: int) -> Path:
-    own = beside(path, "partial")
+def left(path: Path, pid: int, what: str = PARTIAL) -> Path:
+    own = beside(path, what)
     return own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{pid}-"))
 
 
@@ -279,6 +320,35 @@ def test_swapping_with_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         exchange(tmp_path / "one", tmp_path / "two")
     assert names(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.ENOTSUP])
+def test_a_system_that_cannot_swap_says_so_and_the_folder_is_replaced(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr("gacfx.core.exchange._renameat2", lambda: cannot)
+    assert exchange(tmp_path / "one", tmp_path / "two") is False
+    path = tmp_path / "d"
+    for name in ("old", "new"):
+        with replacing_folder(path) as partial:
+            (partial / name).touch()
+    assert names(tmp_path) == ["d"] and names(path) == ["new"]
+
+
+def test_a_folder_that_may_not_be_written_is_no_system_that_cannot_swap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        ctypes.set_errno(errno.EACCES)
+        return -1
+
+    monkeypatch.setattr("gacfx.core.exchange._renameat2", lambda: refused)
+    with pytest.raises(PermissionError):
+        exchange(tmp_path / "one", tmp_path / "two")
 
 
 # -- two writers ---------------------------------------------------------------------------------
