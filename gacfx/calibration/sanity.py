@@ -5,7 +5,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gacfx.calibration.running import borrowed, logits_of, runnable
 from gacfx.calibration.text import Corpus, check_fits, embedding_rows
@@ -31,10 +31,7 @@ def check_causal(model: nn.Module, corpus: Corpus) -> None:
     model = runnable(model)
     ids_T = max(corpus.documents[:4], key=len)[:128]
     half = len(ids_T) // 2
-    other_T = ids_T.clone()
-    other_T[half:] = ids_T[half:].flip(0).roll(1)
-    if torch.equal(other_T, ids_T):
-        other_T[half:] = ids_T[0]
+    other_T = torch.cat([ids_T[:half], _others(ids_T)[half:]])
     with borrowed(model), torch.no_grad():
         first_TV, second_TV = (logits_of(model, ids) for ids in (ids_T, other_T))
     moved_T = (first_TV - second_TV).nan_to_num(0.0, 0.0, 0.0).abs().mean(-1)
@@ -46,6 +43,17 @@ def check_causal(model: nn.Module, corpus: Corpus) -> None:
             f"move by {early:.1e} when later ones change, so the loss of the next token says "
             "nothing about it; set is_decoder=True in its configuration, or take a causal model"
         )
+
+
+def _others(ids_T: Tensor) -> Tensor:
+    """For each token another one of the same text: one that stayed would hide who sees just it.
+
+    A text of a single token has no other.
+    """
+    first = ids_T[0]
+    second = next((token for token in ids_T if token != first), first)
+    before_T = ids_T.roll(1)
+    return torch.where(before_T != ids_T, before_T, torch.where(ids_T == first, second, first))
 
 
 def check_reads(model: nn.Module, nats_per_token: float) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertLMHeadModel, RobertaConfig, RobertaForCausalLM
 
 from gacfx import api
@@ -48,6 +49,44 @@ def test_a_model_that_sees_the_future_is_refused(name: str, dtype: torch.dtype) 
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_causal_family_passes(name: str, dtype: torch.dtype) -> None:
     check_causal(FAMILIES[name].make().to(dtype), corpus())
+
+
+class Peeks(nn.Module):
+    """Its prediction at one position is of the token ``ahead`` places later, and no other one is.
+
+    What it says of a position is the number of that token, or that of its own.
+    """
+
+    def __init__(self, ahead: int, at: int) -> None:
+        super().__init__()
+        self.ahead, self.at = ahead, at
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        seen = ids.clone()
+        seen[:, self.at] = ids[:, self.at + self.ahead]
+        return nn.functional.one_hot(seen, 97) * self.scale
+
+
+@pytest.mark.parametrize("at", [0, 11, 23])
+def test_one_prediction_that_sees_the_second_half_is_enough(at: int) -> None:
+    check_causal(Peeks(0, at), corpus())
+    with pytest.raises(UnsupportedModel, match="Peeks sees the future"):
+        check_causal(Peeks(24 - at, at), corpus())
+
+
+def test_a_text_of_one_word_tells_as_much() -> None:
+    same = Corpus(tuple(torch.tensor([3, *[5] * 47]) for _ in range(4)))
+    check_causal(Peeks(0, 23), same)
+    with pytest.raises(UnsupportedModel, match="Peeks sees the future"):
+        check_causal(Peeks(1, 23), same)
+
+
+def test_a_model_that_does_not_tell_its_vocabulary_is_held_to_a_number_alone() -> None:
+    check_reads(Peeks(0, 0), 1e6)
+    for nats in (float("inf"), float("nan")):
+        with pytest.raises(PoorQuality):
+            check_reads(Peeks(0, 0), nats)
 
 
 def test_calibration_refuses_a_model_that_sees_the_future() -> None:

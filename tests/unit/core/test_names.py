@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from gacfx.core.names import MOST_NAME, MOST_TEXT, is_module_name, odd_text, printable
+from gacfx.core.names import MOST_NAME, MOST_TEXT, is_module_name, odd_text, one_line, printable
 
 
 @pytest.mark.parametrize("name", ["a", "model.layers.0.mlp.up_proj", "h.0.c-attn", "x" * MOST_NAME])
@@ -62,3 +62,8 @@ def test_texts_that_may_be_printed(raw: object) -> None:
 def test_texts_that_nobody_should_print(raw: object, says: str) -> None:
     found = odd_text(raw)
     assert found is not None and re.search(says, found)
+
+
+def test_an_error_of_somebody_else_becomes_one_line() -> None:
+    assert one_line(ValueError("first\n   second\t third ")) == "first second third"
+    assert one_line(ValueError("x" * 999)) == "x" * 300

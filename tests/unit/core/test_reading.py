@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gacfx.core.reading import read_text
+from gacfx.core.reading import read_table, read_text
 from gacfx.errors import CheckpointError
 
 
@@ -37,3 +37,25 @@ def test_what_is_not_read(tmp_path: Path, name: str, says: str) -> None:
         file.truncate(1 << 40)  # a hole: no byte is written
     with pytest.raises(CheckpointError, match=f"{name}: cannot be read: .*{says}"):
         read_text(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
+        ("[1]", "is not a JSON table"),
+        ("", "it is empty"),
+        ('{"a": "too long"}', "17 bytes, 16 at most"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    with pytest.raises(CheckpointError, match=f"file.json: .*{says}"):
+        read_table(file, most_bytes=16 if "long" in text else 1 << 20)
+
+
+def test_a_table_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_text('{"a": {"b": [1]}}')
+    assert read_table(tmp_path / "file.json") == {"a": {"b": [1]}}
