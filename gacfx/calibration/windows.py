@@ -55,7 +55,7 @@ class Cut:
         whole = self.room is None or len(ids_T) <= self.room
         self.ends += whole and used < len(ids_T)
         if self.room is not None:
-            self.room = self.room - used if whole else 0
+            self.room -= used
 
     def given(self, documents: object, rest: Iterator[str]) -> tuple[int, Known]:
         """(tokens of the whole text, how that is known); ``rest`` are the documents not read."""

@@ -63,7 +63,21 @@ def test_token_limit_cuts_the_last_window_and_reads_no_further() -> None:
     assert [len(d) for d in found.documents] == [40, 40, 35]
     assert (found.given, found.given_is) == (120, "more than")
     # 20 tokens of room are too few for a window.
-    assert [len(d) for d in tokenize(endless(), Letters(), 99, 100).documents] == [40, 40]
+    found = tokenize(endless(), Letters(), 99, 100)
+    assert [len(d) for d in found.documents] == [40, 40]
+    assert (found.given, found.given_is) == (80, "more than")
+
+
+def test_a_document_of_33_tokens_is_a_window() -> None:
+    found = tokenize(["x" * 32, "y" * 31], Letters(), 50)
+    assert ([len(d) for d in found.documents], found.skipped) == ([33], 1)
+
+
+@pytest.mark.parametrize(("limit", "windows"), [(90, [50, 40]), (70, [50]), (100, [50, 50])])
+def test_what_the_limit_cuts_off_is_no_end_of_a_document(limit: int, windows: list[int]) -> None:
+    found = tokenize(["x" * 109, "y" * 109], Letters(), 50, limit)
+    assert [len(d) for d in found.documents] == windows
+    assert (found.skipped, found.ends) == (0, 0)
 
 
 def test_an_enormous_line_is_read_only_as_far_as_the_limit() -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from transformers.quantizers.auto import (
     AutoHfQuantizer,
 )
 
-from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, config_of, register
+from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, _check_whole, config_of, register
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.errors import CheckpointError
@@ -228,6 +229,16 @@ def test_auto_model_loads_the_body_alone(saved: Path, tmp_path: Path) -> None:
     body.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path)
     assert torch.equal(again(token_ids()).last_hidden_state, want)
+
+
+@pytest.mark.parametrize("name", ["tp_size", "pp_size", "ep_size"])
+def test_every_way_to_split_a_model_is_refused(name: str) -> None:
+    config = SimpleNamespace(distributed_config=SimpleNamespace(**{name: 2}))
+    model: Any = SimpleNamespace(config=config)
+    with pytest.raises(CheckpointError, match=f"{name} 2 splits weights"):
+        _check_whole(model)
+    setattr(config.distributed_config, name, 1)
+    _check_whole(model)
 
 
 def test_another_head_on_the_same_body(saved: Path) -> None:

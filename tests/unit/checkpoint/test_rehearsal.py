@@ -75,6 +75,14 @@ def test_what_would_not_come_back_is_refused_before_calibration(kind: str) -> No
         api.compress(make(), None, calibration=tiny.texts())  # no tokenizer: nothing is read
 
 
+def test_what_became_of_a_compressed_model_is_refused_before_it_is_saved(tmp_path: Path) -> None:
+    made = api.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.1")
+    made.model.model.embed_tokens = nn.Embedding(300, 64)
+    with pytest.raises(UnsupportedModel, match=r"embed_tokens\.weight: is \(300, 64\)"):
+        api.save(made, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_vocabulary_resized_by_transformers_comes_back(tmp_path: Path) -> None:
     model = tiny.llama()
     model.resize_token_embeddings(270, mean_resizing=False)

@@ -158,6 +158,15 @@ def test_the_model_that_is_read_is_not_overwritten(
 
 
 @pytest.mark.usefixtures("no_model")
+def test_a_folder_that_the_model_lies_in_is_not_replaced(
+    dense: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dense.parent / "config.json").write_text("{}")  # as if it were a checkpoint itself
+    words = ("compress", dense, "--calibration", text, "--out", dense.parent, "--overwrite")
+    assert "holds the model that is read" in refused(capsys, *words)
+
+
+@pytest.mark.usefixtures("no_model")
 def test_what_may_be_written_goes_on_to_the_model(places: Path, text: Path) -> None:
     (places / "empty").mkdir()
     for out in ("new", "deep/er/new", "empty"):

@@ -101,6 +101,7 @@ def test_what_may_be_written(full: Path) -> None:
         folder(full / name)
         file(full / name / "file")
     check_folder(full / "there", overwrite=True, holds=("file",), what="a folder of mine")
+    check_folder(full / "there", overwrite=True, holds=("no", "file"), what="a folder of mine")
     check_file(full / "full" / "file", overwrite=True)
     assert names(full) == ["circle", "empty", "full", "nowhere", "pipe", "there"]
 

@@ -12,8 +12,11 @@ from gacfx.api import annotate_graph, apply_to_graph
 from gacfx.core import edit
 from gacfx.core.curve_file import Curves, Weight
 from gacfx.core.plan import Budget, Choice, Plan
-from gacfx.core.sites import Execution, Workload
-from gacfx.errors import PlanMismatch
+from gacfx.core.sites import Execution, Site, Workload
+from gacfx.core.tiers import TierPrediction
+from gacfx.errors import PlanMismatch, ProfileError
+from gacfx.hardware.latency import Latency
+from gacfx.passes.planning.limit_latency import Clock
 from gacfx.speedup import Cause, Point, curves_speedup, graph_speedup
 from tests.passes.graphs import (
     DOWN0,
@@ -37,19 +40,20 @@ def paired(a: int | None, b: int | None, size: int = 8) -> Plan:
     return Plan(choices, Budget("0.2", "targeted", 0, 0, 0), None, provenance())
 
 
-def point_of(shape: tuple[int, int], rank: int, mode: str, batch: int) -> Point:
-    """One weight of M tokens x this shape at a rank."""
+def point_of(shape: tuple[int, int], rank: int, mode: str, batch: int, *more: int) -> Point:
+    """Weights of M tokens x this shape: one at a rank, and one at each further rank."""
     rows, columns = shape
-    weight: Weight = made_curves.weight(A, rows=rows, columns=columns)
+    ranks = {f"layers.{number}.a": each for number, each in enumerate((rank, *more))}
+    weights: list[Weight] = [made_curves.weight(m, rows=rows, columns=columns) for m in ranks]
     facts = made_curves.facts(
-        weights=(weight,),
-        targeted_params=rows * columns,
-        model_params=rows * columns + 172,
-        digests={A: "d" * 64},
+        weights=tuple(weights),
+        targeted_params=len(ranks) * rows * columns,
+        model_params=len(ranks) * rows * columns + 172,
+        digests=dict.fromkeys(ranks, "d" * 64),
     )
-    choice = Choice(A, rows, columns, rank, None, 0.0)
-    plan = Plan((choice,), Budget("0.2", "targeted", 0, 0, 0), None, provenance())
-    found = curves_speedup(Curves(facts, {A: np.zeros(min(shape) + 1)}), plan)
+    choices = tuple(Choice(m, rows, columns, each, None, 0.0) for m, each in ranks.items())
+    plan = Plan(choices, Budget("0.2", "targeted", 0, 0, 0), None, provenance())
+    found = curves_speedup(Curves(facts, {m: np.zeros(min(shape) + 1) for m in ranks}), plan)
     (point,) = (p for p in found.points if (p.mode, p.batch) == (mode, batch))
     return point
 
@@ -116,6 +120,19 @@ def test_what_is_faster_needs_no_reason() -> None:
     assert point.ratio > 2 and point.cause is None
 
 
+def test_the_reason_is_that_of_the_weights_that_got_slower() -> None:
+    alone = point_of((4096, 4096), 2051, "decode", 1)
+    assert alone.ratio < 1 and alone.cause == "kernel"
+    # The other weight starts two kernels as well, and gains: launches are not what it is about.
+    beside = point_of((4096, 4096), 2051, "decode", 1, 512)
+    assert beside.ratio < 1 and beside.cause == "kernel"
+
+
+def test_where_the_whole_is_faster_a_slower_weight_needs_no_reason() -> None:
+    point = point_of((4096, 4096), 2051, "decode", 1, 512, 512, 512)
+    assert point.ratio > 1 and point.cause is None
+
+
 def test_a_model_is_small_where_decode_is_mostly_launches() -> None:
     gm = annotated(llama())
     assert graph_speedup(gm, planned(gm, {Q0: 4}).plan).small
@@ -135,6 +152,19 @@ def test_a_gpu_without_the_dtype_has_no_points_and_says_so() -> None:
     found = graph_speedup(gm, planned(gm, {Q0: 4}).plan, gpu=replace(h200(), peak_tflops=without))
     assert found.points == () and not found.small
     assert found.refused == f"{Q0}: h200 has no fp32 matmul"
+
+
+def test_a_gpu_that_can_run_some_steps_only_has_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Clock.forecast
+
+    def small_batches(self: Clock, site: Site) -> tuple[TierPrediction, Latency]:
+        if self.workload.batch > 1:
+            raise ProfileError("too many sequences")
+        return real(self, site)
+
+    monkeypatch.setattr(Clock, "forecast", small_batches)
+    found = curves_speedup(made_curves.curves(), paired(2, 2))
+    assert (found.points, found.refused) == ((), "too many sequences")
 
 
 def test_a_plan_of_another_model_is_refused() -> None:

@@ -1,0 +1,46 @@
+"""Commands that pages show can be read, and what they link to is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gacfx.cli import parser
+
+ROOT = Path(__file__).parents[3]
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+COMMANDS = [
+    (page, command)
+    for page in PAGES
+    for command in re.findall(
+        r"^    gacfx (.+?)(?: {2,}.*)?$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE
+    )
+]
+LINKS = [
+    (page, link)
+    for page in PAGES
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
+]
+
+
+def test_the_pages_have_commands_and_links() -> None:
+    assert {"README.md", "docs/planning.md", "docs/file-format.md"} <= {
+        page for page, _ in COMMANDS
+    }
+    assert len(COMMANDS) > 25 and len(LINKS) > 20
+    named = {command.split()[0] for page, command in COMMANDS if page == "README.md"}
+    assert named >= {"inspect", "plan", "compress", "verify", "eval", "bench", "profiles", "run"}
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_can_be_read(page: str, command: str) -> None:
+    shown, _, _ = command.partition(" > ")
+    told = shown.replace("compress MODEL ... ", "compress MODEL --calibration texts.jsonl ")
+    arguments = parser().parse_args(shlex.split(told))
+    assert arguments.command == command.split()[0]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS)
+def test_a_link_leads_somewhere(page: str, link: str) -> None:
+    assert ((ROOT / page).parent / link).exists()
