@@ -408,6 +408,26 @@ def test_of_two_overwriters_one_wins_whole(
     assert names(tmp_path) == ["x"]
 
 
+def test_a_writer_between_its_two_renames_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tries = tmp_path / "d", []
+    path.mkdir()
+    (path / "old").touch()
+
+    def moved_away_once(one: Path, two: Path) -> bool:
+        tries.append(two)
+        if len(tries) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(two))
+        return exchange(one, two)
+
+    monkeypatch.setattr("gacfx.core.atomic.exchange", moved_away_once)
+    with replacing_folder(path) as partial:
+        (partial / "new").touch()
+    assert tries == [path, path]
+    assert names(path) == ["new"] and names(tmp_path) == ["d"]
+
+
 def test_two_renames_put_the_old_folder_back_when_the_second_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,14 @@ def test_the_command_ends_with_4_and_writes_nothing(
     assert "nats/token on held-back text" in capsys.readouterr().out
 
 
+def test_a_dry_run_tries_a_value_model_that_is_named(
+    files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("compress", files[0], "--calibration", files[1], "--dry-run", "--value", "fisher")
+    assert run(*words, "--max-loss", "1e-9") == 4
+    assert "the loss would rise by" in capsys.readouterr().err
+
+
 def test_a_dry_run_refuses_a_model_that_would_not_come_back_as_compress_does(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

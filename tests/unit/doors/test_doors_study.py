@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gacfx import study as door
-from gacfx.api import load_profile, read_calibration, verify
+from gacfx.api import load_profile, read_calibration, summarise, verify
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
 from gacfx.core.plan import Plan
@@ -95,3 +95,17 @@ def test_a_plan_is_verified_on_random_tokens_of_the_whole_vocabulary() -> None:
         hook.remove()
     (ids,) = seen
     assert len(ids.unique()) > ids.numel() // 2 and int(ids.max()) > 200
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_losses_of_a_summary_are_those_of_the_text_that_it_names(own: bool) -> None:
+    judge = read_calibration(tiny.texts(3)[::-1], tiny.llama(), tiny.tokenizer()) if own else None
+    made = study().plan("0.3", profile=PROFILE, search=Search(value="fisher"))
+    found = summarise(study(), {"gacfx": made}, PROFILE, Workload(), judge)
+    text = judge or study().held_back
+    assert text.digest != study().held_back.digest or not own
+    assert found.text == ("evaluation text" if own else "calibration text")
+    assert [side.nats_per_token for side in found.sides] == [
+        evaluate(study().model, text).nats_per_token,
+        study().measure(made, text),
+    ]
