@@ -229,6 +229,15 @@ def test_every_shard_is_compared(tmp_path: Path) -> None:
         check_written(model, tmp_path)
 
 
+def test_a_declared_tie_that_memory_does_not_have_is_no_excuse(tmp_path: Path) -> None:
+    model = tiny.llama(tie_word_embeddings=True)
+    save_pretrained(model, tmp_path)
+    check_written(model, tmp_path)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight + 1)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight: was not written"):
+        check_written(model, tmp_path)
+
+
 def test_an_empty_buffer_that_was_not_written_is_found(tmp_path: Path) -> None:
     model = tiny.llama()
     model.register_buffer("one", torch.empty(0))
@@ -322,7 +331,7 @@ def test_the_progress_bars_of_transformers_are_as_they_were(shown: bool) -> None
     from transformers.utils import logging
 
     before = logging.is_progress_bar_enabled()
-    turn = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
+    turn: dict[bool, Any] = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
     try:
         turn[shown]()
         api.check_saves(tiny.llama())
