@@ -4,9 +4,9 @@
 
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
+from gacfx.core.finite import not_finite
 from gacfx.errors import CalibrationError, UnsupportedModel
 
 
@@ -61,8 +61,8 @@ def check_finite(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CalibrationError(f"{name}: has no values (meta device); load the weights first")
-        if not bool(torch.isfinite(parameter).all()):
-            module = name.rpartition(".")[0] or name
-            raise CalibrationError(
-                f"{module}: NaN or infinite values in {name}; check the checkpoint"
-            )
+    if broken := not_finite(model):
+        module = broken.rpartition(".")[0] or broken
+        raise CalibrationError(
+            f"{module}: NaN or infinite values in {broken}; check the checkpoint"
+        )

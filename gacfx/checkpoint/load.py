@@ -11,6 +11,7 @@ from torch import nn
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.folders import check_files, shard_files
 from gacfx.core.config_json import read_config_json
+from gacfx.core.finite import not_finite
 from gacfx.core.names import one_line
 from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
@@ -86,13 +87,8 @@ def check_finite(model: nn.Module) -> None:
     Raises:
         CheckpointError: names the first such parameter.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta or not parameter.is_floating_point():
-            continue
-        # isfinite knows no 8-bit floats.
-        values = parameter.detach().float() if parameter.itemsize == 1 else parameter.detach()
-        if not bool(torch.isfinite(values).all()):
-            raise CheckpointError(f"{name}: NaN or infinite values; check the checkpoint")
+    if name := not_finite(model):
+        raise CheckpointError(f"{name}: NaN or infinite values; check the checkpoint")
 
 
 def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":

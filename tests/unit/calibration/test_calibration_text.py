@@ -68,6 +68,11 @@ def test_token_limit_cuts_the_last_window_and_reads_no_further() -> None:
     assert (found.given, found.given_is) == (80, "more than")
 
 
+def test_an_end_that_is_left_out_takes_nothing_of_the_limit() -> None:
+    found = tokenize(["x" * 59, "y" * 59, "z" * 59], Letters(), 50, 100)
+    assert ([len(d) for d in found.documents], found.ends) == ([50, 50], 1)
+
+
 def test_a_document_of_33_tokens_is_a_window() -> None:
     found = tokenize(["x" * 32, "y" * 31], Letters(), 50)
     assert ([len(d) for d in found.documents], found.skipped) == ([33], 1)
