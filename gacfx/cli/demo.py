@@ -8,6 +8,8 @@ from typing import Any
 
 from gacfx.cli import options
 
+TOKENS = "40k"
+"""Of the calibration text: enough for a model of this size, in half a minute."""
 PROMPT = "Return a new"
 WIDTH = 80
 """Columns that generated text is wrapped to."""
@@ -42,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     demo_folder.check(Path(arguments.out))
     screen.quiet_transformers()
     model, tokenizer = api.load(MODEL)
-    corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer, "all")
+    corpus = api.read_calibration(MODEL / "calibration.jsonl", model, tokenizer, TOKENS)
     judge = api.read_calibration(MODEL / "evaluation.jsonl", model, tokenizer, "all")
     with screen.progress() as move, few_threads(model):
         study = Study.make(model, corpus, progress=move)

@@ -95,5 +95,8 @@ def rise_text(rise: Rise) -> str:
         if rise.measured is None
         else f"loss rises by {rise.measured:.4f} nats/token on held-back text"
     )
-    said += "" if rise.promised is None else f", {rise.promised:.4f} were promised"
-    return f"{said}; DOUBTFUL, worst: {worst_text(rise)}" if rise.doubtful else said
+    if rise.promised is not None:
+        times = (rise.measured or 0.0) / rise.promised if rise.promised > 0 else 0.0
+        said += f", {rise.promised:.4f} were promised"
+        said += f": {times:.1f} times as much" if rise.doubtful and times else ""
+    return f"{said}; costliest: {worst_text(rise)}" if rise.doubtful else said

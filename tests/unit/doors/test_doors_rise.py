@@ -63,7 +63,7 @@ def test_a_rise_above_twice_the_promise_is_doubtful(
 ) -> None:
     found = rise(tried(plan, nats, promised))
     assert found.doubtful is doubtful
-    assert ("DOUBTFUL, worst: model.layers." in rise_text(found)) is doubtful
+    assert ("; costliest: model.layers." in rise_text(found)) is doubtful
 
 
 def test_the_worst_weights_are_named_worst_first(plan: Plan) -> None:
@@ -76,7 +76,7 @@ def test_the_worst_weights_are_named_worst_first(plan: Plan) -> None:
 def test_a_weight_that_costs_nothing_is_no_bad_one(plan: Plan) -> None:
     free = replace(plan, choices=tuple(replace(c, loss_nats=0.0) for c in plan.choices))
     assert rise(free).worst == ()
-    assert "worst: no single weight" in rise_text(rise(tried(free, None, 0.1)))
+    assert "costliest: no single weight" in rise_text(rise(tried(free, None, 0.1)))
 
 
 def test_the_most_that_a_loss_may_rise_is_one_nat_and_is_allowed_itself(plan: Plan) -> None:
