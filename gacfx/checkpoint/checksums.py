@@ -25,6 +25,7 @@ FILES = "gacfx_files.json"
 VERSION = 1
 
 
+_TAKEN = ("config.json", "model.safetensors.index.json", "adapter_config.json")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _STRICT: dict[str, object] = {"extra": "forbid", "strict": True}
 
@@ -67,11 +68,13 @@ class Checked:
     """Links that lead out of the folder; they were not followed."""
     added: tuple[str, ...]
     """Not there when the folder was written; no fault."""
+    taken: tuple[str, ...] = ()
+    """Added, and a loader takes them for the model or on top of it; a fault."""
 
     @property
     def whole(self) -> bool:
-        """Every file is as it was written."""
-        return not (self.changed or self.missing or self.links)
+        """Every file that makes the model is as it was written."""
+        return not (self.changed or self.missing or self.links or self.taken)
 
 
 def write_checksums(folder: Path) -> None:
@@ -99,8 +102,15 @@ def verify_checksums(folder: Path) -> Checked:
         tuple(name for name, state in states.items() if state == wanted)
         for wanted in ("changed", "missing", "link")
     )
-    added = tuple(name for name in _names(folder) if name not in written)
-    return Checked(len(written), changed, missing, links, added)
+    new = [name for name in _names(folder) if name not in written]
+    added = tuple(name for name in new if not _makes_model(name))
+    taken = tuple(filter(_makes_model, new))
+    return Checked(len(written), changed, missing, links, added, taken)
+
+
+def _makes_model(name: str) -> bool:
+    """A loader takes such a file for the model; one file of weights goes before an index."""
+    return "/" not in name and (name in _TAKEN or name.endswith(".safetensors"))
 
 
 def _state(folder: Path, name: str, entry: FileEntry) -> State:
@@ -167,6 +177,8 @@ def _read(folder: Path) -> FileList:
         first = error.errors()[0]
         spot = printable(".".join(map(str, first["loc"])))
         raise CheckpointError(f"{path}: {spot}: {first['msg']}") from error
+    if not found.files:
+        raise CheckpointError(f"{path}: lists no file; copy it again")
     for name, entry in found.files.items():
         if not stays_inside(name) or name == FILES:
             raise CheckpointError(

@@ -21,7 +21,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from gacfx.core.config_json import check_count
+from gacfx.core.config_json import FORMAT_VERSION, check_count, check_version
 from gacfx.core.names import is_module_name, printable
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.install import low_rank_modules, skeleton_
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 METHOD = "gacfx"
-FORMAT_VERSION = 1
 NOTE = "import gacfx before loading"
 
 
@@ -57,11 +56,7 @@ class GacfxConfig(QuantizationConfigMixin):
         gacfx_note: str = NOTE,
         **unknown: object,
     ) -> None:
-        if format_version != FORMAT_VERSION or isinstance(format_version, bool):
-            raise CheckpointError(
-                f"config.json: gacfx format version {format_version!r}; this gacfx reads "
-                f"{FORMAT_VERSION}. A newer gacfx may read it"
-            )
+        check_version(format_version)
         if quant_method != METHOD:
             raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
         if unknown:

@@ -1,5 +1,6 @@
 """Read models from disk or hub: no code, no pickle, no random weights, no NaN."""
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ from torch import nn
 
 from gacfx.checkpoint import hf
 from gacfx.checkpoint.folders import check_files, shard_files
+from gacfx.checkpoint.rehearsal import adapters
+from gacfx.checkpoint.stored import check_stored
 from gacfx.core.config_json import read_config_json
 from gacfx.core.finite import not_finite
 from gacfx.core.names import one_line
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 _WEIGHTS = "model.safetensors"
 _UNUSED = "_gacfx_unused_weights"
 _INDEX = "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -34,6 +38,10 @@ _TOKENIZERS = (
 
 class UnusedWeights(UserWarning):
     """A checkpoint holds weights that the model does not take."""
+
+
+class AdapterBeside(UserWarning):
+    """A folder holds an adapter beside the weights of its model."""
 
 
 def load_checkpoint(folder: str | Path, **kwargs: Any) -> "PreTrainedModel":
@@ -94,6 +102,10 @@ def check_finite(model: nn.Module) -> None:
 def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
+    if not isinstance(source, str | Path):
+        raise CheckpointError(
+            f"a {type(source).__name__} is no checkpoint; give a folder or a name"
+        )
     loader: Any = AutoModelForCausalLM
     if kwargs.pop("trust_remote_code", False):
         raise CheckpointError(f"{source}: gacfx never runs code from a checkpoint")
@@ -110,6 +122,7 @@ def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
     _refuse(source, "of another shape than the model needs", shapes)
     check_finite(model)
     _note_unused(source, model, info["unexpected_keys"])
+    _note_adapter(source, model)
     return model  # type: ignore[no-any-return]
 
 
@@ -128,6 +141,18 @@ def _note_unused(source: str | Path, model: nn.Module, names: Iterable[str]) -> 
             f"{source}: {type(model).__name__} does not use {len(unused)} weights of the "
             f"checkpoint, and what is made of it will not have them: {shown}",
             UnusedWeights,
+            stacklevel=4,
+        )
+
+
+def _note_adapter(source: str | Path, model: nn.Module) -> None:
+    """Say what became of an adapter beside the weights: it depends on what is installed."""
+    if (Path(source) / "adapter_config.json").exists():
+        found = "is attached" if adapters(model) else "is left out, because PEFT is not installed"
+        warnings.warn(
+            f"{source}: the adapter beside its weights (adapter_config.json) {found}; merge it, or "
+            "move it away",
+            AdapterBeside,
             stacklevel=4,
         )
 
@@ -158,7 +183,11 @@ def _tokenizer(source: str | Path) -> "PreTrainedTokenizerBase | None":
     try:
         return AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:
-        raise CheckpointError(f"{source}: its tokenizer cannot be loaded: {error}") from error
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"{source}: its tokenizer cannot be loaded: {type(error).__name__}: {text}; copy the "
+            "tokenizer's files again, or remove them to load the model alone"
+        ) from error
 
 
 def _is_local(source: str | Path) -> bool:
@@ -166,7 +195,7 @@ def _is_local(source: str | Path) -> bool:
     text = str(source)
     return (
         isinstance(source, Path)
-        or Path(text).exists()
+        or os.path.exists(text)  # False for what no path can be
         or text.startswith((".", "~"))
         or Path(text).is_absolute()
         or text.count("/") > 1
@@ -176,11 +205,14 @@ def _is_local(source: str | Path) -> bool:
 def _check_folder(folder: Path) -> dict[str, Any]:
     """config.json, when the folder has one and every weight file is whole."""
     if not folder.is_dir():
-        raise CheckpointError(f"{folder}: there is no such folder")
+        why = "is a file; name its folder" if folder.exists() else "there is no such folder"
+        raise CheckpointError(f"{folder}: {why}")
     check_files(folder)
     config = read_config_json(folder / "config.json")
+    if (folder / _GENERATION).exists():
+        _json(folder / _GENERATION)  # transformers takes one that it cannot read for none
     for file in _weight_files(folder):
-        _check_safetensors(file)
+        check_stored(file, config)
     return config
 
 
@@ -188,7 +220,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _WEIGHTS).exists():
         return [folder / _WEIGHTS]
     if (folder / _INDEX).exists():
-        return shard_files(folder / _INDEX, read_table(folder / _INDEX).get("weight_map"))
+        index = read_table(folder / _INDEX)
+        files = shard_files(folder / _INDEX, index.get("weight_map"))
+        if not isinstance(index.get("metadata"), dict):  # transformers reads no other
+            raise CheckpointError(f"{folder / _INDEX}: has no metadata; copy it again, or add {{}}")
+        return files
     if any(any(folder.glob(pattern)) for pattern in _PICKLES):
         raise CheckpointError(
             f"{folder}: has pickled weights only, and unpickling runs code; "
@@ -197,13 +233,3 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: has no {_WEIGHTS}; are the weights elsewhere?")
 
 
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt"):
-            pass  # reads the header, and checks that the file is as long as the header says
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file}: is missing, truncated or no safetensors file ({error}); copy it again"
-        ) from error

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check and print; 1 when a file is not what was written, added files are a note only."""
+    """Check and print; 1 when a file is not what was written, or one more makes another model."""
     from gacfx.checkpoint.checksums import verify_checksums
     from gacfx.core.names import printable
 
@@ -31,12 +31,16 @@ def run(arguments: argparse.Namespace) -> int:
         "changed": found.changed,
         "missing": found.missing,
         "leads out of the folder, not followed": found.links,
+        "added, and a loader takes it for the model": found.taken,
         "added, no fault": found.added,
     }
     for note, names in notes.items():
         for name in names:
             print(f"{printable(name, 300)}: {note}")
     bad = len(found.changed) + len(found.missing) + len(found.links)
+    if found.taken and not bad:
+        print(f"{arguments.folder}: {len(found.taken)} files of the model were not written with it")
+        return 1
     if bad:
         print(f"{arguments.folder}: {bad} of {found.files} files are not as they were written")
         return 1

@@ -7,6 +7,8 @@ from typing import Any
 from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError
 
+FORMAT_VERSION = 1
+"""Of the gacfx block."""
 MAX_RANKS = 100_000
 """Ranks in the gacfx block. A model of 61 layers with 256 experts each has 47,000 such weights."""
 MAX_BYTES = 16 * 2**20
@@ -26,10 +28,20 @@ def read_config_json(file: Path) -> dict[str, Any]:
         CheckpointError: it is missing, no JSON table, or describes no model that can be.
     """
     if not file.exists():
-        raise CheckpointError(f"{file.parent}: has no {file.name}")
+        raise CheckpointError(f"{file.parent}: {no_config(file.parent)}")
     raw = read_table(file, most_bytes=MAX_BYTES)
     check_sizes(raw, str(file))
     return raw
+
+
+def no_config(folder: Path) -> str:
+    """What to say of a folder without a config.json."""
+    if (folder / "adapter_config.json").exists():
+        return (
+            "holds an adapter and no model; load it with its base model, merge_and_unload() and "
+            "save_pretrained(), and give that folder"
+        )
+    return "has no config.json"
 
 
 def check_sizes(config: Mapping[str, Any], where: str) -> None:
@@ -49,6 +61,19 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
     ranks = block.get("ranks") if isinstance(block, Mapping) else None
     if isinstance(ranks, Mapping):
         check_count(ranks, where)
+
+
+def check_version(version: object) -> None:
+    """Nothing when this gacfx reads such a gacfx block.
+
+    Raises:
+        CheckpointError: another gacfx wrote it.
+    """
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise CheckpointError(
+            f"config.json: gacfx format version {version!r}; this gacfx reads {FORMAT_VERSION}. "
+            "A newer gacfx may read it"
+        )
 
 
 def check_count(ranks: Mapping[Any, Any], where: str) -> None:

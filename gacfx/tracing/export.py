@@ -75,6 +75,8 @@ def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict
     main = getattr(model, "main_input_name", None)
     if config is None or main is None:
         raise CaptureError(f"{type(model).__name__} is no Hugging Face model; pass inputs={{...}}")
+    if next(model.parameters(), None) is None:
+        raise CaptureError(f"{type(model).__name__} has no parameters; give the model itself")
     device = next(model.parameters()).device
     if main == "pixel_values":
         sizes = (batch, config.num_channels, config.image_size, config.image_size)
@@ -94,7 +96,8 @@ def _note_eager_calls(
     nodes = [n for n in gm.graph.nodes if op_of(n) is Op.ATTENTION]
     if not nodes:
         return
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None) or seq
+    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = limit if isinstance(limit, int) and limit > 0 else seq
     kwargs = example_inputs(model, 1, min(seq, limit)) if inputs is None else dict(inputs)
     calls = record_attention(model, kwargs)
     if calls is None or len(calls) != len(nodes):

@@ -2,14 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
 from gacfx.core.compat import without_weight_init
-from gacfx.core.config_json import check_sizes, read_config_json
+from gacfx.core.config_json import (
+    FORMAT_VERSION,
+    check_sizes,
+    check_version,
+    no_config,
+    read_config_json,
+)
 from gacfx.core.names import is_module_name
-from gacfx.errors import CheckpointError, UnsupportedModel
+from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from gacfx.modules.install import skeleton_
 
 if TYPE_CHECKING:
@@ -42,7 +48,7 @@ def read_config(source: str | Path) -> "PretrainedConfig":
         if not path.exists() and bundled.is_file():
             return _from_dict(json.loads(bundled.read_text(encoding="utf-8")), str(source))
         if path.exists() and not (path / "config.json").is_file():
-            raise CheckpointError(f"{source}: no config.json there")
+            raise CheckpointError(f"{source}: {no_config(path)}")
         if path.exists():
             read_config_json(path / "config.json")
         config: PretrainedConfig = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
@@ -62,6 +68,12 @@ def read_config(source: str | Path) -> "PretrainedConfig":
             f"{source}: no such folder, config.json or model name ({_short(error)}). "
             f"Without network these names work: {names}"
         ) from error
+    except GacError:
+        raise
+    except Exception as error:  # a wrong entry: transformers raises nearly everything
+        raise CheckpointError(
+            f"{source}: its configuration cannot be read: {_short(error)}; mend it or copy it again"
+        ) from error
 
 
 def _from_dict(raw: Any, where: str) -> "PretrainedConfig":
@@ -77,8 +89,9 @@ def _from_dict(raw: Any, where: str) -> "PretrainedConfig":
 def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "PreTrainedModel":
     """The model of ``config`` on the meta device, in eval mode, without memory for weights.
 
-    A causal language model where the architecture has one, else the class that the configuration
-    names. ``dtype`` defaults to the configuration's own, else bfloat16.
+    The class that the configuration names, where transformers has it and it fits, else the causal
+    language model of its architecture. ``dtype`` defaults to the configuration's own, else
+    bfloat16.
 
     Raises:
         UnsupportedModel: the architecture cannot be built.
@@ -89,10 +102,10 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
     try:
         with torch.device("meta"), without_weight_init():
             model: PreTrainedModel = _build(config).to(dtype)
-    except (ValueError, ImportError, AttributeError, TypeError) as error:
-        raise UnsupportedModel(f"{config.model_type}: {_short(error)}") from error
-    if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
-        model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
+        if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
+            model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
+    except Exception as error:  # a wrong entry: models raise nearly everything
+        raise UnsupportedModel(f"{config.model_type}: cannot be built: {_short(error)}") from error
     if ranks := _ranks(config):
         skeleton_(model, ranks)
     model.train(False)
@@ -105,6 +118,7 @@ def _ranks(config: "PretrainedConfig") -> dict[str, int]:
     known = found if isinstance(found, dict) else getattr(found, "__dict__", {})
     if known.get("quant_method") != "gacfx":
         return {}
+    check_version(known.get("format_version", FORMAT_VERSION))
     ranks = known.get("ranks")
     if not isinstance(ranks, dict) or not all(type(r) is int for r in ranks.values()):
         raise CheckpointError("config.json: quantization_config.ranks is no table of integers")
@@ -116,11 +130,20 @@ def _ranks(config: "PretrainedConfig") -> dict[str, int]:
 def _build(config: "PretrainedConfig") -> Any:
     import transformers
 
-    named = config.architectures[0] if config.architectures else ""
-    cls: Any = getattr(transformers, named, None)
-    if cls is not None:
+    names = config.architectures if isinstance(config.architectures, list) else []
+    cls = getattr(transformers, names[0], None) if names and isinstance(names[0], str) else None
+    if _is_of(cls, config):
         return cls(config)
     return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def _is_of(cls: Any, config: "PretrainedConfig") -> TypeGuard["type[PreTrainedModel]"]:
+    """A class of models whose configurations are of this kind: a file may name anything."""
+    from transformers import PreTrainedModel
+
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
+        return False
+    return cls.config_class is not None and isinstance(config, cls.config_class)
 
 
 def _dtype(config: "PretrainedConfig") -> torch.dtype:
@@ -129,4 +152,8 @@ def _dtype(config: "PretrainedConfig") -> torch.dtype:
 
 
 def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or ["no message"])[0][:200]
+    """The first line, and the kind of error where that tells nothing (``'x'`` of a KeyError)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = (lines[1] if "error for" in lines[0] and lines[1:] else lines[0]) if lines else ""
+    kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+    return f"{kind}{said or 'no message'}"[:200]

@@ -312,6 +312,7 @@ def test_verify_lists_what_is_changed_missing_or_added(
         "missing": ["b"],
         "links": ["plan/c"],
         "added": ["mine"],
+        "taken": [],
     }
 
 

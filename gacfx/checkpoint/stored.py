@@ -1,0 +1,59 @@
+"""What the weight files of a folder hold, read from their headers: no values, no code."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gacfx.core.names import printable
+from gacfx.errors import CheckpointError
+
+_NO_WEIGHTS = ("I", "U", "BOOL", "C")
+"""How safetensors begins the names of dtypes that are no real numbers: I8, U8, BOOL, C64."""
+
+
+def check_stored(file: Path, config: Mapping[str, Any]) -> None:
+    """Nothing when a file is whole and holds weights as they are used.
+
+    A loader casts integers to floats without a word. They are the codes of a quantization, and
+    without what config.json said of it they are no weights.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or holds integers that nothing explains.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:  # compares its length with its header
+            odd = None if _is_explained(config) else _first_odd(opened)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file}: is missing, truncated or no safetensors file ({error}); copy it again"
+        ) from error
+    if odd is not None:
+        name, dtype = odd
+        raise CheckpointError(
+            f"{file}: {printable(name)} is stored as {dtype}, and config.json names no "
+            "quantization that makes weights of it; restore its quantization_config, or take the "
+            "original checkpoint"
+        )
+
+
+def _first_odd(opened: Any) -> tuple[str, str] | None:
+    names: Iterable[str] = opened.keys()
+    for name in sorted(name for name in names if name.endswith(".weight")):
+        dtype = str(opened.get_slice(name).get_dtype())
+        if dtype.startswith(_NO_WEIGHTS):
+            return name, dtype
+    return None
+
+
+def _is_explained(config: Mapping[str, Any]) -> bool:
+    """transformers has a loader for the quantization that a configuration names."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
+    for table in (config, config.get("text_config")):
+        block = table.get("quantization_config") if isinstance(table, Mapping) else None
+        method = block.get("quant_method") if isinstance(block, Mapping) else None
+        if isinstance(method, str) and method != "gacfx" and method in KNOWN:
+            return True
+    return False
