@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gacfx.calibration.running import borrowed, impossible, logits_of, runnable, token_nats
+from gacfx.calibration.running import (
+    borrowed,
+    impossible,
+    logits_of,
+    no_numbers,
+    runnable,
+    token_nats,
+)
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.errors import CalibrationError
 
@@ -24,13 +31,15 @@ class Evaluation:
     tokens: int
     """Tokens that were predicted: all but the first of each window."""
     problem: str = ""
-    """Why the loss says nothing of the model: a token that it gives no probability; else empty."""
+    """Why the loss says nothing of the model: logits that are no numbers, or a token that it gives
+    no probability; else empty."""
 
     def checked(self) -> "Evaluation":
         """The evaluation itself.
 
         Raises:
-            CalibrationError: the text has a token that the model gives no probability.
+            CalibrationError: logits are NaN, or the text has a token that the model gives no
+                probability.
         """
         if self.problem:
             raise CalibrationError(self.problem)
@@ -53,7 +62,7 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
         for index, ids_T in enumerate(corpus.documents):
             nats_T = token_nats(logits_of(model, ids_T), ids_T)
             sums.append(float(nats_T.double().sum()))
-            problem = problem or impossible(nats_T, ids_T, index)
+            problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
     nats = math.fsum(sums) / tokens
     if math.isnan(nats):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from gacfx.errors import CalibrationError
+from gacfx.errors import CalibrationError, GacError
 
 SMALL_PARAMS = 20_000_000
 """Below this, threads wait for each other longer than they compute: on a busy machine a second one
@@ -67,9 +67,25 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
         model: a Hugging Face causal language model, or a module that maps ids [1, T] to logits
             [1, T, V].
         ids_T: token ids, int64.
+
+    Raises:
+        CalibrationError: the model cannot run, or it gives no such logits.
     """
     options = {"use_cache": False} if hasattr(model, "config") else {}
-    output = model(ids_T[None].to(device_of(model)), **options)
+    if (device := device_of(model)).type == "meta":
+        raise CalibrationError(
+            f"{type(model).__name__} has no values (meta device); load its weights first"
+        )
+    try:
+        output = model(ids_T[None].to(device), **options)
+    except (GacError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever its own code raises
+        said = " ".join(str(error).split())[:300]
+        raise CalibrationError(
+            f"{type(model).__name__} cannot read {len(ids_T)} tokens: {type(error).__name__}: "
+            f"{said}; mend the model or its configuration"
+        ) from error
     logits_TV = getattr(output, "logits", output)
     if not isinstance(logits_TV, Tensor) or logits_TV.shape[:2] != (1, len(ids_T)):
         raise CalibrationError(
@@ -88,6 +104,16 @@ def token_nats(logits_TV: Tensor, ids_T: Tensor) -> Tensor:
     """Negative log-likelihood [T - 1] of each token from the second on, float32, nats."""
     target_T = ids_T[1:].to(logits_TV.device)
     return nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
+
+
+def no_numbers(nats_T: Tensor, index: int) -> str:
+    """Why document ``index`` has no loss: NaN among its ``nats_T``; empty when it has one."""
+    if not bool(nats_T.isnan().any()):
+        return ""
+    return (
+        f"the model's logits are NaN or infinite on document {index}; run it in bfloat16 or "
+        "float32, and check its configuration (rms_norm_eps, rope_parameters ...)"
+    )
 
 
 def impossible(nats_T: Tensor, ids_T: Tensor, index: int) -> str:

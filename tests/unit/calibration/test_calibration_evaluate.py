@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
 from gacfx.errors import CalibrationError
+from tests import tiny
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / os.environ.get("GACFX_DATA", "../shared/data")
@@ -91,3 +92,25 @@ def test_perplexity_of_a_real_model() -> None:
     found = evaluate(model, text)
     assert found.tokens == 28_961
     assert found.perplexity == pytest.approx(1.7973, abs=5e-5)
+
+
+def test_a_loss_that_is_no_number_is_refused_where_it_would_be_reported() -> None:
+    model = tiny.llama()
+    model.config.rms_norm_eps = math.nan
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.variance_epsilon = math.nan
+    found = evaluate(model, Corpus((torch.arange(2, 42),)))
+    assert found.nats_per_token == math.inf  # a plan like this never wins
+    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 0; run it"):
+        found.checked()
+
+
+def test_a_model_that_cannot_run_is_one_line() -> None:
+    corpus = Corpus((torch.arange(2, 42),))
+    model = tiny.llama()
+    model.lm_head.to(torch.float64)
+    with pytest.raises(CalibrationError, match="LlamaForCausalLM cannot read 40 tokens: Runtime"):
+        evaluate(model, corpus)
+    with pytest.raises(CalibrationError, match=r"has no values \(meta device\); load its weights"):
+        evaluate(tiny.llama().to("meta"), corpus)
