@@ -29,13 +29,15 @@ from gacfx.calibration.text import (
 from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
+from gacfx.core.asked import check_asked, check_module
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Workload
-from gacfx.errors import CalibrationError, PlanError
+from gacfx.core.surroundings import plain_torch
+from gacfx.errors import CalibrationError, CheckpointError, PlanError, UnsupportedModel
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import (
     annotate_graph,
@@ -108,7 +110,7 @@ def read_calibration(
     return tokenize(documents, tokenizer, window, limit)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def calibrate(
     model: nn.Module,
     tokenizer: Any = None,
@@ -130,13 +132,15 @@ def calibrate(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
+    check_module(model)
+    check_asked(skip=skip, seed=seed, force=force)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
     return Study.make(
         model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress, force=force
     )
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def plan(
     model: nn.Module,
     tokenizer: Any = None,
@@ -176,6 +180,8 @@ def plan(
     Raises:
         GacError: bad input; see gacfx.errors.
     """
+    check_module(model)
+    check_asked(search=search)
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
     check_tp(search.tp, getattr(model, "config", None))
@@ -195,7 +201,7 @@ def plan(
     return study.plan(goal, profile=profile, search=search)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def plan_synthetic(
     source: "str | Path",
     *,
@@ -232,7 +238,7 @@ class Compressed:
     summary: Summary
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def compress(
     model: Any,
     tokenizer: Any = None,
@@ -265,6 +271,10 @@ def compress(
             model is left as it was.
         UnsupportedModel, CheckpointError: the result could not be saved and loaded again.
     """
+    check_module(model)
+    check_asked(
+        search=search, workload=workload, skip=skip, seed=seed, max_loss=max_loss, force=force
+    )
     goal = as_goal(ratio, goal)
     check_request(method, goal, search.value, search.limits)
     check_saves(model)
@@ -300,12 +310,18 @@ def check_saves(model: Any) -> None:
         UnsupportedModel: adapters are attached, or the configuration describes another model.
         CheckpointError: transformers refuses to save it.
     """
+    check_module(model)
+    if not hasattr(model, "config"):
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no configuration, so no folder would bring it back; give "
+            "a Hugging Face model"
+        )
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     check_comes_back(model, skeleton(config, model.dtype))
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) -> Path:
     """Write a Hugging Face folder: weights, config, tokenizer, plan folder, report, model card.
 
@@ -313,6 +329,11 @@ def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) 
         CheckpointError: the folder exists and ``overwrite`` is false, or it cannot be written.
         UnsupportedModel: the folder would not come back as this model.
     """
+    if not isinstance(compressed, Compressed):
+        raise CheckpointError(
+            f"{type(compressed).__name__} is not what gacfx.compress returns; save that, or "
+            "a model with a plan applied by its save_pretrained"
+        )
     check_saves(compressed.model)
     return save_checkpoint(
         compressed.model,
@@ -325,7 +346,7 @@ def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) 
     )
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def load(source: "str | Path", *, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
     """(model, tokenizer) of a dense or a gacfx checkpoint: safetensors only, no remote code.
 

@@ -4,34 +4,36 @@ import copy
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.checkpoint.hf import declare_
 from gacfx.core import edit
+from gacfx.core.asked import check_module
 from gacfx.core.locks import check_plan
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.planned import Planned
+from gacfx.core.surroundings import plain_torch
+from gacfx.errors import PlanError
 from gacfx.modules.install import install_
 
 M = TypeVar("M", bound=nn.Module)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def apply_(model: nn.Module, planned: "Planned | str | Path") -> None:
     """Put a plan's factors into ``model``, in place; its configuration says so from then on.
 
     Raises:
         PlanMismatch: the plan was made for another model or for other weights.
+        PlanError, UnsupportedModel: it is no plan, or no model.
     """
-    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
-    check_plan(model, planned.plan)
+    planned = _checked(model, planned)
     _install_(model, planned)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def apply(model: M, planned: "Planned | str | Path") -> M:
     """A copy of ``model`` with a plan's factors; the model itself is left as it was.
 
@@ -39,14 +41,27 @@ def apply(model: M, planned: "Planned | str | Path") -> M:
 
     Raises:
         PlanMismatch: the plan was made for another model or for other weights.
+        PlanError, UnsupportedModel: it is no plan, or no model.
     """
-    planned = planned if isinstance(planned, Planned) else Planned.load(planned)
-    check_plan(model, planned.plan)
+    planned = _checked(model, planned)
     if isinstance(model, GraphModule):
         return apply_to_graph(model, planned)  # type: ignore[return-value]
     made = copy.deepcopy(model)
     _install_(made, planned)
     return made
+
+
+def _checked(model: nn.Module, planned: object) -> Planned:
+    """The plan, when it is one, and one for this model."""
+    check_module(model)
+    if isinstance(planned, str | Path):
+        planned = Planned.load(planned)
+    if not isinstance(planned, Planned):
+        inner = isinstance(getattr(planned, "planned", None), Planned)
+        remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
+        raise PlanError(f"{type(planned).__name__} is no plan with factors; {remedy}")
+    check_plan(model, planned.plan)
+    return planned
 
 
 def _install_(model: nn.Module, planned: Planned) -> None:
@@ -55,7 +70,7 @@ def _install_(model: nn.Module, planned: Planned) -> None:
         declare_(model)  # type: ignore[arg-type]  # any module with a Hugging Face configuration
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def apply_to_graph(gm: GraphModule, planned: Planned) -> GraphModule:
     """A copy of a captured graph with the factors in place; parameters that stay are shared."""
     made = edit.fork(gm)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from gacfx import pipelines
+from gacfx.core.asked import check_module
 from gacfx.core.dims import Dims
 from gacfx.core.layers import in_layer, layers_of, split_layer
 from gacfx.core.notes import note, sites, state
@@ -21,6 +22,7 @@ from gacfx.core.ops import DTYPES
 from gacfx.core.pipeline import Pipeline
 from gacfx.core.printer import annotated_code
 from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
+from gacfx.core.surroundings import plain_torch
 from gacfx.errors import UnsupportedModel
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import USUAL, Profile
@@ -192,7 +194,7 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def capture(
     model: "nn.Module | str | Path", *, seq: int = 1024, dtype: str | None = None
 ) -> GraphModule:
@@ -205,8 +207,11 @@ def capture(
 
     Raises:
         CaptureError: torch.export refuses the model.
+        UnsupportedModel: it is no model, or a wrapper of one.
         CheckpointError, UnsupportedModel: nothing readable behind the name; or no such dtype.
     """
+    if not isinstance(model, str | Path):
+        check_module(model)
     if not isinstance(model, nn.Module):
         model = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
     elif dtype is not None:
@@ -228,7 +233,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return next(dtype for dtype, short in DTYPES.items() if short == name)
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def inspect(
     model: "nn.Module | str | Path",
     *,

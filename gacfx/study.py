@@ -23,6 +23,7 @@ from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
+from gacfx.core.asked import check_asked, check_module
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
 from gacfx.core.notes import state, targets
@@ -32,6 +33,7 @@ from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
+from gacfx.core.surroundings import plain_torch
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
@@ -80,7 +82,7 @@ class Study:
     progress: Progress
 
     @staticmethod
-    @torch.inference_mode(False)
+    @plain_torch()
     def make(
         model: nn.Module,
         corpus: Corpus,
@@ -113,6 +115,7 @@ class Study:
             PoorQuality: the dense model does not know this text.
             CalibrationError: too little text, or weights that are not finite.
         """
+        check_asked(skip=skip, seed=seed, force=force)
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
@@ -142,7 +145,7 @@ class Study:
         """Parameters of all targeted weights, dense."""
         return targeted_params(self.graph)
 
-    @torch.inference_mode(False)
+    @plain_torch()
     def plan(
         self,
         goal: Goal | str | float,
@@ -188,7 +191,7 @@ class Study:
             for i, (value, loss, promise) in enumerate(zip(values, losses, promised, strict=True))
         )
 
-    @torch.inference_mode(False)
+    @plain_torch()
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
         known, budget = self.full, make_budget(self.graph, Goal(ratio=ratio))
@@ -217,7 +220,7 @@ class Study:
         )
         return self._planned(plan, known)
 
-    @torch.inference_mode(False)
+    @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors):
@@ -319,8 +322,10 @@ def check_model(model: nn.Module) -> None:
     """Nothing when the model can be calibrated and compressed.
 
     Raises:
-        UnsupportedModel: no causal language model, in training mode, or compressed already.
+        UnsupportedModel: no model, no causal language model, in training mode, or compressed
+            already.
     """
+    check_module(model)
     writes = getattr(model, "can_generate", None)
     both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if both or (callable(writes) and not writes()):

@@ -13,6 +13,7 @@ from gacfx.core.pipeline import Pipeline
 from gacfx.core.planned import Planned
 from gacfx.core.rise import rise_of
 from gacfx.core.sites import Workload
+from gacfx.core.surroundings import plain_torch
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection, annotate_graph
 from gacfx.modules.install import swapped
@@ -25,7 +26,7 @@ TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def summarise(
     study: Study,
     planned: dict[str, Planned],
@@ -67,7 +68,7 @@ def summarise(
     )
 
 
-@torch.inference_mode(False)
+@plain_torch()
 def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
     """Rewrite a copy of the graph with a plan and check alignment, budget and numerics on it.
 

@@ -1,5 +1,6 @@
 """Measure cell by cell: the model and the dense one in turn, in one process."""
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from gacfx.bench.setting import Setting
 from gacfx.bench.sides import Side, check_alike, side_of
 from gacfx.bench.steps import Step, make_step
 from gacfx.bench.why import StepClock, why_slower
+from gacfx.core.asked import check_module
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
 from gacfx.hardware.measure.clock import Clock
@@ -53,9 +55,13 @@ def bench(
 
     Raises:
         BenchError: models that cannot be compared, or a setting that does not fit them.
+        UnsupportedModel: what is no model.
     """
     setting = setting or Setting()
     models = [model] if dense is None else [model, dense]
+    for one in models:
+        check_module(one)
+    check_threads(threads)
     check_alike(models)
     works = setting.workloads(models)
     sides = [side_of(one, name) for one, name in zip(models, names, strict=False)]
@@ -76,6 +82,17 @@ def bench(
         dense=sides[1] if dense is not None else None,
         cells=tuple(cells),
     )
+
+
+def check_threads(number: int | None) -> None:
+    """Nothing when torch can work with so many threads; far more would end the process.
+
+    Raises:
+        BenchError: it is no number of at least 1, or above 4 for each processor.
+    """
+    most = 4 * (os.cpu_count() or 1)
+    if number is not None and (type(number) is not int or not 1 <= number <= most):
+        raise BenchError(f"threads {number!r}: give a whole number, 1 to {most} on this machine")
 
 
 def describe(device: torch.device) -> Machine:

@@ -38,13 +38,25 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         model.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with few_threads(model):
+        with few_threads(model), _uncompiled(model):
             yield
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module, flag in training:
             module.training = flag
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Inside, a model after ``model.compile()`` runs as it is: hooks and lengths would have it
+    compiled again and again, for minutes.
+    """
+    if all(module._compiled_call_impl is None for module in model.modules()):
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -27,6 +27,9 @@ class ChangedByLoading(UserWarning):
     """What is loaded again will differ from what was saved, in a way that can be lived with."""
 
 
+_LIBRARIES = ("transformers.", "accelerate.", "torch.")
+"""Hooks of these come again with the model."""
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -160,6 +163,12 @@ def _warn_of_changes(model: "PreTrainedModel") -> None:
             ChangedByLoading,
             stacklevel=3,
         )
+    if lost := _not_in_a_folder(model):
+        warnings.warn(
+            f"{lost}; no folder holds that, so what is loaded will compute something else",
+            ChangedByLoading,
+            stacklevel=3,
+        )
     if not type(model).__module__.startswith("transformers."):
         warnings.warn(
             f"{type(model).__name__} is no class of transformers: its own code is not saved, and "
@@ -167,6 +176,23 @@ def _warn_of_changes(model: "PreTrainedModel") -> None:
             ChangedByLoading,
             stacklevel=3,
         )
+
+
+def _not_in_a_folder(model: nn.Module) -> str:
+    """The first thing that changes what the model computes and that is in no file; or empty."""
+    for name, module in model.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(not str(getattr(hook, "__module__", "")).startswith(_LIBRARIES) for hook in hooks):
+            return f"{name or 'the model'}: has forward hooks"
+        if "forward" in vars(module) and not hasattr(module, "_hf_hook"):
+            return f"{name or 'the model'}: has a forward of its own"
+    for name, buffer in model.named_buffers():
+        if name.endswith("inv_freq") and buffer.itemsize < 4:
+            return (
+                f"{name}: is {buffer.dtype}, as Module.to makes it, and transformers has it in "
+                "torch.float32 (load the model with dtype=... instead)"
+            )
+    return ""
 
 
 @contextmanager

@@ -58,6 +58,11 @@ def save_checkpoint(
     """
     out = Path(out).expanduser()
     _check_model(model, plan)
+    if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+        raise CheckpointError(
+            f"{type(tokenizer).__name__} has no save_pretrained, so it cannot be written beside "
+            "the model; give None for the tokenizer, and save it yourself"
+        )
     check_target(out, overwrite=overwrite)
     out = out.resolve()
     with writing(out), making(out.parent), replacing_folder(out, overwrite=overwrite) as folder:

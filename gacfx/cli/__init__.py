@@ -5,10 +5,13 @@ predict text too badly. Warnings are one line each, on the error stream.
 """
 
 import argparse
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from signal import SIGINT, SIGTERM
+from threading import current_thread, main_thread
 from typing import NoReturn
 
 from gacfx.cli.options import WrongUse
@@ -35,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     arguments.words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _short_warnings(arguments.command):
+        with _short_warnings(arguments.command), _stopped_by_signals():
             check_filled(arguments)
             code = int(arguments.run(arguments))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started this: nobody wants the tables
+            sys.stdout.flush()
         return code
     except GacError as error:
         _say(arguments.command, error)
@@ -51,12 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # the disk behind the standard output is full, for example
         _say(arguments.command, error)
-        with suppress(OSError):  # nothing is left that Python would try to print at its end
+        with suppress(
+            OSError, AttributeError
+        ):  # nothing is left that Python would print at its end
             sys.stdout.close()
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "number", SIGINT)
 
 
 def check_filled(arguments: argparse.Namespace) -> None:
@@ -73,6 +79,39 @@ def check_filled(arguments: argparse.Namespace) -> None:
 def _say(command: str, message: object) -> None:
     # Names come from files too: no terminal acts on what is printed of them.
     print(f"gacfx {command}: {printable(message, MOST)}", file=sys.stderr)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that asks the process to end.
+
+    Attributes:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Inside, being asked to end unwinds as Ctrl-C does, so that nothing half-written is left."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Stopped(number)
+
+    ours = [
+        number
+        for number in (SIGTERM, getattr(signal, "SIGHUP", SIGTERM))
+        if current_thread() is main_thread() and signal.getsignal(number) is signal.SIG_DFL
+    ]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -50,10 +50,12 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure, write and print; 1 if no cell could be measured."""
     from gacfx.bench import bench, read_models
+    from gacfx.bench.run import check_threads
     from gacfx.cli import plan_files, screen
     from gacfx.report.bench_view import bench_view
 
     setting = setting_of(arguments)
+    check_threads(arguments.threads)
     out = None if arguments.out is None else Path(arguments.out)
     if out is not None:
         plan_files.check_writable(out, overwrite=arguments.overwrite)

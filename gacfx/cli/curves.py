@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 POINTS = 41
 """Budgets of a sweep: few enough to solve each one."""
+MOST_POINTS = 10_000
+"""No plot and no table shows more; each is solved."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -44,6 +46,8 @@ def check(arguments: argparse.Namespace) -> None:
             raise options.WrongUse(f"--sweep {arguments.sweep}: name a file that ends in .csv")
         if arguments.points == 1:
             raise options.WrongUse("--points 1: a sweep has at least 2 budgets, its two ends")
+        if (arguments.points or 0) > MOST_POINTS:
+            raise options.WrongUse(f"--points {arguments.points}: at most {MOST_POINTS} budgets")
         search = options.search_of(arguments)
         if (search.solver, search.candidates) != ("core", "full"):
             raise options.WrongUse(

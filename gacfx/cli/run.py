@@ -32,8 +32,11 @@ def run(arguments: argparse.Namespace) -> int:
         del command[0]
     if not command:
         raise options.WrongUse("name a command, for example: gacfx run -- python serve.py")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    if not command[0]:
+        raise options.WrongUse("the command is empty; name one, or check the variable it came from")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started this
+            stream.flush()
     try:
         os.execvpe(command[0], command, environment(os.environ))
     except FileNotFoundError:

@@ -95,11 +95,26 @@ def _replaceable(model: nn.Module, name: str, ties: Mapping[str, str]) -> nn.Mod
             f"{name}: shares its weight with {ties[name]}, which would change as well; "
             "leave it out of the plan"
         )
-    if layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "_hf_hook"):
+    if _is_hooked(layer):
         raise UnsupportedModel(
             f"{name}: has hooks, which would be lost; remove them, or load without offload"
         )
+    if "forward" in vars(layer):
+        raise UnsupportedModel(
+            f"{name}: its forward was replaced, which would be lost; restore it (del layer.forward)"
+        )
     return layer
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Somebody listens to the layer or to its weight, forward or backward."""
+    weight = _weight(layer)
+    found = (
+        *(layer._forward_hooks, layer._forward_pre_hooks),
+        *(layer._backward_hooks, layer._backward_pre_hooks),
+        *(weight._backward_hooks, getattr(weight, "_post_accumulate_grad_hooks", None)),
+    )
+    return any(found) or hasattr(layer, "_hf_hook")
 
 
 def _check_shape(name: str, layer: nn.Module, pair: Factors) -> None:

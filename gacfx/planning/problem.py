@@ -5,6 +5,7 @@ Costs are counted in whole units, usually parameters. Values are *gains to maxim
 weight which stays dense is worth 0. Only differences of values inside a group matter.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -108,7 +109,7 @@ def kept_budget(total: int, ratio: float | str | Fraction) -> int:
     """
     removed = _share(ratio)
     if removed >= 1:
-        hint = f"; {ratio} means {float(100 * removed):.6g} %"
+        hint = f"; {ratio} means {float(100 * removed):.6g} %" if removed < 10**9 else ""
         if removed < 100:
             hint += f", write {float(removed / 100):.6g} for {float(removed):.6g} %"
         raise PlanError(f"ratio {ratio}: the share removed must be below 1{hint}")
@@ -118,6 +119,11 @@ def kept_budget(total: int, ratio: float | str | Fraction) -> int:
     return (whole * (removed.denominator - removed.numerator)) // removed.denominator
 
 
+_MOST = 60
+_SHORT = re.compile(rf"(?!.*[eE][+-]?[\d_]{{4}}).{{0,{_MOST}}}", re.DOTALL)
+"""Text of a share: not so long, nor its exponent, that reading it would never end."""
+
+
 def _share(ratio: float | str | Fraction) -> Fraction:
     if isinstance(ratio, bool):
         raise PlanError("ratio is a bool; give the share removed, such as 0.2")
@@ -125,6 +131,8 @@ def _share(ratio: float | str | Fraction) -> Fraction:
         ratio = repr(float(ratio))  # float(): numpy's float64 prints its type as well
     if not isinstance(ratio, int | str | Fraction):
         raise PlanError(f"ratio {ratio!r}: give a float, a Fraction, or text such as '0.2'")
+    if isinstance(ratio, str) and not _SHORT.fullmatch(ratio):  # 1e999999999 has as many digits
+        raise PlanError(f"ratio {ratio[:_MOST]!r}: not a number such as 0.2")
     try:
         return Fraction(ratio)
     except (ValueError, ZeroDivisionError):

@@ -315,6 +315,7 @@ def test_unused_weights_are_told_at_loading_and_in_the_report(tmp_path: Path) ->
 def test_one_weight_in_another_dtype_is_warned_of() -> None:
     model = tiny.llama().to(torch.bfloat16)
     model.model.norm.float()
+    model.model.rotary_emb.float()
     with pytest.warns(ChangedByLoading, match=r"model\.norm\.weight: not torch\.bfloat16"):
         api.check_saves(model)
 

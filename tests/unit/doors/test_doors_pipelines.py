@@ -12,6 +12,7 @@ from gacfx.core.pipeline import Pipeline
 from gacfx.errors import GacError
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
+from tests import tiny
 
 BAD_DECAYS = ("0", "0.0", "-1", "10", "nan", "inf")
 RANGE = "is not above 0 and below 10; 0.5 is usual"
@@ -91,6 +92,5 @@ def test_an_empty_option_is_not_taken_for_the_default(
 
 
 def test_an_empty_method_is_no_method_in_python_either() -> None:
-    unread: Any = None
     with pytest.raises(GacError, match="^no method ''; known: "):
-        gacfx.plan(unread, calibration=["unread"], method="")
+        gacfx.plan(tiny.llama(), calibration=["unread"], method="")
