@@ -58,9 +58,13 @@ def bench(
         UnsupportedModel: what is no model.
     """
     setting = setting or Setting()
+    if not isinstance(setting, Setting):
+        raise BenchError(f"setting {setting!r}: give gacfx.bench.Setting(...)")
     models = [model] if dense is None else [model, dense]
     for one in models:
         check_module(one)
+    if len(names) < len(models):
+        raise BenchError(f"names {names!r}: give one for each of {len(models)} models")
     check_threads(threads)
     check_alike(models)
     works = setting.workloads(models)

@@ -124,6 +124,12 @@ def check_alike(models: Sequence[Any]) -> None:
     Raises:
         BenchError: another architecture, vocabulary or device, or a model in training mode.
     """
+    for model in models:
+        if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+            raise BenchError(
+                f"{type(model).__name__} is no language model of transformers, which reads tokens "
+                "and gives logits; give one"
+            )
     if any(model.training for model in models):
         raise BenchError("a model is in training mode; call its eval() first")
     facts = [

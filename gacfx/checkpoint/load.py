@@ -210,7 +210,7 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     check_files(folder)
     config = read_config_json(folder / "config.json")
     if (folder / _GENERATION).exists():
-        _json(folder / _GENERATION)  # transformers takes one that it cannot read for none
+        read_table(folder / _GENERATION)  # transformers takes one that it cannot read for none
     for file in _weight_files(folder):
         check_stored(file, config)
     return config
@@ -231,5 +231,3 @@ def _weight_files(folder: Path) -> list[Path]:
             "convert to safetensors: load it with transformers and save_pretrained it again"
         )
     raise CheckpointError(f"{folder}: has no {_WEIGHTS}; are the weights elsewhere?")
-
-

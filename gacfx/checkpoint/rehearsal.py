@@ -195,6 +195,21 @@ def _not_in_a_folder(model: nn.Module) -> str:
     return ""
 
 
+def _is_untied(model: Any) -> bool:
+    """The configuration says that the head is the embedding, and the two are not one.
+
+    transformers finds out when both are in the file and differ; other loaders believe the
+    configuration.
+    """
+    if getattr(model.config, "tie_word_embeddings", False) is not True:
+        return False
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    first, last = (getattr(part, "weight", None) for part in parts)
+    if not isinstance(first, Tensor) or not isinstance(last, Tensor) or first.shape != last.shape:
+        return False
+    return memory_of("first", first) != memory_of("last", last) and not (first.is_meta or last.is_meta)
+
+
 @contextmanager
 def _without_progress() -> Iterator[None]:
     """No bar for files that nobody will see."""
@@ -219,6 +234,8 @@ def _lent(model: Any) -> Iterator[Any]:
 
     config, generation = model.config, getattr(model, "generation_config", None)
     model.config = copy.deepcopy(config)  # saving writes dtype and class into it
+    if _is_untied(model):
+        model.config.tie_word_embeddings = False
     if generation is not None:
         model.generation_config = GenerationConfig()
     try:

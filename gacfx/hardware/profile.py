@@ -220,8 +220,9 @@ def load(
         ProfileError: no such profile, or the file is malformed; names the file and the field.
     """
     if not isinstance(name_or_path, str | Path):
-        kind = type(name_or_path).__name__
-        raise ProfileError(f"gpu is a {kind}; give a name such as h200, or the path of a file")
+        raise ProfileError(
+            f"gpu {name_or_path!r}: give a name such as h200, or the path of a profile's file"
+        )
     path = Path(name_or_path)
     if path.suffix != ".json":
         path = _FOLDER / f"{_name(str(name_or_path))}.json"

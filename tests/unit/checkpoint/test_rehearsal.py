@@ -356,3 +356,22 @@ def test_the_card_says_what_it_cost(tmp_path: Path) -> None:
     card = (api.save(made, tmp_path / "out") / "README.md").read_text()
     assert made.summary.rise is not None
     assert f"| loss | {rise_text(made.summary.rise)} |" in card
+
+
+def test_a_head_that_was_untied_is_said_to_be_untied(tmp_path: Path) -> None:
+    model = tiny.llama(tie_word_embeddings=True)
+    model.lm_head.weight = torch.nn.Parameter(2 * model.lm_head.weight.detach())
+    made = api.compress(model, tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    out = api.save(made, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    assert model.config.tie_word_embeddings is True  # the model is left as it was
+    again, _ = api.load(out)
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+    assert not torch.equal(again.lm_head.weight, again.model.embed_tokens.weight)
+
+
+def test_a_head_that_is_tied_stays_so(tmp_path: Path) -> None:
+    model = tiny.llama(tie_word_embeddings=True)
+    made = api.compress(model, tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    out = api.save(made, tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True

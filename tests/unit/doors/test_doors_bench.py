@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gacfx.bench import Bench, Effort, Setting, bench, need, read_models, run
 from gacfx.bench.need import least_bytes
@@ -17,7 +17,7 @@ from gacfx.bench.steps import Decode, make_step, random_tokens
 from gacfx.bench.why import CALLS, small_call_us
 from gacfx.core.materialise import Factors
 from gacfx.core.sites import Workload
-from gacfx.errors import BenchError
+from gacfx.errors import BenchError, GacError
 from gacfx.hardware.measure.clock import Call
 from gacfx.modules.install import install_
 from tests import tiny
@@ -446,3 +446,25 @@ def test_the_smallest_call_is_a_mean_of_many() -> None:
 def test_first_lines_are_short() -> None:
     assert run._first_line(ValueError("")) == "ValueError: no reason given"
     assert len(run._first_line(ValueError("x" * 999))) == run.ONE_LINE
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (nn.Linear(2, 2).eval(), "Linear is no language model of transformers"),
+        (None, "NoneType is no model"),
+        ("small", "str is no model; read it with gacfx.load"),
+    ],
+    ids=["linear", "none", "name"],
+)
+def test_what_is_no_language_model_is_not_measured(given: Any, said: str) -> None:
+    with pytest.raises(GacError, match=said):
+        bench(given, setting=Setting())
+
+
+@pytest.mark.parametrize(
+    "options", [{"setting": "x"}, {"names": ()}, {"threads": 0}, {"threads": True}], ids=str
+)
+def test_an_odd_argument_of_bench_is_one_line(options: dict[str, Any]) -> None:
+    with pytest.raises(BenchError, match=f"^{next(iter(options))} .*: give"):
+        bench(tiny.llama(), **options)

@@ -54,11 +54,10 @@ NO_MODELS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("given", "said"), NO_MODELS, ids=[said[:20] for _, said in NO_MODELS])
 def test_what_is_no_model_is_told_so_by_every_door(planned: Planned, given: Any, said: str) -> None:
-    texts = {"calibration": tiny.texts()}
     doors: list[Callable[[], object]] = [
         lambda: compress(given),
-        lambda: gacfx.plan(given, tiny.tokenizer(), **texts),
-        lambda: api.calibrate(given, tiny.tokenizer(), **texts),
+        lambda: gacfx.plan(given, tiny.tokenizer(), calibration=tiny.texts()),
+        lambda: api.calibrate(given, tiny.tokenizer(), calibration=tiny.texts()),
         lambda: gacfx.apply(given, planned),
         lambda: gacfx.apply_(given, planned),
     ]
@@ -70,8 +69,9 @@ def test_what_is_no_model_is_told_so_by_every_door(planned: Planned, given: Any,
 
 
 def test_wrappers_of_models_are_told_what_they_wrap() -> None:
+    compiled: Any = torch.compile(tiny.llama(), backend="eager")
     with pytest.raises(UnsupportedModel, match=r"is a compiled model; give its \._orig_mod"):
-        gacfx.inspect(torch.compile(tiny.llama(), backend="eager"))
+        gacfx.inspect(compiled)
 
     class PeftModel(nn.Module):
         def __init__(self) -> None:
@@ -110,8 +110,8 @@ def test_a_module_without_a_configuration_cannot_come_back() -> None:
         ({"search": "auto"}, r"search 'auto': give gacfx\.Search"),
         ({"workload": "x"}, "workload 'x': give"),
         ({"force": "no"}, "force 'no': give True or False"),
-        ({"gpu": None}, "gpu is a NoneType; give a name such as h200"),
-        ({"gpu": 5}, "gpu is a int; give a name such as h200"),
+        ({"gpu": None}, "gpu None: give a name such as h200"),
+        ({"gpu": 5}, "gpu 5: give a name such as h200"),
         ({"ratio": "1e400"}, "ratio 1e400: the share removed must be below 1"),
         ({"ratio": "9" * 400}, "ratio '999.*': not a number such as 0.2"),
         ({"ratio": "1e999999999"}, "ratio '1e999999999': not a number such as 0.2"),
