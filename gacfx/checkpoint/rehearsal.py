@@ -207,7 +207,9 @@ def _is_untied(model: Any) -> bool:
     first, last = (getattr(part, "weight", None) for part in parts)
     if not isinstance(first, Tensor) or not isinstance(last, Tensor) or first.shape != last.shape:
         return False
-    return memory_of("first", first) != memory_of("last", last) and not (first.is_meta or last.is_meta)
+    return memory_of("first", first) != memory_of("last", last) and not (
+        first.is_meta or last.is_meta
+    )
 
 
 @contextmanager
