@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gacfx.core.atomic import making, replacing
 from gacfx.core.curve_file import Curves
+from gacfx.core.files.atomic import making, replacing
+from gacfx.core.files.targets import check_file, writing
 from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
-from gacfx.core.targets import check_file, writing
 from gacfx.errors import PlanError
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import load_profile

@@ -22,7 +22,7 @@ from benchmarks.gpu.summary.plots import Plot
 from benchmarks.gpu.summary.plots_calls import call_plots
 from benchmarks.gpu.summary.plots_models import model_plots
 from benchmarks.gpu.summary.records import Records, SummaryError, load
-from gacfx.core.atomic import replacing
+from gacfx.core.files.atomic import replacing
 from gacfx.report.drawing import can_draw
 
 ROOT = Path(__file__).resolve().parents[2]

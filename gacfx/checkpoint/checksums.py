@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from gacfx.checkpoint.folders import stays_inside
+from gacfx.core.files.reading import read_table
 from gacfx.core.names import printable
-from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError
 
 FILES = "gacfx_files.json"

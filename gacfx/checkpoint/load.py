@@ -14,9 +14,9 @@ from gacfx.checkpoint.folders import check_files, shard_files
 from gacfx.checkpoint.rehearsal import adapters
 from gacfx.checkpoint.stored import check_stored
 from gacfx.core.config_json import read_config_json
+from gacfx.core.files.reading import read_table
 from gacfx.core.finite import not_finite
 from gacfx.core.names import one_line
-from gacfx.core.reading import read_table
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 
 if TYPE_CHECKING:

@@ -1,8 +1,7 @@
 """Write a compressed model as a Hugging Face folder, whole or not at all."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,12 @@ from gacfx.checkpoint import hf
 from gacfx.checkpoint.card import model_card
 from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.load import check_finite
-from gacfx.checkpoint.rehearsal import save_pretrained
+from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
-from gacfx.core.atomic import making, replacing_folder
+from gacfx.core.files.atomic import making, replacing_folder
+from gacfx.core.files.targets import check_folder, writing
 from gacfx.core.materialise import Factors, save_plan
 from gacfx.core.plan import Plan
-from gacfx.core.targets import check_folder, writing
 from gacfx.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def save_checkpoint(
     check_target(out, overwrite=overwrite)
     out = out.resolve()
     with writing(out), making(out.parent), replacing_folder(out, overwrite=overwrite) as folder:
-        with _declared(model):
-            save_pretrained(model, folder)
+        save_pretrained(model, folder, block=hf.config_of(model))
         check_written(model, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
@@ -104,21 +102,6 @@ def check_target(out: Path, *, overwrite: bool) -> None:
             nothing can be written there.
     """
     check_folder(out, overwrite=overwrite, holds=("config.json",), what="a checkpoint folder")
-
-
-@contextmanager
-def _declared(model: "PreTrainedModel") -> Iterator[None]:
-    """The model's config carries the gacfx block, so that ``save_pretrained`` writes it."""
-    config = model.config
-    before = getattr(config, "quantization_config", None)
-    config.quantization_config = hf.config_of(model)
-    try:
-        yield
-    finally:
-        if before is None:
-            del config.quantization_config
-        else:
-            config.quantization_config = before
 
 
 def _json(report: dict[str, Any]) -> str:

@@ -117,8 +117,8 @@ def write(found: "Bench", out: Path) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    from gacfx.core.atomic import replacing
-    from gacfx.core.targets import writing
+    from gacfx.core.files.atomic import replacing
+    from gacfx.core.files.targets import writing
 
     with writing(out), replacing(out) as partial:
         partial.write_text(text_of(found), encoding="utf-8")

@@ -13,7 +13,7 @@ def check(out: Path) -> None:
         CheckpointError: the folder holds something other than an earlier demo, it is a file, or
             nothing can be written there.
     """
-    from gacfx.core.targets import check_folder
+    from gacfx.core.files.targets import check_folder
     from gacfx.errors import CheckpointError
 
     check_folder(out, overwrite=True)
@@ -28,7 +28,7 @@ def check(out: Path) -> None:
 def _is_of_a_demo(folder: Path) -> bool:
     """Its report compares both plans, and no other command does so."""
     from gacfx.checkpoint.save import REPORT_FILE
-    from gacfx.core.reading import read_table
+    from gacfx.core.files.reading import read_table
     from gacfx.errors import CheckpointError
 
     try:

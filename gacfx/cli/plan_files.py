@@ -14,7 +14,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         CheckpointError: it is a folder or there already, its folder is missing, or nothing can be
             written in that.
     """
-    from gacfx.core.targets import check_file
+    from gacfx.core.files.targets import check_file
     from gacfx.errors import CheckpointError
 
     if not path.parent.is_dir():
@@ -28,8 +28,8 @@ def check_plan_folder(path: Path, *, overwrite: bool) -> None:
     Raises:
         CheckpointError: it is a file, it holds something, or nothing can be written there.
     """
+    from gacfx.core.files.targets import check_file, check_folder
     from gacfx.core.materialise import FACTORS_FILE, PLAN_FILE
-    from gacfx.core.targets import check_file, check_folder
 
     check_folder(path, overwrite=overwrite)
     for name in (PLAN_FILE, FACTORS_FILE):
@@ -44,7 +44,7 @@ def check_source(model: str, out: Path) -> None:
     Raises:
         CheckpointError: the model is in ``out``, or there is too little room.
     """
-    from gacfx.core.targets import check_space
+    from gacfx.core.files.targets import check_space
     from gacfx.errors import CheckpointError
 
     source = Path(model)
@@ -63,9 +63,9 @@ def read_plan(name: str) -> "Plan":
         PlanError: a malformed plan.
     """
     from gacfx.checkpoint.save import PLAN_FOLDER
+    from gacfx.core.files.reading import read_text
     from gacfx.core.materialise import PLAN_FILE
     from gacfx.core.plan import Plan
-    from gacfx.core.reading import read_text
     from gacfx.errors import CheckpointError
 
     path = Path(name)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gacfx.core.reading import read_table
+from gacfx.core.files.reading import read_table
 from gacfx.errors import CheckpointError
 
 FORMAT_VERSION = 1

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.core.atomic import making, replacing
 from gacfx.core.curves import Curve
+from gacfx.core.files.atomic import making, replacing
+from gacfx.core.files.reading import check_regular
+from gacfx.core.files.targets import check_file, writing
 from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plan import Provenance
-from gacfx.core.reading import check_regular
 from gacfx.core.sites import Extent, Layout, MatmulSite
-from gacfx.core.targets import check_file, writing
 from gacfx.errors import CheckpointError, PlanError
 
 FORMAT = "gacfx-curves"

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gacfx.core.atomic import making, replacing
+from gacfx.core.files.atomic import making, replacing
+from gacfx.core.files.reading import check_regular, read_text
+from gacfx.core.files.targets import check_file, writing
 from gacfx.core.names import is_module_name, printable
 from gacfx.core.plan import Plan
-from gacfx.core.reading import check_regular, read_text
-from gacfx.core.targets import check_file, writing
 from gacfx.errors import CheckpointError, PlanError
 
 PLAN_FILE = "plan.json"

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from gacfx.core.targets import check_folder
+from gacfx.core.files.targets import check_folder
 from gacfx.demo.build import Settings, build_model, token_ids, train_tokenizer
 from gacfx.demo.corpus import collect, split
 from gacfx.demo.write import LOG_FILE, Entry, held_out_loss, pick, write_folder

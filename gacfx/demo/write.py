@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from gacfx.core.atomic import replacing_folder
+from gacfx.core.files.atomic import replacing_folder
 from gacfx.demo.build import token_ids
 
 Entry = dict[str, Any]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from gacfx.core.reading import read_text
+from gacfx.core.files.reading import read_text
 from gacfx.errors import CheckpointError, ProfileError
 
 Evidence = Literal["read", "estimate", "measured"]

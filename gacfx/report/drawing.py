@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gacfx.core.atomic import replacing
-from gacfx.core.targets import writing
+from gacfx.core.files.atomic import replacing
+from gacfx.core.files.targets import writing
 from gacfx.errors import CheckpointError, NoMatplotlib
 
 if TYPE_CHECKING:

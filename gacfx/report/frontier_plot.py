@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gacfx.core.targets import check_file
+from gacfx.core.files.targets import check_file
 from gacfx.errors import CheckpointError, NoMatplotlib
 from gacfx.report import drawing
 from gacfx.report.drawing import GREY, can_draw

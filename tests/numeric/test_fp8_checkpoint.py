@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from gacfx import api
 from gacfx.checkpoint.hf import declare_
-from gacfx.checkpoint.rehearsal import save_pretrained
+from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
 from tests import tiny
 

@@ -61,9 +61,9 @@ BY_NAME = {
 
 NO_TORCH = (
     *("planning", "hardware", "errors", "pipelines"),
-    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "atomic")),
-    *("core.curve_file", "core.search", "core.goal", "core.rise", "core.exchange"),
-    *("core.leftovers", "core.names", "core.reading", "core.targets"),
+    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files")),
+    *("core.curve_file", "core.search", "core.goal", "core.rise"),
+    *("core.names", "core.config_json"),
 )
 EXPORTS = ("tracing", "dynamo")
 MEASURES = ("hardware.measure",)

@@ -12,12 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
 from gacfx import api
-from gacfx.checkpoint.rehearsal import (
-    ChangedByLoading,
-    save_pretrained,
-    stand_ins,
-    state_dict_to_save,
-)
+from gacfx.checkpoint.pretrained import save_pretrained, state_dict_to_save
+from gacfx.checkpoint.rehearsal import ChangedByLoading, stand_ins
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.checkpoint.written import check_written
 from gacfx.core.rise import rise_text
@@ -284,13 +280,13 @@ def test_a_model_with_layers_on_disk_is_saved(tied: bool, tmp_path: Path) -> Non
 def test_what_lies_on_disk_is_compared_before_the_folder_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gacfx.checkpoint import rehearsal
+    from gacfx.checkpoint import pretrained
 
     def spoilt(model: nn.Module) -> dict[str, torch.Tensor]:
         return {n: t + 1 if n == "lm_head.weight" else t for n, t in model.state_dict().items()}
 
     made = api.compress(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
-    monkeypatch.setattr(rehearsal, "state_dict_to_save", spoilt)
+    monkeypatch.setattr(pretrained, "state_dict_to_save", spoilt)
     with pytest.raises(GacError, match=r"lm_head\.weight: .* is not the"):
         api.save(made, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

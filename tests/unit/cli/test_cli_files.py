@@ -18,7 +18,7 @@ from gacfx import api, cli
 from gacfx.checkpoint.checksums import FILES, write_checksums
 from gacfx.cli import demo_folder
 from gacfx.core.curve_file import save_curves
-from gacfx.core.leftovers import LeftBehind, beside
+from gacfx.core.files.leftovers import LeftBehind, beside
 from gacfx.core.planned import Planned
 from gacfx.errors import CheckpointError
 from tests import tiny

@@ -41,7 +41,7 @@ def test_a_signal_in_the_middle_of_a_write_leaves_nothing(
 import sys, time
 from pathlib import Path
 from gacfx.cli import main, verify
-from gacfx.core.atomic import replacing_folder
+from gacfx.core.files.atomic import replacing_folder
 
 def run(arguments):
     with replacing_folder(Path({str(tmp_path / "out")!r})) as folder:

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_IMODE
 
-from gacfx.core.exchange import exchange
-from gacfx.core.leftovers import MODE, OLD, PARTIAL, beside, tidy
+from gacfx.core.files.exchange import exchange
+from gacfx.core.files.leftovers import MODE, OLD, PARTIAL, beside, tidy
 
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
 _TRIES = 100

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from gacfx.core.atomic import replacing, replacing_folder
-from gacfx.core.exchange import exchange
-from gacfx.core.leftovers import OLD, PARTIAL, LeftBehind, beside, tidy
+from gacfx.core.files.atomic import replacing, replacing_folder
+from gacfx.core.files.exchange import exchange
+from gacfx.core.files.leftovers import OLD, PARTIAL, LeftBehind, beside, tidy
 
 ROOT = Path(__file__).parents[3]
 
@@ -168,7 +168,7 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gacfx.core import atomic
+from gacfx.core.files import atomic
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -330,7 +330,7 @@ def test_a_system_that_cannot_swap_says_so_and_the_folder_is_replaced(
         ctypes.set_errno(number)
         return -1
 
-    monkeypatch.setattr("gacfx.core.exchange._renameat2", lambda: cannot)
+    monkeypatch.setattr("gacfx.core.files.exchange._renameat2", lambda: cannot)
     assert exchange(tmp_path / "one", tmp_path / "two") is False
     path = tmp_path / "d"
     for name in ("old", "new"):
@@ -346,7 +346,7 @@ def test_a_folder_that_may_not_be_written_is_no_system_that_cannot_swap(
         ctypes.set_errno(errno.EACCES)
         return -1
 
-    monkeypatch.setattr("gacfx.core.exchange._renameat2", lambda: refused)
+    monkeypatch.setattr("gacfx.core.files.exchange._renameat2", lambda: refused)
     with pytest.raises(PermissionError):
         exchange(tmp_path / "one", tmp_path / "two")
 
@@ -401,7 +401,7 @@ def test_of_two_overwriters_one_wins_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not at_once:
-        monkeypatch.setattr("gacfx.core.atomic.exchange", lambda *_: False)
+        monkeypatch.setattr("gacfx.core.files.atomic.exchange", lambda *_: False)
     for _ in range(5):
         assert two_writers(tmp_path / "x", write, overwrite=True) == [None, None]
         assert len(written_by(tmp_path / "x")) == 1
@@ -421,7 +421,7 @@ def test_a_writer_between_its_two_renames_is_waited_for(
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(two))
         return exchange(one, two)
 
-    monkeypatch.setattr("gacfx.core.atomic.exchange", moved_away_once)
+    monkeypatch.setattr("gacfx.core.files.atomic.exchange", moved_away_once)
     with replacing_folder(path) as partial:
         (partial / "new").touch()
     assert tries == [path, path]
@@ -441,7 +441,7 @@ def test_two_renames_put_the_old_folder_back_when_the_second_fails(
             raise PermissionError(13, "Permission denied")
         return rename(self, target)
 
-    monkeypatch.setattr("gacfx.core.atomic.exchange", lambda *_: False)
+    monkeypatch.setattr("gacfx.core.files.atomic.exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fails_onto_nothing)
     with pytest.raises(PermissionError), replacing_folder(path) as partial:
         (partial / "new").touch()

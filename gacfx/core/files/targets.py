@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gacfx.core.leftovers import MODE, beside, tidy
+from gacfx.core.files.leftovers import MODE, beside, tidy
 from gacfx.core.names import one_line
 from gacfx.errors import CheckpointError
 

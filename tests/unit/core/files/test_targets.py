@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from gacfx.core.curve_file import save_curves
+from gacfx.core.files.targets import check_file, check_folder, check_space, writing
 from gacfx.core.materialise import Factors, save_factors, save_plan
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
-from gacfx.core.targets import check_file, check_folder, check_space, writing
 from gacfx.errors import CheckpointError
 from tests.unit import made_curves
 

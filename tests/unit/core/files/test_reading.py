@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gacfx.core.reading import read_table, read_text
+from gacfx.core.files.reading import read_table, read_text
 from gacfx.errors import CheckpointError
 
 
