@@ -25,7 +25,7 @@ def count_linears(gm: GraphModule) -> PassResult:
 def main() -> None:
     """Plan, rewrite under PassManager, compile, compare."""
     model, tokenizer = gacfx.load(MODEL)
-    text: dict[str, Any] = {"calibration": MODEL / "calibration.jsonl", "calibration_tokens": "10k"}
+    text: dict[str, Any] = {"calibration": MODEL / "calibration.jsonl", "calibration_tokens": "5k"}
     search = Search(value="two-sided")  # one value model: quicker than trying three
     planned = gacfx.plan(model, tokenizer, **text, ratio=0.3, search=search)
     graph = gacfx.capture(model)
