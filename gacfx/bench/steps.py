@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gacfx.core.compat import cache_argument
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
 
@@ -43,8 +44,7 @@ def make_step(model: Any, work: Workload, seed: int) -> Step:
     run = _compiled(model) if work.execution == "compiled" else model
     if work.mode == "prefill":
         return Prefill(model, run, tokens_BS)
-    takes = inspect.signature(model.forward).parameters
-    if not {"past_key_values", "use_cache"} <= takes.keys():
+    if cache_argument(model) is None or not without_cache(model):
         raise BenchError(f"{type(model).__name__} takes no cache of keys and values; bench prefill")
     cache = empty_cache(model, work)
     fill(model, cache, tokens_BS)
@@ -68,7 +68,7 @@ class Decode:
 
     def __init__(self, model: Any, run: Any, cache: Any, tokens_B1: Tensor) -> None:
         self._run, self._tokens_B1, self.cache = run, tokens_B1, cache
-        self._options = last_only(model)
+        self._options = {**last_only(model), **with_cache(model, cache)}
         # A growing cache makes new tensors, so its old ones are put back. A static one writes into
         # its own, where the new token's place is the same each time, and counts in tensors.
         self._before = [dict(vars(layer)) for layer in cache.layers]
@@ -77,9 +77,7 @@ class Decode:
         self._starts = [found.clone() for found in self._counters]
 
     def __call__(self) -> Tensor:
-        logits: Tensor = self._run(
-            input_ids=self._tokens_B1, past_key_values=self.cache, use_cache=True, **self._options
-        ).logits
+        logits: Tensor = self._run(input_ids=self._tokens_B1, **self._options).logits
         self._put_back()
         return logits
 
@@ -115,17 +113,32 @@ def fill(model: Any, cache: Any, tokens_BS: Tensor) -> None:
     """
     batch, seq = tokens_BS.shape
     for part in tokens_BS.split(max(1, FILL_TOKENS // batch), dim=1):
-        model(input_ids=part, past_key_values=cache, use_cache=True, **last_only(model))
-    if (held := int(cache.get_seq_length())) != seq:
+        model(input_ids=part, **with_cache(model, cache), **last_only(model))
+    if (held := _held(cache)) != seq:
         raise BenchError(
             f"{type(model).__name__} holds {held} of {seq} tokens in its cache; bench prefill"
         )
+
+
+def _held(cache: Any) -> int:
+    """Tokens whose keys and values are in a cache; 0 for one that holds a state instead."""
+    try:
+        return int(cache.get_seq_length())
+    except (ValueError, StopIteration):  # transformers 5.24, of layers without attention
+        return 0
 
 
 def last_only(model: Any) -> dict[str, int]:
     """The option that asks for the logits of the last token, where the model has it."""
     takes = inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+
+
+def with_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The options that give a model its cache."""
+    name = cache_argument(model)
+    assert name is not None
+    return {name: cache, "use_cache": True}
 
 
 def without_cache(model: Any) -> dict[str, bool]:

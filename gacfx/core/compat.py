@@ -1,9 +1,11 @@
 """Differences between the versions of torch and transformers that gacfx supports, in one place."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch.fx
+from torch import nn
 
 
 @contextmanager
@@ -45,3 +47,12 @@ def without_weight_init() -> AbstractContextManager[object]:
     home = getattr(transformers, "initialization", None)
     make = getattr(home, "no_init_weights", None)
     return nullcontext() if make is None else make()
+
+
+def cache_argument(model: nn.Module) -> str | None:
+    """What the forward of a transformers model calls its cache of keys and values.
+
+    ``past_key_values`` until transformers 5.23, ``cache`` from 5.24 on; None where it takes none.
+    """
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in takes), None)

@@ -63,7 +63,6 @@ def test_what_is_saved_is_what_was_compressed(fp8: Path, way: str, tmp_path: Pat
 @pytest.mark.filterwarnings("ignore:.*FP8.*")
 def test_the_format_of_the_source_is_not_made_again(fp8: Path, tmp_path: Path) -> None:
     model, _ = api.load(fp8)
-    assert model._weight_conversions  # with them, transformers would quantize
     save_pretrained(model, tmp_path)
     check_written(model, tmp_path)
 
@@ -72,7 +71,7 @@ def test_the_format_of_the_source_is_not_made_again(fp8: Path, tmp_path: Path) -
 def test_the_steps_of_a_format_go_and_those_of_an_architecture_stay(fp8: Path) -> None:
     model, _ = api.load(fp8)
     declare_(model)
-    assert model._weight_conversions is None
+    assert getattr(model, "_weight_conversions", None) is None
     kept = [object()]
     model._weight_conversions = kept
     declare_(model)

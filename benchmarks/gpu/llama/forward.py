@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.llama.variants import Variant
+from gacfx.core.compat import cache_argument
 from gacfx.hardware.measure.timing import recover
 
 Phase = Literal["prefill", "decode"]
@@ -64,6 +65,11 @@ def empty_cache(model: Any, batch: int, seq: int) -> Any:
     return cache
 
 
+def with_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """The options that give a model its cache."""
+    return {str(cache_argument(model)): cache, "use_cache": True}
+
+
 @dataclass(slots=True)
 class Prefill:
     """All tokens at once."""
@@ -83,6 +89,7 @@ class Decode:
     def __init__(self, model: Any, tokens_B1: Tensor, cache: Any, position: int) -> None:
         self.model = model
         self.tokens_B1, self.cache = tokens_B1, cache
+        self._told = with_cache(model, cache)
         batch, device = len(tokens_B1), tokens_B1.device
         places = torch.arange(cache.layers[0].max_cache_len, device=device)
         self._mask = (places <= position).expand(batch, 1, 1, -1).contiguous()
@@ -97,9 +104,8 @@ class Decode:
             input_ids=self.tokens_B1,
             position_ids=self._position_B1,
             attention_mask=self._mask,
-            past_key_values=self.cache,
-            use_cache=True,
             logits_to_keep=1,
+            **self._told,
         )
         logits: Tensor = out.logits
         return logits
