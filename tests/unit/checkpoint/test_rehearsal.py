@@ -51,7 +51,11 @@ def with_head() -> Any:
 def adapted() -> Any:
     peft = pytest.importorskip("peft", reason="adapters come with peft")
     model = tiny.llama()
-    model.add_adapter(peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    lora = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    try:
+        model.add_adapter(lora)
+    except ValueError as error:
+        pytest.skip(f"transformers and peft do not go together: {error}")
     return model.eval()
 
 
