@@ -8,7 +8,7 @@ upstream = study.upstream("0.2", profile=h200)     # the method's own irregular 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
-from math import isfinite
+from math import gcd, isfinite
 
 import torch
 from torch import nn
@@ -349,12 +349,14 @@ def check_tp(tp: int, config: object) -> None:
     """
     text = getattr(config, "get_text_config", lambda: config)()
     kinds = {"num_attention_heads": "query", "num_key_value_heads": "key-value"}
-    for name, kind in kinds.items():
-        heads = getattr(text, name, None)
-        if isinstance(heads, int) and heads > 0 and heads % tp:
-            fit = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+    counts = {name: getattr(text, name, None) for name in kinds}
+    heads = {name: n for name, n in counts.items() if isinstance(n, int) and n > 0}
+    common = gcd(*heads.values())
+    for name, number in heads.items():
+        if number % tp:
+            fit = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
             raise PlanError(
-                f"tp {tp} does not divide the {heads} {kind} heads of the model ({name}); "
+                f"tp {tp} does not divide the {number} {kinds[name]} heads of the model ({name}); "
                 f"devices share whole heads, so take one of {fit}"
             )
 

@@ -28,7 +28,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "01": says(r"without values afterwards: 0\n", r"same output: True"),
     "02": says(r"REFUSED .*merge_and_unload"),
     "03": says(r"differ after reload: \{\}", r"logits apart: 0\.0 "),
-    "04": says(r"REFUSED .*model\.layers\.3"),
+    "04": says(r"REFUSED UnsupportedModel: model\.layers\.3"),  # before any work, not on loading
     "08": says(r"save: PosixPath"),
     "11": says(r"inside: (\d+|REFUSED)", r"compressed outside: (\d+|REFUSED)"),
     "17": says(r"half torch.float16", r"float torch.float32", r"double torch.float64"),

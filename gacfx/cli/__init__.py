@@ -55,10 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # the disk behind the standard output is full, for example
         _say(arguments.command, error)
-        with suppress(
-            OSError, AttributeError
-        ):  # nothing is left that Python would print at its end
-            sys.stdout.close()
+        with suppress(OSError, AttributeError):
+            sys.stdout.close()  # nothing is left that Python would print at its end
         return 1
     except KeyboardInterrupt as stopped:
         print(f"gacfx {arguments.command}: stopped", file=sys.stderr)

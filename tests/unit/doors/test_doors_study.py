@@ -1,6 +1,7 @@
 """A study judges value models on text that their curves did not see, and plans from all of it."""
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from gacfx.core.plan import Plan
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
-from gacfx.study import VALUE_MODELS, Study
+from gacfx.errors import PlanError
+from gacfx.study import VALUE_MODELS, Study, check_tp
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -109,3 +111,13 @@ def test_losses_of_a_summary_are_those_of_the_text_that_it_names(own: bool) -> N
         evaluate(study().model, text).nats_per_token,
         study().measure(made, text),
     ]
+
+
+def test_the_remedy_for_a_tp_that_does_not_divide_the_heads_divides_all_of_them() -> None:
+    config = SimpleNamespace(num_attention_heads=32, num_key_value_heads=8)
+    with pytest.raises(PlanError, match="the 32 query heads.* take one of 1, 2, 4, 8$"):
+        check_tp(3, config)
+    with pytest.raises(PlanError, match="the 8 key-value heads.* take one of 1, 2, 4, 8$"):
+        check_tp(16, config)
+    check_tp(8, config)
+    check_tp(5, SimpleNamespace())  # no heads are known
