@@ -26,6 +26,7 @@ from gacfx.calibration.text import (
     token_limit,
     tokenize,
 )
+from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
@@ -308,7 +309,7 @@ def check_saves(model: Any) -> None:
 
     Raises:
         UnsupportedModel: adapters are attached, or the configuration describes another model.
-        CheckpointError: transformers refuses to save it.
+        CheckpointError: it is quantized, or transformers refuses to save it.
     """
     check_module(model)
     if not hasattr(model, "config"):
@@ -316,6 +317,7 @@ def check_saves(model: Any) -> None:
             f"{type(model).__name__} has no configuration, so no folder would bring it back; give "
             "a Hugging Face model"
         )
+    check_unquantized(model)
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     check_comes_back(model, skeleton(config, model.dtype))

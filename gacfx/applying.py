@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from gacfx import pipelines
-from gacfx.checkpoint.hf import declare_
+from gacfx.checkpoint.hf import check_unquantized, declare_
 from gacfx.core import edit
 from gacfx.core.asked import check_module
 from gacfx.core.locks import check_plan
@@ -61,6 +61,7 @@ def _checked(model: nn.Module, planned: object) -> Planned:
         remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
         raise PlanError(f"{type(planned).__name__} is no plan with factors; {remedy}")
     check_plan(model, planned.plan)
+    check_unquantized(model)
     return planned
 
 

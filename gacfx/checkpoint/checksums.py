@@ -24,7 +24,6 @@ from gacfx.errors import CheckpointError
 FILES = "gacfx_files.json"
 VERSION = 1
 
-
 _TAKEN = ("config.json", "model.safetensors.index.json", "adapter_config.json")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _STRICT: dict[str, object] = {"extra": "forbid", "strict": True}

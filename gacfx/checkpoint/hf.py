@@ -131,6 +131,24 @@ def config_of(model: "PreTrainedModel") -> GacfxConfig:
     return GacfxConfig({name: layer.rank for name, layer in low_rank_modules(model).items()})
 
 
+def check_unquantized(model: object) -> None:
+    """Nothing when no other program's quantization is in force: its block would be written over.
+
+    Raises:
+        CheckpointError: names the method.
+    """
+    block = getattr(getattr(model, "config", None), "quantization_config", None)
+    if isinstance(block, dict):
+        method = block.get("quant_method", METHOD)
+    else:
+        method = getattr(block, "quant_method", METHOD)
+    if method != METHOD:
+        raise CheckpointError(
+            f"the model is quantized with {getattr(method, 'value', method)}; gacfx cannot save "
+            "that: start from the weights before quantization, or dequantize() first"
+        )
+
+
 def declare_(model: "PreTrainedModel") -> None:
     """Write the gacfx block into the model's config, so that every way of saving keeps it.
 

@@ -78,9 +78,7 @@ def save_checkpoint(
 
 
 def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
-    method = getattr(getattr(model.config, "quantization_config", None), "quant_method", hf.METHOD)
-    if method != hf.METHOD:
-        raise CheckpointError(f"the model is quantized with {method}; gacfx cannot save that")
+    hf.check_unquantized(model)
     placed = hf.config_of(model).ranks
     for name in sorted(placed.keys() | plan.ranks.keys()):
         if placed.get(name) != plan.ranks.get(name):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -376,3 +377,24 @@ def test_a_head_that_is_tied_stays_so(tmp_path: Path) -> None:
     made = api.compress(model, tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
     out = api.save(made, tmp_path / "out")
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("as_a_table", [True, False])
+def test_a_model_that_another_program_quantized_is_refused_before_its_block_is_written_over(
+    as_a_table: bool,
+) -> None:
+    planned = api.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.2")
+    model = tiny.llama()
+    block = {"quant_method": "gptq", "bits": 4}
+    model.config.quantization_config = block if as_a_table else SimpleNamespace(**block)
+    before = dict(model.named_parameters())
+    for door in (
+        lambda: api.compress(model, None, calibration=tiny.texts()),
+        lambda: api.apply_(model, planned),
+        lambda: api.apply(model, planned),
+    ):
+        with pytest.raises(CheckpointError, match="quantized with gptq; gacfx cannot save that"):
+            door()
+    found = model.config.quantization_config
+    assert (found if as_a_table else vars(found)) == block
+    assert dict(model.named_parameters()) == before
