@@ -25,9 +25,9 @@ from benchmarks import record
 from benchmarks.inspection import peak_mib
 from benchmarks.planning_measure import milliseconds
 from benchmarks.planning_problems import LLAMA_8B, LLAMA_70B, Case, make
-from gacfx.planning import Problem, solve
-from gacfx.planning.frontier.plans import Frontier, frontier
-from gacfx.planning.frontier.table import Table, every_budget
+from gacfx.knapsack import Problem, solve
+from gacfx.knapsack.frontier.plans import Frontier, frontier
+from gacfx.knapsack.frontier.table import Table, every_budget
 
 CASES = tuple(
     Case(model, window=window, dense=dense)

@@ -12,9 +12,9 @@ import pulp
 
 from benchmarks.inspection import peak_mib
 from benchmarks.planning_problems import Case, Classic, make, make_classic
-from gacfx.planning import Problem, Solution, check, solve
-from gacfx.planning.ilp import program
-from gacfx.planning.ilp.table import tabulate
+from gacfx.knapsack import Problem, Solution, check, solve
+from gacfx.knapsack.ilp import program
+from gacfx.knapsack.ilp.table import tabulate
 
 RATIOS = (0.1, 0.2, 0.3, 0.4)
 CHECKED = 400_000  # candidates up to which the exact checker runs as well

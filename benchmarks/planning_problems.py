@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning import Problem, kept_budget
-from gacfx.planning.blocks import Block
+from gacfx.knapsack import Problem, kept_budget
+from gacfx.knapsack.blocks import Block
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -24,10 +24,10 @@ from benchmarks import planning_problems, record
 from benchmarks.inspection import peak_mib
 from benchmarks.planning_measure import milliseconds
 from benchmarks.planning_problems import LLAMA_8B, LLAMA_70B, Model
-from gacfx.planning import Problem, Solution, check
-from gacfx.planning.limits import Limit
-from gacfx.planning.one_budget import core
-from gacfx.planning.two_budgets.solve import solve_two_budgets
+from gacfx.knapsack import Problem, Solution, check
+from gacfx.knapsack.limits import Limit
+from gacfx.knapsack.one_budget import core
+from gacfx.knapsack.two_budgets.solve import solve_two_budgets
 
 RATIOS = (0.1, 0.2, 0.3)
 SEEDS = range(4)

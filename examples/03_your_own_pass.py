@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 import gacfx
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, matmuls, refuse
 from gacfx.demo import MODEL
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, matmuls, refuse
 
 
 @register
@@ -35,7 +35,7 @@ def main() -> None:
     pipeline = gacfx.Pipeline.parse("annotate-sites,flag-narrow{least=96}")
     pipeline.run(graph)
     print(pipeline)
-    from gacfx.core.notes import note
+    from gacfx.graph.notes import note
 
     for node, site in list(matmuls(graph))[:8]:
         print(site.name, "|", "; ".join(r.reason for r in note(node).refusals) or "wide enough")

@@ -15,9 +15,9 @@ from gacfx import _transformers_hook
 if TYPE_CHECKING:
     from gacfx.api import Compressed, apply, apply_, compress, load, plan, save
     from gacfx.core.goal import Goal
-    from gacfx.core.pipeline import Pipeline
     from gacfx.core.search import Search
     from gacfx.errors import GacError
+    from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import capture, inspect
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ __all__ = [
 _HOME = {
     "GacError": "gacfx.errors",
     "Goal": "gacfx.core.goal",
-    "Pipeline": "gacfx.core.pipeline",
+    "Pipeline": "gacfx.graph.pipeline",
     "Search": "gacfx.core.search",
     "capture": "gacfx.inspection",
     "inspect": "gacfx.inspection",

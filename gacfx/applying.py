@@ -9,13 +9,13 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.checkpoint.hf import check_unquantized, declare_
-from gacfx.core import edit
 from gacfx.core.asked import check_module
 from gacfx.core.locks import check_plan
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.planned import Planned
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import PlanError
+from gacfx.graph import edit
+from gacfx.graph.pipeline import Pipeline
 from gacfx.modules.install import install_
 
 M = TypeVar("M", bound=nn.Module)

@@ -16,14 +16,14 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.asked import check_module
 from gacfx.core.dims import Dims
-from gacfx.core.layers import in_layer, layers_of, split_layer
-from gacfx.core.notes import note, sites, state
-from gacfx.core.ops import DTYPES
-from gacfx.core.pipeline import Pipeline
-from gacfx.core.printer import annotated_code
 from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import UnsupportedModel
+from gacfx.graph.layers import in_layer, layers_of, split_layer
+from gacfx.graph.notes import note, sites, state
+from gacfx.graph.ops import DTYPES
+from gacfx.graph.pipeline import Pipeline
+from gacfx.graph.printer import annotated_code
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import USUAL, Profile
 from gacfx.tracing import export

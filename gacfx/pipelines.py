@@ -55,7 +55,7 @@ def step(name: str, **options: object) -> str:
 
 
 def _text(option: object) -> str:
-    """As :func:`gacfx.core.gacpass.show` writes it, which needs torch; empty for None."""
+    """As :func:`gacfx.graph.gacpass.show` writes it, which needs torch; empty for None."""
     if isinstance(option, bool):
         return str(option).lower()
     if isinstance(option, tuple):

@@ -20,18 +20,19 @@ from torch.fx import GraphModule, symbolic_trace
 
 from gacfx import pipelines
 from gacfx.core.curve_file import Curves, Facts, Weight
-from gacfx.core.edit import set_parameter
-from gacfx.core.gacpass import GacPass
 from gacfx.core.goal import Goal, as_goal
-from gacfx.core.notes import annotate, state, targets
-from gacfx.core.ops import DTYPES
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan, Provenance
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PipelineError, PlanError
+from gacfx.graph.edit import set_parameter
+from gacfx.graph.gacpass import GacPass
+from gacfx.graph.notes import annotate, state, targets
+from gacfx.graph.ops import DTYPES
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import capture, load_profile
+from gacfx.knapsack import Problem
 from gacfx.passes.planning.budget import (
     make_budget,
     target_names,
@@ -42,7 +43,6 @@ from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.solve import make_problem, refused_sites
 from gacfx.passes.planning.sweep_candidates import Sizes
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
-from gacfx.planning import Problem
 from gacfx.study import check_request, run_planning
 
 

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
 
-from gacfx.core import notes
 from gacfx.core.curve_file import Curves
 from gacfx.core.plan import Plan
 from gacfx.core.sites import Execution, MatmulSite, Mode, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.errors import ProfileError
+from gacfx.graph import notes
 from gacfx.hardware.latency import Latency
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import load_profile

@@ -26,24 +26,24 @@ from gacfx.compressors.lowrank import Decomposition
 from gacfx.core.asked import check_asked, check_module
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
-from gacfx.core.notes import state, targets
-from gacfx.core.ops import DTYPES
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import PlanError, UnsupportedModel
+from gacfx.graph.notes import state, targets
+from gacfx.graph.ops import DTYPES
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
+from gacfx.knapsack import kept_budget
 from gacfx.modules.install import low_rank_modules, swapped
 from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
 from gacfx.passes.planning.importance import proxy_of
 from gacfx.passes.planning.limiting import check_limits
 from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
 from gacfx.passes.planning.solve import refused_sites
-from gacfx.planning import kept_budget
 from gacfx.tracing.export import capture
 
 VALUE_MODELS = ("two-sided", "fisher", "relative")

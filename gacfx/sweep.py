@@ -21,11 +21,11 @@ from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import PlanError
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import load_profile
+from gacfx.knapsack import Problem, Solution, check
+from gacfx.knapsack.frontier.plans import frontier
+from gacfx.knapsack.solver import solve
 from gacfx.passes.planning.limit_latency import Clock
 from gacfx.passes.planning.solve import DENSE
-from gacfx.planning import Problem, Solution, check
-from gacfx.planning.frontier.plans import frontier
-from gacfx.planning.solver import solve
 from gacfx.replan import problem_of
 
 EXACT_ROWS = 50

@@ -7,13 +7,13 @@ from gacfx.applying import apply_to_graph
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, embedding_rows
 from gacfx.checkpoint.load import unused_weights
-from gacfx.core import edit
-from gacfx.core.ops import DTYPES
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.planned import Planned
 from gacfx.core.rise import rise_of
 from gacfx.core.sites import Workload
 from gacfx.core.surroundings import plain_torch
+from gacfx.graph import edit
+from gacfx.graph.ops import DTYPES
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection, annotate_graph
 from gacfx.modules.install import swapped

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gacfx.core.ops import DTYPES
 from gacfx.errors import BenchError
+from gacfx.graph.ops import DTYPES
 from gacfx.hardware.measure.device import default_device, is_here
 from gacfx.hardware.measure.memory import is_out_of_memory
 from gacfx.modules.install import low_rank_modules

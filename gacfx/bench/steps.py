@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gacfx.core.compat import cache_argument
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
+from gacfx.graph.compat import cache_argument
 
 Step = Callable[[], Tensor]
 """Returns logits, [B, 1, V], or [B, S, V] where the model cannot leave out the others."""

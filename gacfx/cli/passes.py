@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the passes and print."""
-    from gacfx.core.gacpass import show
-    from gacfx.core.pipeline import known_passes
+    from gacfx.graph.gacpass import show
+    from gacfx.graph.pipeline import known_passes
     from gacfx.pipelines import DEFAULT
 
     rows: list[dict[str, Any]] = []

@@ -26,8 +26,8 @@ from gacfx.explain.bundle import Bundle, size_of
 from gacfx.explain.holds import Held
 from gacfx.explain.values import Explanation, Hold, Moved, Other, Price, Size, Tie, size_text
 from gacfx.hardware.profile import Profile
-from gacfx.planning import Problem
-from gacfx.planning.rules.merge import labels_of
+from gacfx.knapsack import Problem
+from gacfx.knapsack.rules.merge import labels_of
 
 __all__ = ["Explanation", "Hold", "Moved", "Other", "Price", "Size", "Tie", "explain", "size_text"]
 

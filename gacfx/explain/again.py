@@ -8,17 +8,17 @@ from fnmatch import fnmatchcase
 from gacfx import pipelines
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.search import Bound
 from gacfx.errors import PlanError, PlanMismatch
 from gacfx.explain.bundle import label_of
 from gacfx.explain.values import PARAMETERS, Price, Size
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
+from gacfx.knapsack import Problem
+from gacfx.knapsack.limits import Label
 from gacfx.passes.planning.solve import Axis
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
-from gacfx.planning import Problem
-from gacfx.planning.limits import Label
 from gacfx.replan import problem_again
 
 AGAIN = "save the curves with the plan (--save-curves)"

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.explain.values import Moved, Other, Size, Tie
+from gacfx.knapsack.limits import Implies, Label, Limit, Rule
+from gacfx.knapsack.problem import Group, Problem
+from gacfx.knapsack.rules.merge import Merged, labels_of, merge
 from gacfx.passes.planning.solve import DENSE
-from gacfx.planning.limits import Implies, Label, Limit, Rule
-from gacfx.planning.problem import Group, Problem
-from gacfx.planning.rules.merge import Merged, labels_of, merge
 
 Mask = NDArray[np.bool_]
 

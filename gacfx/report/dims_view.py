@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.core.dims import Dim, Dims
-from gacfx.core.layers import split_layer
+from gacfx.graph.layers import split_layer
 from gacfx.report.layout import GAP, Column, Flow, grid, sentence, width_of
 
 MOST_SHOWN = 6

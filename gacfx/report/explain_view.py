@@ -6,8 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.core.layers import split_layer
 from gacfx.explain import Explanation, Moved, Other, Price, Size, Tie, size_text
+from gacfx.graph.layers import split_layer
 from gacfx.inspection import ranges
 from gacfx.report.numbers import count, signed
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from gacfx.core.notes import sites
 from gacfx.core.sites import AttentionSite
+from gacfx.graph.notes import sites
 from gacfx.inspection import Inspection, Row
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, width_of
 from gacfx.report.numbers import count

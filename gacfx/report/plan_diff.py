@@ -7,9 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.core.layers import split_layer
 from gacfx.core.plan import Choice, Plan
 from gacfx.errors import PlanMismatch
+from gacfx.graph.layers import split_layer
 from gacfx.inspection import ranges
 from gacfx.report.numbers import signed
 from gacfx.report.plan_view import loss_unit

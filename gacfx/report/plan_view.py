@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from gacfx.core.layers import split_layer
 from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
+from gacfx.graph.layers import split_layer
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import ranges
 from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of

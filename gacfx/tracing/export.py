@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from gacfx.core.compat import without_recompiling, without_stack_traces
-from gacfx.core.notes import annotate
-from gacfx.core.ops import Op, op_of
 from gacfx.errors import CaptureError
+from gacfx.graph.compat import without_recompiling, without_stack_traces
+from gacfx.graph.notes import annotate
+from gacfx.graph.ops import Op, op_of
 from gacfx.tracing.attention import record_attention
 
 BATCH, SEQ = 3, 17

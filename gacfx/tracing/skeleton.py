@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from gacfx.core.compat import without_weight_init
 from gacfx.core.config_json import (
     FORMAT_VERSION,
     check_sizes,
@@ -16,6 +15,7 @@ from gacfx.core.config_json import (
 )
 from gacfx.core.names import is_module_name
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
+from gacfx.graph.compat import without_weight_init
 from gacfx.modules.install import skeleton_
 
 if TYPE_CHECKING:

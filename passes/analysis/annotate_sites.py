@@ -9,12 +9,12 @@ from math import prod
 
 from torch.fx import GraphModule, Node
 
-from gacfx.core import ops
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, annotate, note, refuse
-from gacfx.core.ops import Op
-from gacfx.core.readable import check_readable
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
+from gacfx.graph import ops
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, annotate, note, refuse
+from gacfx.graph.ops import Op
+from gacfx.graph.readable import check_readable
 
 
 @register

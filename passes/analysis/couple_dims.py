@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, state
-from gacfx.core.readable import check_readable
 from gacfx.coupling.analyse import couple
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, state
+from gacfx.graph.readable import check_readable
 
 
 @register

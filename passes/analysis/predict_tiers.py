@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, annotate, sites
 from gacfx.core.sites import Workload
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, annotate, sites
 from gacfx.hardware.predict import predict
 from gacfx.hardware.profile import Profile
 

@@ -11,12 +11,12 @@ from fnmatch import fnmatchcase
 
 from torch.fx import GraphModule, Node
 
-from gacfx.core import ops
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.layers import in_layer, layers_of
-from gacfx.core.notes import Fact, annotate, forgive, matmuls, refuse
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.errors import PassError
+from gacfx.graph import ops
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.layers import in_layer, layers_of
+from gacfx.graph.notes import Fact, annotate, forgive, matmuls, refuse
 
 
 @register

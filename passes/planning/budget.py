@@ -6,11 +6,11 @@ from torch.fx import GraphModule
 
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.core.goal import Goal
-from gacfx.core.notes import targets
 from gacfx.core.plan import Budget
 from gacfx.errors import InfeasibleBudget, PlanError, UnsupportedModel
+from gacfx.graph.notes import targets
+from gacfx.knapsack import kept_budget
 from gacfx.passes.planning.solve import refused_sites
-from gacfx.planning import kept_budget
 
 
 def target_names(gm: GraphModule) -> list[str]:

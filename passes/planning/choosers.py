@@ -15,15 +15,15 @@ from math import inf
 
 from gacfx.core.search import LIMITS_KEPT, RULES_OF_THUMB
 from gacfx.errors import PassError
-from gacfx.planning.ilp.solve import solve_ilp
-from gacfx.planning.ilp.solvers import SolverName
-from gacfx.planning.limits import Implies
-from gacfx.planning.paper.dp import solve_dp
-from gacfx.planning.paper.rounding import solve_greedy, solve_rounded
-from gacfx.planning.problem import Problem
-from gacfx.planning.rules.merge import merge
-from gacfx.planning.solution import Solution
-from gacfx.planning.solver import solve
+from gacfx.knapsack.ilp.solve import solve_ilp
+from gacfx.knapsack.ilp.solvers import SolverName
+from gacfx.knapsack.limits import Implies
+from gacfx.knapsack.paper.dp import solve_dp
+from gacfx.knapsack.paper.rounding import solve_greedy, solve_rounded
+from gacfx.knapsack.problem import Problem
+from gacfx.knapsack.rules.merge import merge
+from gacfx.knapsack.solution import Solution
+from gacfx.knapsack.solver import solve
 
 
 @dataclass(frozen=True)

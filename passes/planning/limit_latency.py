@@ -13,17 +13,17 @@ from typing import get_args
 import numpy as np
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, state, targets
 from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Mode, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PassError
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, state, targets
 from gacfx.hardware.latency import Latency, estimate_us
 from gacfx.hardware.predict import predict
 from gacfx.hardware.profile import Profile
+from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.limits import Limit
 from gacfx.passes.planning.sweep_candidates import Sizes
-from gacfx.planning.arrays import IntArray
-from gacfx.planning.limits import Limit
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,10 @@ They run between sweep-candidates and solve, so a pass that plans, rewrites or v
 place there, and says so before any work is done.
 """
 
-from gacfx.core.gacpass import GacPass
-from gacfx.core.notes import Fact
-from gacfx.core.pipeline import Pipeline, known_passes
 from gacfx.errors import PipelineError
+from gacfx.graph.gacpass import GacPass
+from gacfx.graph.notes import Fact
+from gacfx.graph.pipeline import Pipeline, known_passes
 from gacfx.passes.planning.limit_latency import LimitLatency
 
 

@@ -14,11 +14,11 @@ from gacfx.compressors.curves import VALUE_MODELS
 from gacfx.compressors.lowrank import Decomposition, decompose
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
-from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, refuse, state, targets
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.core.statistics import Statistics
 from gacfx.errors import DecompositionFailed, PipelineError
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, refuse, state, targets
 from gacfx.passes.planning.importance import importance, linear_curve, proxy_of
 
 PAPER = "paper"

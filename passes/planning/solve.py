@@ -13,17 +13,17 @@ import numpy as np
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
-from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, matmuls, note, state, targets
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance
 from gacfx.errors import InfeasibleBudget, PassError
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, matmuls, note, state, targets
+from gacfx.knapsack import Group, Problem, Solution, check
+from gacfx.knapsack.limits import Implies, Limit, SameLabel
 from gacfx.passes.planning.choosers import choose
 from gacfx.passes.planning.doubtful import warn_of_doubtful
 from gacfx.passes.planning.infeasible import explain
 from gacfx.passes.planning.limit_latency import ShareOfDense
 from gacfx.passes.planning.sweep_candidates import Sizes
-from gacfx.planning import Group, Problem, Solution, check
-from gacfx.planning.limits import Implies, Limit, SameLabel
 
 DENSE = "dense"
 """Label of the candidate that keeps a weight as it is; the others are labelled by their rank."""
@@ -118,7 +118,7 @@ def make_problem(gm: GraphModule, budget: Budget) -> Problem:
     assert about.curves is not None and about.candidates is not None
     for limit in about.limits:
         if not isinstance(limit, Limit):
-            raise PassError(f"solve: limit {limit!r} is no gacfx.planning.limits.Limit")
+            raise PassError(f"solve: limit {limit!r} is no gacfx.knapsack.limits.Limit")
     for rule in about.rules:
         if not isinstance(rule, SameLabel | Implies):
             raise PassError(f"solve: rule {rule!r} is neither SameLabel nor Implies")

@@ -10,10 +10,10 @@ from fnmatch import fnmatchcase
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
-from gacfx.core.gacpass import GacPass, given, register
-from gacfx.core.notes import Fact, forgive, refuse, state, targets
 from gacfx.core.search import Bound
 from gacfx.errors import PassError
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, forgive, refuse, state, targets
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
 Sizes = tuple[int | None, ...]

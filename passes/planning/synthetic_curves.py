@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, state, targets
 from gacfx.errors import PassError
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, state, targets
 from gacfx.passes.planning.importance import linear_curve
 
 VALUES = ("energy", "paper")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, state
 from gacfx.errors import PassError
-from gacfx.planning.limits import SameLabel
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, state
+from gacfx.knapsack.limits import SameLabel
 
 
 @register

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from gacfx.core import edit
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact
 from gacfx.errors import PassError
+from gacfx.graph import edit
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact
 
 
 @register

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
-from gacfx.core import edit, ops
-from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.materialise import Factors, FactorSet, check_factors
-from gacfx.core.notes import Fact, matmuls, refuse, state
-from gacfx.core.ops import Op
 from gacfx.core.plan import Plan
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.errors import PassError, PlanMismatch
+from gacfx.graph import edit, ops
+from gacfx.graph.gacpass import GacPass, given, register
+from gacfx.graph.notes import Fact, matmuls, refuse, state
+from gacfx.graph.ops import Op
 
 LINEAR = torch.ops.aten.linear.default
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, given, register
 from gacfx.core.plan import Plan
 from gacfx.errors import PassError
+from gacfx.graph.gacpass import GacPass, given, register
 
 
 @register

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import GacPass, given, register
 from gacfx.errors import PassError
+from gacfx.graph.gacpass import GacPass, given, register
 
 
 @register

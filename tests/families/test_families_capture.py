@@ -10,11 +10,11 @@ import torch
 from torch.fx import GraphModule
 
 from gacfx import pipelines
-from gacfx.core.layers import in_layer, layers_of
-from gacfx.core.notes import matmuls, note, sites
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Workload
 from gacfx.errors import CaptureError, CheckpointError, UnsupportedModel
+from gacfx.graph.layers import in_layer, layers_of
+from gacfx.graph.notes import matmuls, note, sites
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import load
 from gacfx.inspection import fold, read_rows
 from gacfx.tracing.attention import _spy

@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from torch.fx import GraphModule
 
 from gacfx.api import annotate_graph
-from gacfx.core import edit
 from gacfx.core.sites import Workload
+from gacfx.graph import edit
 from gacfx.hardware import profile as profiles
 from gacfx.inspection import Inspection
 from gacfx.tracing.export import capture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gacfx.cli import main
-from gacfx.core.pipeline import Pipeline, known_passes
+from gacfx.graph.pipeline import Pipeline, known_passes
 from tests.golden.goldens import check
 
 

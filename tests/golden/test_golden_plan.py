@@ -10,10 +10,10 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.goal import Goal
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Plan, Provenance
 from gacfx.core.search import Bound, Search
 from gacfx.demo import REAL
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.contracts import rank_step
 from gacfx.passes.planning.budget import make_budget, wanted_ranks

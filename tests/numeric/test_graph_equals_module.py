@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from gacfx.core import edit, ops
 from gacfx.core.materialise import FactorSet
-from gacfx.core.notes import targets
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
 from gacfx.core.sites import Layout
+from gacfx.graph import edit, ops
+from gacfx.graph.notes import targets
 from gacfx.modules.install import install_
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.planning.measure_curves import dense_weight

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
-from gacfx.core import edit
-from gacfx.core.gacpass import GacPass
 from gacfx.core.materialise import Factors, FactorSet
-from gacfx.core.notes import Fact, facts, sites
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.planned import Planned
 from gacfx.core.sites import Site, Workload
+from gacfx.graph import edit
+from gacfx.graph.gacpass import GacPass
+from gacfx.graph.notes import Fact, facts, sites
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
 from gacfx.passes.analysis.annotate_sites import AnnotateSites

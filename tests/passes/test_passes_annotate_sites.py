@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from torch.fx import symbolic_trace
 from torch.nn.functional import scaled_dot_product_attention
 
-from gacfx.core import ops
-from gacfx.core.notes import Fact, Note, facts, note, sites
-from gacfx.core.ops import Op
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
 from gacfx.errors import PassError
+from gacfx.graph import ops
+from gacfx.graph.notes import Fact, Note, facts, note, sites
+from gacfx.graph.ops import Op
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.tracing.export import capture
 from tests.passes.graphs import DOWN0, PREFILL, graph_of, ids, llama, net, run, site_of, snapshot

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from gacfx.core import edit
 from gacfx.core.planned import Planned
 from gacfx.errors import PassError, PipelineError
+from gacfx.graph import edit
 from gacfx.passes.rewrite.factorize import Factorize
 from gacfx.passes.verify.check_budget import CheckBudget, weight_params
 from tests.passes.graphs import annotated, net, planned, run, snapshot, with_limit

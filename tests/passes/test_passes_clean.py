@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 
-from gacfx.core import edit
-from gacfx.core.notes import facts
+from gacfx.graph import edit
+from gacfx.graph.notes import facts
 from gacfx.passes.rewrite.clean import Clean, unread_parameters
 from tests.passes.graphs import annotated, ids, llama, net, snapshot, text_of
 

@@ -1,7 +1,7 @@
 """couple-dims: the free sizes of the model into the state, the graph left alone."""
 
-from gacfx.core.notes import Fact, facts, state
 from gacfx.coupling.analyse import couple
+from gacfx.graph.notes import Fact, facts, state
 from gacfx.passes.analysis.couple_dims import CoupleDims
 from tests.passes.graphs import llama, run, snapshot
 

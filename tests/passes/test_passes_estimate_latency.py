@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gacfx.core.notes import Fact, annotate, facts, note, sites
 from gacfx.core.sites import Workload
 from gacfx.errors import PassError
+from gacfx.graph.notes import Fact, annotate, facts, note, sites
 from gacfx.hardware.latency import estimate_us
 from gacfx.passes.analysis.estimate_latency import EstimateLatency
 from gacfx.passes.analysis.predict_tiers import PredictTiers

@@ -8,13 +8,13 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
-from gacfx.core import ops
 from gacfx.core.materialise import Factors
-from gacfx.core.notes import Fact, Refusal, facts, matmuls, note, state
-from gacfx.core.ops import Op, module_stack
 from gacfx.core.plan import Choice
 from gacfx.core.planned import Planned
 from gacfx.errors import PassError, PipelineError, PlanError, PlanMismatch
+from gacfx.graph import ops
+from gacfx.graph.notes import Fact, Refusal, facts, matmuls, note, state
+from gacfx.graph.ops import Op, module_stack
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
 from gacfx.passes.analysis.predict_tiers import PredictTiers

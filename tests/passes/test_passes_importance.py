@@ -7,10 +7,10 @@ from torch.fx import GraphModule
 
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
-from gacfx.core.notes import state
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
+from gacfx.graph.notes import state
 from gacfx.passes.planning.importance import importance, linear_curve, proxy_of
 from gacfx.passes.planning.measure_curves import MeasureCurves
 from gacfx.passes.planning.solve import Solve

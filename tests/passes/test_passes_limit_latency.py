@@ -11,10 +11,10 @@ import pytest
 from torch.fx import GraphModule
 
 from gacfx.core.materialise import FactorSet
-from gacfx.core.notes import matmuls, note, state, targets
 from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import PassError
+from gacfx.graph.notes import matmuls, note, state, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.estimate_latency import EstimateLatency
 from gacfx.passes.analysis.predict_tiers import PredictTiers

@@ -10,10 +10,10 @@ from torch.fx import GraphModule
 
 from gacfx.compressors.lowrank import Decomposition, decompose
 from gacfx.compressors.methods import METHODS
-from gacfx.core.notes import Fact, Refusal, facts, matmuls, note, state, targets
 from gacfx.core.sites import Layout
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.errors import PipelineError
+from gacfx.graph.notes import Fact, Refusal, facts, matmuls, note, state, targets
 from gacfx.passes.planning.measure_curves import MeasureCurves, dense_weight
 from tests.passes.graphs import Q0, annotated, graph_of, llama, net, run, site_of, snapshot
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from gacfx.core.notes import Fact, facts, note, sites
 from gacfx.core.sites import Workload
 from gacfx.core.tiers import TierPrediction
+from gacfx.graph.notes import Fact, facts, note, sites
 from gacfx.hardware.predict import measured_key, predict
 from gacfx.hardware.profile import Measurement
 from gacfx.passes.analysis.annotate_sites import AnnotateSites

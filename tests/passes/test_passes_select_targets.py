@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from gacfx.core import edit
-from gacfx.core.notes import Fact, facts, matmuls, note, state, targets
+from gacfx.graph import edit
+from gacfx.graph.notes import Fact, facts, matmuls, note, state, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.passes.rewrite.factorize import Factorize

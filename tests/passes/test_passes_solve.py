@@ -1,6 +1,6 @@
 """solve: the best candidates under the budget, with a proof, and an error that helps when none is.
 
-The solver itself is tested with gacfx.planning; here it is what the pass hands it and makes of it.
+The solver itself is tested with gacfx.knapsack; here it is what the pass hands it and makes of it.
 """
 
 from collections.abc import Callable
@@ -15,18 +15,18 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.curves import Curve
-from gacfx.core.notes import Fact, state, targets
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.search import Search, Solver
 from gacfx.errors import InfeasibleBudget, PassError, PipelineError, PlanError
+from gacfx.graph.notes import Fact, state, targets
+from gacfx.graph.pipeline import Pipeline
+from gacfx.knapsack import Problem, Solution
+from gacfx.knapsack.limits import Implies, Limit
 from gacfx.passes.planning import choosers
 from gacfx.passes.planning.solve import Solve
 from gacfx.passes.planning.sweep_candidates import Sizes, SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.passes.planning.tie_layers import TieLayers
-from gacfx.planning import Problem, Solution
-from gacfx.planning.limits import Implies, Limit
 from tests.passes.graphs import Q0, annotated, llama, net, provenance, run, snapshot
 
 DENSE = 4 * 20 * 24
@@ -333,7 +333,7 @@ def test_a_budget_and_a_limit_that_exclude_each_other_are_both_named() -> None:
 def test_what_is_no_limit_and_no_rule_is_refused() -> None:
     gm = prepared()
     state(gm).limits = ("fast",)
-    with pytest.raises(PassError, match="limit 'fast' is no gacfx.planning.limits.Limit"):
+    with pytest.raises(PassError, match="limit 'fast' is no gacfx.knapsack.limits.Limit"):
         solved(gm, 1000)
     gm = prepared()
     state(gm).rule("same")

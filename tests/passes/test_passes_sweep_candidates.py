@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
-from gacfx.core.notes import Fact, Refusal, facts, note, state
 from gacfx.errors import PassError, PlanError
+from gacfx.graph.notes import Fact, Refusal, facts, note, state
 from gacfx.hardware.contracts import CONTRACTS
+from gacfx.knapsack.limits import SameLabel
 from gacfx.passes.planning.sweep_candidates import Sizes, SweepCandidates, aligned_ranks
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
-from gacfx.planning.limits import SameLabel
 from tests.passes.graphs import Q0, annotated, llama, run, site_of, snapshot
 
 K1, UP1 = "model.layers.1.self_attn.k_proj", "model.layers.1.mlp.up_proj"

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
-from gacfx.core.notes import Fact, state
+from gacfx.graph.notes import Fact, state
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves, tail
 from tests.passes.graphs import annotated, llama, run, snapshot
 

@@ -5,12 +5,12 @@ import pytest
 from torch.fx import GraphModule
 
 from gacfx.core.curves import Curve
-from gacfx.core.notes import Fact, state
 from gacfx.errors import PassError
+from gacfx.graph.notes import Fact, state
+from gacfx.knapsack.limits import SameLabel
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.passes.planning.tie_layers import TieLayers, kind_of
-from gacfx.planning.limits import SameLabel
 from tests.passes.graphs import Q0, Q1, annotated, llama, run, snapshot
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import gacfx
 from gacfx.compressors.methods import METHODS, Method, Metric, register
-from gacfx.core.gacpass import PASSES
-from gacfx.core.notes import note, sites
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PipelineError
+from gacfx.graph.gacpass import PASSES
+from gacfx.graph.notes import note, sites
 from gacfx.hardware import profile as profiles
 from tests import tiny
 
@@ -25,9 +25,9 @@ import numpy as np
 from torch.fx import GraphModule
 
 from gacfx.compressors.methods import Method, Metric, register as register_method
-from gacfx.core.gacpass import GacPass, register
-from gacfx.core.notes import Fact, matmuls, refuse, state
-from gacfx.planning.limits import Limit, SameLabel
+from gacfx.graph.gacpass import GacPass, register
+from gacfx.graph.notes import Fact, matmuls, refuse, state
+from gacfx.knapsack.limits import Limit, SameLabel
 
 register_method(Method("toy-output", Metric.MOMENT, Metric.IDENTITY, "a toy"))
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Problem, check, solve
-from gacfx.planning.frontier.plans import frontier, points
-from gacfx.planning.frontier.table import every_budget
+from gacfx.knapsack import Problem, check, solve
+from gacfx.knapsack.frontier.plans import frontier, points
+from gacfx.knapsack.frontier.table import every_budget
 from tests.trials.problems import random_problem
 
 fixed = settings(derandomize=True, max_examples=40, deadline=None, database=None)
@@ -36,7 +36,7 @@ concave_groups = st.lists(
 )
 
 
-@pytest.mark.filterwarnings("ignore::gacfx.planning.PrecisionWarning")
+@pytest.mark.filterwarnings("ignore::gacfx.knapsack.PrecisionWarning")
 @fixed
 @given(groups)
 def test_value_optimum_and_bound_are_in_order_for_every_budget(

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Implies, Problem, Solution, check, kept_budget, solve
-from gacfx.planning.one_budget import rounds
+from gacfx.knapsack import Group, Implies, Problem, Solution, check, kept_budget, solve
+from gacfx.knapsack.one_budget import rounds
 from tests.trials.oracles import best_of_all, textbook_dp
 from tests.trials.problems import KINDS, curves, random_problem
 from tests.trials.tampering import CHANGES
 from tests.trials.trial import assert_best, trials
 
-pytestmark = pytest.mark.filterwarnings("ignore::gacfx.planning.PrecisionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::gacfx.knapsack.PrecisionWarning")
 fixed = settings(derandomize=True, max_examples=60, deadline=None, database=None)
 
 

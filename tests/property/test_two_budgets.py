@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
-from gacfx.planning import Group, Problem, Solution, check
-from gacfx.planning.arrays import IntArray
-from gacfx.planning.limits import Limit
-from gacfx.planning.two_budgets import branch as two_branch
-from gacfx.planning.two_budgets import branches as two_branches
-from gacfx.planning.two_budgets import lists as two_lists
-from gacfx.planning.two_budgets import rounds as two_rounds
-from gacfx.planning.two_budgets import search as two_search
-from gacfx.planning.two_budgets.solve import solve_two_budgets
+from gacfx.knapsack import Group, Problem, Solution, check
+from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.limits import Limit
+from gacfx.knapsack.two_budgets import branch as two_branch
+from gacfx.knapsack.two_budgets import branches as two_branches
+from gacfx.knapsack.two_budgets import lists as two_lists
+from gacfx.knapsack.two_budgets import rounds as two_rounds
+from gacfx.knapsack.two_budgets import search as two_search
+from gacfx.knapsack.two_budgets.solve import solve_two_budgets
 from tests.trials.problems import nasty_values
 
 fixed = settings(derandomize=True, max_examples=80, deadline=None, database=None)

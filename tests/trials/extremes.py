@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gacfx.planning import PrecisionWarning, Problem, check, solve
-from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.blocks import Block
-from gacfx.planning.limits import Limit
+from gacfx.knapsack import PrecisionWarning, Problem, check, solve
+from gacfx.knapsack.arrays import FloatArray, IntArray
+from gacfx.knapsack.blocks import Block
+from gacfx.knapsack.limits import Limit
 
 _COLUMNS = 100
 """Candidates of a group, where there are many groups"""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning.limits import Implies, Label, SameLabel
-from gacfx.planning.problem import Group, Problem
+from gacfx.knapsack.limits import Implies, Label, SameLabel
+from gacfx.knapsack.problem import Group, Problem
 
 MOST_PLANS = 100_000
 """For brute force"""

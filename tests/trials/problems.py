@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gacfx.planning.arrays import FloatArray, IntArray
-from gacfx.planning.blocks import Block
-from gacfx.planning.limits import Implies, Label, Limit, SameLabel
-from gacfx.planning.problem import Group, Problem
+from gacfx.knapsack.arrays import FloatArray, IntArray
+from gacfx.knapsack.blocks import Block
+from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
+from gacfx.knapsack.problem import Group, Problem
 from tests.trials.oracles import labels_of
-from tests.unit.planning import small_problems
+from tests.unit.knapsack import small_problems
 
 
 def nasty_values(rng: np.random.Generator, kind: int, costs: IntArray) -> FloatArray:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gacfx.planning import Problem, Solution
+from gacfx.knapsack import Problem, Solution
 from tests.trials.oracles import exact_value, keeps_all
 
 Changed = tuple[Solution, bool]

@@ -10,9 +10,9 @@ from unittest.mock import patch
 import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
-from gacfx.planning import PrecisionWarning, Problem, Solution, check, solve, solve_ilp
-from gacfx.planning.one_budget import small_core
-from gacfx.planning.paper.dp import solve_dp
+from gacfx.knapsack import PrecisionWarning, Problem, Solution, check, solve, solve_ilp
+from gacfx.knapsack.one_budget import small_core
+from gacfx.knapsack.paper.dp import solve_dp
 from tests.trials.oracles import (
     MOST_CELLS,
     MOST_PLANS,

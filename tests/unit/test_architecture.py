@@ -26,15 +26,16 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "speedup explain bench",
     ),
     ("verbs           ", "passes"),
-    ("neighbours      ", "tracing calibration coupling compressors hardware planning checkpoint"),
+    ("neighbours      ", "tracing calibration coupling compressors hardware knapsack checkpoint"),
     ("put in place    ", "modules"),
+    ("everything fx   ", "graph"),
     ("nouns           ", "core"),
     ("errors          ", "errors"),
 )
 NEIGHBOURS = 3
 """Row whose parts never import each other."""
 
-PLANNING = (
+KNAPSACK = (
     "solver",
     "two_budgets ilp frontier paper",
     "rules",
@@ -44,7 +45,7 @@ PLANNING = (
     "problem problem_file solution solution_file json_text blocks group limits",
     "arrays order grid work",
 )
-"""Within gacfx.planning imports go down as well, and the folders of one row are neighbours."""
+"""Within gacfx.knapsack imports go down as well, and the folders of one row are neighbours."""
 _STATEMENT = 6
 """Row from which on the certificate may import, as it shares nothing with those who make plans."""
 
@@ -54,13 +55,13 @@ ROOT_MODULES = (
     "gacfx._startup.sitecustomize",
 )
 BY_NAME = {
-    "gacfx.core.pipeline": "gacfx.passes",  # passes are looked up by name when a text is parsed
+    "gacfx.graph.pipeline": "gacfx.passes",  # passes are looked up by name when a text is parsed
     "gacfx._transformers_hook": "gacfx.checkpoint.hf",
 }
 """Module -> what it imports by a name in a string, the only way up."""
 
 NO_TORCH = (
-    *("planning", "hardware", "errors", "pipelines"),
+    *("knapsack", "hardware", "errors", "pipelines"),
     *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files")),
     *("core.curve_file", "core.search", "core.goal", "core.rise"),
     *("core.names", "core.config_json"),
@@ -69,8 +70,8 @@ EXPORTS = ("tracing", "dynamo")
 MEASURES = ("hardware.measure",)
 """It asks the machine itself: torch, and the only place that touches the GPU."""
 TRANSFORMERS = ("checkpoint.hf", "cli", "api", "demo")
-NOTES = ("core.notes",)
-MAKES_NODES = ("core.edit",)
+NOTES = ("graph.notes",)
+MAKES_NODES = ("graph.edit",)
 MODULAR = ("hardware",)
 MAX_LINES = 400
 
@@ -180,19 +181,19 @@ def imports_go_down(module: Module) -> list[str]:
     return broken
 
 
-def planning_goes_down(module: Module) -> list[str]:
-    rows = {part: row for row, parts in enumerate(PLANNING) for part in parts.split()}
+def knapsack_goes_down(module: Module) -> list[str]:
+    rows = {part: row for row, parts in enumerate(KNAPSACK) for part in parts.split()}
     parts = module.name.split(".")
-    if parts[:2] != ["gacfx", "planning"] or len(parts) == 2:
+    if parts[:2] != ["gacfx", "knapsack"] or len(parts) == 2:
         return []
     own, broken = parts[2], []
     for found in imports(module):
         target = found.target.split(".")
-        if target[:2] != ["gacfx", "planning"] or target[2] == own:
+        if target[:2] != ["gacfx", "knapsack"] or target[2] == own:
             continue
         here, there = rows[own], rows[target[2]]
         proof = "certificate" in (own, target[2])
-        beside = here == there and "." in module.name.removeprefix("gacfx.planning.")
+        beside = here == there and "." in module.name.removeprefix("gacfx.knapsack.")
         if there < here or beside or (proof and max(here, there) < _STATEMENT):
             broken.append(f"line {found.line}: {own} imports {target[2]}")
     return broken
@@ -295,7 +296,7 @@ RULES: dict[str, Callable[[Module], list[str]]] = {
     rule.__name__: rule
     for rule in (
         imports_go_down,
-        planning_goes_down,
+        knapsack_goes_down,
         nothing_is_imported_by_name,
         integers_need_no_torch,
         only_tracing_exports,
@@ -314,21 +315,21 @@ OFFENDERS = [
     ("imports_go_down", "core.sites", "def f():\n    from gacfx import api"),
     ("imports_go_down", "passes.rewrite.clean", "import gacfx.api"),
     ("imports_go_down", "study", "from gacfx.report import tables"),
-    ("imports_go_down", "planning.one_budget.core", "from gacfx.hardware.gemm import aligned"),
+    ("imports_go_down", "knapsack.one_budget.core", "from gacfx.hardware.gemm import aligned"),
     ("imports_go_down", "tracing.export", "if TYPE_CHECKING:\n    import gacfx.checkpoint.hf"),
-    ("planning_goes_down", "planning.one_budget.core", "from gacfx.planning.rules import merge"),
-    ("planning_goes_down", "planning.paper.dp", "from gacfx.planning.ilp.table import Table"),
-    ("planning_goes_down", "planning.solver", "from gacfx.planning.certificate.check import check"),
-    ("planning_goes_down", "planning.certificate.check", "from gacfx.planning.ilp import core"),
+    ("knapsack_goes_down", "knapsack.one_budget.core", "from gacfx.knapsack.rules import merge"),
+    ("knapsack_goes_down", "knapsack.paper.dp", "from gacfx.knapsack.ilp.table import Table"),
+    ("knapsack_goes_down", "knapsack.solver", "from gacfx.knapsack.certificate.check import check"),
+    ("knapsack_goes_down", "knapsack.certificate.check", "from gacfx.knapsack.ilp import core"),
     ("nothing_is_imported_by_name", "core.sites", "import_module('gacfx.api')"),
-    ("nothing_is_imported_by_name", "core.pipeline", "importlib.import_module('gacfx.api')"),
-    ("integers_need_no_torch", "planning.one_budget.core", "def f():\n    import torch"),
+    ("nothing_is_imported_by_name", "graph.pipeline", "importlib.import_module('gacfx.api')"),
+    ("integers_need_no_torch", "knapsack.one_budget.core", "def f():\n    import torch"),
     ("integers_need_no_torch", "core.plan", "from torch import Tensor"),
     ("integers_need_no_torch", "hardware.gemm", "import torch"),
     ("integers_need_no_torch", "hardware.gemm", "from gacfx.hardware.measure import timing"),
     ("only_tracing_exports", "api", "import torch\ntorch.export.export(m, ())"),
     ("only_tracing_exports", "passes.rewrite.clean", "from torch import export"),
-    ("only_tracing_exports", "core.ops", "torch._dynamo.reset()"),
+    ("only_tracing_exports", "graph.ops", "torch._dynamo.reset()"),
     ("only_measure_touches_the_gpu", "hardware.gemm", "torch.cuda.is_available()"),
     ("only_measure_touches_the_gpu", "bench.run", "def f():\n    torch.cuda.empty_cache()"),
     ("transformers_is_imported_late", "tracing.skeleton", "import transformers"),
@@ -349,11 +350,15 @@ OFFENDERS = [
 ]
 
 INNOCENT = [
-    ("imports_go_down", "passes.x", "from gacfx.core import edit\nfrom gacfx.hardware import gemm"),
+    (
+        "imports_go_down",
+        "passes.x",
+        "from gacfx.graph import edit\nfrom gacfx.hardware import gemm",
+    ),
     ("imports_go_down", "study", "import gacfx\nfrom gacfx import pipelines, __version__"),
     ("imports_go_down", "tracing.export", "from gacfx.tracing.attention import record_attention"),
-    ("planning_goes_down", "planning.paper.dp", "from gacfx.planning.problem import Problem"),
-    ("planning_goes_down", "planning.problem", "from gacfx.planning.limits import Limit"),
+    ("knapsack_goes_down", "knapsack.paper.dp", "from gacfx.knapsack.problem import Problem"),
+    ("knapsack_goes_down", "knapsack.problem", "from gacfx.knapsack.limits import Limit"),
     ("only_tracing_exports", "tracing.export", "torch.export.export(m, ())"),
     ("integers_need_no_torch", "hardware.measure.timing", "import torch"),
     ("only_measure_touches_the_gpu", "hardware.measure.timing", "torch.cuda.synchronize()"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.planning import Group, Problem, check, solve
+from gacfx.knapsack import Group, Problem, check, solve
 
 ALIGN = 8
 WINDOW_STEPS = 8

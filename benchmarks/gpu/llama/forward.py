@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.llama.variants import Variant
-from gacfx.core.compat import cache_argument
+from gacfx.graph.compat import cache_argument
 from gacfx.hardware.measure.timing import recover
 
 Phase = Literal["prefill", "decode"]

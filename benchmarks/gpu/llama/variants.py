@@ -27,7 +27,7 @@ from benchmarks.gpu.llama import allocations
 from benchmarks.gpu.llama.allocations import ALIGN, WINDOW_STEPS, Dim, Ranks
 from benchmarks.gpu.llama.architecture import Architecture
 from gacfx.compressors.allocate import allocate
-from gacfx.planning import kept_budget
+from gacfx.knapsack import kept_budget
 
 RATIO = "0.15"
 """Share of the targeted parameters that is removed, as in Table 5 of GAC (arXiv 2604.09595)."""

@@ -9,8 +9,8 @@ from benchmarks.gpu.llama import allocations, variants
 from benchmarks.gpu.llama.architecture import LLAMA_3_8B, TINY, Architecture
 from benchmarks.gpu.llama.variants import NAMES, Variant, kept_channels, variant
 from gacfx.compressors.allocate import upstream_rank
+from gacfx.knapsack import kept_budget
 from gacfx.passes.planning.synthetic_curves import tail
-from gacfx.planning import kept_budget
 
 TOTAL = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
 KEPT = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gacfx.cli import curves, made, options, parser
-from gacfx.core.gacpass import PASSES
+from gacfx.graph.gacpass import PASSES
 from gacfx.passes.planning.limiting import check_limits
 from gacfx.tracing import skeleton
 

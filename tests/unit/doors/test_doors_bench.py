@@ -15,10 +15,10 @@ from gacfx.bench import Bench, Effort, Setting, bench, need, read_models, run
 from gacfx.bench.need import least_bytes
 from gacfx.bench.steps import Decode, make_step, random_tokens
 from gacfx.bench.why import CALLS, small_call_us
-from gacfx.core.compat import cache_argument
 from gacfx.core.materialise import Factors
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError, GacError
+from gacfx.graph.compat import cache_argument
 from gacfx.hardware.measure.clock import Call
 from gacfx.modules.install import install_
 from tests import tiny

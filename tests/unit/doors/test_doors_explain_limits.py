@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch.fx import GraphModule
 
-from gacfx.core.gacpass import PASSES, GacPass, register
-from gacfx.core.notes import Fact, state
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
 from gacfx.errors import PlanError, PlanMismatch, ProfileError
 from gacfx.explain import Explanation, Moved, Other, Tie, explain
 from gacfx.explain.bundle import Bundle, size_of
-from gacfx.planning import Group, Problem
-from gacfx.planning.limits import Implies, Label, Limit, SameLabel
+from gacfx.graph.gacpass import PASSES, GacPass, register
+from gacfx.graph.notes import Fact, state
+from gacfx.knapsack import Group, Problem
+from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
 from gacfx.replan import plan_from_curves
 from gacfx.report.explain_view import explain_view
 from tests.unit import made_curves

@@ -8,8 +8,8 @@ import pytest
 import gacfx
 from gacfx import api, pipelines, replan
 from gacfx.cli import main
-from gacfx.core.pipeline import Pipeline
 from gacfx.errors import GacError
+from gacfx.graph.pipeline import Pipeline
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from tests import tiny

@@ -10,9 +10,9 @@ import pytest
 from gacfx import api, pipelines
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.goal import Goal
-from gacfx.core.pipeline import Pipeline
 from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
+from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import load
 from gacfx.passes.planning.budget import make_budget, wanted_ranks
 from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from gacfx.api import annotate_graph, apply_to_graph
-from gacfx.core import edit
 from gacfx.core.curve_file import Curves, Weight
 from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.sites import Execution, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PlanMismatch, ProfileError
+from gacfx.graph import edit
 from gacfx.hardware.latency import Latency
 from gacfx.passes.planning.limit_latency import Clock
 from gacfx.speedup import Cause, Point, curves_speedup, graph_speedup

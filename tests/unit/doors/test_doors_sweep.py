@@ -11,9 +11,9 @@ from gacfx.core.goal import Goal
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.errors import CheckpointError, PlanError
-from gacfx.planning import Problem, Solution
-from gacfx.planning.frontier.plans import frontier
-from gacfx.planning.solver import solve
+from gacfx.knapsack import Problem, Solution
+from gacfx.knapsack.frontier.plans import frontier
+from gacfx.knapsack.solver import solve
 from gacfx.replan import plan_from_curves, problem_of, synthetic_curves
 from gacfx.sweep import Row, forecast_us, sweep, write_csv
 from tests import tiny

@@ -1,0 +1,1 @@
+"""Everything fx: what a node is, notes, edits, printing, the pass protocol and pipelines."""

@@ -1,0 +1,259 @@
+"""Notes: all that gacfx knows about a graph, and the only door to ``node.meta["custom"]["gacfx"]``.
+
+What is known of one node is a :class:`Note`, stored as plain JSON under ``meta["custom"]``, because
+only that key survives re-export, saving and loading. A note carries a stamp of the node that it was
+made for (operator and shapes); a stamp that no longer fits makes the note stale, and a stale note
+reads as empty. What is known of the whole module is its :class:`State`.
+
+Facts ("sites are annotated") are never stored: :func:`facts` derives them from notes and state.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from torch.fx import GraphModule, Node
+
+from gacfx.core.dims import Dims
+from gacfx.core.plan import Plan
+from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Site
+from gacfx.core.tiers import TierPrediction
+from gacfx.graph import ops
+
+if TYPE_CHECKING:
+    from gacfx.core.curves import Curve
+
+KEY = "gacfx"
+CUSTOM = "custom"
+"""The key of ``node.meta`` that survives re-export; other programs keep things there too."""
+
+
+class Fact(StrEnum):
+    """Something that holds for the whole graph once a pass has given it."""
+
+    SITES = "sites"
+    TARGETS = "targets"
+    DIMS = "dims"
+    TIERS = "tiers"
+    LATENCY = "latency"
+    CURVES = "curves"
+    CANDIDATES = "candidates"
+    PLAN = "plan"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a pass left a site alone."""
+
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """All that gacfx knows about one node. Frozen: replaced, never edited."""
+
+    site: Site | None = None
+    eager: AttentionCall | None = None
+    """How eager mode makes this attention call, recorded at capture."""
+    targeted: bool | None = None
+    """The weight of this site may be compressed; None before targets were selected."""
+    tier: TierPrediction | None = None
+    latency_us: float | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(slots=True)
+class State:
+    """What is known of a whole module; lives in ``gm.meta["gacfx"]``."""
+
+    dims: Dims | None = None
+    curves: "dict[str, Curve] | None" = None
+    candidates: dict[str, tuple[int | None, ...]] | None = None
+    """Module -> ranks the planner may choose from; None stands for *keep dense*."""
+    limits: tuple[Any, ...] = ()
+    """Further budgets: values of :class:`gacfx.knapsack.limits.Limit`, in the order of the
+    candidates. They speak of candidates, so whoever lists candidates anew begins without them."""
+    plan: Plan | None = None
+    log: list[str] = field(default_factory=list)
+    """The passes that ran, as pipeline text, with what they reported."""
+    _rules: dict[Any, None] = field(default_factory=dict)
+    """Keys only: a set that keeps its order."""
+
+    @property
+    def rules(self) -> tuple[Any, ...]:
+        """What choices mean for each other: ``SameLabel``, ``Implies`` of gacfx.knapsack.limits."""
+        return tuple(self._rules)
+
+    def offer(self, candidates: dict[str, tuple[int | None, ...]]) -> None:
+        """List the candidates anew; what was said of the old ones is void."""
+        self.candidates, self.limits, self._rules = candidates, (), {}
+
+    def limit(self, limit: Any) -> None:
+        """Add a limit, or replace the one of the same name."""
+        self.limits = (*(known for known in self.limits if known.name != limit.name), limit)
+
+    def rule(self, rule: Any) -> None:
+        """Add a rule once."""
+        self._rules.setdefault(rule)
+
+
+def state(gm: GraphModule) -> State:
+    """The module's state, made empty at first use."""
+    found = gm.meta.setdefault(KEY, State())
+    assert isinstance(found, State)
+    return found
+
+
+def _stamp(node: Node) -> dict[str, Any]:
+    around = [*node.all_input_nodes, node]
+    shapes = [ops.shape(n) for n in around]
+    return {
+        "op": str(node.target),
+        "shapes": [list(s) if s is not None else None for s in shapes],
+        "dtypes": [ops.dtype_name(n) for n in around],
+    }
+
+
+def note(node: Node) -> Note:
+    """The node's note; an empty one when there is none or it is stale."""
+    raw = node.meta.get("custom", {}).get(KEY)
+    if not isinstance(raw, dict) or raw.get("stamp") != _stamp(node):
+        return Note()
+    return _read(raw)
+
+
+def annotate(node: Node, **changes: Any) -> Note:
+    """Replace fields of the node's note and return the new one."""
+    new = replace(note(node), **changes)
+    raw = {k: v for k, v in _plain(new).items() if v not in (None, [], ())}
+    custom = dict(node.meta.get("custom", {}))
+    custom[KEY] = {"stamp": _stamp(node), **raw}
+    node.meta["custom"] = custom
+    return new
+
+
+def inherit_custom(new: Node, old: Node) -> None:
+    """Give ``new`` what other programs keep under ``meta["custom"]`` of ``old``; not our note."""
+    others = {k: v for k, v in old.meta.get("custom", {}).items() if k != KEY}
+    if others:
+        new.meta["custom"] = others
+
+
+def erase(node: Node, *names: str) -> None:
+    """Forget some fields of the node's note, if it has one."""
+    if KEY in node.meta.get("custom", {}):
+        blank = Note()
+        annotate(node, **{name: getattr(blank, name) for name in names})
+
+
+def refuse(node: Node, *, by: str, reason: str) -> None:
+    """Record why a pass leaves this site alone; a reason is recorded once."""
+    known = note(node).refusals
+    new = Refusal(by, reason)
+    if new not in known:
+        annotate(node, refusals=(*known, new))
+
+
+def forgive(node: Node, *, by: str) -> None:
+    """Forget what one pass refused at this node, before it looks again."""
+    known = note(node).refusals
+    if any(r.by == by for r in known):
+        annotate(node, refusals=tuple(r for r in known if r.by != by))
+
+
+def sites(gm: GraphModule) -> Iterator[tuple[Node, Site]]:
+    """Every node that has a fresh site, in graph order."""
+    for node in gm.graph.nodes:
+        if ops.op_of(node) is not None and (site := note(node).site) is not None:
+            yield node, site
+
+
+def matmuls(gm: GraphModule) -> Iterator[tuple[Node, MatmulSite]]:
+    """Every annotated matmul node, in graph order."""
+    for node, site in sites(gm):
+        if isinstance(site, MatmulSite):
+            yield node, site
+
+
+def targets(gm: GraphModule) -> Iterator[tuple[Node, MatmulSite]]:
+    """Every matmul whose weight may be compressed, in graph order."""
+    for node, site in matmuls(gm):
+        if note(node).targeted:
+            yield node, site
+
+
+def facts(gm: GraphModule) -> frozenset[Fact]:
+    """What holds for ``gm`` right now, read from its notes and its state."""
+    notes = [note(n) for n in gm.graph.nodes if ops.op_of(n) is not None]
+    known = [n for n in notes if n.site is not None]
+    held: set[Fact] = set()
+    if known:
+        held.add(Fact.SITES)
+        if all(n.targeted is not None for n in known if isinstance(n.site, MatmulSite)):
+            held.add(Fact.TARGETS)
+        if all(n.tier is not None for n in known):
+            held.add(Fact.TIERS)
+        if all(n.latency_us is not None for n in known):
+            held.add(Fact.LATENCY)
+    about = state(gm)
+    in_state = {
+        Fact.DIMS: about.dims,
+        Fact.CURVES: about.curves,
+        Fact.CANDIDATES: about.candidates,
+        Fact.PLAN: about.plan,
+    }
+    return frozenset(held | {fact for fact, found in in_state.items() if found is not None})
+
+
+_NOTE_FIELDS = {
+    Fact.SITES: ("site", "targeted", "tier", "latency_us"),
+    Fact.TARGETS: ("targeted",),
+    Fact.TIERS: ("tier",),
+    Fact.LATENCY: ("latency_us",),
+}
+
+
+def drop(gm: GraphModule, facts_to_drop: frozenset[Fact]) -> None:
+    """Forget facts: clear the fields of the notes, or of the state, that they are read from."""
+    about = state(gm)
+    for fact in sorted(facts_to_drop):
+        if fact in _NOTE_FIELDS:
+            for node in gm.graph.nodes:
+                erase(node, *_NOTE_FIELDS[fact])
+        else:
+            setattr(about, fact.value, None)
+
+
+def _plain(value: Note) -> dict[str, Any]:
+    raw = asdict(value)
+    if value.site is not None:
+        raw["kind"] = "matmul" if isinstance(value.site, MatmulSite) else "attention"
+    if isinstance(value.site, MatmulSite):
+        raw["site"]["layout"] = value.site.layout.value  # plain text, no class of ours
+    raw["refusals"] = [asdict(r) for r in value.refusals]
+    return raw
+
+
+def _read(raw: dict[str, Any]) -> Note:
+    tier, eager = raw.get("tier"), raw.get("eager")
+    return Note(
+        site=_read_site(raw),
+        eager=AttentionCall(**eager) if eager else None,
+        targeted=raw.get("targeted"),
+        tier=TierPrediction(**tier) if tier else None,
+        latency_us=raw.get("latency_us"),
+        refusals=tuple(Refusal(**r) for r in raw.get("refusals", [])),
+    )
+
+
+def _read_site(raw: dict[str, Any]) -> Site | None:
+    data = raw.get("site")
+    if data is None:
+        return None
+    if raw.get("kind") == "matmul":
+        extents = {key: Extent(**data[key]) for key in ("m", "k", "n", "count")}
+        return MatmulSite(**{**data, **extents, "layout": Layout(data["layout"])})
+    calls = {key: AttentionCall(**data[key]) for key in ("compiled", "eager")}
+    return AttentionSite(**{**data, **calls})

@@ -1,0 +1,109 @@
+"""Solve a problem with one budget exactly, with a proof or with an honest bound.
+
+    flatten -> relax -> fix by reduced cost -> first plan -> search the core in rounds
+
+The relaxation takes a few passes over the candidates and leaves a few thousand of them near its
+bound. Among these upgrades and exchanges find a plan so good that little stays open, often nothing.
+Guards on work and memory always end the search; a plan that is then not proven comes with the
+status "bounded" and the bound that was reached.
+
+Guaranteed whatever the status: one candidate per group, a cost within the budget, and in no group a
+cheaper candidate worth as much, or an equal one with a lower index. Which of several optimal plans
+comes back depends on the order of the groups, and on nothing else.
+"""
+
+import math
+import time
+import warnings
+
+from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of, refuse_extras
+from gacfx.knapsack.normal_form.lattice import Flat, flatten
+from gacfx.knapsack.one_budget.fixing import near
+from gacfx.knapsack.one_budget.greedy import first_plan
+from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.rounds import Rounds
+from gacfx.knapsack.problem import Problem
+from gacfx.knapsack.solution import Solution
+from gacfx.knapsack.work import Work
+
+_MOST_STEPS = 40_000_000  # one to three seconds on an idle machine
+
+
+def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None) -> Solution:
+    """The most valuable plan within the budget.
+
+    Args:
+        problem: groups and budget; curves of any shape, concave or not.
+        gap: stop once the plan is within this much value of the best (absolute; for gacfx, nats),
+            and twice the rounding bound.
+        time_limit: seconds after which the search stops with what it has.
+
+    Raises:
+        InfeasibleBudget: even the cheapest plan is over the budget.
+        PlanError: ``gap`` or ``time_limit`` is not a number >= 0, or the problem has further
+            limits or rules.
+    """
+    begin = time.perf_counter()
+    refuse_extras(problem, "the core solver")
+    check_amounts(gap=gap, time_limit=time_limit)
+    deadline = deadline_of(time_limit)
+    if not problem.groups:
+        return _nothing_to_choose(problem.budget)
+    flat = flatten(problem)
+    relaxed = relax(flat)
+    candidates = near(flat, relaxed)
+    rounds = Rounds(
+        near=candidates,
+        groups=flat.groups,
+        tolerance=gap,
+        work=Work(_MOST_STEPS, deadline),
+        plan=first_plan(candidates),
+        upper=candidates.slack,
+    )
+    rounds.run()
+    if rounds.blurred:
+        warnings.warn(
+            f"{rounds.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {rounds.rounding:.3g}",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+    return _solution(flat, relaxed, rounds, begin)
+
+
+def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Solution:
+    distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
+    near, column = rounds.near, relaxed.chosen - flat.start[:-1]
+    column[near.group] = near.column[near.cheapest_equal(rounds.plan)]
+    cost, values = flat.at(column)
+    value = math.fsum(values.tolist())
+    stats: dict[str, float | int] = {
+        "candidates": flat.offered,
+        "groups": flat.groups,
+        "quantum": flat.quantum,
+        "capacity": flat.room // flat.quantum,
+        "core_groups": rounds.core_groups,
+        "core_candidates": rounds.core_candidates,
+        "max_states": rounds.work.max_states,
+        "steps": _MOST_STEPS - rounds.work.steps_left,
+        "seconds": time.perf_counter() - begin,
+    }
+    return Solution(
+        choice=tuple(flat.index(flat.start[:-1] + column).tolist()),
+        cost=flat.usable_budget - flat.room + int(cost.sum()),
+        value=value,
+        bound=value + distance,
+        gap=distance,
+        status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
+        multiplier=relaxed.multiplier,
+        usable_budget=flat.usable_budget,
+        rounding_bound=rounds.rounding,
+        stats=stats,
+    )
+
+
+def _nothing_to_choose(budget: int) -> Solution:
+    names = ("candidates", "groups", "quantum", "capacity", "core_groups", "max_states")
+    stats: dict[str, float | int] = dict.fromkeys(names, 0)
+    stats["seconds"] = 0.0
+    return Solution((), 0, 0.0, 0.0, 0.0, "optimal", 0.0, budget, 0.0, stats)

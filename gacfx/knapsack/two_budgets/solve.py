@@ -1,0 +1,184 @@
+"""Solve a problem with one budget and one further limit exactly: proven, or with an honest bound.
+
+    flatten -> best prices -> search by halves, split where the bound is loose -> rounds of states
+
+A price for each of the two gives a Lagrangian bound, and leaves a small core to search. If one of
+the prices is 0, that resource hardly matters: the problem with the other one alone is solved, and
+if its plan happens to keep both, it is the answer. Otherwise two halves of the core are listed, as
+far from the bound as needed, and the best pair is the answer. What takes too many entries or splits
+for that is searched group by group. Guards on work and memory always end the search; a plan that is
+then not proven comes with the status "bounded" and the bound that was reached.
+
+A limit that touches only some of the groups (a KV cache) needs nothing special: its groups are
+decided first, and from there on only the budget tells unfinished plans apart.
+"""
+
+import math
+import time
+import warnings
+from dataclasses import replace
+
+import numpy as np
+
+from gacfx.errors import PlanError
+from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of
+from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.one_budget import core
+from gacfx.knapsack.problem import Problem
+from gacfx.knapsack.solution import Solution
+from gacfx.knapsack.two_budgets.alone import leanest, refuse_alone, refuse_together, solve_alone
+from gacfx.knapsack.two_budgets.branches import Branches
+from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
+from gacfx.knapsack.two_budgets.first import filled, first_plan
+from gacfx.knapsack.two_budgets.flat import TwoFlat, flatten_two
+from gacfx.knapsack.two_budgets.rounds import TwoRounds
+from gacfx.knapsack.work import Work
+
+_MOST_STEPS = 40_000_000  # four seconds on an idle machine, up to fifteen on a busy one
+
+
+def solve_two_budgets(
+    problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
+) -> Solution:
+    """The most valuable plan that keeps the budget and the limit.
+
+    Args:
+        problem: groups, budget and exactly one limit, no rules; curves of any shape.
+        gap: stop once the plan is within this much value of the best (absolute; for gacfx, nats),
+            and twice the rounding bound.
+        time_limit: seconds after which the search stops with what it has.
+
+    Raises:
+        InfeasibleBudget: no plan keeps the budget, or the limit, or both together; says what is
+            missing.
+        PlanError: ``gap`` or ``time_limit`` is not a number >= 0, the problem has rules or not
+            exactly one limit, or the work was used up before any plan was found.
+    """
+    begin = time.perf_counter()
+    check_amounts(gap=gap, time_limit=time_limit)
+    deadline = deadline_of(time_limit)
+    if len(problem.limits) != 1 or problem.rules:
+        raise PlanError("two budgets: the problem must have one limit and no rules; use solve()")
+    if not problem.groups:
+        alone = core.solve(replace(problem, limits=()))
+        return replace(alone, limit_multipliers=(0.0,))
+    flat = flatten_two(problem)
+    refuse_alone(problem, flat.least)
+    if flat.closed:
+        _, needed, floor = leanest(problem, deadline)
+        refuse_together(problem, needed, floor)
+    dual = solve_dual(flat)
+    easy = _without_one(problem, flat, dual, gap, deadline)
+    if easy:
+        return easy
+    rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
+    if dual.open_rooms:
+        Branches(rounds).run()
+        rounds.approach()
+    if rounds.chosen is None:
+        rounds.chosen = _any_plan(problem, rounds, deadline)
+    rounds.improve()
+    if rounds.blurred:
+        warnings.warn(
+            f"{rounds.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {rounds.rounding:.3g}",
+            PrecisionWarning,
+            stacklevel=2,
+        )
+    return _solution(problem, rounds, rounds.chosen, begin)
+
+
+def _without_one(
+    problem: Problem, flat: TwoFlat, dual: Dual, gap: float, deadline: float
+) -> Solution | None:
+    """The solution if one of the two has no price and the plan of the other alone keeps both."""
+    for keep in (0, 1):
+        if not dual.open_rooms or dual.price[1 - keep] > 0:
+            continue
+        alone = solve_alone(problem, keep, gap, deadline)
+        if alone:
+            return _of_both(flat, alone)
+    return None
+
+
+def _of_both(flat: TwoFlat, alone: Solution) -> Solution:
+    """A solution that looked at one of the two only, as one of both."""
+    position = _cheapest_equal(flat, flat.positions(alone.choice))
+    value = math.fsum(flat.value[position])
+    distance = max(0.0, alone.gap - (value - alone.value))
+    return replace(
+        alone,
+        choice=tuple(flat.index(position).tolist()),
+        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        value=value,
+        bound=value + distance,
+        gap=distance,
+        usable_budget=flat.least[0] + flat.room[0],
+    )
+
+
+def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
+    """[groups] positions of some plan, since the search found none.
+
+    Raises:
+        InfeasibleBudget: there is none.
+        PlanError: that is not certain.
+    """
+    limit = problem.limits[0]
+    choice, needed, floor = leanest(problem, deadline)
+    if rounds.proven or floor > limit.most:
+        refuse_together(problem, needed, floor)
+    if needed > limit.most:
+        raise PlanError(
+            f"no plan found that keeps the budget of {problem.budget} and the limit "
+            f"{limit.name!r} of {limit.most}, nor a proof that there is none; allow {needed} "
+            "for that limit, or more time"
+        )
+    return filled(rounds.flat, rounds.dual, rounds.flat.positions(choice))
+
+
+def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: float) -> Solution:
+    flat, dual = rounds.flat, rounds.dual
+    distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
+    position = _cheapest_equal(flat, chosen)
+    value = math.fsum(flat.value[position])
+    stats: dict[str, float | int] = {
+        "candidates": sum(len(group.costs) for group in problem.groups),
+        "groups": flat.groups,
+        "quantum": flat.quantum[0],
+        "capacity": flat.room[0] // flat.quantum[0],
+        "limit_quantum": flat.quantum[1],
+        "limit_capacity": flat.room[1] // flat.quantum[1],
+        "core_groups": rounds.core_groups,
+        "core_candidates": rounds.core_candidates,
+        "max_states": rounds.work.max_states,
+        "planes": rounds.planes,
+        "branches": rounds.branches,
+        "entries": rounds.looked_at,
+        "steps": _MOST_STEPS - rounds.work.steps_left,
+        "seconds": time.perf_counter() - begin,
+    }
+    return Solution(
+        choice=tuple(flat.index(position).tolist()),
+        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        value=value,
+        bound=value + distance,
+        gap=distance,
+        status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
+        multiplier=dual.price[0],
+        usable_budget=flat.least[0] + flat.room[0],
+        rounding_bound=rounds.rounding,
+        stats=stats,
+        limit_multipliers=(dual.price[1],),
+    )
+
+
+def _cheapest_equal(flat: TwoFlat, chosen: IntArray) -> IntArray:
+    """[groups] the cheapest candidates that are worth as much and cost no more of either."""
+    good = flat.value >= flat.spread(flat.value[chosen])
+    for cost in flat.cost:
+        good &= cost <= np.repeat(cost[chosen], flat.sizes)
+    hits = np.flatnonzero(good)
+    first, second = flat.cost[:, hits]
+    order = np.lexsort((hits, second, first, flat.owner(hits)))
+    return hits[order][np.searchsorted(hits, flat.start[:-1])]

@@ -1,6 +1,0 @@
-"""The methods of the two GAC papers, as baselines."""
-
-from gacfx.planning.paper.dp import solve_dp
-from gacfx.planning.paper.rounding import solve_greedy, solve_rounded
-
-__all__ = ["solve_dp", "solve_greedy", "solve_rounded"]
