@@ -210,7 +210,7 @@ class Study:
             if curve.failed:
                 rank = None
             loss = 0.0 if rank is None else float(curve.loss_nats[rank])
-            choices.append(Choice(site.name, rows, columns, rank, wanted, loss, curve.failed))
+            choices.append(Choice.single(site.name, rows, columns, of_rank(rank), wanted, loss, curve.failed))
         plan = Plan(
             choices=tuple(choices),
             budget=budget,

@@ -1,52 +1,87 @@
-"""A plan: which size every group gets, under which budget, with which proof. Integers and floats.
+"""A plan: what becomes of every group of weights, under which budget, with which proof.
 
-Plans are keyed by module name and axis, never by graph nodes, so that one plan applies to the
+Plans are keyed by module names, never by graph nodes, so that one plan applies to the
 Hugging Face module, to an exported graph and to a checkpoint alike. ``plan.json`` is this value as
-JSON; unknown versions and unknown fields are refused.
+JSON; unknown versions, kinds of decisions and fields are refused.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from gacfx.core.decision import Decision, read_decision, write_decision
 from gacfx.core.goal import Unit, Whole
 from gacfx.core.names import is_module_name, odd_text, printable
+from gacfx.core.plan_versions import READS, VERSION, upgraded
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PlanError
 
-VERSION = 2
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A dense weight that a plan speaks of."""
+
+    module: str
+    """Name of its module, for example ``model.layers.0.mlp.up_proj``."""
+    rows: int
+    """Output features."""
+    columns: int
+    """Input features."""
+
+    @property
+    def params(self) -> int:
+        """Parameters of the dense weight."""
+        return self.rows * self.columns
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The rank of one weight, or the decision to keep it dense."""
+    """One decision for one group: weights that are decided together."""
 
-    module: str
-    """Name of the module whose weight this is, for example ``model.layers.0.mlp.up_proj``."""
-    rows: int
-    """Output features of the dense weight."""
-    columns: int
-    """Input features of the dense weight."""
-    rank: int | None
-    """Chosen rank; None keeps the weight dense."""
+    group: str
+    """Name of the group; that of its module where there is one weight only."""
+    weights: tuple[Weight, ...]
+    decision: Decision
     wanted: float | None
     """d*: the rank that the compressor would take by itself."""
     loss_nats: float
     """Estimated rise of the task loss, nats per token, in the value model of the plan."""
     reason: str = ""
-    """Why it was left dense, when that was not the planner's free choice."""
+    """Why it was left dense, or why it has this form, when that was not the planner's choice."""
+
+    @staticmethod
+    def single(
+        module: str,
+        rows: int,
+        columns: int,
+        decision: Decision,
+        wanted: float | None,
+        loss_nats: float,
+        reason: str = "",
+    ) -> "Choice":
+        """The choice of a weight that is a group by itself."""
+        weights = (Weight(module, rows, columns),)
+        return Choice(module, weights, decision, wanted, loss_nats, reason)
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """Module -> its part of the decision."""
+        return {weight.module: self.decision.of(weight.module) for weight in self.weights}
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of what stands for the weight; None where that is no product."""
+        return self.decision.rank
 
     @property
     def params(self) -> int:
         """Parameters that this choice keeps."""
-        if self.rank is None:
-            return self.rows * self.columns
-        return self.rank * (self.rows + self.columns)
+        return sum(self.decision.of(w.module).params(w.rows, w.columns) for w in self.weights)
 
     @property
     def dense_params(self) -> int:
-        """Parameters of the dense weight."""
-        return self.rows * self.columns
+        """Parameters of the dense weights."""
+        return sum(weight.params for weight in self.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +218,24 @@ class Plan:
     }
 
     @property
+    def weights(self) -> dict[str, Weight]:
+        """Module name -> dense weight, of everything that was planned."""
+        return {weight.module: weight for choice in self.choices for weight in choice.weights}
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """Module name -> decision, for the modules that are replaced."""
+        return {
+            module: decision
+            for choice in self.choices
+            for module, decision in choice.decisions.items()
+            if not decision.is_dense
+        }
+
+    @property
     def ranks(self) -> dict[str, int]:
-        """Module name -> rank, for the modules that are factorized."""
-        return {c.module: c.rank for c in self.choices if c.rank is not None}
+        """Module name -> rank, for the modules that become a product of a rank."""
+        return {m: d.rank for m, d in self.decisions.items() if d.rank is not None}
 
     @property
     def kept_params(self) -> int:
@@ -205,7 +255,10 @@ class Plan:
             ValueError: NaN or infinity.
         """
         _check_texts(self, "the plan")
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        raw = asdict(self)
+        for written, choice in zip(raw["choices"], self.choices, strict=True):
+            written["decision"] = write_decision(choice.decision)
+        return json.dumps(raw, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str, *, where: str = "plan.json") -> "Plan":
@@ -214,32 +267,60 @@ class Plan:
         Raises:
             PlanError: not JSON, an unknown version, an unknown or missing field, a wrong type.
         """
-        from pydantic import TypeAdapter, ValidationError
-
         try:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise PlanError(f"{where} is not JSON: {error}") from error
         version = raw.get("version") if isinstance(raw, dict) else None
-        if type(version) is not int or version != VERSION:
+        if type(version) is not int or version not in READS:
             said = printable(repr(version))
-            raise PlanError(f"{where}: plan version {said}; this gacfx reads {VERSION}")
+            reads = " and ".join(map(str, READS))
+            raise PlanError(f"{where}: plan version {said}; this gacfx reads {reads}")
         if odd := odd_text(raw):
             raise PlanError(f"{where}: {odd}; make the plan again")
-        try:
-            plan = TypeAdapter(Plan).validate_json(text)
-        except PlanError as error:
-            raise PlanError(f"{where}: provenance.search: {error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            spot = ".".join(map(str, first["loc"]))
-            raise PlanError(f"{where}: {spot}: {first['msg']}") from error
+        plan = _read(upgraded(raw) if version < VERSION else raw, where)
         _check(plan, where)
         return plan
 
 
+def _read(raw: dict[str, Any], where: str) -> Plan:
+    """The plan of JSON values; decisions are read by the table of their kinds.
+
+    Raises:
+        PlanError: an unknown kind of decision, an unknown or missing field, a wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    choices = raw.get("choices")
+    for number, choice in enumerate(choices if isinstance(choices, list) else ()):
+        if isinstance(choice, dict) and "decision" in choice:
+            try:
+                read_decision(choice["decision"])
+            except PlanError as error:
+                name = printable(str(choice.get("group", number)))
+                raise PlanError(f"{where}: {name}: {error}{_writer(raw)}") from error
+    try:
+        return TypeAdapter(Plan).validate_json(json.dumps(raw))
+    except PlanError as error:
+        raise PlanError(f"{where}: provenance.search: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        spot = ".".join(map(str, first["loc"]))
+        raise PlanError(f"{where}: {spot}: {first['msg']}") from error
+
+
+def _writer(raw: dict[str, Any]) -> str:
+    """Who wrote the plan, where it says so."""
+    made = raw.get("provenance")
+    versions = made.get("versions") if isinstance(made, dict) else None
+    by = versions.get("gacfx") if isinstance(versions, dict) else None
+    return f" (the plan was written by gacfx {printable(by, 40)})" if isinstance(by, str) else ""
+
+
 def _check_texts(plan: Plan, where: str) -> None:
-    for name in (*(choice.module for choice in plan.choices), *plan.digests, *plan.refusals):
+    groups = (choice.group for choice in plan.choices)
+    modules = (weight.module for choice in plan.choices for weight in choice.weights)
+    for name in (*groups, *modules, *plan.digests, *plan.refusals):
         if not is_module_name(name):
             raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
     if odd := odd_text(asdict(plan)):
@@ -248,15 +329,20 @@ def _check_texts(plan: Plan, where: str) -> None:
 
 def _check(plan: Plan, where: str) -> None:
     _check_texts(plan, where)
-    seen: set[str] = set()
+    seen, groups = set[str](), set[str]()
     for choice in plan.choices:
-        if choice.module in seen:
-            raise PlanError(f"{where}: {choice.module} is planned twice")
-        seen.add(choice.module)
-        if min(choice.rows, choice.columns) < 1:
-            raise PlanError(f"{where}: {choice.module}: rows and columns must be positive")
-        if choice.rank is not None and not 1 <= choice.rank <= min(choice.rows, choice.columns):
-            raise PlanError(
-                f"{where}: {choice.module}: rank {choice.rank} is outside 1 .. "
-                f"{min(choice.rows, choice.columns)}"
-            )
+        if choice.group in groups:
+            raise PlanError(f"{where}: {choice.group} is planned twice")
+        groups.add(choice.group)
+        if not choice.weights:
+            raise PlanError(f"{where}: {choice.group}: a group without weights")
+        for weight in choice.weights:
+            module, shape = weight.module, (weight.rows, weight.columns)
+            if module in seen:
+                twice = "lists a weight twice" if len(choice.weights) > 1 else "is planned twice"
+                raise PlanError(f"{where}: {choice.group}: {twice}: {module}")
+            seen.add(module)
+            if min(shape) < 1:
+                raise PlanError(f"{where}: {module}: rows and columns must be positive")
+            if problem := choice.decision.of(module).problem(*shape):
+                raise PlanError(f"{where}: {module}: {problem}")

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
+from gacfx.core.decision import find_kind
 from gacfx.errors import PlanError
 
 Value = Literal["auto", "two-sided", "fisher", "relative", "paper"]
 Candidates = Literal["full", "window"]
+Form = Literal["auto", "pair", "pivot"]
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
@@ -92,9 +94,12 @@ class Search:
     value: Value = "auto"
     """Value model: ``auto`` tries three on held-back text; ``paper`` is Eq. 4 of GAC-v2."""
     candidates: Candidates = "full"
-    """Every rank below break-even, or a window around the compressor's own rank."""
+    """Every rank that saves parameters, or a window around the compressor's own rank."""
     window: int = 8
     """Ranks in the window."""
+    form: str = "auto"
+    """How a product of low rank is stored: as a pair of factors, with pivots (fewer parameters for
+    the same product), or the better one; or the name of a kind from another package."""
     solver: Solver = "core"
     tp: int = 1
     """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""
@@ -128,6 +133,29 @@ class Search:
             if (amount := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _amount(name, amount))
         self._check_solver()
+        self._check_form()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of decisions that are offered beside the dense weight."""
+        if self.form == "auto":
+            return _KINDS["pair"] if self.pairs_only else (*_KINDS["pair"], *_KINDS["pivot"])
+        return _KINDS.get(self.form, (self.form,))
+
+    @property
+    def pairs_only(self) -> str:
+        """Why nothing but a pair can be taken; empty if something else can."""
+        if self.tp > 1:
+            return f"tp {self.tp} splits ranks, and pivots cannot be split"
+        if self.solver in RULES_OF_THUMB:
+            return f"solver {self.solver!r} starts from the rank of a pair"
+        return ""
+
+    def _check_form(self) -> None:
+        if self.form not in get_args(Form):
+            find_kind(self.form)
+        if self.kinds != _KINDS["pair"] and self.pairs_only:
+            raise PlanError(f"form {self.form!r}: {self.pairs_only}; take form 'pair'")
 
     def _check_solver(self) -> None:
         """Refuse before any work what the solver would refuse after it."""
@@ -154,9 +182,11 @@ class Search:
         In exact form: one candidate for each weight, costs not rounded. Algorithm 1 as printed
         does neither.
         """
-        return Search(value="paper", candidates="window", solver="dp")
+        return Search(value="paper", candidates="window", solver="dp", form="pair")
 
 
+_KINDS = {"pair": ("low-rank",), "pivot": ("pivot",)}
+"""Form -> kinds of decisions."""
 _NAMES: dict[str, tuple[str, ...]] = {
     "value": get_args(Value),
     "candidates": get_args(Candidates),
