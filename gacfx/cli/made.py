@@ -72,7 +72,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     With ``tried`` as ``gacfx compress`` makes it: a model that would not come back from a folder is
     refused first, and the plan is tried on held-back text.
     """
-    from gacfx import api, replan
+    from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
     from gacfx.study import check_tp
@@ -92,9 +92,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
         planned = plan_first(
             arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
         )
-    return Made(
-        planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus), study.graph
-    )
+    return Made(planned, lambda: study.curves_of(planned.plan), usage(corpus), study.graph)
 
 
 def model_and_text(
