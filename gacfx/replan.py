@@ -25,8 +25,8 @@ from gacfx.errors import PipelineError, PlanError
 from gacfx.graph.notes import targets
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align
-from gacfx.hardware.profile import Profile
-from gacfx.inspection import capture, load_profile
+from gacfx.hardware.profile import Profile, load_profile
+from gacfx.inspection import capture
 from gacfx.knapsack import Problem
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import PAPER

@@ -20,8 +20,7 @@ from gacfx.core.plan import Plan
 from gacfx.core.sites import Execution, MatmulSite, Mode, Site, Workload
 from gacfx.errors import ProfileError
 from gacfx.graph import notes
-from gacfx.hardware.profile import Profile
-from gacfx.inspection import load_profile
+from gacfx.hardware.profile import Profile, load_profile
 from gacfx.passes.rewrite.factorize import check_shapes
 
 MODES: tuple[Mode, ...] = ("prefill", "decode")

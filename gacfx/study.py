@@ -40,7 +40,6 @@ from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
-from gacfx.knapsack import kept_budget
 from gacfx.modules.install import low_rank_modules, swapped
 from gacfx.modules.make import make_factors
 from gacfx.passes.planning.importance import proxy_of
@@ -338,22 +337,6 @@ class _Case:
     goal: Goal
     profile: Profile
     search: Search
-
-
-def check_request(
-    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
-) -> None:
-    """Refuse what can be refused before any work.
-
-    Raises:
-        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
-        PlanError: a ratio outside [0, 1).
-        PassError: a bad option of a latency limit.
-    """
-    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
-    if (ratio := as_goal(goal).ratio) is not None:
-        kept_budget(0, ratio)
-    limiting_passes(limits)
 
 
 def check_dtype(model: nn.Module, profile: Profile) -> None:

@@ -21,8 +21,7 @@ from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import PlanError
-from gacfx.hardware.profile import Profile
-from gacfx.inspection import load_profile
+from gacfx.hardware.profile import Profile, load_profile
 from gacfx.knapsack import Problem, Solution, check
 from gacfx.knapsack.frontier.plans import frontier
 from gacfx.knapsack.solver import solve

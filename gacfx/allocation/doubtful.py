@@ -17,9 +17,9 @@ class CandidateWarning(UserWarning):
 def warn_of_doubtful(curves: Mapping[str, Curve], candidates: Mapping[str, Candidates]) -> None:
     """Warn of sizes that cost more than the dense weight, and of losses that rise with the rank."""
     above, rising = list[str](), list[str]()
-    seen: dict[tuple[int, int, Candidates], tuple[str, list[list[int]]]] = {}
+    seen: dict[tuple[int, int, int], tuple[str, list[list[int]]]] = {}
     for name, curve in curves.items():
-        key = (curve.rows, curve.columns, candidates[name])
+        key = (curve.rows, curve.columns, id(candidates[name]))
         if key not in seen:  # of one shape only once: there are many candidates
             seen[key] = (_above(curve, candidates[name]), _ranks(candidates[name]))
         costly, kinds = seen[key]

@@ -9,7 +9,7 @@ from gacfx.core.curves import Curve
 from gacfx.core.offered import Candidates, Offered
 from gacfx.errors import PassError
 from gacfx.knapsack import Group, Problem
-from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.arrays import IntArray, value_array
 from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
 
 
@@ -28,11 +28,12 @@ def make_problem(curves: Mapping[str, Curve], offered: Offered, limit_params: in
     for rule in offered.rules:
         if not isinstance(rule, SameLabel | Implies):
             raise PassError(f"solve: rule {rule!r} is neither SameLabel nor Implies")
-    axes: dict[tuple[int, int, Candidates], Axis] = {}
+    # Weights of one shape share their candidates; hashing them each time would take longest.
+    axes: dict[tuple[int, int, int], Axis] = {}
     groups = []
     for name, curve in curves.items():
         candidates = offered.candidates[name]
-        key = (curve.rows, curve.columns, candidates)
+        key = (curve.rows, curve.columns, id(candidates))
         if key not in axes:
             axes[key] = Axis.make(curve, candidates)
         groups.append(axes[key].group(curve))
@@ -63,12 +64,13 @@ class Axis:
             raise PassError(f"solve: {curve.module}: {what}; look at the pass that lists them")
         ranks = [-1 if each.rank is None else each.rank for each in candidates]
         costs = np.array([each.params(*shape) for each in candidates], np.int64)
-        costs.setflags(write=False)
-        return Axis(np.array(ranks, np.int64), costs, tuple(each.label for each in candidates))
+        labels = tuple(each.label for each in candidates)
+        checked = Group(curve.module, costs, np.zeros(len(costs)), labels)
+        return Axis(np.array(ranks, np.int64), checked.costs, checked.labels)
 
     def group(self, curve: Curve) -> Group:
         """One weight of this shape."""
-        values = np.zeros(len(self.ranks))
-        product = self.ranks >= 0
-        values[product] = -curve.loss_nats[self.ranks[product]]
-        return Group(curve.module, self.costs, values, self.labels)
+        # Entry -1 is the last one, full rank: what has no rank loses nothing.
+        losses = curve.loss_nats[self.ranks] if len(curve.loss_nats) else np.zeros(len(self.ranks))
+        values = value_array(curve.module, np.where(self.ranks < 0, 0.0, -losses))
+        return Group.of_checked(curve.module, self.costs, values, self.labels)
