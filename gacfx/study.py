@@ -38,7 +38,7 @@ from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack import kept_budget
-from gacfx.modules.install import low_rank_modules, swapped
+from gacfx.modules.install import compressed_modules, swapped
 from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
 from gacfx.passes.planning.importance import proxy_of
 from gacfx.passes.planning.limiting import check_limits
@@ -335,7 +335,7 @@ def check_model(model: nn.Module) -> None:
         )
     if model.training:
         raise UnsupportedModel("the model is in training mode; call model.eval() first")
-    if low_rank_modules(model):
+    if compressed_modules(model):
         raise UnsupportedModel(
             "the model is compressed by gacfx already; start from the dense checkpoint"
         )
