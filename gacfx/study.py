@@ -40,7 +40,7 @@ from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
-from gacfx.modules.install import low_rank_modules, swapped
+from gacfx.modules.install import compressed_modules, swapped
 from gacfx.modules.make import make_factors
 from gacfx.passes.planning.importance import proxy_of
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
@@ -365,7 +365,7 @@ def check_model(model: nn.Module) -> None:
         )
     if model.training:
         raise UnsupportedModel("the model is in training mode; call model.eval() first")
-    if low_rank_modules(model):
+    if compressed_modules(model):
         raise UnsupportedModel(
             "the model is compressed by gacfx already; start from the dense checkpoint"
         )

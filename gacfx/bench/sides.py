@@ -12,7 +12,7 @@ from gacfx.errors import BenchError
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.measure.device import default_device, is_here
 from gacfx.hardware.measure.memory import is_out_of_memory
-from gacfx.modules.install import low_rank_modules
+from gacfx.modules.install import compressed_modules
 
 CONV1D = "Conv1D"
 """The linear layer of GPT-2 in transformers, weight [in, out]."""
@@ -49,7 +49,7 @@ def side_of(model: nn.Module, name: str) -> Side:
         architecture=type(model).__name__,
         params=sum(parameter.numel() for parameter in model.parameters()),
         dtype=DTYPES.get(dtype, str(dtype)),
-        low_rank_layers=len(low_rank_modules(model)),
+        low_rank_layers=len(compressed_modules(model)),
         linear_calls=len(linears),
     )
 

@@ -13,8 +13,9 @@ from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
-from gacfx.core.materialise import Factors, save_plan
+from gacfx.core.materialise import Factors
 from gacfx.core.plan import Plan
+from gacfx.core.plan_folder import save_plan
 from gacfx.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def check_plan_folder(path: Path, *, overwrite: bool) -> None:
         CheckpointError: it is a file, it holds something, or nothing can be written there.
     """
     from gacfx.core.files.targets import check_file, check_folder
-    from gacfx.core.materialise import FACTORS_FILE, PLAN_FILE
+    from gacfx.core.plan_folder import FACTORS_FILE, PLAN_FILE
 
     check_folder(path, overwrite=overwrite)
     for name in (PLAN_FILE, FACTORS_FILE):
@@ -64,8 +64,8 @@ def read_plan(name: str) -> "Plan":
     """
     from gacfx.checkpoint.save import PLAN_FOLDER
     from gacfx.core.files.reading import read_text
-    from gacfx.core.materialise import PLAN_FILE
     from gacfx.core.plan import Plan
+    from gacfx.core.plan_folder import PLAN_FILE
     from gacfx.errors import CheckpointError
 
     path = Path(name)

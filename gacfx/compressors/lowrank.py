@@ -25,6 +25,7 @@ from gacfx.core.curves import Curve
 from gacfx.core.materialise import Factors
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
+from gacfx.modules.low_rank import balanced
 
 EIGENVALUE_FLOOR = 1e-10
 """Smallest eigenvalue of a moment that is inverted, as a share of its largest one. A direction that
@@ -61,20 +62,22 @@ class Decomposition:
         Raises:
             DecompositionFailed: a factor is not finite in ``dtype``.
         """
+        up_MR, down_RN = balanced(*self.pair(rank))
+        dtype = dtype or self.weight_MN.dtype
+        factors = Factors.pair(down_RN.to(dtype), up_MR.to(dtype))
+        if not factors.finite:
+            raise DecompositionFailed(self.module, f"factors of rank {rank} overflow {dtype}")
+        return factors
+
+    def pair(self, rank: int) -> tuple[Tensor, Tensor]:
+        """(up [M, R], down [R, N]) of W ~ up down, float64, not scaled."""
         short = min(self.weight_MN.shape)
         if not 1 <= rank <= short:
             raise ValueError(f"{self.module}: rank {rank} is outside 1 .. {short}")
         weight_MN = self.weight_MN.to(self.inner_SS)
         if self.moments.wide:
-            up_MR, down_RN = weight_MN @ self.inner_SS[:, :rank], self.outer_SS[:rank]
-        else:
-            up_MR, down_RN = self.inner_SS[:, :rank], self.outer_SS[:rank] @ weight_MN
-        up_MR, down_RN = _balanced(up_MR, down_RN)
-        dtype = dtype or self.weight_MN.dtype
-        factors = Factors(down_RD=down_RN.to(dtype), up_OR=up_MR.to(dtype))
-        if not factors.finite:
-            raise DecompositionFailed(self.module, f"factors of rank {rank} overflow {dtype}")
-        return factors
+            return weight_MN @ self.inner_SS[:, :rank], self.outer_SS[:rank]
+        return self.inner_SS[:, :rank], self.outer_SS[:rank] @ weight_MN
 
     def curve(self, value_model: ValueModel = "two-sided") -> Curve:
         """Estimated rise of the loss at every rank 0 .. S with these factors.
@@ -175,13 +178,6 @@ def channel_scale(abs_mean_N: Tensor) -> Tensor:
     living = abs_mean_N[abs_mean_N > 0]
     floor = living.median() * SCALE_FLOOR**2
     return abs_mean_N.clamp_min(floor).sqrt()
-
-
-def _balanced(up_MR: Tensor, down_RN: Tensor) -> tuple[Tensor, Tensor]:
-    """The same product, with equal norms of both factors of each component."""
-    up_R, down_R = up_MR.norm(dim=0), down_RN.norm(dim=1)
-    ratio_R = torch.where((up_R > 0) & (down_R > 0), down_R / up_R, 1.0).sqrt()
-    return up_MR * ratio_R, down_RN / ratio_R[:, None]
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ in :data:`BUILT_IN`; a kind from another package is found by the entry point ``g
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import entry_points
 from typing import Any, ClassVar
@@ -95,6 +95,16 @@ class Decision(ABC):
     @abstractmethod
     def sizes(self, rows: int, columns: int) -> tuple[int, ...]:
         """The dims that it makes, which should be aligned."""
+
+    def odd_integers(self, name: str, found: Sequence[int]) -> str:
+        """What is wrong with the values of an integer tensor; empty where nothing is.
+
+        Args:
+            name: of a tensor that :meth:`tensors` has as integers.
+            found: its values, of the shape that was asked for, flat.
+        """
+        del name, found
+        return ""
 
     @classmethod
     def offers(cls, rows: int, columns: int, step: int) -> "tuple[tuple[Decision, ...], str]":
@@ -250,6 +260,11 @@ class Pivot(_OfRank):
     def sizes(self, rows: int, columns: int) -> tuple[int, ...]:
         """The rank, and what is left of the short side."""
         return self.rank, min(rows, columns) - self.rank
+
+    def odd_integers(self, name: str, found: Sequence[int]) -> str:
+        """The order names every feature once."""
+        del name
+        return "" if sorted(found) == list(range(len(found))) else "is no order of the features"
 
     @classmethod
     def offers(cls, rows: int, columns: int, step: int) -> tuple[tuple[Decision, ...], str]:

@@ -4,7 +4,7 @@ import hashlib
 
 from torch import Tensor, nn
 
-from gacfx.core.plan import Choice, Plan
+from gacfx.core.plan import Plan, Weight
 from gacfx.core.statistics import weight_digest
 from gacfx.errors import PlanMismatch
 
@@ -30,8 +30,8 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
     Raises:
         PlanMismatch: the first module that differs and what to do.
     """
-    for choice in plan.choices:
-        _check_shape(_weight(model, choice.module), choice)
+    for planned in plan.weights.values():
+        _check_shape(_weight(model, planned.module), planned)
     if plan.fingerprint and plan.fingerprint != fingerprint(model):
         raise PlanMismatch(
             "the plan was made for another model: every planned module fits, but other parameters "
@@ -61,10 +61,10 @@ def _weight(model: nn.Module, module: str) -> Tensor:
     return weight
 
 
-def _check_shape(weight: Tensor, choice: Choice) -> None:
+def _check_shape(weight: Tensor, planned: Weight) -> None:
     # Conv1D of transformers keeps its weight as [in, out].
-    if sorted(weight.shape) != sorted((choice.rows, choice.columns)):
+    if sorted(weight.shape) != sorted((planned.rows, planned.columns)):
         raise PlanMismatch(
-            f"{choice.module}: its weight is {tuple(weight.shape)}, the plan is for "
-            f"{choice.rows} x {choice.columns}; load the dense model that the plan was made for"
+            f"{planned.module}: its weight is {tuple(weight.shape)}, the plan is for "
+            f"{planned.rows} x {planned.columns}; load the dense model that the plan was made for"
         )

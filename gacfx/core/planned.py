@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gacfx.core.materialise import FactorSet, load_plan, save_plan
+from gacfx.core.materialise import FactorSet
 from gacfx.core.plan import Plan
+from gacfx.core.plan_folder import load_plan, save_plan
 
 
 @dataclass(frozen=True, eq=False)

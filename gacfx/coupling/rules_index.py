@@ -35,6 +35,13 @@ def index_put(call: Call, x: Axes, indices: list[Axes | None], values: Axes, *_:
     return x
 
 
+@rule("index_select")
+def index_select(call: Call, x: Axes, dim: int, index: Axes) -> Axes:
+    """Elements of x along ``dim``, wherever the index has them."""
+    freeze([x[dim]], "indexed by index_select")
+    return replaced(x, dim, *index)
+
+
 @rule("gather")
 def gather(call: Call, x: Axes, dim: int, index: Axes, **_: Any) -> Axes:
     """Elements of x along ``dim``, in the shape of the index."""

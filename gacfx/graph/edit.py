@@ -4,14 +4,16 @@ A node made by hand has empty meta, and a replaced weight stays behind in its mo
 handled here once.
 """
 
+import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from gacfx.graph.notes import CUSTOM, inherit_custom
-from gacfx.graph.ops import VALUE_KEYS, module_stack
+from gacfx.graph.ops import VALUE_KEYS, aten, module_stack
 
 
 def fork(gm: GraphModule) -> GraphModule:
@@ -27,38 +29,66 @@ def fork(gm: GraphModule) -> GraphModule:
     return GraphModule(gm, graph)
 
 
-def call(gm: GraphModule, target: Any, args: Sequence[Any], *, like: Node, module: str) -> Node:
-    """A call placed before ``like``, in the module ``module``, with the rest of like's meta.
+@dataclass(frozen=True)
+class Build:
+    """Makes the nodes that stand for one matmul, inside the module that it was of.
 
-    The fake value is left for the refresh that follows every rewrite; notes are not inherited.
+    The fake values are left for the refresh that follows every rewrite; notes are not inherited.
     """
-    with gm.graph.inserting_before(like):
-        new = gm.graph.call_function(target, tuple(args))
-    own = (*VALUE_KEYS, CUSTOM, "nn_module_stack")
-    kept = {k: v for k, v in like.meta.items() if k not in own}
-    new.meta.update(kept)
-    inherit_custom(new, like)
-    new.meta["nn_module_stack"] = _stack(like, module)
-    return new
+
+    gm: GraphModule
+    like: Node
+    """The matmul: new nodes stand before it and have the rest of its meta."""
+    module: str
+    """Name of its module."""
+    kind: str
+    """Name of the class that stands in its place in the module."""
+
+    def call(self, target: Any, args: Sequence[Any], *, child: str = "") -> Node:
+        """A call inside the module, or inside one of its linear children."""
+        own = (*VALUE_KEYS, CUSTOM, "nn_module_stack")
+        with self.gm.graph.inserting_before(self.like):
+            new = self.gm.graph.call_function(target, tuple(args))
+        new.meta.update({k: v for k, v in self.like.meta.items() if k not in own})
+        inherit_custom(new, self.like)
+        new.meta["nn_module_stack"] = self._stack(child)
+        return new
+
+    def linear(self, x: Node, weight: Node, bias: Node | None = None, *, child: str) -> Node:
+        """A linear that is a child of the module."""
+        tail = () if bias is None else (bias,)
+        return self.call(aten.linear.default, (x, weight, *tail), child=child)
+
+    def item(self, values: Node, at: int) -> Node:
+        """One of several results."""
+        return self.call(operator.getitem, (values, at))
+
+    def _stack(self, child: str) -> dict[str, tuple[str, str]]:
+        """The module stack of the matmul, with the module as its new class and the child."""
+        rows = [*list(module_stack(self.like))[:-1], (self.module, self.kind)]
+        if child:
+            rows.append((f"{self.module}.{child}", "Linear"))
+        return {path: (path, kind) for path, kind in rows}
 
 
 def parameter_node(gm: GraphModule, name: str, *, like: Node) -> Node:
-    """A ``get_attr`` of the parameter ``name``, placed before ``like``."""
+    """A ``get_attr`` of the parameter or buffer ``name``, placed before ``like``."""
     with gm.graph.inserting_before(like):
         return gm.graph.get_attr(name)
 
 
 def set_parameter(gm: GraphModule, name: str, tensor: Tensor) -> None:
     """Put ``tensor`` at ``name``, making the modules on the way; a Parameter is kept as it is."""
-    path, _, leaf = name.rpartition(".")
-    owner: nn.Module = gm
-    for part in path.split(".") if path else ():
-        if not hasattr(owner, part):
-            owner.add_module(part, nn.Module())
-        owner = getattr(owner, part)
     if not isinstance(tensor, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=False)
+    owner, leaf = _owner(gm, name)
     setattr(owner, leaf, tensor)
+
+
+def set_buffer(gm: GraphModule, name: str, tensor: Tensor) -> None:
+    """Put ``tensor`` at ``name`` as a buffer that is saved, making the modules on the way."""
+    owner, leaf = _owner(gm, name)
+    owner.register_buffer(leaf, tensor)
 
 
 def delete_parameter(gm: GraphModule, name: str) -> None:
@@ -73,9 +103,12 @@ def replace_node(gm: GraphModule, old: Node, new: Node) -> None:
     gm.graph.erase_node(old)
 
 
-def _stack(like: Node, module: str) -> dict[str, tuple[str, str]]:
-    """The module stack of ``like``, with LowRankLinear and its child as innermost entries."""
-    rows = list(module_stack(like))[:-1]
-    owner, _, _ = module.rpartition(".")
-    rows += [(owner, "LowRankLinear"), (module, "Linear")]
-    return {path: (path, kind) for path, kind in rows}
+def _owner(gm: GraphModule, name: str) -> tuple[nn.Module, str]:
+    """(module that holds ``name``, made where it is missing; the name in it)."""
+    path, _, leaf = name.rpartition(".")
+    owner: nn.Module = gm
+    for part in path.split(".") if path else ():
+        if not hasattr(owner, part):
+            owner.add_module(part, nn.Module())
+        owner = getattr(owner, part)
+    return owner, leaf

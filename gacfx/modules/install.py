@@ -1,9 +1,7 @@
-"""Put low-rank layers in the place of dense ones: with factors, empty, or for a while.
+"""Put layers that carry out decisions in the place of dense ones: with tensors, empty, or a while.
 
 Everything is checked before the first module is replaced, so a refusal leaves the model as it was.
 """
-
-# R rank, D input features, O output features
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,9 +10,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
 from gacfx.errors import UnsupportedModel
-from gacfx.modules.low_rank import LowRankLinear
+from gacfx.modules.carrier import Carrier
+from gacfx.modules.make import carrier_of
 from gacfx.modules.ties import tied_modules
 
 
@@ -29,34 +29,38 @@ def install_(model: nn.Module, factors: Mapping[str, Factors]) -> None:
             or whose factors do not fit into its dtype. Nothing was changed.
     """
     ties = tied_modules(model)
-    for name, pair in factors.items():
+    for name, made in factors.items():
         layer = _replaceable(model, name, ties)
-        _check_shape(name, layer, pair)
-        _check_values(name, layer, pair)
-    for name, pair in factors.items():
-        _put_(model, name, _filled(model.get_submodule(name), pair))
+        _check_shape(name, layer, made)
+        _check_values(name, layer, made)
+        carrier_of(made.decision)
+    for name, made in factors.items():
+        _put_(model, name, _filled(model.get_submodule(name), made))
 
 
-def skeleton_(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Replaces each named layer by a low-rank one without values, for a loader to fill.
+def skeleton_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
+    """Replaces each named layer by that of its decision, without values, for a loader to fill.
 
     Args:
         model: usually on the meta device.
-        ranks: module name -> rank.
+        decisions: module name -> decision.
 
     Raises:
-        UnsupportedModel: as ``install_``, or a rank outside 1 .. min(in, out). Nothing was changed.
+        UnsupportedModel: as ``install_``, or a decision that the weight cannot have. Nothing was
+            changed.
+        PlanError: nothing carries out such a decision.
     """
     ties = tied_modules(model)
-    for name, rank in ranks.items():
+    for name, decision in decisions.items():
         rows, columns = _features(_replaceable(model, name, ties))
-        if not 1 <= rank <= min(rows, columns):
+        if problem := decision.problem(rows, columns):
             raise UnsupportedModel(
-                f"{name}: rank {rank} is outside 1 .. {min(rows, columns)} of its "
-                f"{rows} x {columns} weight; is this the model that the ranks were made for?"
+                f"{name}: {problem} of its {rows} x {columns} weight; is this the model that the "
+                "decisions were made for?"
             )
-    for name, rank in ranks.items():
-        _put_(model, name, _empty(model.get_submodule(name), rank))
+        carrier_of(decision)
+    for name, decision in decisions.items():
+        _put_(model, name, _empty(model.get_submodule(name), decision))
 
 
 @contextmanager
@@ -75,9 +79,9 @@ def swapped(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
             model.set_submodule(name, layer)
 
 
-def low_rank_modules(model: nn.Module) -> dict[str, LowRankLinear]:
-    """Name -> low-rank layer, for all that are in place, in the model's order."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+def compressed_modules(model: nn.Module) -> dict[str, Carrier]:
+    """Name -> layer that carries out a decision, for all in place, in the model's order."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, Carrier)}
 
 
 def _replaceable(model: nn.Module, name: str, ties: Mapping[str, str]) -> nn.Module:
@@ -117,47 +121,48 @@ def _is_hooked(layer: nn.Module) -> bool:
     return any(found) or hasattr(layer, "_hf_hook")
 
 
-def _check_shape(name: str, layer: nn.Module, pair: Factors) -> None:
-    if _features(layer) != (pair.rows, pair.columns):
+def _check_shape(name: str, layer: nn.Module, made: Factors) -> None:
+    if _features(layer) != (made.rows, made.columns):
         rows, columns = _features(layer)
         raise UnsupportedModel(
             f"{name}: its weight is {rows} x {columns}, the factors are for "
-            f"{pair.rows} x {pair.columns}; they belong to another model"
+            f"{made.rows} x {made.columns}; they belong to another model"
         )
 
 
-def _check_values(name: str, layer: nn.Module, pair: Factors) -> None:
+def _check_values(name: str, layer: nn.Module, made: Factors) -> None:
     dtype = _weight(layer).dtype
-    for factor in (pair.down_RD, pair.up_OR):
+    for tensor in made.tensors.values():
+        if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+            continue
         # False for NaN and inf, and for what would become inf in a narrower dtype.
-        if not factor.is_meta and not bool(factor.abs().max() <= torch.finfo(dtype).max):
+        if not bool(tensor.abs().max() <= torch.finfo(dtype).max):
             raise UnsupportedModel(
                 f"{name}: its factors are NaN, infinite or too large for {dtype}"
             )
 
 
-def _put_(model: nn.Module, name: str, layer: LowRankLinear) -> None:
+def _put_(model: nn.Module, name: str, layer: Carrier) -> None:
     dense = model.get_submodule(name)
     layer.train(dense.training)
-    for part in (layer.down, layer.up):
-        part.weight.requires_grad_(_weight(dense).requires_grad)
+    for tensor in layer.tensors().values():
+        if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(_weight(dense).requires_grad)
     model.set_submodule(name, layer)
 
 
-def _filled(dense: nn.Module, pair: Factors) -> LowRankLinear:
+def _filled(dense: nn.Module, made: Factors) -> Carrier:
     like = _weight(dense)
-    return LowRankLinear.from_factors(
-        pair.down_RD, pair.up_OR, _bias(dense), device=like.device, dtype=like.dtype
-    )
+    carrier = carrier_of(made.decision)
+    return carrier.holding(made, _bias(dense), device=like.device, dtype=like.dtype)
 
 
-def _empty(dense: nn.Module, rank: int) -> LowRankLinear:
+def _empty(dense: nn.Module, decision: Decision) -> Carrier:
     rows, columns = _features(dense)
     like = _weight(dense)
-    layer = LowRankLinear(columns, rows, rank, device="meta", dtype=like.dtype)
-    layer.to_empty(device=like.device)
-    layer.up.register_parameter("bias", _bias(dense))
-    return layer
+    return carrier_of(decision).empty(
+        decision, rows, columns, _bias(dense), device=like.device, dtype=like.dtype
+    )
 
 
 def _features(layer: nn.Module) -> tuple[int, int]:

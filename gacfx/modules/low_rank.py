@@ -1,27 +1,22 @@
-"""LowRankLinear: y = up(down(x)) + b, the factorized stand-in of one linear layer."""
+"""LowRankLinear: y = up(down(x)) + b, a pair of factors in the place of one linear layer."""
 
 # R rank, D input features, O output features
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
-NOTICE = "weight_IMPORT_GACFX_BEFORE_LOADING"
-"""Name of an empty buffer; the first checkpoints of gacfx do not have it."""
+from gacfx.core.decision import LowRank
+from gacfx.core.materialise import Factors
+from gacfx.graph.edit import Build
+from gacfx.modules.carrier import Carrier, Source
 
 
-class LowRankLinear(nn.Module):
-    """Two ordinary ``nn.Linear`` children, a guard and a notice.
-
-    The children are ordinary so that fx, Dynamo, exporters and other engines meet nothing new. The
-    guard is an empty buffer under the name of the dense weight: a loader that knows nothing of
-    gacfx finds a weight of the wrong shape and stops, where it would else fill the children with
-    random numbers and only warn. The notice is an empty buffer whose name such a loader prints.
-    """
-
-    weight: Tensor
-    """The guard: no elements, saved with the module."""
+class LowRankLinear(Carrier):
+    """Two ordinary ``nn.Linear`` children."""
 
     def __init__(
         self,
@@ -33,12 +28,10 @@ class LowRankLinear(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        super().__init__(in_features, out_features, device=device, dtype=dtype)
+        self.rank = rank
         self.down = nn.Linear(in_features, rank, bias=False, device=device, dtype=dtype)
         self.up = nn.Linear(rank, out_features, bias=bias, device=device, dtype=dtype)
-        for name in ("weight", NOTICE):
-            self.register_buffer(name, torch.empty(0, device=device, dtype=dtype))
 
     @classmethod
     def from_factors(
@@ -59,39 +52,62 @@ class LowRankLinear(nn.Module):
             device: of the copies; default: that of ``down_RD``.
             dtype: of the copies; default: that of ``down_RD``.
         """
-        rank, in_features = down_RD.shape
-        device, dtype = device or down_RD.device, dtype or down_RD.dtype
-        layer = cls(in_features, len(up_OR), rank, bias is not None, device="meta")
-        layer.down.weight = _copy(down_RD, device, dtype)
-        layer.up.weight = _copy(up_OR, device, dtype)
-        layer.up.register_parameter("bias", bias)
-        for name, buffer in layer.named_buffers():
-            setattr(layer, name, torch.empty_like(buffer, device=device, dtype=dtype))
-        return layer
+        return cls.holding(Factors.pair(down_RD, up_OR), bias, device=device, dtype=dtype)
+
+    @property
+    def decision(self) -> LowRank:
+        """The rank."""
+        return LowRank(self.rank)
+
+    @classmethod
+    def bare(
+        cls,
+        decision: LowRank,
+        rows: int,
+        columns: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Two linears of the rank."""
+        return cls(columns, rows, decision.rank, bias=False, device=device, dtype=dtype)
+
+    @classmethod
+    def bias_name(cls, rows: int, columns: int) -> str:
+        """The second linear has it."""
+        del rows, columns
+        return "up.bias"
+
+    @classmethod
+    def make(cls, decision: LowRank, source: Source) -> dict[str, Tensor]:
+        """Both factors; those of one component have the same norm, so that neither leaves the range
+        of half precision."""
+        up_OR, down_RD = balanced(*source.pair(decision.rank))
+        return {"down": down_RD, "up": up_OR}
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         out: Tensor = self.up(self.down(x))
         return out
 
-    def extra_repr(self) -> str:
-        """Sizes, as nn.Linear prints them, and where adapters go: PEFT refuses with this text."""
-        bias = self.up.bias is not None
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"rank={self.rank}, bias={bias}, "
-            'for LoRA take target_modules=["up", "down"] or "all-linear"'
-        )
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *others: Any, **more: Any
-    ) -> None:
-        # The first checkpoints have no notice.
-        if NOTICE in self._buffers:
-            state_dict.setdefault(prefix + NOTICE, self._buffers[NOTICE])
-        super()._load_from_state_dict(state_dict, prefix, *others, **more)
+    @classmethod
+    def emit(
+        cls,
+        build: Build,
+        decision: LowRank,
+        rows: int,
+        columns: int,
+        x: Node,
+        tensors: Mapping[str, Node],
+        bias: Node | None,
+    ) -> Node:
+        """Two linears, as in ``forward``."""
+        hidden = build.linear(x, tensors["down"], child="down")
+        return build.linear(hidden, tensors["up"], bias, child="up")
 
 
-def _copy(factor: Tensor, device: torch.device | str, dtype: torch.dtype) -> nn.Parameter:
-    # A copy even where nothing is converted: training the layer must not change the plan's factors.
-    return nn.Parameter(factor.detach().to(device, dtype, copy=True).contiguous())
+def balanced(up_OR: Tensor, down_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product, with equal norms of both factors of each component."""
+    up_R, down_R = up_OR.norm(dim=0), down_RD.norm(dim=1)
+    ratio_R = torch.where((up_R > 0) & (down_R > 0), down_R / up_R, 1.0).sqrt()
+    return up_OR * ratio_R, down_RD / ratio_R[:, None]

@@ -17,6 +17,7 @@ from gacfx.graph import ops
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.layers import in_layer, layers_of
 from gacfx.graph.notes import Fact, annotate, forgive, matmuls, refuse
+from gacfx.modules.make import carrier_names
 
 
 @register
@@ -34,12 +35,13 @@ class SelectTargets(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         shared, uses, layers = shared_weights(gm), weight_uses(gm), layers_of(gm)
+        carriers = carrier_names()
         for pattern in self.skip:
             if not any(fnmatchcase(site.name, pattern) for _, site in matmuls(gm)):
                 raise PassError(f"{self.name}: skip={pattern} matches no matmul of the graph")
         for node, site in matmuls(gm):
             forgive(node, by=self.name)
-            reason = self.reason(node, site, shared, uses, layers)
+            reason = self.reason(node, site, shared, uses, layers, carriers)
             annotate(node, targeted=not reason)
             if reason:
                 refuse(node, by=self.name, reason=reason)
@@ -52,6 +54,7 @@ class SelectTargets(GacPass):
         shared: dict[str, str],
         uses: Counter[str],
         layers: frozenset[str],
+        carriers: frozenset[str],
     ) -> str:
         """Why this site may not be compressed; empty when it may."""
         if site.weight is None:
@@ -66,7 +69,7 @@ class SelectTargets(GacPass):
         if stack and not in_layer(node, layers):
             return "outside the repeated layers"
         owner = stack[-1][1] if stack else ""
-        if len(stack) > 1 and stack[-2][1] == "LowRankLinear":
+        if carriers & {kind for _, kind in stack[-2:]}:
             return "already factorized"
         if owner not in ("Linear", "Conv1D"):
             return f"owned by {owner or 'an unknown module'}, which is no Linear"

@@ -1,4 +1,4 @@
-"""Put the planned factors in place of dense weights.
+"""Carry out planned decisions: their tensors and operators in place of dense weights.
 
 Before:  linear(x, q_proj.weight, q_proj.bias)
 After:   linear(linear(x, q_proj.down.weight), q_proj.up.weight, q_proj.up.bias)
@@ -17,14 +17,14 @@ from gacfx.graph import edit, ops
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, matmuls, refuse, state
 from gacfx.graph.ops import Op
-
-LINEAR = torch.ops.aten.linear.default
+from gacfx.modules.make import carrier_of
+from gacfx.passes.verify.stored import stored_otherwise
 
 
 @register
 @dataclass(frozen=True)
 class Factorize(GacPass):
-    """Replace each planned matmul by two; the factors come with the plan, nothing is decomposed."""
+    """Replace each planned matmul; the tensors come with the plan, nothing is decomposed."""
 
     name = "factorize"
     needs = frozenset({Fact.SITES})
@@ -42,75 +42,78 @@ class Factorize(GacPass):
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
         check_factors(self.plan, self.factors)
         check_shapes(self.plan, {name: site for name, (_, site) in todo.items()})
-        changed = False
         for choice in self.plan.choices:
-            if choice.rank is None:
-                if choice.module in todo:
-                    why = choice.reason or "the plan keeps it dense"
-                    refuse(todo[choice.module][0], by=self.name, reason=why)
-                continue
-            node, site = todo[choice.module]
-            factorize_node(gm, node, site, self.factors[choice.module])
-            changed = True
+            for weight in choice.weights:
+                node = todo[weight.module][0] if weight.module in todo else None
+                if choice.decision.of(weight.module).is_dense and node is not None:
+                    refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
+        for module in self.plan.decisions:
+            factorize_node(gm, *todo[module], self.factors[module])
         state(gm).plan = self.plan
-        return changed
+        return bool(self.plan.decisions)
 
     def verify(self, gm: GraphModule) -> None:
         assert self.plan is not None
-        for module, rank in self.plan.ranks.items():
-            found = gm.get_parameter(f"{module}.down.weight").shape[0]
-            if found != rank:
-                raise PassError(f"{self.name}: {module} has rank {found}, the plan says {rank}")
+        for module, decision in self.plan.decisions.items():
+            if odd := stored_otherwise(gm, self.plan.weights[module], decision):
+                raise PassError(f"{self.name}: {odd}")
 
 
 def check_shapes(plan: Plan, sites: dict[str, MatmulSite]) -> None:
-    """Nothing when every planned rank has its matmul, of the planned shape.
+    """Nothing when every planned decision has its matmul, of the planned shape.
 
     Raises:
         PlanMismatch: names the first module that differs.
     """
-    for choice in plan.choices:
-        if choice.rank is None:
-            continue
-        if choice.module not in sites:
+    for module in plan.decisions:
+        if module not in sites:
             raise PlanMismatch(
-                f"factorize: the graph has no matmul {choice.module}; "
+                f"factorize: the graph has no matmul {module}; "
                 "give it the dense graph that the plan was made for"
             )
-        rows, columns = sites[choice.module].n.times, sites[choice.module].k.times
-        if (rows, columns) != (choice.rows, choice.columns):
+        weight = plan.weights[module]
+        rows, columns = sites[module].n.times, sites[module].k.times
+        if (rows, columns) != (weight.rows, weight.columns):
             raise PlanMismatch(
-                f"factorize: {choice.module}: its weight is {rows} x {columns}, the plan is for "
-                f"{choice.rows} x {choice.columns}"
+                f"factorize: {module}: its weight is {rows} x {columns}, the plan is for "
+                f"{weight.rows} x {weight.columns}"
             )
 
 
 def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> None:
-    """Replace one linear or addmm by two linears with the weights ``down`` and ``up``."""
+    """Replace one linear or addmm by the operators of a decision."""
     assert site.weight is not None
     if site.layout not in (Layout.LINEAR, Layout.CONV1D):
         raise PassError(f"factorize: {site.name}: layout {site.layout} cannot be factorized")
     x, weight, bias = operands(node)
-    old = gm.get_parameter(site.weight)
-    for side, tensor in (("down", factors.down_RD), ("up", factors.up_OR)):
-        # A copy even where nothing is converted: training must not change the plan's factors.
-        made = tensor.detach().to(old.device, old.dtype, copy=True).contiguous()
-        edit.set_parameter(gm, f"{site.name}.{side}.weight", made)
-    down, up = (
-        edit.parameter_node(gm, f"{site.name}.{side}.weight", like=node) for side in ("down", "up")
-    )
-    tail: tuple[Node, ...] = ()
-    if isinstance(bias, Node):
-        name = f"{site.name}.up.bias"
-        edit.set_parameter(gm, name, gm.get_parameter(str(bias.target)))
-        tail = (edit.parameter_node(gm, name, like=node),)
-    hidden = edit.call(gm, LINEAR, (x, down), like=node, module=f"{site.name}.down")
-    out = edit.call(gm, LINEAR, (hidden, up, *tail), like=node, module=f"{site.name}.up")
-    edit.replace_node(gm, node, out)
+    decision, rows, columns = factors.decision, factors.rows, factors.columns
+    carrier = carrier_of(decision)
+    tensors = _put(gm, node, site, factors)
+    own = bias
+    if bias is not None:
+        name = f"{site.name}.{carrier.bias_name(rows, columns)}"
+        if name != bias.target:
+            edit.set_parameter(gm, name, gm.get_parameter(str(bias.target)))
+            own = edit.parameter_node(gm, name, like=node)
+    build = edit.Build(gm, node, site.name, carrier.__name__)
+    edit.replace_node(gm, node, carrier.emit(build, decision, rows, columns, x, tensors, own))
     for spent in (weight, bias):
-        if isinstance(spent, Node) and not spent.users:
+        if spent is not None and not spent.users:
             gm.graph.erase_node(spent)
             edit.delete_parameter(gm, str(spent.target))
+
+
+def _put(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> dict[str, Node]:
+    """Name -> node of each tensor, put into the module of the site."""
+    old, nodes = gm.get_parameter(str(site.weight)), {}
+    for name, stored in factors.decision.tensors(factors.rows, factors.columns).items():
+        # A copy even where nothing is converted: training must not change the plan's factors.
+        dtype = torch.int32 if stored.integer else old.dtype
+        made = factors.tensors[name].detach().to(old.device, dtype, copy=True).contiguous()
+        path = f"{site.name}.{stored.parameter}"
+        (edit.set_buffer if stored.integer else edit.set_parameter)(gm, path, made)
+        nodes[name] = edit.parameter_node(gm, path, like=node)
+    return nodes
 
 
 def operands(node: Node) -> tuple[Node, Node, Node | None]:

@@ -28,7 +28,7 @@ class CheckBudget(GacPass):
 
     def verify(self, gm: GraphModule) -> None:
         assert self.plan is not None
-        kept = sum(weight_params(gm, choice.module) for choice in self.plan.choices)
+        kept = sum(weight_params(gm, module) for module in self.plan.weights)
         limit = self.plan.budget.limit_params
         if kept > limit:
             raise PassError(
@@ -38,9 +38,9 @@ class CheckBudget(GacPass):
 
 
 def weight_params(gm: GraphModule, module: str) -> int:
-    """Parameters of the module's weights, dense or factorized, without biases."""
-    inside = f"{module}."
-    names = [n for n, _ in gm.named_parameters() if n.startswith(inside) and n.endswith("weight")]
-    if not names:
+    """Parameters of the module, whatever became of its weight, without its bias."""
+    inside = [(n, p) for n, p in gm.named_parameters() if n.startswith(f"{module}.")]
+    kept = [p.numel() for n, p in inside if n.rpartition(".")[2] != "bias"]
+    if not kept:
         raise PassError(f"check-budget: the graph has no weight of {module}")
-    return sum(gm.get_parameter(n).numel() for n in names)
+    return sum(kept)

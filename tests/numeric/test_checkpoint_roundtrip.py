@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gacfx.checkpoint.save import save_checkpoint
-from gacfx.modules.install import install_, low_rank_modules
+from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import (
     LAYERS,
     MODELS,
@@ -75,7 +75,7 @@ def test_reloaded_and_saved_again_it_agrees_to_the_bit(
     root, models = saved
     want = logits(models[family])
     back = reload(root / family)
-    assert list(low_rank_modules(back)) == list(low_rank_modules(models[family]))
+    assert list(compressed_modules(back)) == list(compressed_modules(models[family]))
     assert torch.equal(logits(back), want)
     back.save_pretrained(tmp_path)
     assert torch.equal(logits(reload(tmp_path)), want)
@@ -122,7 +122,7 @@ def test_it_compiles_as_one_graph(saved: Saved, family: str) -> None:
 def test_training_reaches_both_factors(saved: Saved) -> None:
     back = reload(saved[0] / "qwen2").train()
     back(token_ids(), labels=token_ids()).loss.backward()
-    for layer in low_rank_modules(back).values():
+    for layer in compressed_modules(back).values():
         for parameter in layer.parameters():
             assert parameter.grad is not None
             assert parameter.grad.abs().max() > 0

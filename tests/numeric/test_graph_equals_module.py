@@ -41,7 +41,7 @@ def plan_all(gm: GraphModule, rank: int | None) -> Planned:
         weight = dense_weight(gm, site)
         rows, columns = weight.shape
         pair = factors[site.name] = svd_factors(weight, min(rank or rows, rows, columns))
-        choices.append(Choice(site.name, rows, columns, pair.rank, None, 0.0))
+        choices.append(Choice.single(site.name, rows, columns, pair.decision, None, 0.0))
     like = planned(gm, {}).plan
     return Planned(Plan(tuple(choices), like.budget, None, like.provenance), factors)
 

@@ -1,6 +1,6 @@
 """Graphs to try passes on: a toy net and a tiny Llama, captured once and copied for every test."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.nn import functional
 
+from gacfx.core.decision import Decision, LowRank, of_rank
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.planned import Planned
@@ -22,6 +23,7 @@ from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.tracing.export import capture
 from tests.families.zoo import FAMILIES
+from tests.svd import Svd
 
 BATCH, SEQ = 3, 17
 PREFILL = Workload(batch=1, seq=1024)
@@ -136,23 +138,29 @@ def snapshot(gm: GraphModule) -> tuple[str, list[object], frozenset[Fact]]:
 
 
 def svd_factors(weight_OD: Tensor, rank: int) -> Factors:
-    """Plain truncated SVD in float64; as good as any other for testing what passes do with it."""
-    u, s, vh = torch.linalg.svd(weight_OD.detach().double(), full_matrices=False)
-    root = s[:rank].sqrt()
-    return Factors(root[:, None] * vh[:rank], u[:, :rank] * root)
+    """A pair of that rank."""
+    return Svd.of(weight_OD).factors(LowRank(rank))
 
 
 def planned(
-    gm: GraphModule, ranks: dict[str, int], *, dense: Iterable[str] = (), align: int = 1
+    gm: GraphModule,
+    ranks: Mapping[str, int | Decision],
+    *,
+    dense: Iterable[str] = (),
+    align: int = 1,
 ) -> Planned:
-    """A plan with factors for Linear modules of ``gm``; its budget is just what it keeps."""
+    """A plan with factors for Linear modules of ``gm``; its budget is just what it keeps.
+
+    A number is the rank of a pair.
+    """
     choices, factors = [], FactorSet()
     for name in (*ranks, *dense):
         weight = gm.get_parameter(f"{name}.weight")
-        (rows, columns), rank = weight.shape, ranks.get(name)
-        choices.append(Choice(name, rows, columns, rank, None, 0.0))
-        if rank is not None:
-            factors[name] = svd_factors(weight, rank)
+        (rows, columns), asked = weight.shape, ranks.get(name)
+        decision = asked if isinstance(asked, Decision) else of_rank(asked)
+        choices.append(Choice.single(name, rows, columns, decision, None, 0.0))
+        if not decision.is_dense:
+            factors[name] = Svd.of(weight).factors(decision)
     whole = sum(c.dense_params for c in choices)
     kept = sum(c.params for c in choices)
     model = sum(p.numel() for p in gm.parameters())

@@ -25,7 +25,7 @@ def test_dead_nodes_go_together_with_the_parameters_that_only_they_read() -> Non
     output = gm.graph.output_node()
     edit.set_parameter(gm, "spare.weight", torch.ones(3))
     spare = edit.parameter_node(gm, "spare.weight", like=output)
-    edit.call(gm, aten.relu.default, (spare,), like=output, module="spare.act")
+    edit.Build(gm, output, "spare", "Toy").call(aten.relu.default, (spare,), child="act")
     assert Clean()(gm).modified
     assert text_of(gm) == text_of(net())
 

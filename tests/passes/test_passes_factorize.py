@@ -8,6 +8,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.passes.infra.pass_base import PassResult
 
+from gacfx.core.decision import of_rank
 from gacfx.core.materialise import Factors
 from gacfx.core.plan import Choice
 from gacfx.core.planned import Planned
@@ -74,7 +75,9 @@ def test_the_graph_computes_with_the_factors() -> None:
     made = planned(gm, {QKV: 8, OUT: 8})
     want = net()
     for name, pair in made.factors.items():
-        want.get_submodule(name).weight = nn.Parameter((pair.up_OR @ pair.down_RD).float())
+        want.get_submodule(name).weight = nn.Parameter(
+            (pair.tensors["up"] @ pair.tensors["down"]).float()
+        )
     factorize(gm, made)
     torch.testing.assert_close(gm(ids()), want(ids()), rtol=1e-5, atol=1e-6)
 
@@ -106,7 +109,7 @@ def test_the_dense_weight_is_gone() -> None:
 def test_factors_take_the_dtype_of_the_weight() -> None:
     gm = annotated(net())
     made = planned(gm, {QKV: 8})
-    assert made.factors[QKV].up_OR.dtype == torch.float64
+    assert made.factors[QKV].tensors["up"].dtype == torch.float64
     factorize(gm, made)
     assert gm.get_parameter(f"{QKV}.up.weight").dtype == torch.float32
 
@@ -114,7 +117,7 @@ def test_factors_take_the_dtype_of_the_weight() -> None:
 def test_training_the_graph_does_not_change_the_factors_of_the_plan() -> None:
     gm = annotated(net())
     down, up = torch.ones(8, 20), torch.ones(24, 8)
-    made = replace(planned(gm, {QKV: 8}), factors={QKV: Factors(down, up)})
+    made = replace(planned(gm, {QKV: 8}), factors={QKV: Factors.pair(down, up)})
     factorize(gm, made)
     with torch.no_grad():
         gm.get_parameter(f"{QKV}.down.weight").zero_()
@@ -157,7 +160,7 @@ def test_the_new_sites_are_seen_by_the_next_analysis() -> None:
 def test_a_module_that_the_plan_keeps_dense_is_refused_with_the_reason() -> None:
     gm = annotated(llama())
     made = planned(gm, {Q0: 16}, dense=(Q1, DOWN0))
-    choices = [replace(c, reason="failed") if c.module == Q1 else c for c in made.plan.choices]
+    choices = [replace(c, reason="failed") if c.group == Q1 else c for c in made.plan.choices]
     factorize(gm, replace(made, plan=replace(made.plan, choices=tuple(choices))))
     run(gm, AnnotateSites())
     assert note(site_of(gm, Q1)[0]).refusals == (Refusal("factorize", "failed"),)
@@ -176,7 +179,7 @@ def test_a_plan_that_keeps_everything_dense_changes_nothing() -> None:
 def test_a_plan_for_another_model_is_refused_and_nothing_is_changed() -> None:
     gm = annotated(net())
     text, made = text_of(gm), planned(gm, {QKV: 8})
-    other = replace(made.plan.choices[0], module="layers.9.qkv")
+    other = Choice.single("layers.9.qkv", 24, 20, of_rank(8), None, 0.0)
     plan = replace(made.plan, choices=(*made.plan.choices, other))
     factors = {**made.factors, "layers.9.qkv": made.factors[QKV]}
     with pytest.raises(PlanMismatch, match="^factorize: the graph has no matmul layers.9.qkv;"):
@@ -200,19 +203,21 @@ def test_factors_that_are_not_those_of_the_plan_are_refused() -> None:
     text, made = text_of(gm), planned(gm, {QKV: 8})
     with pytest.raises(PlanError, match="layers.0.qkv: is in the plan but not in the factors"):
         factorize(gm, replace(made, factors={}))
-    small = Factors(torch.ones(4, 20), torch.ones(24, 4))
-    with pytest.raises(PlanError, match="the plan says 24 x 20 of rank 8, its factors are 24 x 20"):
+    small = Factors.pair(torch.ones(4, 20), torch.ones(24, 4))
+    with pytest.raises(
+        PlanError, match="the plan says rank 8 of 24 x 20, its factors are rank 4 of 24"
+    ):
         factorize(gm, replace(made, factors={QKV: small}))
     assert text_of(gm) == text
 
 
 def test_a_plan_for_other_shapes_is_refused() -> None:
     gm = annotated(net())
-    choice = Choice(QKV, 30, 20, 8, None, 0.0)
+    choice = Choice.single(QKV, 30, 20, of_rank(8), None, 0.0)
     plan = replace(planned(gm, {QKV: 8}).plan, choices=(choice,))
     text = text_of(gm)
     with pytest.raises(PlanMismatch, match="qkv: its weight is 24 x 20, the plan is for 30 x 20$"):
-        factorize(gm, Planned(plan, {QKV: Factors(torch.ones(8, 20), torch.ones(30, 8))}))
+        factorize(gm, Planned(plan, {QKV: Factors.pair(torch.ones(8, 20), torch.ones(30, 8))}))
     assert text_of(gm) == text
 
 
@@ -242,7 +247,10 @@ def test_verify_reads_the_weights_and_not_the_notes() -> None:
     factorize(gm, made)
     step = Factorize(plan=made.plan, factors=made.factors)
     gm.get_submodule(f"{QKV}.down").weight = nn.Parameter(torch.ones(9, 20))
-    with pytest.raises(PassError, match="^factorize: layers.0.qkv has rank 9, the plan says 8$"):
+    with pytest.raises(
+        PassError,
+        match=r"^factorize: layers.0.qkv.down.weight is \[9, 20\]; the plan says rank 8, \[8, 20\]$",
+    ):
         step.verify(gm)
 
 

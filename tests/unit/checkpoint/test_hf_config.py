@@ -25,7 +25,7 @@ from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, _check_whole, confi
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.errors import CheckpointError
-from gacfx.modules.install import install_, low_rank_modules
+from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
 
 RANKS = {"model.layers.1.self_attn.q_proj": 11, "model.layers.0.self_attn.q_proj": 9}
@@ -222,7 +222,7 @@ def test_auto_model_loads_the_body_alone(saved: Path, tmp_path: Path) -> None:
     whole, body = AutoModelForCausalLM.from_pretrained(saved), AutoModel.from_pretrained(saved)
     want = whole.model(token_ids()).last_hidden_state
     assert torch.equal(body(token_ids()).last_hidden_state, want)
-    assert list(low_rank_modules(body)) == [
+    assert list(compressed_modules(body)) == [
         "layers.0.self_attn.q_proj",
         "layers.1.self_attn.q_proj",
     ]
@@ -243,4 +243,4 @@ def test_every_way_to_split_a_model_is_refused(name: str) -> None:
 
 def test_another_head_on_the_same_body(saved: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(saved)
-    assert len(low_rank_modules(model)) == 2
+    assert len(compressed_modules(model)) == 2

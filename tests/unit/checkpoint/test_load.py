@@ -13,7 +13,7 @@ from torch import nn
 from gacfx.checkpoint.load import check_finite, load_checkpoint, load_dense
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.errors import CheckpointError, UnsupportedModel
-from gacfx.modules.install import install_, low_rank_modules
+from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import cast_, factors_for, llama, plan_for, token_ids
 from tests.unit.checkpoint.tiny_tokenizer import tokenizer
 
@@ -214,7 +214,7 @@ def test_a_compressed_folder_loads_through_both_doors(tmp_path: Path) -> None:
     out = save_checkpoint(model, None, tmp_path / "out", plan=plan, factors=factors)
     want = model(token_ids()).logits
     for back in (load_dense(out)[0], load_checkpoint(out), load_checkpoint(str(out))):
-        assert len(low_rank_modules(back)) == 2
+        assert len(compressed_modules(back)) == 2
         assert torch.equal(back(token_ids()).logits, want)
     assert load_checkpoint(out, dtype=torch.bfloat16).dtype == torch.bfloat16
 

@@ -18,7 +18,7 @@ from gacfx.checkpoint.load import load_checkpoint, load_dense
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.cli import main
 from gacfx.errors import CheckpointError
-from gacfx.modules.install import install_, low_rank_modules
+from gacfx.modules.install import compressed_modules, install_
 from gacfx.modules.low_rank import NOTICE
 from tests import tiny
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
@@ -83,7 +83,7 @@ def test_item_1_checkpoints_of_the_first_format_load_without_complaint(tmp_path:
     assert not any(info.values())
     ids = torch.arange(3, 11)[None]
     for found in (model, load_checkpoint(FIRST), load_dense(FIRST)[0]):
-        assert len(low_rank_modules(found)) == 4
+        assert len(compressed_modules(found)) == 4
         torch.testing.assert_close(found(ids).logits[0, -1, :3], torch.tensor(FIRST_LOGITS))
     model.save_pretrained(tmp_path)
     again, info = plain(tmp_path, output_loading_info=True)
@@ -168,7 +168,7 @@ def adapted(model: Any, targets: Any) -> Any:
 
 
 def test_item_4_lora_by_the_usual_names_says_where_it_goes(saved: Path) -> None:
-    with pytest.raises(ValueError, match=r'target_modules=\["up", "down"\] or "all-linear"'):
+    with pytest.raises(ValueError, match=r'target_modules=\["down", "up"\] or "all-linear"'):
         adapted(plain(saved), ["q_proj", "v_proj"])
 
 
@@ -252,7 +252,7 @@ def test_item_5_devices_and_dtypes(saved: Path, settings: dict[str, Any]) -> Non
         pytest.importorskip("accelerate", reason="device_map needs accelerate")
     whole = plain(saved)(token_ids()).logits
     found = plain(saved, **settings)
-    assert len(low_rank_modules(found)) == 2
+    assert len(compressed_modules(found)) == 2
     assert torch.equal(found(token_ids()).logits.float(), whole)
 
 

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedModel
 from gacfx.checkpoint.hf import GacfxConfig
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
-from gacfx.core.materialise import FactorSet, load_plan
+from gacfx.core.materialise import FactorSet
 from gacfx.core.plan import Plan
+from gacfx.core.plan_folder import load_plan
 from gacfx.errors import CheckpointError, PlanError
 from gacfx.modules.install import install_, skeleton_, swapped
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, skeleton_of, token_ids
@@ -197,7 +198,7 @@ def _nan(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Plan]:
 
 def _meta(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Plan]:
     empty = skeleton_of(model)
-    skeleton_(empty, plan.ranks)
+    skeleton_(empty, plan.decisions)
     return empty, plan
 
 

@@ -16,10 +16,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from gacfx.core.decision import Decision, LowRank
 from gacfx.core.locks import fingerprint
-from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.materialise import FactorSet
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.statistics import weight_digest
+from tests.svd import Svd
 
 VOCAB = 97
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -108,23 +110,26 @@ def dense_weight(model: PreTrainedModel, name: str) -> Tensor:
     return weight.detach().T if type(layer).__name__ == "Conv1D" else weight.detach()
 
 
-def factors_for(model: PreTrainedModel, suffixes: Sequence[str], rank: int = 9) -> FactorSet:
+def factors_for(
+    model: PreTrainedModel,
+    suffixes: Sequence[str],
+    rank: int = 9,
+    kind: Callable[[int], Decision] = LowRank,
+) -> FactorSet:
     """Truncated SVD in float64, with another rank in every layer."""
     names = [name for name, _ in model.named_modules() if name.endswith(tuple(suffixes))]
     factors = {}
     for index, name in enumerate(names):
-        r = rank + index
-        u, s, vh = torch.linalg.svd(dense_weight(model, name).double(), full_matrices=False)
-        root = s[:r].sqrt()
-        factors[name] = Factors(root[:, None] * vh[:r], u[:, :r] * root)
+        r = min(rank + index, *dense_weight(model, name).shape)
+        factors[name] = Svd.of(dense_weight(model, name)).factors(kind(r))
     return factors
 
 
 def plan_for(model: PreTrainedModel, factors: FactorSet) -> Plan:
     """A plan with both locks; ``model`` is still dense."""
     choices = tuple(
-        Choice(name, pair.rows, pair.columns, pair.rank, float(pair.rank), 0.001)
-        for name, pair in factors.items()
+        Choice.single(name, made.rows, made.columns, made.decision, 9.5, 0.001)
+        for name, made in factors.items()
     )
     dense = sum(choice.dense_params for choice in choices)
     total = sum(parameter.numel() for parameter in model.parameters())

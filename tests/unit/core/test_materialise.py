@@ -9,16 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gacfx.core.materialise import (
-    Factors,
-    FactorSet,
-    check_factors,
-    load_factors,
-    load_plan,
-    save_factors,
-    save_plan,
-)
+from gacfx.core.decision import DENSE
+from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan_folder import load_factors, load_plan, save_factors, save_plan
 from gacfx.errors import CheckpointError, PlanError
 
 
@@ -29,16 +23,17 @@ def factor_set() -> FactorSet:
         return torch.randn(rows, columns, generator=generator, dtype=torch.float64)
 
     return {
-        "layers.0.up": Factors(random(3, 11), random(7, 3)),
-        "layers.1.up": Factors(random(2, 11).bfloat16(), random(7, 2).bfloat16()),
+        "layers.0.up": Factors.pair(random(3, 11), random(7, 3)),
+        "layers.1.up": Factors.pair(random(2, 11).bfloat16(), random(7, 2).bfloat16()),
     }
 
 
 def plan_of(factors: FactorSet) -> Plan:
     kept = tuple(
-        Choice(name, pair.rows, pair.columns, pair.rank, 3.3, 0.5) for name, pair in factors.items()
+        Choice.single(name, made.rows, made.columns, made.decision, 3.3, 0.5)
+        for name, made in factors.items()
     )
-    dense = Choice("layers.2.up", 7, 11, None, None, 0.0, "launch cost exceeds the saving")
+    dense = Choice.single("layers.2.up", 7, 11, DENSE, None, 0.0, "launch cost exceeds the saving")
     budget = Budget("0.2", "targeted", 231, 1000, 180)
     return Plan((*kept, dense), budget, None, Provenance("svd", "two-sided", "h200", 8, "float32"))
 
@@ -46,7 +41,10 @@ def plan_of(factors: FactorSet) -> Plan:
 def assert_same(one: FactorSet, other: FactorSet) -> None:
     assert list(one) == list(other)
     for name in one:
-        for a, b in zip(vars(one[name]).values(), vars(other[name]).values(), strict=True):
+        assert one[name].decision == other[name].decision
+        tensors = (one[name].tensors, other[name].tensors)
+        assert list(tensors[0]) == list(tensors[1])
+        for a, b in zip(*(each.values() for each in tensors), strict=True):
             assert a.dtype == b.dtype
             assert torch.equal(a, b)
 
@@ -67,7 +65,7 @@ def test_factors_know_their_sizes() -> None:
 )
 def test_factors_that_cannot_be_multiplied(down: Tensor, up: Tensor, message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        Factors(down, up)
+        Factors.pair(down, up)
 
 
 def test_factors_come_back_bit_by_bit(tmp_path: Path) -> None:
@@ -81,10 +79,10 @@ def test_factors_come_back_bit_by_bit(tmp_path: Path) -> None:
 def test_strided_and_shared_factors_can_be_written(tmp_path: Path) -> None:
     base = torch.randn(11, 3)
     factors = {
-        "a": Factors(base.T, torch.randn(7, 6)[:, ::2]),
-        "b": Factors(base.T.contiguous(), torch.randn(7, 3)),
+        "a": Factors.pair(base.T, torch.randn(7, 6)[:, ::2]),
+        "b": Factors.pair(base.T.contiguous(), torch.randn(7, 3)),
     }
-    factors["c"] = Factors(factors["b"].down_RD, factors["b"].up_OR)
+    factors["c"] = Factors.pair(*factors["b"].tensors.values())
     save_factors(tmp_path / "f.safetensors", factors)
     assert_same(load_factors(tmp_path / "f.safetensors"), factors)
 
@@ -97,11 +95,11 @@ def test_no_factors_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_and_infinity_are_neither_written_nor_read(tmp_path: Path, value: float) -> None:
     path = tmp_path / "f.safetensors"
-    broken = {"m": Factors(torch.full((2, 4), value), torch.zeros(3, 2))}
+    broken = {"m": Factors.pair(torch.full((2, 4), value), torch.zeros(3, 2))}
     with pytest.raises(PlanError, match="m: its factors are NaN or infinite"):
         save_factors(path, broken)
     assert not any(tmp_path.iterdir())
-    tensors = {"m.down": broken["m"].down_RD, "m.up": broken["m"].up_OR}
+    tensors = {f"m.{name}": tensor for name, tensor in broken["m"].tensors.items()}
     save_file(tensors, path, metadata={"format": "gacfx-factors-1"})
     with pytest.raises(PlanError, match="m: NaN or infinite factors"):
         load_factors(path)
@@ -146,7 +144,9 @@ def test_files_with_other_tensors(
 
 def test_a_file_of_another_format(tmp_path: Path) -> None:
     save_file({"m.down": torch.zeros(2, 4)}, tmp_path / "f.safetensors")
-    with pytest.raises(CheckpointError, match="format None; this gacfx reads 'gacfx-factors-1'"):
+    with pytest.raises(
+        CheckpointError, match="format None; this gacfx reads .* and 'gacfx-factors-2'"
+    ):
         load_factors(tmp_path / "f.safetensors")
 
 
@@ -179,7 +179,7 @@ def _other_rank(factors: FactorSet) -> FactorSet:
         (_extra, "layers.2.up: is in the factors but not in the plan"),
         (
             _other_rank,
-            "layers.1.up: the plan says 7 x 11 of rank 2, its factors are 7 x 11 of rank 3",
+            "layers.1.up: the plan says rank 2 of 7 x 11, its factors are rank 3 of 7 x 11",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_rewriting_a_fork_leaves_the_original_alone() -> None:
     node, _ = site_of(forked, "head")
     edit.set_parameter(forked, "head.other", torch.zeros(11, 20))
     zero = edit.parameter_node(forked, "head.other", like=node)
-    new = edit.call(forked, LINEAR, (node.args[0], zero), like=node, module="head.other")
+    new = edit.Build(forked, node, "head", "Toy").call(LINEAR, (node.args[0], zero), child="other")
     edit.replace_node(forked, node, new)
     forked.graph.eliminate_dead_code()
     edit.delete_parameter(forked, "head.weight")
@@ -58,11 +58,11 @@ def test_a_new_call_stands_before_its_model_and_takes_its_place_in_the_modules()
     gm = annotated(net())
     node, _ = site_of(gm, "layers.1.qkv")
     node.meta["origin"] = "theirs"
-    new = edit.call(gm, LINEAR, node.args, like=node, module="layers.1.qkv.down")
+    new = edit.Build(gm, node, "layers.1.qkv", "Toy").call(LINEAR, node.args, child="down")
     assert new.next is node
     assert module_stack(new)[-3:] == (
         ("layers.1", "Layer"),
-        ("layers.1.qkv", "LowRankLinear"),
+        ("layers.1.qkv", "Toy"),
         ("layers.1.qkv.down", "Linear"),
     )
     assert new.meta["origin"] == "theirs"
@@ -74,7 +74,7 @@ def test_a_new_call_inherits_custom_entries_of_others_but_no_note_and_no_value()
     node.meta["custom"]["theirs"] = 1
     node.meta["example_value"] = node.meta["val"]
     assert "tensor_meta" in node.meta
-    new = edit.call(gm, LINEAR, node.args, like=node, module="layers.1.qkv.down")
+    new = edit.Build(gm, node, "layers.1.qkv", "Toy").call(LINEAR, node.args, child="down")
     assert new.meta["custom"] == {"theirs": 1}
     assert note(new) == Note() and ops.value(new) is None
     assert note(node) != Note()
@@ -116,7 +116,7 @@ def test_replacing_sends_every_user_to_the_new_node() -> None:
     gm = net()
     old = next(n for n in gm.graph.nodes if ops.op_of(n) is Op.LINEAR)
     users = set(old.users)
-    new = edit.call(gm, LINEAR, old.args, like=old, module="layers.0.qkv.up")
+    new = edit.Build(gm, old, "layers.0.qkv", "Toy").call(LINEAR, old.args, child="up")
     edit.replace_node(gm, old, new)
     assert set(new.users) == users
     assert old not in gm.graph.nodes

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from gacfx.core.decision import LowRank
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.errors import UnsupportedModel
-from gacfx.modules.install import install_, low_rank_modules, skeleton_, swapped
+from gacfx.modules.install import compressed_modules, install_, skeleton_, swapped
 from gacfx.modules.low_rank import LowRankLinear
 from tests.unit.checkpoint.tiny_models import (
     LAYERS,
@@ -34,7 +35,7 @@ def _one_thread() -> None:
 
 
 def pair(rows: int = 48, columns: int = 48, rank: int = 5) -> Factors:
-    return Factors(torch.randn(rank, columns), torch.randn(rows, rank))
+    return Factors.pair(torch.randn(rank, columns), torch.randn(rows, rank))
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -43,15 +44,15 @@ def test_the_layers_compute_with_their_factors(family: str) -> None:
     factors = factors_for(model, LAYERS[family])
     biases = {name: model.get_submodule(name).bias for name in factors}
     install_(model, factors)
-    assert list(low_rank_modules(model)) == list(factors)
-    for name, layer in low_rank_modules(model).items():
-        weight = factors[name].up_OR @ factors[name].down_RD
+    assert list(compressed_modules(model)) == list(factors)
+    for name, layer in compressed_modules(model).items():
+        weight = factors[name].tensors["up"] @ factors[name].tensors["down"]
         x = torch.randn(4, layer.in_features)
         want = nn.functional.linear(x.double(), weight)
-        if layer.up.bias is not None:
-            want = want + layer.up.bias.double()
+        if layer.own_bias is not None:
+            want = want + layer.own_bias.double()
         torch.testing.assert_close(layer(x).double(), want, rtol=1e-4, atol=1e-5)
-        assert layer.up.bias is biases[name]
+        assert layer.own_bias is biases[name]
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -93,7 +94,7 @@ def test_skeleton_on_meta_has_the_names_and_shapes_of_install() -> None:
     real = gpt2()
     factors = factors_for(real, LAYERS["gpt2"])
     empty = skeleton_of(real)
-    skeleton_(empty, {name: pair.rank for name, pair in factors.items()})
+    skeleton_(empty, {name: made.decision for name, made in factors.items()})
     install_(real, factors)
     shapes = [
         {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
@@ -107,14 +108,14 @@ def test_modules_in_lists_keep_their_place() -> None:
     model = nn.ModuleList([nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6)), nn.Linear(6, 6)])
     install_(model, {"0": pair(6, 6, 2), "1.0": pair(6, 6, 2)})
     assert [name for name, _ in model.named_children()] == ["0", "1", "2"]
-    assert list(low_rank_modules(model)) == ["0", "1.0"]
+    assert list(compressed_modules(model)) == ["0", "1.0"]
 
 
 def test_swapped_gives_the_same_modules_back() -> None:
     model = llama()
     before, want = dict(model.named_modules()), model(token_ids()).logits
     with swapped(model, factors_for(model, LAYERS["llama"])):
-        assert len(low_rank_modules(model)) == 4
+        assert len(compressed_modules(model)) == 4
         assert not torch.equal(model(token_ids()).logits, want)
     after = dict(model.named_modules())
     assert list(after) == list(before)
@@ -171,12 +172,12 @@ def _offloaded(model: nn.Module) -> FactorSet:
 
 
 def _nan(model: nn.Module) -> FactorSet:
-    return {Q1: Factors(torch.full((5, 48), torch.nan), torch.randn(48, 5))}
+    return {Q1: Factors.pair(torch.full((5, 48), torch.nan), torch.randn(48, 5))}
 
 
 def _too_large(model: nn.Module) -> FactorSet:
     model.half()
-    return {Q1: Factors(torch.randn(5, 48), torch.full((48, 5), 7e4))}
+    return {Q1: Factors.pair(torch.randn(5, 48), torch.full((48, 5), 7e4))}
 
 
 def _twice(model: nn.Module) -> FactorSet:
@@ -219,8 +220,8 @@ def test_a_refusal_names_the_module_and_changes_nothing(
 def test_skeleton_refuses_an_impossible_rank(rank: int) -> None:
     model = llama()
     with pytest.raises(UnsupportedModel, match=f"rank {rank} is outside 1 .. 48"):
-        skeleton_(model, {Q0: 4, Q1: rank})
-    assert not low_rank_modules(model)
+        skeleton_(model, {Q0: LowRank(4), Q1: LowRank(rank)})
+    assert not compressed_modules(model)
 
 
 def test_the_root_cannot_be_replaced() -> None:
@@ -233,5 +234,5 @@ def test_conv1d_factors_are_those_of_the_transposed_weight() -> None:
     name = "transformer.h.0.attn.c_attn"
     assert dense_weight(model, name).shape == (144, 48)
     install_(model, factors_for(model, ("c_attn",)))
-    layer = low_rank_modules(model)[name]
+    layer = compressed_modules(model)[name]
     assert (layer.in_features, layer.out_features) == (48, 144)

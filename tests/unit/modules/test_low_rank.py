@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gacfx.modules.low_rank import NOTICE, LowRankLinear
+from gacfx.modules.carrier import NOTICE
+from gacfx.modules.low_rank import LowRankLinear
 
 # B batch, D input 11, R rank 3, O output 7
 
@@ -89,7 +90,7 @@ def test_strided_factors_become_contiguous() -> None:
 
 def test_it_prints_its_sizes() -> None:
     text = repr(LowRankLinear(11, 7, 3, bias=False))
-    assert "in_features=11, out_features=7, rank=3, bias=False" in text
+    assert "in_features=11, out_features=7, rank 3, bias=False" in text
 
 
 def test_it_exports_as_two_linears() -> None:

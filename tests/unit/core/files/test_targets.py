@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 from gacfx.core.curve_file import save_curves
 from gacfx.core.files.targets import check_file, check_folder, check_space, writing
-from gacfx.core.materialise import Factors, save_factors, save_plan
+from gacfx.core.materialise import Factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan_folder import save_factors, save_plan
 from gacfx.errors import CheckpointError
 from tests.unit import made_curves
 
@@ -152,7 +153,7 @@ def small_files(most_bytes: int) -> Iterator[None]:
 
 
 def some_factors() -> dict[str, Factors]:
-    return {"layer": Factors(torch.ones(2, 500), torch.ones(400, 2))}
+    return {"layer": Factors.pair(torch.ones(2, 500), torch.ones(400, 2))}
 
 
 def some_plan(**more: Any) -> Plan:

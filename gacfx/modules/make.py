@@ -1,0 +1,61 @@
+"""From a decision to its tensors, and to the class of layers that carries it out."""
+
+from importlib import import_module
+
+import torch
+
+from gacfx.core.decision import Decision, find_kind, known_kinds
+from gacfx.core.materialise import Factors
+from gacfx.errors import DecompositionFailed, PlanError
+from gacfx.modules.carrier import Carrier, Source
+
+
+def make_factors(
+    source: Source, decision: Decision, rows: int, columns: int, dtype: torch.dtype
+) -> Factors:
+    """The tensors of a decision for one weight; computed in float64 and cast at the end.
+
+    Args:
+        source: the decomposed weight.
+        decision: any but the dense one.
+        rows: outputs of the weight.
+        columns: its inputs.
+        dtype: of the floating tensors.
+
+    Raises:
+        DecompositionFailed: they cannot be made of this weight, or are not finite in ``dtype``.
+        PlanError: such a weight cannot have the decision, or nothing carries it out.
+    """
+    made = carrier_of(decision).make(decision, source)
+    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in made.items()}
+    factors = Factors(decision, rows, columns, tensors)
+    if not factors.finite:
+        raise DecompositionFailed(source.module, f"factors of {decision} overflow {dtype}")
+    return factors
+
+
+def carrier_of(decision: Decision) -> type[Carrier]:
+    """The class of layers that carries out a decision; imported when it is first asked for.
+
+    Raises:
+        PlanError: the kind has none, or what it names is no such class.
+    """
+    kind = find_kind(decision.kind)
+    module, _, name = kind.carrier.partition(":")
+    if not kind.carrier:
+        raise PlanError(f"{kind.name}: nothing replaces such a weight")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PlanError(
+            f"{kind.name}: its layers, {kind.carrier}, cannot be imported: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Carrier)):
+        raise PlanError(f"{kind.name}: {kind.carrier} is no gacfx.modules.carrier.Carrier")
+    return found
+
+
+def carrier_names() -> frozenset[str]:
+    """Names of the classes of layers of every known kind, by which graphs show them."""
+    carriers = (kind.carrier for kind in known_kinds().values())
+    return frozenset(carrier.rpartition(":")[2] for carrier in carriers if carrier)
