@@ -23,16 +23,17 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench",
+        "speedup explain bench request",
     ),
     ("verbs           ", "passes"),
+    ("curves to a plan", "allocation"),
     ("neighbours      ", "tracing calibration coupling compressors hardware knapsack checkpoint"),
     ("put in place    ", "modules"),
     ("everything fx   ", "graph"),
     ("nouns           ", "core"),
     ("errors          ", "errors"),
 )
-NEIGHBOURS = 3
+NEIGHBOURS = 4
 """Row whose parts never import each other."""
 
 KNAPSACK = (
@@ -61,9 +62,17 @@ BY_NAME = {
 """Module -> what it imports by a name in a string, the only way up."""
 
 NO_TORCH = (
-    *("knapsack", "hardware", "errors", "pipelines"),
-    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files")),
-    *("core.curve_file", "core.search", "core.goal", "core.rise"),
+    *("knapsack", "allocation", "hardware", "errors", "pipelines"),
+    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files", "decision")),
+    *(
+        "core.offered",
+        "core.plain",
+        "core.defaults",
+        "core.curve_file",
+        "core.search",
+        "core.goal",
+        "core.rise",
+    ),
     *("core.names", "core.config_json"),
 )
 EXPORTS = ("tracing", "dynamo")
