@@ -14,7 +14,6 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout takes the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.gpu import journal
 from benchmarks.gpu.summary import answers, model_tables, page, plots
 from benchmarks.gpu.summary.index import index
 from benchmarks.gpu.summary.models import timings
@@ -23,6 +22,7 @@ from benchmarks.gpu.summary.plots_calls import call_plots
 from benchmarks.gpu.summary.plots_models import model_plots
 from benchmarks.gpu.summary.records import Records, SummaryError, load
 from gacfx.core.files.atomic import replacing
+from gacfx.hardware.measure import journal
 from gacfx.report.drawing import can_draw
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,6 @@ The compiled modes run a quarter of the layers, and eager and graph are measured
 ``compile_s`` is the first call; the very first of a process also loads inductor.
 """
 
-import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,15 @@ from benchmarks.gpu.llama import checks, forward
 from benchmarks.gpu.llama.cells import DRY_GRID, GRID, Cell, Mode, cells
 from benchmarks.gpu.llama.variants import Variant, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
-from benchmarks.gpu.part import Result, Setting
-from gacfx.hardware.measure.timing import Times
+from gacfx.hardware.measure.memory import release
+from gacfx.hardware.measure.part import Result, Setting
+from gacfx.hardware.measure.times import Times
 
 EAGER = ("eager", "graph")
 LARGEST_KERNELS = 20
+"""Kernels of a call that are recorded by name."""
 COMPILE_S = 64.0
 """A guess of the first cell under torch.compile; the next ones go by the longest seen."""
-"""Kernels of a call that are recorded by name."""
 
 
 class EndToEnd:
@@ -103,9 +103,7 @@ class EndToEnd:
     def close(self) -> None:
         """Free the model."""
         self._made = None
-        gc.collect()  # modules and their parents refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release(self._setting.timer.device)
 
     @property
     def _bench(self) -> Workbench:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.gpu.summary.calls import ELEMENT_BYTES, Call
-from benchmarks.gpu.summary.kernels import attended, multiplied
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.hardware.gemm import matmul_tier
+from gacfx.hardware.kernel_names import attended, multiplied
 from gacfx.hardware.profile import Profile
 from gacfx.hardware.sdpa import FLASH_LIMIT, flash_template, predict_attention
 

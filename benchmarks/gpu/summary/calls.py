@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu.summary.kernels import Kernel
 from benchmarks.gpu.summary.records import Entry, Records, Times
+from gacfx.hardware.kernel_names import Kernel
 
 LABELS = {"dispatch": "rule", "figures": "figure"}
 """Part -> the field of an item that says which question it belongs to."""

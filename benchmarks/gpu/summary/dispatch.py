@@ -6,8 +6,8 @@ from math import gcd
 
 from benchmarks.gpu.summary import paper
 from benchmarks.gpu.summary.calls import ELEMENT_BYTES, Call, by_label
-from benchmarks.gpu.summary.kernels import attended, multiplied, shown, unknown
 from benchmarks.gpu.summary.tables import NONE, Table, number, over, table, times
+from gacfx.hardware.kernel_names import attended, multiplied, shown, unknown
 from gacfx.hardware.sdpa import FLASH_LIMIT
 
 QUESTIONS = {

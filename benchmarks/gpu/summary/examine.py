@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.gpu.journal import key
 from benchmarks.gpu.summary.calls import LABELS, Call, Sweep
 from benchmarks.gpu.summary.models import PART, cell, title
 from benchmarks.gpu.summary.records import Entry, Records
 from benchmarks.gpu.summary.tables import Table, number, table
+from gacfx.hardware.measure.journal import key
 
 MAX_SPREAD = 1.5
 """90th over 10th percentile."""

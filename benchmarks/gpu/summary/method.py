@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.gpu.journal import Record
 from benchmarks.gpu.summary.records import Entry, Records
 from benchmarks.gpu.summary.tables import NONE, Table, number, over, percent, table
 from gacfx.hardware import profile
+from gacfx.hardware.measure.journal import Record
 from gacfx.hardware.profile import Profile
 
 MAX_DRIFT = 0.05

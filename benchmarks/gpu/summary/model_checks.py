@@ -3,10 +3,10 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from benchmarks.gpu.summary.kernels import Kernel, classify, unknown
 from benchmarks.gpu.summary.models import PART, cell, title
 from benchmarks.gpu.summary.records import Entry, Records
 from benchmarks.gpu.summary.tables import NONE, Table, ms, number, percent, table
+from gacfx.hardware.kernel_names import Kernel, classify, unknown
 
 MAX_MODE_ERROR = 0.05
 """Two orders of summation in bf16; benchmarks/gpu/llama/checks.py."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import journal
-from benchmarks.gpu.journal import Record
+from gacfx.hardware.measure import journal
+from gacfx.hardware.measure.journal import Record
 
 
 class SummaryError(ValueError):

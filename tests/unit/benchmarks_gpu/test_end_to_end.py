@@ -20,9 +20,10 @@ from benchmarks.gpu.llama.architecture import LLAMA_3_8B, TINY
 from benchmarks.gpu.llama.cells import DRY_GRID, GRID, Cell, cells
 from benchmarks.gpu.llama.variants import NAMES, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
-from benchmarks.gpu.part import Part, Rates, Result, Setting
 from benchmarks.gpu.parts.end_to_end import EndToEnd
-from gacfx.hardware.measure.timing import HostTimer, Kernel
+from gacfx.hardware.kernel_names import Kernel
+from gacfx.hardware.measure.part import Part, Rates, Result, Setting
+from gacfx.hardware.measure.timing import HostTimer
 
 ROOT = Path(__file__).parents[3]
 

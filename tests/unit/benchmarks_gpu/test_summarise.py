@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import summarise
-from benchmarks.gpu.journal import FILE
 from benchmarks.gpu.llama import variants
-from benchmarks.gpu.part import Rates, Setting
-from benchmarks.gpu.parts.dispatch import Dispatch
 from benchmarks.gpu.parts.figures import Figures
 from benchmarks.gpu.summary import dispatch, figures, paper, ranking
 from benchmarks.gpu.summary.exhibits import EXHIBITS
 from benchmarks.gpu.summary.index import index
-from benchmarks.gpu.summary.kernels import Kernel
 from benchmarks.gpu.summary.page import page
 from benchmarks.gpu.summary.records import load
+from gacfx.hardware.kernel_names import Kernel
+from gacfx.hardware.measure.journal import FILE
+from gacfx.hardware.measure.part import Rates, Setting
+from gacfx.hardware.measure.parts.dispatch import Dispatch
 from gacfx.hardware.measure.timing import HostTimer
 from gacfx.report import drawing
 from gacfx.report.drawing import can_draw
@@ -205,7 +205,7 @@ def test_every_figure_and_every_rule_of_the_collector_is_known() -> None:
 
 
 def test_private_shapes_get_the_rule_that_is_held_out(tmp_path: Path) -> None:
-    from benchmarks.gpu.parts.dispatch import read_extra
+    from gacfx.hardware.measure.parts.dispatch import read_extra
 
     path = tmp_path / "extra.json"
     path.write_text('[{"op": "gemm", "m": 8, "n": 8, "k": 8}]', encoding="utf-8")
@@ -213,11 +213,11 @@ def test_private_shapes_get_the_rule_that_is_held_out(tmp_path: Path) -> None:
 
 
 def test_synthetic_records_have_the_collectors_fields() -> None:
-    from benchmarks.gpu.cases.attention import Attention
-    from benchmarks.gpu.cases.gemm import Gemm
-    from benchmarks.gpu.cases.stride import StridedRead
     from benchmarks.gpu.llama.cells import GRID, cells
-    from gacfx.hardware.measure.timing import Times
+    from benchmarks.gpu.parts.stride import StridedRead
+    from gacfx.hardware.measure.cases.attention import Attention
+    from gacfx.hardware.measure.cases.gemm import Gemm
+    from gacfx.hardware.measure.times import Times
 
     assert asdict(Gemm(1, 2, 3)) == synthetic.gemm_case(1, 3, 2)
     assert asdict(Attention(64)) == synthetic.attention_case(64)

@@ -10,22 +10,24 @@ from benchmarks.gpu.summary.ranking import forecasts, median_and_p90, rankings, 
 from benchmarks.gpu.summary.records import Records, load
 from gacfx.hardware import profile
 from tests.unit.benchmarks_gpu.synthetic import (
+    Record,
+    attention_case,
+    attention_result,
+    dispatch,
+    gemm_case,
+    gemm_result,
+    item,
+    run,
+    write,
+)
+from tests.unit.hardware.kernel_samples import (
     ALIGN1,
     CUDNN_KERNEL,
     EFFICIENT,
     FILL,
     NATIVE,
     SOFTMAX,
-    Record,
-    attention_case,
-    attention_result,
-    dispatch,
     flash,
-    gemm_case,
-    gemm_result,
-    item,
-    run,
-    write,
 )
 
 H200 = profile.load("h200", torch=(2, 11), cudnn=91900)

@@ -10,7 +10,6 @@ from benchmarks.gpu.summary.records import Records, load
 from benchmarks.gpu.summary.tables import ABSENT, NONE, number, percent, table
 from gacfx.hardware import profile
 from tests.unit.benchmarks_gpu.synthetic import (
-    NATIVE,
     Record,
     attention_case,
     attention_result,
@@ -30,6 +29,7 @@ from tests.unit.benchmarks_gpu.synthetic import (
     times,
     write,
 )
+from tests.unit.hardware.kernel_samples import NATIVE
 
 SECTIONS = {
     "Llama-3-8B, end to end": models,
