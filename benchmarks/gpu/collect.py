@@ -22,6 +22,7 @@ from benchmarks import record
 from benchmarks.gpu.parts.decompose import Decompose
 from benchmarks.gpu.parts.end_to_end import EndToEnd
 from benchmarks.gpu.parts.figures import Figures
+from benchmarks.gpu.tables import table
 from gacfx.hardware.measure import machine
 from gacfx.hardware.measure.journal import Journal
 from gacfx.hardware.measure.part import Rates, Setting
@@ -102,9 +103,12 @@ def print_part(name: str, tally: Tally) -> None:
 
 def print_end(tallies: dict[str, Tally], path: Path, run: Run) -> None:
     """The table at the end."""
-    print(f"\n{'part':14}{'measured':>9}{'failed':>8}{'left':>6}{'seconds':>9}")
-    for name, tally in tallies.items():
-        print(f"{name:14}{tally.done:9}{tally.failed:8}{tally.left:6}{tally.took_s:9.1f}")
+    rows = [
+        (name, *map(str, (tally.done, tally.failed, tally.left, tally.took_s)))
+        for name, tally in tallies.items()
+    ]
+    header = ("part", ">measured", ">failed", ">left", ">seconds")
+    print(f"\n{table(header, rows).markdown()}", end="")
     print(f"{run.elapsed():.0f} s  {path}")
     if run.broken:
         print("the device reported an error that spoils what follows it: run again with --resume")

@@ -24,12 +24,12 @@ class Times:
 
 def summary(samples_us: Sequence[float], how: str) -> Times:
     """Median, 10th and 90th percentile of samples in microseconds."""
-    ordered = sorted(samples_us)
-    low, high = len(ordered) // 10, len(ordered) - 1 - len(ordered) // 10
-    return Times(
-        median_us=round(statistics.median(ordered), 3),
-        p10_us=round(ordered[low], 3),
-        p90_us=round(ordered[high], 3),
-        runs=len(ordered),
-        how=how,
-    )
+    low, middle, high = (round(value, 3) for value in tenths(samples_us))
+    return Times(middle, low, high, len(samples_us), how)
+
+
+def tenths(values: Sequence[float]) -> tuple[float, float, float]:
+    """10th percentile, median and 90th percentile of at least one value."""
+    ordered = sorted(values)
+    cut = len(ordered) // 10
+    return ordered[cut], statistics.median(ordered), ordered[len(ordered) - 1 - cut]

@@ -17,7 +17,7 @@ from gacfx.hardware.measure.interleave import (
     interleaved,
     median_interval,
 )
-from gacfx.hardware.measure.times import Times, summary
+from gacfx.hardware.measure.times import Times, summary, tenths
 from gacfx.hardware.measure.timing import HostTimer, make_timer
 
 CPU = torch.device("cpu")
@@ -131,6 +131,8 @@ def test_the_device_is_the_gpu_if_there_is_one() -> None:
 def test_summary_is_median_and_tenths() -> None:
     times = summary([float(n) for n in range(100, 0, -1)], "cold")
     assert times == Times(median_us=50.5, p10_us=11.0, p90_us=90.0, runs=100, how="cold")
+    assert times.spread == pytest.approx(90 / 11)
+    assert tenths([3.0]) == (3.0, 3.0, 3.0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
