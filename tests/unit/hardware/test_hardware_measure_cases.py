@@ -112,6 +112,12 @@ def test_a_wrong_result_has_no_time() -> None:
         measure_case(Wrong(8, 8, 8), DRY, kernels=False)
 
 
+def test_a_rehearsal_measures_the_small_case() -> None:
+    assert measure_case(Gemm(2048, 4096, 1107), DRY, kernels=False)["flops"] == 2 * 32 * 64 * 64
+    real = Setting(HostTimer(), Rates())
+    assert measure_case(Gemm(33, 8, 8), real, kernels=False)["flops"] == 2 * 33 * 8 * 8
+
+
 def test_kernels_are_recorded_where_they_are_asked_for() -> None:
     class Named(HostTimer):
         def kernels(self, call: object) -> list[Kernel]:
