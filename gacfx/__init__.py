@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gacfx.errors import GacError
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import capture, inspect
+    from gacfx.request import Request
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "GacError",
     "Goal",
     "Pipeline",
+    "Request",
     "Search",
     "apply",
     "apply_",
@@ -42,6 +44,7 @@ _HOME = {
     "GacError": "gacfx.errors",
     "Goal": "gacfx.core.goal",
     "Pipeline": "gacfx.graph.pipeline",
+    "Request": "gacfx.request",
     "Search": "gacfx.core.search",
     "capture": "gacfx.inspection",
     "inspect": "gacfx.inspection",

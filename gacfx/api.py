@@ -12,7 +12,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import torch
 from torch import nn
@@ -34,26 +34,26 @@ from gacfx.core.asked import check_asked, check_module
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
-from gacfx.core.rise import MAX_LOSS_NATS, check_rise, rise_of
+from gacfx.core.rise import check_rise, rise_of
 from gacfx.core.search import DEFAULT_SEARCH, Search
-from gacfx.core.sites import Workload
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import CalibrationError, CheckpointError, PlanError, UnsupportedModel
-from gacfx.hardware.profile import Profile
+from gacfx.hardware.profile import Profile, load_profile
 from gacfx.inspection import (
     annotate_graph,
     capture,
     inspect,
-    load_profile,
 )
 from gacfx.passes.planning.measure_curves import PAPER
-from gacfx.study import Progress, Study, check_dtype, check_request, check_tp
+from gacfx.request import Asked, Request, check_request
+from gacfx.study import Progress, Study, check_dtype, check_tp
 from gacfx.summary import Summary
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
 
 __all__ = [
     "Compressed",
+    "Request",
     "annotate_graph",
     "apply",
     "apply_",
@@ -147,16 +147,9 @@ def plan(
     tokenizer: Any = None,
     *,
     calibration: "Text",
-    calibration_tokens: int | str | None = None,
-    method: str = "gfwsvd",
-    ratio: float | str | None = None,
-    goal: Goal | None = None,
-    gpu: str | Profile = "h200",
-    search: Search = DEFAULT_SEARCH,
-    skip: tuple[str, ...] = (),
-    seed: int = 0,
+    request: Request | None = None,
     progress: Progress = lambda *_: None,
-    force: bool = False,
+    **asked: Unpack[Asked],
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
 
@@ -165,41 +158,40 @@ def plan(
         tokenizer: the model's; not needed when ``calibration`` is a Corpus.
         calibration: a .jsonl or .txt path, texts or rows with a ``text``, or a Corpus; a quarter of
             its windows is held back.
-        calibration_tokens: tokens to use, at most: a number, ``500k`` or ``all``; if None as many
-            as 256 windows of min(2048, the model's positions) tokens have.
-        method: metric of the factors: svd, asvd, svd-llm or gfwsvd.
-        ratio: share of the targeted weights to remove, 0 <= ratio < 1; 0.2 (20 %) if nothing is
-            said here or with ``goal``.
-        goal: the budget in other words: of the whole model, as parameters, or in bytes.
-        gpu: profile whose alignment the ranks follow.
-        search: which sizes, what they are worth, limits, and who chooses.
-        skip: patterns of module names to leave dense.
-        seed: of the sampled labels.
+        request: what is asked for, as one value.
         progress: called with (stage, done, total).
-        force: go on with a model that predicts the text worse than guessing.
+        asked: the fields of a :class:`gacfx.request.Request` by name instead, and ``ratio``: share
+            of the targeted weights to remove, 0 <= ratio < 1; 0.2 if nothing is said.
 
     Raises:
         GacError: bad input; see gacfx.errors.
     """
+    if judged := sorted({"workload", "max_loss"} & asked.keys()):
+        raise PlanError(f"{judged[0]}: a plan alone is not judged; give it to gacfx.compress")
     check_module(model)
-    check_asked(search=search)
-    goal = as_goal(ratio, goal)
-    check_request(method, goal, search.value, search.limits)
-    check_tp(search.tp, getattr(model, "config", None))
-    profile = load_profile(gpu)
-    check_dtype(model, profile)
-    study = calibrate(
+    request = Request.of(request, asked)
+    study = study_of(model, tokenizer, calibration, request, progress)
+    return study.plan(request.goal, profile=request.profile, search=request.search)
+
+
+def study_of(
+    model: nn.Module, tokenizer: Any, calibration: "Text", request: Request, progress: Progress
+) -> Study:
+    """The calibrated model, once it is known that the request can be for it."""
+    check_tp(request.search.tp, getattr(model, "config", None))
+    check_dtype(model, request.profile)
+    return calibrate(
         model,
         tokenizer,
         calibration=calibration,
-        calibration_tokens=calibration_tokens,
-        method=method,
-        skip=skip,
-        seed=seed,
+        calibration_tokens=request.calibration_tokens,
+        method=request.method,
+        skip=request.skip,
+        seed=request.seed,
+        seq=request.run.seq,
         progress=progress,
-        force=force,
+        force=request.force,
     )
-    return study.plan(goal, profile=profile, search=search)
 
 
 @plain_torch()
@@ -245,27 +237,14 @@ def compress(
     tokenizer: Any = None,
     *,
     calibration: "Text",
-    calibration_tokens: int | str | None = None,
-    method: str = "gfwsvd",
-    ratio: float | str | None = None,
-    goal: Goal | None = None,
-    gpu: str | Profile = "h200",
-    search: Search = DEFAULT_SEARCH,
-    workload: Workload | None = None,
-    skip: tuple[str, ...] = (),
-    seed: int = 0,
+    request: Request | None = None,
     progress: Progress = lambda *_: None,
-    max_loss: float = MAX_LOSS_NATS,
-    force: bool = False,
+    **asked: Unpack[Asked],
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
 
-    Arguments are those of :func:`plan`, and:
-
-    Args:
-        workload: for the forecast in the summary.
-        max_loss: most nats per token that the loss may rise on held-back text.
-        force: go on whatever the losses are.
+    Arguments are those of :func:`plan`; of a request ``workload`` is for the forecast in the
+    summary, ``max_loss`` and ``force`` for judging the result.
 
     Raises:
         PoorQuality: the dense model does not know the text, or the loss would rise too much. The
@@ -273,33 +252,15 @@ def compress(
         UnsupportedModel, CheckpointError: the result could not be saved and loaded again.
     """
     check_module(model)
-    check_asked(
-        search=search, workload=workload, skip=skip, seed=seed, max_loss=max_loss, force=force
-    )
-    goal = as_goal(ratio, goal)
-    check_request(method, goal, search.value, search.limits)
+    request = Request.of(request, asked)
     check_saves(model)
-    check_tp(search.tp, getattr(model, "config", None))
-    workload = workload or Workload()
-    profile = load_profile(gpu)
-    check_dtype(model, profile)
-    study = calibrate(
-        model,
-        tokenizer,
-        calibration=calibration,
-        calibration_tokens=calibration_tokens,
-        method=method,
-        skip=skip,
-        seed=seed,
-        seq=workload.seq,
-        progress=progress,
-        force=force,
-    )
-    planned = study.plan(goal, profile=profile, search=search, tried=True)
+    study = study_of(model, tokenizer, calibration, request, progress)
+    profile = request.profile
+    planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
     rise = rise_of(planned.plan)
-    if rise is not None and not force:
-        check_rise(rise, max_loss)
-    summary = summarise(study, {"gacfx": planned}, profile, workload)
+    if rise is not None and not request.force:
+        check_rise(rise, request.max_loss)
+    summary = summarise(study, {"gacfx": planned}, profile, request.run)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
 

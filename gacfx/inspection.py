@@ -24,8 +24,7 @@ from gacfx.graph.notes import note, sites, state
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.graph.printer import annotated_code
-from gacfx.hardware import profile as profiles
-from gacfx.hardware.profile import USUAL, Profile
+from gacfx.hardware.profile import USUAL, Profile, load_profile
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
 
@@ -284,8 +283,3 @@ def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label:
         profile.check_dtype(dtype)
     params = sum(p.numel() for p in gm.parameters())
     return Inspection(label, profile, workload, read_rows(gm, workload), params, gm)
-
-
-def load_profile(gpu: str | Profile) -> Profile:
-    """The profile behind a name or path; a profile is returned as it is."""
-    return gpu if isinstance(gpu, Profile) else profiles.load(gpu)

@@ -13,23 +13,21 @@ from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
 
+from gacfx.allocation.latency import Clock, Launch
 from gacfx.core.curve_file import Curves
+from gacfx.core.decision import DENSE, Decision
 from gacfx.core.plan import Plan
 from gacfx.core.sites import Execution, MatmulSite, Mode, Site, Workload
-from gacfx.core.tiers import TierPrediction
 from gacfx.errors import ProfileError
 from gacfx.graph import notes
-from gacfx.hardware.latency import Latency
-from gacfx.hardware.profile import Profile
-from gacfx.inspection import load_profile
-from gacfx.passes.planning.limit_latency import Clock, launches
+from gacfx.hardware.profile import Profile, load_profile
 from gacfx.passes.rewrite.factorize import check_shapes
 
 MODES: tuple[Mode, ...] = ("prefill", "decode")
 BATCHES = (1, 8, 64)
 
 Cause = Literal["launch", "memory", "compute", "kernel"]
-"""What grew most: starting kernels, moving bytes, arithmetic; or the pair left the fast kernels."""
+"""What grew most: starting kernels, moving bytes, arithmetic; or it left the fast kernels."""
 Scope = Literal["whole model", "targeted weights only"]
 
 
@@ -64,8 +62,8 @@ class Speedup:
     evidence: str
     """Where the times come from: ``rule-based`` or ``vendor figures only``."""
     scope: Scope
-    pairs: int
-    """Weights that became two factors."""
+    replaced: int
+    """Weights that do not stay dense."""
     points: tuple[Point, ...]
     refused: str = ""
     """Why there are no points: the GPU cannot run the model as it is."""
@@ -133,7 +131,7 @@ def _speedup(
         for mode in MODES:
             for batch in BATCHES:
                 clock = Clock(profile, Workload(batch, seq, mode, execution))
-                points.append(_point(clock, sites, plan.ranks))
+                points.append(_point(clock, sites, plan.decisions))
     except ProfileError as error:
         points, refused = [], str(error)
     return Speedup(
@@ -143,25 +141,25 @@ def _speedup(
         dtype=plan.provenance.dtype,
         evidence=profile.forecast,
         scope=scope,
-        pairs=len(plan.ranks),
+        replaced=len(plan.decisions),
         points=tuple(points),
         refused=refused,
     )
 
 
-def _point(clock: Clock, sites: Iterable[Site], ranks: dict[str, int]) -> Point:
-    """All sites dense, and with two products in place of each that has a rank."""
+def _point(clock: Clock, sites: Iterable[Site], decisions: dict[str, Decision]) -> Point:
+    """All sites dense, and each as its decision has it."""
     dense_us = planned_us = launch_us = 0.0
     grown = Counter[Cause]()
     for site in sites:
-        rank = ranks.get(site.name) if _has_weight(site) else None
-        (before,) = dense = _forecasts(clock, site, None)
-        after = dense if rank is None else _forecasts(clock, site, rank)
-        dense_us += before[1].us
-        launch_us += before[1].launch_us
-        us = sum(latency.us for _, latency in after)
+        decision = decisions.get(site.name, DENSE) if _has_weight(site) else DENSE
+        (before,) = dense = _launches(clock, site, DENSE)
+        after = dense if decision.is_dense else _launches(clock, site, decision)
+        dense_us += before.latency.us
+        launch_us += before.latency.launch_us
+        us = sum(launch.latency.us for launch in after)
         planned_us += us
-        if us > before[1].us:
+        if us > before.latency.us:
             grown.update(_growth(before, after))
     slower = grown.most_common() if planned_us > dense_us else []
     cause = slower[0][0] if slower else None
@@ -169,30 +167,28 @@ def _point(clock: Clock, sites: Iterable[Site], ranks: dict[str, int]) -> Point:
     return Point(run.mode, run.batch, dense_us, planned_us, launch_us, cause)
 
 
-_Forecast = tuple[TierPrediction, Latency]
-
-
-def _forecasts(clock: Clock, site: Site, rank: int | None) -> tuple[_Forecast, ...]:
+def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...]:
     """Kernel and time of each launch.
 
     Raises:
         ProfileError: the GPU cannot run one of them.
     """
-    found = tuple(clock.forecast(launch) for launch in launches(site, rank))
-    for tier, latency in found:
-        if not isfinite(latency.us):
-            raise ProfileError(f"{site.name}: {tier.reason}")
+    found = clock.launches(site, decision)
+    for launch in found:
+        if not isfinite(launch.latency.us):
+            why = launch.tier.reason if launch.tier else "it cannot run"
+            raise ProfileError(f"{site.name}: {why}")
     return found
 
 
-def _growth(before: _Forecast, after: tuple[_Forecast, ...]) -> dict[Cause, float]:
-    """What takes a pair longer than its dense weight -> microseconds; fewer are negative."""
-    tier, dense = before
-    pair = [latency for _, latency in after]
-    compute_us = sum(one.compute_us for one in pair) - dense.compute_us
-    memory_us = sum(one.memory_us for one in pair) - dense.memory_us
-    launch_us = sum(one.launch_us for one in pair) - dense.launch_us
-    if any(each.tier > tier.tier for each, _ in after):
+def _growth(before: Launch, after: tuple[Launch, ...]) -> dict[Cause, float]:
+    """What takes a decision longer than the dense weight -> microseconds; fewer are negative."""
+    dense, steps = before.latency, [launch.latency for launch in after]
+    compute_us = sum(one.compute_us for one in steps) - dense.compute_us
+    memory_us = sum(one.memory_us for one in steps) - dense.memory_us
+    launch_us = sum(one.launch_us for one in steps) - dense.launch_us
+    assert before.tier is not None
+    if any(launch.tier and launch.tier.tier > before.tier.tier for launch in after):
         return {"launch": launch_us, "kernel": compute_us + memory_us}
     return {"launch": launch_us, "compute": compute_us, "memory": memory_us}
 

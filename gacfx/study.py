@@ -6,7 +6,7 @@ upstream = study.upstream("0.2", profile=h200)     # the method's own irregular 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import gcd, isfinite
 
@@ -16,6 +16,8 @@ from torch.fx import GraphModule
 
 import gacfx
 from gacfx import pipelines
+from gacfx.allocation.allocate import allocate
+from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather
 from gacfx.calibration.running import few_threads
@@ -24,32 +26,35 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import upstream_rank, wanted_rank
 from gacfx.compressors.lowrank import Decomposition
 from gacfx.core.asked import check_asked, check_module
+from gacfx.core.curve_file import Curves
+from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
-from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
+from gacfx.core.materialise import FactorSet
+from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import PlanError, UnsupportedModel
-from gacfx.graph.notes import state, targets
+from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
-from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
-from gacfx.knapsack import kept_budget
 from gacfx.modules.install import compressed_modules, swapped
-from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
+from gacfx.modules.make import make_factors
 from gacfx.passes.planning.importance import proxy_of
-from gacfx.passes.planning.limiting import check_limits
+from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
-from gacfx.passes.planning.solve import refused_sites
+from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.tracing.export import capture
 
 VALUE_MODELS = ("two-sided", "fisher", "relative")
 """Value models that are tried, at most; the best one on held-back text is kept."""
 IN_NATS = ("two-sided", "fisher")
 """Value models whose losses are nats, so that a plan of theirs promises a rise of the loss."""
+
+UPSTREAM = Search(align=1, form="pair")
+"""What a plan of a method's own ranks says of its search."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -165,23 +170,21 @@ class Study:
                 the plan's provenance says what such a plan costs on text that it has not seen.
         """
         check_tp(search.tp, getattr(self.model, "config", None))
-        budget = make_budget(self.graph, as_goal(goal))
+        case = _Case(as_goal(goal), profile, search)
         values = VALUE_MODELS if search.value == "auto" else (search.value,)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
             if tried or search.value == "auto":
-                trials = self._trials(values, budget, search, profile)
+                trials = self._trials(values, case)
             chosen = next((t.value_model for t in trials if t.chosen), values[0])
-            return self._solve(chosen, budget, search, profile, self.full, trials)
+            return self._solve(chosen, case, self.full, trials)
 
-    def _trials(
-        self, values: tuple[str, ...], budget: Budget, search: Search, profile: Profile
-    ) -> tuple[Trial, ...]:
+    def _trials(self, values: tuple[str, ...], case: "_Case") -> tuple[Trial, ...]:
         """One plan for each value model, judged on text that its curves did not see."""
         losses, promised = [], []
         for number, value in enumerate(values):
             self.progress("plan", number, len(values))
-            made = self._solve(value, budget, search, profile, self.fit)
+            made = self._solve(value, case, self.fit)
             losses.append(self.measure(made))
             promised.append(made.plan.loss_nats if value in IN_NATS else None)
         self.progress("plan", len(values), len(values))
@@ -192,33 +195,67 @@ class Study:
         )
 
     @plain_torch()
-    def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
-        """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
-        known, budget = self.full, make_budget(self.graph, Goal(ratio=ratio))
+    def curves(self, value: str, known: Evidence | None = None) -> Curves:
+        """The curves of all targets under a value model, with the locks of this model.
+
+        Args:
+            value: name of the value model.
+            known: what they are made of; all calibration text if None.
+        """
+        known = known or self.full
         MeasureCurves(
             method=self.method,
+            value=value,
             statistics=known.statistics,
             decompositions=known.decompositions,
         )(self.graph)
-        curves = state(self.graph).curves or {}
-        choices = []
-        for _, site in targets(self.graph):
-            rows, columns = site.n.times, site.k.times
-            rank = upstream_rank(rows, columns, ratio)
-            wanted = wanted_rank(rows, columns, ratio)
-            curve = curves[site.name]
-            if curve.failed:
-                rank = None
-            loss = 0.0 if rank is None else float(curve.loss_nats[rank])
-            choices.append(Choice.single(site.name, rows, columns, of_rank(rank), wanted, loss, curve.failed))
+        model = f"{PAPER}:{proxy_of(self.method)}" if value == PAPER else value
+        found = graph_curves(self.graph, self._provenance(model))
+        facts = replace(
+            found.facts, fingerprint=fingerprint(self.model), digests=known.statistics.digests
+        )
+        return Curves(facts, found.losses)
+
+    def curves_of(self, plan: Plan) -> Curves:
+        """The curves that a plan of this study was made of, with its provenance."""
+        model = plan.provenance.value_model
+        found = self.curves(PAPER if model.startswith(PAPER) else model)
+        return Curves(replace(found.facts, provenance=plan.provenance), found.losses)
+
+    @plain_torch()
+    def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
+        """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
+        curves = self.curves(VALUE_MODELS[0])
+        facts, choices = curves.facts, []
+        for curve in curves.curves.values():
+            shape = curve.rows, curve.columns
+            rank = None if curve.failed else upstream_rank(*shape, ratio)
+            choices.append(
+                Choice.single(
+                    curve.module,
+                    *shape,
+                    of_rank(rank),
+                    wanted_rank(*shape, ratio),
+                    curve.loss(of_rank(rank)),
+                    curve.failed,
+                )
+            )
+        made = replace(
+            facts.provenance, value_model="upstream", gpu=profile.name, search=UPSTREAM, align=1
+        )
         plan = Plan(
             choices=tuple(choices),
-            budget=budget,
+            budget=make_budget(facts, Goal(ratio=ratio)),
             proof=None,
-            provenance=self._provenance("upstream", profile, 1, Search(align=1), ()),
-            refusals=refused_sites(self.graph),
+            provenance=made,
+            fingerprint=facts.fingerprint,
+            digests=facts.digests,
+            refusals=facts.refusals,
         )
-        return self._planned(plan, known)
+        factors, failed = self._factors(plan, self.full)
+        for module, reason in failed.items():
+            raise DecompositionFailed(module, reason)
+        return Planned(plan, factors)
 
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
@@ -232,52 +269,54 @@ class Study:
         return DTYPES[next(self.model.parameters()).dtype]
 
     def _solve(
-        self,
-        value: str,
-        budget: Budget,
-        search: Search,
-        profile: Profile,
-        known: Evidence,
-        trials: tuple[Trial, ...] = (),
+        self, value: str, case: "_Case", known: Evidence, trials: tuple[Trial, ...] = ()
     ) -> Planned:
-        align = chosen_align(search, profile, self.dtype)
-        model = f"{PAPER}:{proxy_of(self.method)}" if value == PAPER else value
-        step = rank_step(align, search)
-        curves = pipelines.step("measure-curves", method=self.method, value=value)
-        plan = run_planning(
-            self.graph,
-            pipelines.planning(search, curves, align),
-            statistics=known.statistics,
-            decompositions=known.decompositions,
-            budget=budget,
-            provenance=self._provenance(model, profile, step, search, trials),
-            wanted=wanted_ranks(self.graph, budget),
-            profile=profile,
-        )
-        return self._planned(plan, known)
+        """The best plan under one value model, and its factors.
 
-    def _planned(self, plan: Plan, known: Evidence) -> Planned:
-        """The plan with its locks and factors."""
-        locked = replace(
-            plan, fingerprint=fingerprint(self.model), digests=known.statistics.digests
-        )
-        ranks = plan.ranks.items()
-        return Planned(locked, {name: known.decompositions[name].factors(r) for name, r in ranks})
+        A weight that cannot have the form that was chosen for it is offered the others, and the
+        plan is made again.
+        """
+        curves = self.curves(value, known)
+        limiters = bound_to(limiting_passes(case.search.limits), case.profile)
+        without: dict[str, dict[str, str]] = {}
+        while True:
+            plan = allocate(
+                curves,
+                case.goal,
+                profile=case.profile,
+                search=case.search,
+                limiters=limiters,
+                trials=trials,
+                without=without,
+            )
+            factors, failed = self._factors(plan, known)
+            if not failed:
+                return Planned(plan, factors)
+            for module, reason in failed.items():
+                kind = plan.decisions[module].kind
+                without.setdefault(module, {})[kind] = f"{kind}: {reason}"
 
-    def _provenance(
-        self,
-        value: str,
-        profile: Profile,
-        align: int,
-        search: Search,
-        trials: tuple[Trial, ...],
-    ) -> Provenance:
+    def _factors(self, plan: Plan, known: Evidence) -> tuple[FactorSet, dict[str, str]]:
+        """The tensors of every decision, and why some weights cannot have theirs."""
+        factors, failed = FactorSet(), dict[str, str]()
+        for module, decision in plan.decisions.items():
+            source, weight = known.decompositions[module], plan.weights[module]
+            try:
+                factors[module] = make_factors(
+                    source, decision, weight.rows, weight.columns, source.weight_MN.dtype
+                )
+            except DecompositionFailed as error:
+                failed[module] = error.reason
+        return factors, failed
+
+    def _provenance(self, value: str) -> Provenance:
+        """Where the curves come from; what a plan adds is added by whoever makes it."""
         known = self.full.statistics
         return Provenance(
             method=self.method,
             value_model=value,
-            gpu=profile.name,
-            align=align,
+            gpu="",
+            align=1,
             dtype=self.dtype,
             versions={
                 "gacfx": gacfx.__version__,
@@ -288,25 +327,16 @@ class Study:
             calibration_digest=known.text_digest,
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
-            trials=trials,
-            search=search,
         )
 
 
-def check_request(
-    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
-) -> None:
-    """Refuse what can be refused before any work.
+@dataclass(frozen=True)
+class _Case:
+    """What a plan is asked for."""
 
-    Raises:
-        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
-        PlanError: a ratio outside [0, 1).
-        PassError: a bad option of a latency limit.
-    """
-    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
-    if (ratio := as_goal(goal).ratio) is not None:
-        kept_budget(0, ratio)
-    check_limits(limits)
+    goal: Goal
+    profile: Profile
+    search: Search
 
 
 def check_dtype(model: nn.Module, profile: Profile) -> None:
@@ -359,22 +389,6 @@ def check_tp(tp: int, config: object) -> None:
                 f"tp {tp} does not divide the {number} {kinds[name]} heads of the model ({name}); "
                 f"devices share whole heads, so take one of {fit}"
             )
-
-
-def run_planning(gm: GraphModule, text: str, **given: object) -> Plan:
-    """Run a planning pipeline and return the plan.
-
-    Args:
-        gm: the graph, with sites and targets.
-        text: the pipeline.
-        given: fields by name, bound in every pass that has them.
-    """
-    pipeline = Pipeline.parse(text)
-    known = {f.name for each in pipeline.passes for f in fields(each) if f.metadata.get("given")}
-    pipeline.bind(**{name: found for name, found in given.items() if name in known}).run(gm)
-    plan = state(gm).plan
-    assert plan is not None
-    return plan
 
 
 class _Count:

@@ -67,15 +67,15 @@ def make_side(
     speedup: Speedup | None = None,
 ) -> Side:
     """One side from its inspection and, for a compressed one, its plan and its speed."""
-    ranks = list(plan.ranks.values()) if plan else []
+    sizes = plan.sizes if plan else ()
     dtype = seen.rows[0].dtype if seen.rows else "bf16"
-    good = sum(is_aligned(r, dtype, seen.profile) for r in ranks)
+    good = sum(is_aligned(size, dtype, seen.profile) for size in sizes)
     return Side(
         name=name,
         params=seen.params,
         targeted_params=plan.kept_params if plan else targeted,
         aligned_dims=good,
-        changed_dims=len(ranks),
+        changed_dims=len(sizes),
         tiers={str(t): share for t, (_, share) in seen.tiers().items()},
         forecast_us=seen.latency_us,
         nats_per_token=nats,
@@ -83,6 +83,6 @@ def make_side(
     )
 
 
-def is_aligned(rank: int, dtype: str, profile: Profile) -> bool:
-    """The rank fits the GPU's kernels in the model's dtype and in half precision."""
-    return aligned(rank, dtype, profile) and aligned(rank, "bf16", profile)
+def is_aligned(size: int, dtype: str, profile: Profile) -> bool:
+    """The size fits the GPU's kernels in the model's dtype and in half precision."""
+    return aligned(size, dtype, profile) and aligned(size, "bf16", profile)

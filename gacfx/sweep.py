@@ -12,20 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
+from gacfx.allocation.latency import Clock, bare
 from gacfx.core.curve_file import Curves
+from gacfx.core.decision import Decision
 from gacfx.core.files.atomic import making, replacing
 from gacfx.core.files.targets import check_file, writing
 from gacfx.core.plan import Plan
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.errors import PlanError
-from gacfx.hardware.profile import Profile
-from gacfx.inspection import load_profile
+from gacfx.hardware.profile import Profile, load_profile
 from gacfx.knapsack import Problem, Solution, check
 from gacfx.knapsack.frontier.plans import frontier
 from gacfx.knapsack.solver import solve
-from gacfx.passes.planning.limit_latency import Clock
-from gacfx.passes.planning.solve import DENSE
 from gacfx.replan import problem_of
 
 EXACT_ROWS = 50
@@ -91,16 +90,15 @@ def sweep(
     if search.solver != "core":
         raise PlanError(f"solver {search.solver!r}: a sweep is solved by core")
     profile = load_profile(gpu)
-    problem = problem_of(curves, gpu=profile, search=search)
+    problem, case = problem_of(curves, gpu=profile, search=search)
+    offered = tuple((case.offered.candidates or {}).values())
     forecast = _Forecast(curves, profile, workload or Workload())
     if exact is None:
         exact = count <= EXACT_ROWS or bool(problem.limits or problem.rules)
     rows = []
     choose = partial(solve, gap=search.gap or 0.0, time_limit=search.time_limit)
     for solution, bound, price, budget in _solutions(problem, count, exact, choose):
-        labels = tuple(
-            group.labels[pick] for group, pick in zip(problem.groups, solution.choice, strict=True)
-        )
+        taken = tuple(found[pick] for found, pick in zip(offered, solution.choice, strict=True))
         loss = -solution.value
         rows.append(
             Row(
@@ -112,8 +110,8 @@ def sweep(
                 gap_nats=max(0.0, loss + bound),
                 status=solution.status,
                 nats_per_million_params=price * MILLION,
-                forecast_us=forecast.us(labels),
-                dense_share=labels.count(DENSE) / len(labels),
+                forecast_us=forecast.us(taken),
+                dense_share=sum(each.is_dense for each in taken) / len(taken),
                 value_model=curves.value_model,
             )
         )
@@ -124,10 +122,9 @@ def forecast_us(
     curves: Curves, plan: Plan, *, gpu: str | Profile = "h200", workload: Workload | None = None
 ) -> float:
     """Microseconds of all targeted weights of a plan, as in the rows of a sweep; rule-based."""
-    taken = {choice.module: choice.rank for choice in plan.choices}
-    labels = (taken[weight.module] for weight in curves.facts.weights)
     forecast = _Forecast(curves, load_profile(gpu), workload or Workload())
-    return forecast.us(tuple(DENSE if rank is None else rank for rank in labels))
+    decisions = {module: d for choice in plan.choices for module, d in choice.decisions.items()}
+    return forecast.us(tuple(decisions[weight.module] for weight in curves.facts.weights))
 
 
 def write_csv(rows: Sequence[Row], path: str | Path, *, overwrite: bool = False) -> Path:
@@ -191,20 +188,18 @@ def _limited_budgets(
 
 
 class _Forecast:
-    """Rule-based time of all targeted weights for the labels of a plan."""
+    """Rule-based time of all targeted weights for the decisions of a plan."""
 
     def __init__(self, curves: Curves, profile: Profile, workload: Workload) -> None:
         self.clock = Clock(profile, workload)
-        # Without names, so that equal shapes are equal.
-        self.sites = [replace(w.site, name="", weight=None) for w in curves.facts.weights]
-        self.known: dict[tuple[MatmulSite, int | str], int] = {}
+        self.sites = [bare(weight.site) for weight in curves.facts.weights]
+        self.known: dict[tuple[MatmulSite, Decision], int] = {}
 
-    def us(self, labels: tuple[int | str, ...]) -> float:
+    def us(self, taken: tuple[Decision, ...]) -> float:
         """Microseconds; equal shapes are asked for once."""
-        return sum(map(self._ns, self.sites, labels)) / 1e3
+        return sum(map(self._ns, self.sites, taken)) / 1e3
 
-    def _ns(self, site: MatmulSite, size: int | str) -> int:
-        if (site, size) not in self.known:
-            rank = None if size == DENSE else int(size)
-            self.known[site, size] = self.clock.ns(site, rank)
-        return self.known[site, size]
+    def _ns(self, site: MatmulSite, decision: Decision) -> int:
+        if (site, decision) not in self.known:
+            self.known[site, decision] = self.clock.ns(site, decision)
+        return self.known[site, decision]

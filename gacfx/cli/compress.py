@@ -37,72 +37,60 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compress, save and print."""
-    from gacfx.core.rise import MAX_LOSS_NATS
-
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
-    max_loss = MAX_LOSS_NATS if arguments.max_loss is None else arguments.max_loss
     if arguments.dry_run:
-        return dry_run(arguments, max_loss)
+        return dry_run(arguments)
     if arguments.out is None:
         raise options.WrongUse("give --out DIR, or --dry-run to stop after the plan")
-    return compress(arguments, max_loss)
+    return compress(arguments)
 
 
-def dry_run(arguments: argparse.Namespace, max_loss: float) -> int:
+def dry_run(arguments: argparse.Namespace) -> int:
     """Plan, refuse what would be refused, and print."""
     from gacfx.cli import made, screen
     from gacfx.core.rise import check_rise, rise_of
     from gacfx.report import tables
     from gacfx.report.speedup_view import speedup_view
 
+    request = options.request_of(arguments)
     found = made.from_model(arguments, tried=True)
     plan = found.planned.plan
     rise = rise_of(plan)
-    if rise is not None and not arguments.force:
-        check_rise(rise, max_loss)
+    if rise is not None and not request.force:
+        check_rise(rise, request.max_loss)
     screen.say_text(found.text, arguments.json)
     if arguments.json:
         print(plan.to_json(), end="")
         return 0
     out = screen.console()
-    out.print(tables.plan_view(plan, options.profile_of(arguments)))
+    out.print(tables.plan_view(plan, request.profile))
     out.print()
     out.print(speedup_view(made.speedup(arguments, found)))
     return 0
 
 
-def compress(arguments: argparse.Namespace, max_loss: float) -> int:
+def compress(arguments: argparse.Namespace) -> int:
     """Compress, write the folder, and print."""
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, plan_files, screen
 
-    goal, search = options.goal_of(arguments), options.search_of(arguments)
-    profile, folder = options.profile_of(arguments), Path(arguments.out).expanduser()
+    request, folder = options.request_of(arguments), Path(arguments.out).expanduser()
     check_target(folder, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, folder)
     model, tokenizer, corpus = made.calibration_text(arguments)
     with screen.progress() as move:
         compressed = api.compress(
-            model,
-            tokenizer,
-            calibration=corpus,
-            **options.calibration_of(arguments),
-            goal=goal,
-            gpu=profile,
-            search=search,
-            workload=options.workload_of(arguments),
-            progress=move,
-            max_loss=max_loss,
+            model, tokenizer, calibration=corpus, request=request, progress=move
         )
     folder = api.save(compressed, folder, overwrite=arguments.overwrite)
     screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
     else:
-        show(compressed.planned.plan, compressed.summary, profile)
+        show(compressed.planned.plan, compressed.summary, request.profile)
         print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
     return 0
 

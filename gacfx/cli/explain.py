@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import Any
 
 from gacfx.cli import options
@@ -27,6 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.cli import screen
     from gacfx.cli.plan_files import read_plan
     from gacfx.core.curve_file import load_curves
+    from gacfx.core.plain import plain
     from gacfx.explain import explain
     from gacfx.report.explain_view import explain_view
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         gpu = options.profile_of(arguments)
     seen = explain(plan, load_curves(arguments.curves), arguments.module, gpu=gpu)
     if arguments.json:
-        print(json.dumps(asdict(seen), indent=1))
+        print(json.dumps(plain(seen), indent=1))
     else:
         screen.console().print(explain_view(seen))
     return 0

@@ -72,29 +72,23 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     With ``tried`` as ``gacfx compress`` makes it: a model that would not come back from a folder is
     refused first, and the plan is tried on held-back text.
     """
-    from gacfx import api, replan
+    from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
-    from gacfx.study import check_tp
 
-    goal, search = options.goal_of(arguments), options.search_of(arguments)
-    profile, told = options.profile_of(arguments), options.calibration_of(arguments)
-    api.check_request(told["method"], goal, search.value, search.limits)
+    request = options.request_of(arguments)
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)
-    api.check_dtype(model, profile)
-    check_tp(search.tp, model.config)
     with screen.progress() as move:
-        study = api.calibrate(
-            model, tokenizer, calibration=corpus, **told, seq=arguments.seq, progress=move
-        )
+        study = api.study_of(model, tokenizer, corpus, request, move)
         planned = plan_first(
-            arguments, lambda goal: study.plan(goal, profile=profile, search=search, tried=tried)
+            arguments,
+            lambda goal: study.plan(
+                goal, profile=request.profile, search=request.search, tried=tried
+            ),
         )
-    return Made(
-        planned, lambda: replan.curves_of(study.graph, planned.plan), usage(corpus), study.graph
-    )
+    return Made(planned, lambda: study.curves_of(planned.plan), usage(corpus), study.graph)
 
 
 def model_and_text(

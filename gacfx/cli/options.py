@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
+from gacfx.core.defaults import METHOD, RATIO
 from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
 
 if TYPE_CHECKING:
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from gacfx.core.goal import Goal
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
+    from gacfx.request import Request
 
 VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
-METHOD = "gfwsvd"
 DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -84,6 +85,11 @@ def add_search(command: argparse.ArgumentParser) -> None:
     group.add_argument("--value", choices=VALUES, help="what a rank is worth (default: auto)")
     group.add_argument("--candidates", choices=CANDIDATES, help="all ranks, or some near d*")
     group.add_argument("--window", type=positive, metavar="N", help="so many near d* (default: 8)")
+    group.add_argument(
+        "--form",
+        metavar="FORM",
+        help="how a rank is stored: pair of factors, pivot, or auto, the better one (default)",
+    )
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
     group.add_argument(
         "--gap", type=above_0, metavar="X", help="stop so close to the best, in nats"
@@ -129,14 +135,27 @@ def add_limits(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def calibration_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What calibrating is told beside the text: the method, what to leave out, the seed."""
-    return {
-        "method": METHOD if arguments.method is None else arguments.method,
-        "skip": tuple(arguments.skip),
-        "seed": arguments.seed or 0,
-        "force": arguments.force,
-    }
+def request_of(arguments: argparse.Namespace) -> "Request":
+    """What ``plan`` and ``compress`` are asked for.
+
+    Raises:
+        WrongUse: options that do not go together.
+        GacError: a value that cannot be.
+    """
+    from gacfx.request import Request
+
+    judged = {"max_loss": getattr(arguments, "max_loss", None)}
+    return Request(
+        goal=goal_of(arguments),
+        method=METHOD if arguments.method is None else arguments.method,
+        gpu=profile_of(arguments),
+        search=search_of(arguments),
+        workload=workload_of(arguments),
+        skip=tuple(arguments.skip),
+        seed=arguments.seed or 0,
+        force=arguments.force,
+        **{name: found for name, found in judged.items() if found is not None},
+    )
 
 
 def has_goal(arguments: argparse.Namespace) -> bool:
@@ -155,7 +174,7 @@ def goal_of(arguments: argparse.Namespace) -> "Goal":
     from gacfx.core.goal import Goal
 
     if arguments.params is None and arguments.bytes is None:
-        ratio = "0.2" if arguments.ratio is None else arguments.ratio
+        ratio = RATIO if arguments.ratio is None else arguments.ratio
         return Goal(ratio=ratio, of=arguments.ratio_of or "targeted")
     if arguments.ratio_of is not None:
         raise WrongUse("--ratio-of goes with --ratio; --params and --bytes mean the whole model")
@@ -169,11 +188,11 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         WrongUse: ``--paper`` beside an option that it stands for, ``--window`` without a window.
         PlanError: a bound that cannot be read, or a combination that cannot be.
     """
-    said = {name: getattr(arguments, name) for name in ("value", "candidates", "solver")}
+    said = {name: getattr(arguments, name) for name in ("value", "candidates", "solver", "form")}
     said = {name: found for name, found in said.items() if found is not None}
     if arguments.paper and said:
         given = ", ".join(f"--{name}" for name in said)
-        raise WrongUse(f"--paper says value, candidates and solver itself; leave out {given}")
+        raise WrongUse(f"--paper says value, candidates, solver and form itself; leave out {given}")
     if arguments.window is not None:
         said.setdefault("candidates", "window")
     if arguments.window is not None and said["candidates"] != "window":

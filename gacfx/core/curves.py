@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gacfx.core.decision import Decision, break_even
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -21,9 +23,9 @@ class Curve:
 
     @property
     def break_even(self) -> int:
-        """Largest rank whose factors have fewer parameters than the dense weight."""
-        return (self.rows * self.columns - 1) // (self.rows + self.columns)
+        """Largest rank of a pair that has fewer parameters than the dense weight."""
+        return break_even(self.rows, self.columns)
 
-    def params(self, rank: int) -> int:
-        """Parameters of the factors at ``rank``."""
-        return rank * (self.rows + self.columns)
+    def loss(self, decision: Decision) -> float:
+        """Rise under a decision: that of its rank, in whatever form; 0 where there is none."""
+        return 0.0 if decision.rank is None else float(self.loss_nats[decision.rank])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from gacfx.core.defaults import RATIO
 from gacfx.errors import PlanError
 
 Unit = Literal["ratio", "params", "bytes"]
@@ -103,7 +104,7 @@ def as_goal(ratio: "float | str | Goal | None", goal: Goal | None = None) -> Goa
         return ratio
     if goal is not None:
         return goal
-    return Goal(ratio="0.2" if ratio is None else ratio)
+    return Goal(ratio=RATIO if ratio is None else ratio)
 
 
 def read_count(

@@ -6,12 +6,14 @@ JSON; unknown versions, kinds of decisions and fields are refused.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gacfx.core.decision import Decision, read_decision, write_decision
+from gacfx.core.decision import Decision, read_decision
 from gacfx.core.goal import Unit, Whole
 from gacfx.core.names import is_module_name, odd_text, printable
+from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PlanError
@@ -32,6 +34,11 @@ class Weight:
     def params(self) -> int:
         """Parameters of the dense weight."""
         return self.rows * self.columns
+
+    @property
+    def shape(self) -> str:
+        """``1024 x 4096``."""
+        return f"{self.rows} x {self.columns}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,13 @@ class Choice:
     def decisions(self) -> dict[str, Decision]:
         """Module -> its part of the decision."""
         return {weight.module: self.decision.of(weight.module) for weight in self.weights}
+
+    @property
+    def shape(self) -> str:
+        """``1024 x 4096``; how many weights where there are several."""
+        if len(self.weights) > 1:
+            return f"{len(self.weights)} weights"
+        return self.weights[0].shape
 
     @property
     def rank(self) -> int | None:
@@ -238,6 +252,22 @@ class Plan:
         return {m: d.rank for m, d in self.decisions.items() if d.rank is not None}
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The dims that all decisions make, which should be aligned."""
+        shapes = self.weights
+        return tuple(
+            size
+            for module, decision in self.decisions.items()
+            for size in decision.sizes(shapes[module].rows, shapes[module].columns)
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kind of decision -> weights that have it, dense ones last."""
+        kinds = Counter(decision.kind for decision in self.decisions.values())
+        return {**dict(sorted(kinds.items())), "dense": len(self.weights) - kinds.total()}
+
+    @property
     def kept_params(self) -> int:
         """Parameters that the targeted weights keep."""
         return sum(c.params for c in self.choices)
@@ -255,10 +285,7 @@ class Plan:
             ValueError: NaN or infinity.
         """
         _check_texts(self, "the plan")
-        raw = asdict(self)
-        for written, choice in zip(raw["choices"], self.choices, strict=True):
-            written["decision"] = write_decision(choice.decision)
-        return json.dumps(raw, indent=1, allow_nan=False) + "\n"
+        return json.dumps(plain(self), indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str, *, where: str = "plan.json") -> "Plan":
@@ -323,7 +350,7 @@ def _check_texts(plan: Plan, where: str) -> None:
     for name in (*groups, *modules, *plan.digests, *plan.refusals):
         if not is_module_name(name):
             raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
-    if odd := odd_text(asdict(plan)):
+    if odd := odd_text(plain(plan)):
         raise PlanError(f"{where}: {odd}; make the plan again")
 
 

@@ -4,9 +4,10 @@ The plan of three quarters of the calibration text is measured on the last quart
 carried out is made of all of it, so the figure is on the safe side.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from gacfx.core.plain import plain
 from gacfx.core.plan import Choice, Plan
 from gacfx.errors import PoorQuality
 
@@ -48,7 +49,7 @@ class Rise:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "measured": self.measured, "doubtful": self.doubtful}
+        return {**plain(self), "measured": self.measured, "doubtful": self.doubtful}
 
 
 def rise_of(plan: Plan) -> Rise | None:
@@ -57,7 +58,7 @@ def rise_of(plan: Plan) -> Rise | None:
     tried = next((trial for trial in made.trials if trial.chosen), None)
     if tried is None or made.dense_nats_per_token is None:
         return None
-    costly = sorted(plan.choices, key=lambda choice: (-choice.loss_nats, choice.module))
+    costly = sorted(plan.choices, key=lambda choice: (-choice.loss_nats, choice.group))
     worst = tuple(choice for choice in costly[:WORST] if choice.loss_nats > 0)
     return Rise(made.dense_nats_per_token, tried.nats_per_token, tried.promised_nats, worst)
 
@@ -81,10 +82,7 @@ def check_rise(rise: Rise, max_loss: float) -> None:
 
 def worst_text(rise: Rise) -> str:
     """``layers.0.mlp.down_proj 64 x 176 -> rank 8 (0.31)``, the costliest choices."""
-    shown = (
-        f"{c.module} {c.rows} x {c.columns} -> rank {c.rank} ({c.loss_nats:.2g})"
-        for c in rise.worst
-    )
+    shown = (f"{c.group} {c.shape} -> {c.decision} ({c.loss_nats:.2g})" for c in rise.worst)
     return ", ".join(shown) or "no single weight"
 
 

@@ -138,9 +138,7 @@ class Search:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of decisions that are offered beside the dense weight."""
-        if self.form == "auto":
-            return _KINDS["pair"] if self.pairs_only else (*_KINDS["pair"], *_KINDS["pivot"])
-        return _KINDS.get(self.form, (self.form,))
+        return kinds_of(self.form, pairs_only=bool(self.pairs_only))
 
     @property
     def pairs_only(self) -> str:
@@ -183,6 +181,13 @@ class Search:
         does neither.
         """
         return Search(value="paper", candidates="window", solver="dp", form="pair")
+
+
+def kinds_of(form: str, *, pairs_only: bool = False) -> tuple[str, ...]:
+    """Kinds of decisions that a form stands for; ``auto`` is as many as there can be."""
+    if form == "auto":
+        return _KINDS["pair"] if pairs_only else (*_KINDS["pair"], *_KINDS["pivot"])
+    return _KINDS.get(form, (form,))
 
 
 _KINDS = {"pair": ("low-rank",), "pivot": ("pivot",)}

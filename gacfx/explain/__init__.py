@@ -10,26 +10,25 @@ of the relaxation, and a plan fills its budget with whole ranks.
 
 from dataclasses import replace
 
+from gacfx.allocation.offers import Offers
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
+from gacfx.core.offered import Candidates
 from gacfx.core.plan import Choice, Plan
 from gacfx.explain.again import (
-    bounds_on,
     choice_of,
     curve_of,
     labels_taken,
     prices_of,
     problem_around,
-    sweep_of,
 )
-from gacfx.explain.bundle import Bundle, size_of
+from gacfx.explain.bundle import Bundle, meaning_of
 from gacfx.explain.holds import Held
-from gacfx.explain.values import Explanation, Hold, Moved, Other, Price, Size, Tie, size_text
+from gacfx.explain.values import Explanation, Hold, Moved, Other, Price, Tie
 from gacfx.hardware.profile import Profile
-from gacfx.knapsack import Problem
-from gacfx.knapsack.rules.merge import labels_of
+from gacfx.replan import offers_again
 
-__all__ = ["Explanation", "Hold", "Moved", "Other", "Price", "Size", "Tie", "explain", "size_text"]
+__all__ = ["Explanation", "Hold", "Moved", "Other", "Price", "Tie", "explain"]
 
 NEIGHBOURS = 3
 """Sizes that are listed on either side."""
@@ -53,30 +52,34 @@ def explain(
     """
     choice, prices = choice_of(plan, module), prices_of(plan)
     curve = curve_of(plan, curves, choice)
-    problem = problem_around(plan, curves, choice, gpu=gpu)
+    problem, case = problem_around(plan, curves, choice, gpu=gpu)
     multipliers = tuple(price.nats_per_unit or 0.0 for price in prices)
-    bundle = Bundle.make(problem, module, labels_taken(plan), multipliers)
-    free = problem
+    taken, offers = labels_taken(plan), offers_again(plan)
+    bundle = Bundle.make(problem, module, taken, multipliers, meaning_of(case.offered))
+    free, every = problem, case
     if not bundle.ties:
-        free = problem_around(plan, curves, choice, gpu=gpu, sizes=_every(curve))
-    alone = Bundle.make(replace(free, rules=()), module, labels_taken(plan), multipliers)
+        sizes = _every(curve, offers)
+        free, every = problem_around(plan, curves, choice, gpu=gpu, instead=sizes)
+    loose = replace(free, rules=())
+    alone = Bundle.make(loose, module, taken, multipliers, meaning_of(every.offered))
+    assert case.offered.candidates is not None
     held = Held(
         choice=choice,
         curve=curve,
-        sweep=sweep_of(plan, choice),
-        bounds=bounds_on(plan, module),
+        offers=offers,
+        bounds=offers.bounds_on(module),
         prices=prices,
         bundle=bundle,
         alone=alone,
-        offered=_offered(problem, module),
+        offered=case.offered.candidates[module],
     )
     below, above = _neighbours(choice, bundle)
-    nearest, pays_at = _nearest(bundle) if choice.rank is None else (None, None)
+    nearest, pays_at = _nearest(bundle) if choice.decision.is_dense else (None, None)
     return Explanation(
         module=module,
         rows=curve.rows,
         columns=curve.columns,
-        rank=choice.rank,
+        decision=choice.decision,
         loss_nats=choice.loss_nats,
         params=choice.params,
         price=multipliers[0] * 1e6,
@@ -91,23 +94,18 @@ def explain(
     )
 
 
-def _every(curve: Curve) -> tuple[Size, ...]:
+def _every(curve: Curve, offers: Offers) -> Candidates:
     """All sizes that save parameters, and the dense weight."""
-    top = 0 if curve.failed else min(curve.break_even, curve.rows, curve.columns)
-    return (*range(1, top + 1), None)
-
-
-def _offered(problem: Problem, module: str) -> tuple[Size, ...]:
-    group = next(group for group in problem.groups if group.name == module)
-    return tuple(size_of(label) for label in labels_of(group))
+    every = Offers(align=1, kinds=offers.kinds)
+    return every.candidates(curve)[0]
 
 
 def _neighbours(choice: Choice, bundle: Bundle) -> tuple[tuple[Other, ...], tuple[Other, ...]]:
     """The next candidates with fewer parameters, and those with more, each from the next one on."""
-    own = {size: replace(choice, rank=size).params for size in bundle.others}
-    order = sorted(bundle.others.values(), key=lambda other: own[other.rank])
-    below = [other for other in reversed(order) if own[other.rank] < choice.params]
-    above = [other for other in order if own[other.rank] > choice.params]
+    own = {each: replace(choice, decision=each).params for each in bundle.others}
+    order = sorted(bundle.others.values(), key=lambda other: own[other.decision])
+    below = [other for other in reversed(order) if own[other.decision] < choice.params]
+    above = [other for other in order if own[other.decision] > choice.params]
     return tuple(below[:NEIGHBOURS]), tuple(above[:NEIGHBOURS])
 
 
@@ -117,7 +115,7 @@ def _nearest(bundle: Bundle) -> tuple[Other | None, float | None]:
     That price is of parameters, the others as they are; where implications let several weights
     change at once there is no one price.
     """
-    ranks = [size for size in bundle.others if size is not None]
+    ranks = [each for each in bundle.others if not each.is_dense]
     nearest = bundle.best(ranks)
     if nearest is None or any(tie.how == "implication" for tie in bundle.ties):
         return nearest, None

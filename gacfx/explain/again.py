@@ -1,25 +1,20 @@
 """The problem of a plan made again from its curves, and what of it the plan contradicts."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
-from gacfx import pipelines
+from gacfx.allocation.allocate import Case
+from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
+from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Choice, Plan
-from gacfx.core.search import Bound
 from gacfx.errors import PlanError, PlanMismatch
-from gacfx.explain.bundle import label_of
-from gacfx.explain.values import PARAMETERS, Price, Size
-from gacfx.graph.pipeline import Pipeline
+from gacfx.explain.values import PARAMETERS, Price
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack import Problem
 from gacfx.knapsack.limits import Label
-from gacfx.passes.planning.solve import Axis
-from gacfx.passes.planning.sweep_candidates import SweepCandidates
-from gacfx.replan import problem_again
+from gacfx.replan import offers_again, problem_again
 
 AGAIN = "save the curves with the plan (--save-curves)"
 
@@ -30,7 +25,7 @@ def choice_of(plan: Plan, module: str) -> Choice:
     Raises:
         PlanError: it is not in the plan; names the reason, or modules that are.
     """
-    known = {choice.module: choice for choice in plan.choices}
+    known = {choice.group: choice for choice in plan.choices}
     if module in known:
         return known[module]
     if module in plan.refusals:
@@ -49,39 +44,25 @@ def curve_of(plan: Plan, curves: Curves, choice: Choice) -> Curve:
     facts = curves.facts
     if (
         facts.fingerprint != plan.fingerprint
-        or facts.digests.get(choice.module) != plan.digests.get(choice.module)
-        or choice.module not in (known := curves.curves)
+        or facts.digests.get(choice.group) != plan.digests.get(choice.group)
+        or choice.group not in (known := curves.curves)
     ):
-        raise PlanMismatch(f"{choice.module}: plan and curves are of different models; {AGAIN}")
-    curve = known[choice.module]
-    if (curve.rows, curve.columns) != (choice.rows, choice.columns):
+        raise PlanMismatch(f"{choice.group}: plan and curves are of different models; {AGAIN}")
+    curve = known[choice.group]
+    weight = choice.weights[0]
+    if (curve.rows, curve.columns) != (weight.rows, weight.columns):
         raise PlanMismatch(
-            f"{choice.module}: {choice.rows} x {choice.columns} in the plan, {curve.rows} x "
+            f"{choice.group}: {weight.rows} x {weight.columns} in the plan, {curve.rows} x "
             f"{curve.columns} in the curves; {AGAIN}"
         )
-    loss = choice.loss_nats
-    if choice.rank is not None:
-        loss = -1.0 if curve.failed else float(curve.loss_nats[choice.rank])
+    replaced = not choice.decision.is_dense
+    loss = -1.0 if curve.failed and replaced else curve.loss(choice.decision)
     if curves.value_model != plan.provenance.value_model or loss != choice.loss_nats:
         raise PlanMismatch(
-            f"{choice.module}: the plan was made of other losses ({plan.provenance.value_model}) "
+            f"{choice.group}: the plan was made of other losses ({plan.provenance.value_model}) "
             f"than these curves hold ({curves.value_model}); {AGAIN}"
         )
     return curve
-
-
-def sweep_of(plan: Plan, choice: Choice) -> SweepCandidates:
-    """The pass that listed the candidates; the plan's step has tensor parallelism in it already."""
-    made = plan.provenance
-    text = pipelines.planning(replace(made.search, tp=1, limits=()), "", made.align)
-    steps = Pipeline.parse(text.removeprefix(",")).passes
-    step = next(step for step in steps if isinstance(step, SweepCandidates))
-    return replace(step, wanted=None if choice.wanted is None else {choice.module: choice.wanted})
-
-
-def bounds_on(plan: Plan, module: str) -> list[Bound]:
-    """The bounds that were asked for and speak of a module."""
-    return [b for b in plan.provenance.search.bounds if fnmatchcase(module, b.pattern)]
 
 
 def problem_around(
@@ -90,16 +71,17 @@ def problem_around(
     choice: Choice,
     *,
     gpu: str | Profile | None,
-    sizes: tuple[Size, ...] | None = None,
-) -> Problem:
-    """The problem that a choice was made in; of that weight alone if nothing else matters.
+    instead: Candidates | None = None,
+) -> tuple[Problem, Case]:
+    """The problem that a choice was made in, and what it offers; of that weight alone if nothing
+    else matters.
 
     Args:
         plan: with limits and rules, or without.
         curves: those that it was made of.
         choice: the weight that is asked for.
         gpu: profile of the limits; None for the one that the plan names.
-        sizes: offered in place of those that the plan's search offers.
+        instead: offered in place of what the plan's search offers.
 
     Raises:
         PlanError, ProfileError: as :func:`gacfx.replan.problem_again`.
@@ -107,22 +89,28 @@ def problem_around(
     """
     search = plan.provenance.search
     if not (search.limits or search.uniform):
-        curve = curves.curves[choice.module]
-        if sizes is None:
-            found = sweep_of(plan, choice).sizes(curve, bounds_on(plan, choice.module))[0]
-            sizes = tuple(found)
-        group = Axis.make(curve, sizes).group(curve)
-        return Problem((group,), plan.budget.limit_params)
-    if sizes is not None:  # what limits and rules say then is not what the plan says
-        return problem_again(curves, plan, gpu=gpu, instead={choice.module: sizes})
-    problem = problem_again(curves, plan, gpu=gpu)
+        return _alone(plan, curves, choice, instead)
+    if instead is not None:  # what limits and rules say then is not what the plan says
+        return problem_again(curves, plan, gpu=gpu, instead={choice.group: instead})
+    problem, case = problem_again(curves, plan, gpu=gpu)
     _check_same(problem, plan)
-    return problem
+    return problem, case
+
+
+def _alone(
+    plan: Plan, curves: Curves, choice: Choice, instead: Candidates | None
+) -> tuple[Problem, Case]:
+    curve = curves.curves[choice.group]
+    if instead is None:
+        instead, _ = offers_again(plan).candidates(curve, choice.wanted)
+    offered = Offered({choice.group: instead})
+    case = Case({choice.group: curve}, offered, {})
+    return make_problem(case.curves, offered, plan.budget.limit_params), case
 
 
 def labels_taken(plan: Plan) -> dict[str, Label]:
     """Module -> label of the candidate that the plan takes."""
-    return {choice.module: label_of(choice.rank) for choice in plan.choices}
+    return {choice.group: choice.decision.label for choice in plan.choices}
 
 
 def prices_of(plan: Plan) -> tuple[Price, ...]:

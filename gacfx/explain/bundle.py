@@ -13,11 +13,12 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.explain.values import Moved, Other, Size, Tie
+from gacfx.core.decision import Decision
+from gacfx.core.offered import Offered
+from gacfx.explain.values import Moved, Other, Tie
 from gacfx.knapsack.limits import Implies, Label, Limit, Rule
 from gacfx.knapsack.problem import Group, Problem
 from gacfx.knapsack.rules.merge import Merged, labels_of, merge
-from gacfx.passes.planning.solve import DENSE
 
 Mask = NDArray[np.bool_]
 
@@ -43,10 +44,16 @@ class Bundle:
     """[classes] the plan's candidate."""
     prices: tuple[float, ...]
     """Nats for each parameter, then for each unit of each limit."""
+    meaning: Mapping[Label, Decision]
+    """Label -> the decision that it stands for."""
 
     @staticmethod
     def make(
-        problem: Problem, module: str, plan: Mapping[str, Label], prices: tuple[float, ...]
+        problem: Problem,
+        module: str,
+        plan: Mapping[str, Label],
+        prices: tuple[float, ...],
+        meaning: Mapping[Label, Decision],
     ) -> "Bundle":
         """The bundle of ``module`` in a problem.
 
@@ -55,6 +62,7 @@ class Bundle:
             module: a group of it.
             plan: group -> label that the plan takes.
             prices: multipliers of budget and limits.
+            meaning: label -> the decision that it stands for.
         """
         names = _tied(module, problem.rules)
         groups = tuple(group for group in problem.groups if group.name in names)
@@ -69,7 +77,7 @@ class Bundle:
         rules = tuple(rule for rule in problem.rules if names.issuperset(_names(rule)))
         merged = merge(Problem(groups, problem.budget, limits, rules))
         chosen = tuple(group.index(plan[group.name]) for group in merged.problem.groups)
-        return Bundle(module, merged, chosen, prices)
+        return Bundle(module, merged, chosen, prices, meaning)
 
     def at(self, prices: tuple[float, ...]) -> "Bundle":
         """The same weights at other prices."""
@@ -92,23 +100,23 @@ class Bundle:
         return next(i for i, found in enumerate(self.merged.members) if number in found)
 
     @cached_property
-    def others(self) -> dict[Size, Other]:
-        """Size -> what it changes, for every size but the chosen one that the rules allow."""
+    def others(self) -> dict[Decision, Other]:
+        """Decision -> what it changes, for all but the chosen one that the rules allow."""
         labels = labels_of(self.merged.problem.groups[self.home])
-        found = dict[Size, Other]()
+        found = dict[Decision, Other]()
         for index, label in enumerate(labels):
             picks = None if index == self.chosen[self.home] else self._respond(index)
             if picks is not None:
-                found[size_of(label)] = self._other(size_of(label), picks)
+                found[self.meaning[label]] = self._other(self.meaning[label], picks)
         return found
 
-    def best(self, sizes: Collection[Size]) -> Other | None:
+    def best(self, sizes: Collection[Decision]) -> Other | None:
         """The one of these sizes that the plan would lose least with."""
         wanted = set(sizes)
         offered = [other for size, other in self.others.items() if size in wanted]
         return min(offered, key=lambda other: other.reduced_cost_nats, default=None)
 
-    def gain(self, sizes: Collection[Size]) -> float:
+    def gain(self, sizes: Collection[Decision]) -> float:
         """What the best of these sizes wins over the chosen one; 0 if none does."""
         best = self.best(sizes)
         return 0.0 if best is None else max(0.0, -best.reduced_cost_nats)
@@ -187,18 +195,18 @@ class Bundle:
             float(worth[mask].max()) for mask, worth in zip(allowed, self._worth, strict=True)
         )
 
-    def _other(self, size: Size, picks: tuple[int, ...]) -> Other:
+    def _other(self, decision: Decision, picks: tuple[int, ...]) -> Other:
         groups = self.merged.problem.groups
         steps = list(zip(groups, self._needs, self.chosen, picks, strict=True))
         loss = sum(float(g.values[old] - g.values[new]) for g, _, old, new in steps)
         needs = [int(n) for n in sum(n[:, new] - n[:, old] for _, n, old, new in steps)]  # type: ignore[union-attr]
         paid = sum(price * need for price, need in zip(self.prices, needs, strict=True))
-        return Other(size, loss, needs[0], loss + paid, tuple(needs[1:]), self._moved(picks))
+        return Other(decision, loss, needs[0], loss + paid, tuple(needs[1:]), self._moved(picks))
 
     def _moved(self, picks: tuple[int, ...]) -> tuple[Moved, ...]:
         """Classes that change by implication; the weight's own class changes as one anyway."""
         return tuple(
-            Moved(self.merged.original.groups[member].name, size_of(labels_of(group)[new]))
+            Moved(self.merged.original.groups[member].name, self.meaning[labels_of(group)[new]])
             for i, (group, old, new) in enumerate(
                 zip(self.merged.problem.groups, self.chosen, picks, strict=True)
             )
@@ -207,14 +215,10 @@ class Bundle:
         )
 
 
-def size_of(label: Label) -> Size:
-    """The size that a label of a planning problem stands for."""
-    return None if label == DENSE else int(label)
-
-
-def label_of(size: Size) -> Label:
-    """The label of a size in a planning problem."""
-    return DENSE if size is None else size
+def meaning_of(offered: Offered) -> dict[Label, Decision]:
+    """Label -> decision, of everything that is offered."""
+    every = (each for found in (offered.candidates or {}).values() for each in found)
+    return {each.label: each for each in every}
 
 
 def _costs(limit: Limit, group: Group) -> NDArray[np.int64]:

@@ -1,14 +1,15 @@
 """What keeps a weight from another size, each with what the plan would win without it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
+from gacfx.core.offered import Candidates
 from gacfx.core.plan import Choice
 from gacfx.core.search import Bound
 from gacfx.explain.bundle import Bundle
-from gacfx.explain.values import PARAMETERS, Hold, Other, Price, Size, size_text
-from gacfx.passes.planning.sweep_candidates import SweepCandidates
+from gacfx.explain.values import PARAMETERS, Hold, Other, Price
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,20 +18,20 @@ class Held:
 
     choice: Choice
     curve: Curve
-    sweep: SweepCandidates
-    """The pass that listed its sizes."""
-    bounds: list[Bound]
+    offers: Offers
+    """How its candidates were listed."""
+    bounds: tuple[Bound, ...]
     prices: tuple[Price, ...]
     bundle: Bundle
     """With the weights that rules tie to it."""
     alone: Bundle
     """Of this weight only; if nothing is tied to it, with every size that it could have."""
-    offered: tuple[Size, ...]
+    offered: Candidates
     """What the planner could choose from."""
 
     def holds(self) -> Iterator[Hold]:
         """Everything that binds, the budget first."""
-        failed, legal = bool(self.curve.failed), self._sizes([])
+        failed, legal = bool(self.curve.failed), self._listed(())
         if self.choice.reason:
             by = "bound" if len(legal) > 1 else "failure" if failed else "contract"
             yield Hold(by, self.choice.reason, None)
@@ -43,15 +44,15 @@ class Held:
             yield from self._never_offered(legal)
         yield from self._break_even(legal)
 
-    def _sizes(self, bounds: list[Bound]) -> tuple[Size, ...]:
-        """All sizes of the pass but for the window."""
-        sizes, _ = replace(self.sweep, window=0).sizes(self.curve, bounds)
-        return sizes
+    def _listed(self, bounds: tuple[Bound, ...]) -> Candidates:
+        """All candidates but for the window."""
+        found, _ = replace(self.offers, window=0, bounds=bounds).candidates(self.curve)
+        return found
 
     def _scarce(self) -> Iterator[Hold]:
         """Budget and limits that leave too little for every size that loses less."""
         others = self.bundle.others
-        better = [others[size] for size in self.offered if size in others]
+        better = [others[each] for each in self.offered if each in others]
         better = [other for other in better if other.loss_change_nats < 0]
         if not better:
             return
@@ -64,8 +65,8 @@ class Held:
             yield Hold(_name(price), _too_little(price, need), self._free(number))
         fits = [other for other in better if not self._passes(other)]
         if fits:
-            size, gain = size_text(fits[0].rank), -fits[0].loss_change_nats
-            yield Hold("solver", f"{size} fits and loses less, and was not found", gain)
+            gain = -fits[0].loss_change_nats
+            yield Hold("solver", f"{fits[0].decision} fits and loses less, and was not found", gain)
         elif not short:
             names = " and ".join(map(_name, self.prices))
             yield Hold(names, "every size that loses less passes one of them", None)
@@ -85,11 +86,11 @@ class Held:
         best = self.alone.best(self.offered)
         gain = self.alone.gain(self.offered) - self.bundle.gain(self.offered)
         if best is not None and gain > 0:
-            why = f"without the weights tied to it, it would take {size_text(best.rank)}"
+            why = f"without the weights tied to it, it would take {best.decision}"
             yield Hold("rules", why, gain)
 
-    def _never_offered(self, legal: Collection[Size]) -> Iterator[Hold]:
-        gain, inside = self.alone.gain, self._sizes(self.bounds)
+    def _never_offered(self, legal: Candidates) -> Iterator[Hold]:
+        gain, inside = self.alone.gain, self._listed(self.bounds)
         now = gain(self.offered)
         if (win := gain(inside) - now) > 0:
             yield Hold("window", f"only {len(self.offered)} sizes were offered", win)
@@ -97,18 +98,13 @@ class Held:
             yield Hold("bound", " and ".join(map(str, self.bounds)), win)
         every = tuple(self.alone.others)
         if not self.choice.reason and (win := gain(every) - max(now, gain(legal))) > 0:
-            yield Hold("contract", f"ranks come in steps of {self.sweep.step}", win)
+            yield Hold("contract", f"ranks come in steps of {self.offers.step}", win)
 
-    def _break_even(self, legal: Collection[Size]) -> Iterator[Hold]:
-        """The largest rank below the dense weight is taken."""
-        ranks = [size for size in legal if size is not None]
-        if self.choice.rank is None or not ranks or self.choice.rank != ranks[-1]:
-            return
-        after = self.choice.rank + self.sweep.step
-        why = f"rank {after} would have as many parameters as the dense weight, or more"
-        if after > min(self.curve.rows, self.curve.columns):
-            why = f"rank {after} is above full rank"
-        yield Hold("break-even", why, None)
+    def _break_even(self, legal: Candidates) -> Iterator[Hold]:
+        """The largest size of its kind below the dense weight is taken."""
+        alike = [each for each in legal if each.kind == self.choice.decision.kind]
+        if not self.choice.decision.is_dense and alike and self.choice.decision == alike[-1]:
+            yield Hold("break-even", "no larger rank in this form saves parameters", None)
 
 
 def _name(price: Price) -> str:

@@ -1,17 +1,11 @@
-"""What an explanation says: prices, sizes, ties and holds."""
+"""What an explanation says: prices, other decisions, ties and holds."""
 
 from dataclasses import dataclass
 
-Size = int | None
-"""A rank; None is the dense weight."""
+from gacfx.core.decision import Decision
 
 PARAMETERS = "parameters"
 """Name of the price of the budget."""
-
-
-def size_text(rank: Size) -> str:
-    """``rank 112`` or ``dense``."""
-    return "dense" if rank is None else f"rank {rank}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +31,14 @@ class Moved:
     """A size that another weight takes along, because a rule says so."""
 
     module: str
-    rank: Size
+    decision: Decision
 
 
 @dataclass(frozen=True, slots=True)
 class Other:
     """Another size that the weight could have; changes are those of all weights tied to it."""
 
-    rank: Size
+    decision: Decision
     loss_change_nats: float
     """Against the chosen size; above 0 it loses more."""
     params_change: int
@@ -96,7 +90,7 @@ class Explanation:
     module: str
     rows: int
     columns: int
-    rank: Size
+    decision: Decision
     loss_nats: float
     params: int
     price: float

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch.fx import GraphModule, Node
 
 from gacfx.core.dims import Dims
+from gacfx.core.offered import Offered
 from gacfx.core.plan import Plan
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Site
 from gacfx.core.tiers import TierPrediction
@@ -64,39 +65,15 @@ class Note:
     refusals: tuple[Refusal, ...] = ()
 
 
-@dataclass(slots=True)
-class State:
+@dataclass
+class State(Offered):
     """What is known of a whole module; lives in ``gm.meta["gacfx"]``."""
 
     dims: Dims | None = None
     curves: "dict[str, Curve] | None" = None
-    candidates: dict[str, tuple[int | None, ...]] | None = None
-    """Module -> ranks the planner may choose from; None stands for *keep dense*."""
-    limits: tuple[Any, ...] = ()
-    """Further budgets: values of :class:`gacfx.knapsack.limits.Limit`, in the order of the
-    candidates. They speak of candidates, so whoever lists candidates anew begins without them."""
     plan: Plan | None = None
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""
-    _rules: dict[Any, None] = field(default_factory=dict)
-    """Keys only: a set that keeps its order."""
-
-    @property
-    def rules(self) -> tuple[Any, ...]:
-        """What choices mean for each other: ``SameLabel``, ``Implies`` of gacfx.knapsack.limits."""
-        return tuple(self._rules)
-
-    def offer(self, candidates: dict[str, tuple[int | None, ...]]) -> None:
-        """List the candidates anew; what was said of the old ones is void."""
-        self.candidates, self.limits, self._rules = candidates, (), {}
-
-    def limit(self, limit: Any) -> None:
-        """Add a limit, or replace the one of the same name."""
-        self.limits = (*(known for known in self.limits if known.name != limit.name), limit)
-
-    def rule(self, rule: Any) -> None:
-        """Add a rule once."""
-        self._rules.setdefault(rule)
 
 
 def state(gm: GraphModule) -> State:

@@ -58,6 +58,11 @@ DTYPES: dict[torch.dtype, str] = {
 }
 
 
+def dtype_text(dtype: torch.dtype) -> str:
+    """``bf16``; the name that torch has where we have no shorter one."""
+    return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
+
+
 def op_of(node: Node) -> Op | None:
     """Which operator ``node`` is; None when it gets no site."""
     if node.op != "call_function":

@@ -122,6 +122,27 @@ def estimate_us(site: Site, tier: TierPrediction, profile: Profile, workload: Wo
     )
 
 
+def copy_us(elements: int, dtype: str, profile: Profile) -> Latency:
+    """Estimated time of one kernel that reads and writes so many numbers: a gather, a join, a sum.
+
+    Args:
+        elements: numbers that are written.
+        dtype: of the numbers.
+        profile: whose bandwidth and launch cost count.
+    """
+    moved = 2 * elements * DTYPE_BYTES[dtype]
+    parts = _parts((_Stage(0.0, moved),), profile)
+    return Latency(
+        us=sum(parts.values()),
+        bound="memory" if parts["memory"] >= parts["launch"] else "launch",
+        floor_us=moved / (profile.bandwidth_gbps * 1e3),
+        flops=0,
+        bytes=moved,
+        memory_us=parts["memory"],
+        launch_us=parts["launch"],
+    )
+
+
 def wave_efficiency(m: int, n: int, tile: Tile, sms: int) -> float:
     """Share of the streaming multiprocessors that work, over all waves of an M x N output.
 

@@ -261,3 +261,8 @@ def _find(dtype: str, table: Mapping[str, T], profile: str) -> T:
     if dtype not in table:
         raise ProfileError(f"{profile}: unknown dtype {dtype!r}; known are {', '.join(table)}")
     return table[dtype]
+
+
+def load_profile(gpu: str | Path | Profile) -> Profile:
+    """The profile behind a name or path; a profile is returned as it is."""
+    return gpu if isinstance(gpu, Profile) else load(gpu)

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.explain import Explanation, Moved, Other, Price, Size, Tie, size_text
+from gacfx.core.decision import Decision
+from gacfx.explain import Explanation, Moved, Other, Price, Tie
 from gacfx.graph.layers import split_layer
 from gacfx.inspection import ranges
 from gacfx.report.numbers import count, signed
@@ -20,7 +21,7 @@ BELOW_0 = "below 0: worth its price, but the budget is filled with whole sizes"
 
 def explain_view(seen: Explanation) -> RenderableType:
     """The prices, the chosen size among its neighbours, and what holds it."""
-    size = size_text(seen.rank)
+    size = str(seen.decision)
     head = (
         f"{seen.module}  {seen.rows} x {seen.columns}  {size}  {count(seen.params)} of "
         f"{count(seen.rows * seen.columns)} parameters  loss {seen.loss_nats:.2e}"
@@ -73,7 +74,7 @@ def dense_line(seen: Explanation) -> str:
     """How far a dense weight is from being factorized."""
     assert seen.nearest is not None
     far = seen.nearest.reduced_cost_nats
-    line = f"{size_text(seen.nearest.rank)} comes closest to paying: {far:.1e} nats short"
+    line = f"{seen.nearest.decision} comes closest to paying: {far:.1e} nats short"
     if seen.pays_at is None:
         return line
     times = f", {seen.pays_at / seen.price:.3g} times today's" if seen.price > 0 else ""
@@ -99,14 +100,14 @@ def _sizes(seen: Explanation) -> Table:
     far = [seen.nearest] if seen.nearest and seen.nearest not in seen.below else []
     for other in (*far, *reversed(seen.below)):
         table.add_row("", *_cells(other, seen.prices))
-    table.add_row(">", _rank(seen.rank), style=CHOSEN)
+    table.add_row(">", _size(seen.decision), style=CHOSEN)
     for other in seen.above:
         table.add_row("", *_cells(other, seen.prices))
     return table
 
 
 def _cells(other: Other, prices: Sequence[Price]) -> list[str]:
-    cells = [_rank(other.rank), _nats(other.loss_change_nats)]
+    cells = [_size(other.decision), _nats(other.loss_change_nats)]
     for price, need in zip(prices, other.needs, strict=True):
         cells.append(amount(price, need, change=True))
         if price.nats_per_unit:
@@ -115,8 +116,8 @@ def _cells(other: Other, prices: Sequence[Price]) -> list[str]:
     return [*cells, _nats(other.reduced_cost_nats), *moved]
 
 
-def _rank(rank: Size) -> str:
-    return "dense" if rank is None else str(rank)
+def _size(decision: Decision) -> str:
+    return str(decision.label)
 
 
 def _nats(number: float) -> str:
@@ -125,7 +126,7 @@ def _nats(number: float) -> str:
 
 def _moved(moved: Moved) -> str:
     _, layer, name = split_layer(moved.module)
-    return f"{name} {layer}".rstrip() + f": {size_text(moved.rank)}"
+    return f"{name} {layer}".rstrip() + f": {moved.decision}"
 
 
 def _folded(modules: Sequence[str]) -> list[str]:

@@ -24,11 +24,11 @@ MEASURED = ("trials",)
 class Change:
     """One weight whose size, parameters or loss differ."""
 
-    module: str
-    rows: int
-    columns: int
+    group: str
+    shape: str
+    """``1024 x 4096``, or how many weights."""
     before: int | str
-    """The rank, ``dense``, or ``left alone``."""
+    """The rank of a pair, ``pivot 96``, ``dense``, or ``left alone``."""
     after: int | str
     params_before: int
     params_after: int
@@ -76,9 +76,9 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
         PlanMismatch: the plans are for different models.
     """
     check_same_model(before, after)
-    one, two = ({c.module: c for c in plan.choices} for plan in (before, after))
-    modules = [*one, *(module for module in two if module not in one)]
-    made = [_change(one.get(module), two.get(module)) for module in modules]
+    one, two = ({c.group: c for c in plan.choices} for plan in (before, after))
+    groups = [*one, *(group for group in two if group not in one)]
+    made = [_change(one.get(group), two.get(group)) for group in groups]
     kinds = [
         (plan.provenance.value_model, plan.provenance.calibration_digest)
         for plan in (before, after)
@@ -104,15 +104,14 @@ def check_same_model(before: Plan, after: Plan) -> None:
             "the plans are for different models (their fingerprints differ); compare plans of one "
             "model"
         )
-    shapes = {choice.module: (choice.rows, choice.columns) for choice in before.choices}
-    for choice in after.choices:
-        here = (choice.rows, choice.columns)
-        if (there := shapes.get(choice.module, here)) != here:
+    shapes = {module: weight.shape for module, weight in before.weights.items()}
+    for module, weight in after.weights.items():
+        if (there := shapes.get(module, weight.shape)) != weight.shape:
             raise PlanMismatch(
-                f"{choice.module}: {there[0]} x {there[1]} in one plan, {here[0]} x {here[1]} in "
-                "the other; compare plans of one model"
+                f"{module}: {there} in one plan, {weight.shape} in the other; compare plans of one "
+                "model"
             )
-    if not shapes.keys() & {choice.module for choice in after.choices}:
+    if not shapes.keys() & after.weights.keys():
         raise PlanMismatch("the plans have no weight in common; compare plans of one model")
 
 
@@ -124,9 +123,8 @@ def _change(one: Choice | None, two: Choice | None) -> Change | None:
         return None
     (before, params_before, loss_before), (after, params_after, loss_after) = sides
     return Change(
-        shape.module,
-        shape.rows,
-        shape.columns,
+        shape.group,
+        shape.shape,
         before,
         after,
         params_before,
@@ -139,7 +137,7 @@ def _change(one: Choice | None, two: Choice | None) -> Change | None:
 def _size(choice: Choice | None) -> int | str:
     if choice is None:
         return LEFT_ALONE
-    return "dense" if choice.rank is None else choice.rank
+    return choice.decision.label
 
 
 def _counts(choice: Choice | None, shape: Choice) -> tuple[int, float]:
@@ -156,8 +154,7 @@ def _totals(plan: Plan) -> dict[str, Any]:
         "targeted_params": plan.budget.targeted_params,
         "kept_params": plan.kept_params,
         "loss": plan.loss_nats,
-        "factorized": len(plan.ranks),
-        "dense": len(plan.choices) - len(plan.ranks),
+        **plan.counts,
         "left_alone": len(plan.refusals),
         **{f"limit {limit.name}": (limit.spent, limit.most) for limit in plan.limits},
         "rules": plan.rules,
@@ -230,12 +227,12 @@ def _changes_table(found: PlanDiff, names: tuple[str, str]) -> Table:
     if found.comparable:
         table.add_column(f"loss, {found.unit_after}", justify="right")
     for same in fold_changes(found.changes):
-        _, layer, name = split_layer(same[0].module)
+        _, layer, name = split_layer(same[0].group)
         moved = sum(change.params_after - change.params_before for change in same)
         cells = [
-            ranges(int(split_layer(change.module)[1]) for change in same) if layer else "",
+            ranges(int(split_layer(change.group)[1]) for change in same) if layer else "",
             name,
-            f"{same[0].rows} x {same[0].columns}",
+            same[0].shape,
             str(same[0].before),
             str(same[0].after),
             signed(moved),
@@ -250,8 +247,8 @@ def fold_changes(changes: tuple[Change, ...]) -> list[list[Change]]:
     """Changes that differ in the layer alone, in order of first appearance."""
     groups: dict[tuple[object, ...], list[Change]] = {}
     for change in changes:
-        prefix, _, name = split_layer(change.module)
-        key = (prefix, name, change.rows, change.columns, change.before, change.after)
+        prefix, _, name = split_layer(change.group)
+        key = (prefix, name, change.shape, change.before, change.after)
         groups.setdefault(key, []).append(change)
     return list(groups.values())
 

@@ -41,7 +41,7 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
     """Head, table and lines."""
     yield Flow(plan_head(plan, profile), indent=len("plan  "), style="bold")
     yield Text()
-    if plan.ranks:
+    if plan.decisions:
         yield from changes(plan, width)
         yield Text()
         yield from map(listing, dense_lines(plan))
@@ -74,20 +74,20 @@ def changes(plan: Plan, width: int) -> Iterator[RenderableType]:
 
 
 def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
-    """The columns of the weights that get a rank; ``compact`` leaves blanks out of shapes."""
-    chosen = [(c, c.rank) for c in plan.choices if c.rank is not None]
-    names = [split_layer(c.module) for c, _ in chosen]
-    by = "x" if compact else " x "
-    wanted = ["-" if c.wanted is None else f"{c.wanted:.1f}" for c, _ in chosen]
-    removed = [signed(c.params - c.dense_params) for c, _ in chosen]
+    """The columns of the weights that are replaced; ``compact`` leaves blanks out of shapes."""
+    changed = [choice for choice in plan.choices if not choice.decision.is_dense]
+    names = [split_layer(choice.group) for choice in changed]
+    shapes = [c.shape.replace(" x ", "x") if compact else c.shape for c in changed]
+    wanted = ["-" if c.wanted is None else f"{c.wanted:.1f}" for c in changed]
+    removed = [signed(c.params - c.dense_params) for c in changed]
     return [
         Column("layer", [layer for _, layer, _ in names]),
         Column("weight", [name for _, _, name in names]),
-        Column("dense", [f"{c.rows}{by}{c.columns}" for c, _ in chosen]),
+        Column("dense", shapes),
         Column("wanted", wanted, right=True),
-        Column("rank", [str(rank) for _, rank in chosen], right=True),
+        Column("chosen", [str(c.decision.label) for c in changed], right=True),
         Column("params", removed, right=True),
-        Column(loss, [f"{c.loss_nats:.1e}" for c, _ in chosen], right=True),
+        Column(loss, [f"{c.loss_nats:.1e}" for c in changed], right=True),
     ]
 
 
@@ -103,8 +103,8 @@ def dense_lines(plan: Plan) -> list[str]:
     """``kept dense: mlp.gate_proj 2-4``, and on lines of their own those with a reason."""
     groups: dict[str, dict[str, list[int]]] = {}
     for choice in plan.choices:
-        if choice.rank is None:
-            _, layer, name = split_layer(choice.module)
+        if choice.decision.is_dense:
+            _, layer, name = split_layer(choice.group)
             numbers = [int(layer)] if layer else []
             groups.setdefault(choice.reason, {}).setdefault(name, []).extend(numbers)
     return [

@@ -9,8 +9,8 @@ from rich.text import Text
 from gacfx.speedup import BATCHES, MODES, Cause, Point, Speedup
 
 WHY: dict[Cause, str] = {
-    "launch": "launch cost, a pair is two kernels",
-    "memory": "memory traffic, a pair also moves what passes between its products",
+    "launch": "launch cost, two products are several kernels",
+    "memory": "memory traffic, two products also move what passes between them",
     "compute": "arithmetic, two narrow products fill the GPU less than one",
     "kernel": "some ranks are off the fast kernels",
 }
@@ -28,7 +28,7 @@ def speedup_view(found: Speedup, *, hint: bool = True) -> RenderableType:
     head = f"how much faster on {found.gpu}"
     if found.refused:
         return Text(f"{head}: no forecast, {found.refused}")
-    if not found.pairs:
+    if not found.replaced:
         return Text(f"{head}: not at all, every weight stays dense")
     compiled = ", compiled" if found.execution == "compiled" else ""
     about = f"{found.evidence} forecast, {found.scope}, {found.dtype}, {found.seq} tokens{compiled}"

@@ -6,13 +6,13 @@ from math import ceil, floor
 
 import numpy as np
 
+from gacfx.allocation.latency import ShareOfDense
 from gacfx.core.plan import Budget
 from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack.limits import Limit
 from gacfx.knapsack.one_budget.core import solve
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.rules.merge import Merged, merge
-from gacfx.passes.planning.limit_latency import ShareOfDense
 
 DIGITS = 10**4
 """Shares are given to four digits, rounded to the side on which they can be reached."""

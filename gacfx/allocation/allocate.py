@@ -1,0 +1,231 @@
+"""From curves to a plan: the best candidate of every weight under a budget, with a certificate.
+
+plan = allocate(curves, Goal(ratio="0.2"), profile=h200, search=Search())
+
+A pure function of its arguments: no model, no graph, no torch.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Protocol
+
+from gacfx.allocation.budget import make_budget, wanted_ranks
+from gacfx.allocation.choosers import choose
+from gacfx.allocation.doubtful import warn_of_doubtful
+from gacfx.allocation.infeasible import explain
+from gacfx.allocation.latency import ShareOfDense
+from gacfx.allocation.offers import Offers
+from gacfx.allocation.problem import make_problem
+from gacfx.allocation.ties import tie_layers
+from gacfx.core.curve_file import Curves
+from gacfx.core.curves import Curve
+from gacfx.core.goal import Goal
+from gacfx.core.offered import Candidates, Offered
+from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
+from gacfx.core.search import DEFAULT_SEARCH, Search
+from gacfx.core.sites import MatmulSite
+from gacfx.errors import InfeasibleBudget
+from gacfx.hardware.contracts import chosen_align, rank_step
+from gacfx.hardware.profile import Profile
+from gacfx.knapsack import Problem, Solution, check
+
+
+class Limiter(Protocol):
+    """Says what plans may not do; see :class:`gacfx.graph.limiting.LimitingPass`."""
+
+    def restrict(self, offered: Offered, sites: Mapping[str, MatmulSite]) -> None:
+        """Change what is offered."""
+
+
+def allocate(
+    curves: Curves,
+    goal: Goal,
+    *,
+    profile: Profile,
+    search: Search = DEFAULT_SEARCH,
+    limiters: Sequence[Limiter] = (),
+    trials: tuple[Trial, ...] = (),
+    without: Mapping[str, Mapping[str, str]] | None = None,
+) -> Plan:
+    """The best plan, with the locks that the curves carry.
+
+    Args:
+        curves: of all targeted weights.
+        goal: how much may remain.
+        profile: GPU whose alignment the sizes follow.
+        search: which sizes, and who chooses.
+        limiters: the limits of the search, ready to run.
+        trials: what was tried to choose the value model of the curves.
+        without: module -> kind -> why the weight cannot have this kind of decision.
+
+    Raises:
+        PlanError: a bad goal, limit or rule.
+        PassError: candidates that cannot be, or a solver that cannot keep what is asked.
+        InfeasibleBudget: no plan keeps the goal and the limits.
+    """
+    facts = curves.facts
+    align = chosen_align(search, profile, facts.provenance.dtype)
+    budget = make_budget(facts, goal)
+    wanted = wanted_ranks(facts, budget)
+    case = offer(curves, Offers.of(search, align), wanted, without or {})
+    sites = {weight.module: weight.site for weight in facts.weights}
+    restrict(case, sites, search, limiters)
+    provenance = replace(
+        facts.provenance,
+        gpu=profile.name,
+        align=rank_step(align, search),
+        search=search,
+        trials=trials,
+    )
+    plan = solve_case(
+        case,
+        budget,
+        solver=search.solver,
+        gap=search.gap or 0.0,
+        time_limit=search.time_limit,
+        wanted=wanted,
+        provenance=provenance,
+    )
+    return replace(
+        plan, fingerprint=facts.fingerprint, digests=facts.digests, refusals=facts.refusals
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is offered for which curves, and why some weights are offered less."""
+
+    curves: Mapping[str, Curve]
+    offered: Offered
+    reasons: Mapping[str, str]
+    """Module -> why only the dense weight is offered, or why one form is not."""
+
+
+def offer(
+    curves: Curves,
+    offers: Offers,
+    wanted: Mapping[str, float] | None = None,
+    without: Mapping[str, Mapping[str, str]] | None = None,
+) -> Case:
+    """The candidates of every weight; weights of one shape share them.
+
+    Raises:
+        PassError: a weight for which nothing is left, or a bound that speaks of none.
+    """
+    known, wanted, without = curves.curves, wanted or {}, without or {}
+    offers.check_bounds(known)
+    candidates, reasons = dict[str, Candidates](), dict[str, str]()
+    alike = dict[object, tuple[Candidates, str]]()
+    for module, curve in known.items():
+        lacks = without.get(module, {})
+        size, bounds = wanted.get(module), offers.bounds_on(module)
+        key = (curve.rows, curve.columns, curve.failed, size, bounds, tuple(lacks))
+        if key not in alike:
+            alike[key] = offers.without(*lacks).candidates(curve, size)
+        candidates[module], reason = alike[key]
+        if why := "; ".join(filter(None, (reason, *lacks.values()))):
+            reasons[module] = why
+    offered = Offered()
+    offered.offer(candidates)
+    return Case(known, offered, reasons)
+
+
+def restrict(
+    case: Case, sites: Mapping[str, MatmulSite], search: Search, limiters: Sequence[Limiter]
+) -> None:
+    """Let a search and its limiters change what a case offers."""
+    if search.uniform:
+        tie_layers(sites, case.offered)
+    for limiter in limiters:
+        limiter.restrict(case.offered, sites)
+
+
+def solve_case(
+    case: Case,
+    budget: Budget,
+    *,
+    solver: str = "core",
+    gap: float = 0.0,
+    time_limit: float | None = None,
+    wanted: Mapping[str, float] | None = None,
+    provenance: Provenance | None = None,
+) -> Plan:
+    """The best choice among what is offered, with budget, proof and reasons; no locks.
+
+    Raises:
+        PassError, PlanError, InfeasibleBudget: as :func:`allocate`.
+    """
+    problem = make_problem(case.curves, case.offered, budget.limit_params)
+    assert case.offered.candidates is not None
+    warn_of_doubtful(case.curves, case.offered.candidates)
+    begin = time.perf_counter()
+    limit = inf if time_limit is None else time_limit
+    try:
+        solution = choose(problem, solver, wanted, gap=gap, time_limit=limit)
+    except InfeasibleBudget as error:
+        stuck = sorted(set(case.reasons.values()))
+        raise explain(error, problem, budget, stuck) from error
+    seconds = time.perf_counter() - begin
+    proof = Proof(
+        status=solution.status,
+        value=solution.value,
+        bound=solution.bound,
+        gap=solution.gap,
+        multiplier=solution.multiplier,
+        usable_budget=solution.usable_budget,
+        rounding_bound=solution.rounding_bound,
+        certified_gap=certified_gap(problem, solution),
+        candidates=sum(len(group.costs) for group in problem.groups),
+        seconds=seconds,
+        solver=solver,
+    )
+    return Plan(
+        choices=tuple(_choices(case, solution, wanted or {})),
+        budget=budget,
+        proof=proof,
+        provenance=provenance or Provenance("", "", "", 1, ""),
+        limits=tuple(limits_kept(problem, solution)),
+        rules=len(problem.rules),
+    )
+
+
+def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Iterator[Choice]:
+    assert case.offered.candidates is not None
+    for (name, curve), pick in zip(case.curves.items(), solution.choice, strict=True):
+        offered = case.offered.candidates[name]
+        reason = curve.failed or case.reasons.get(name, "")
+        if not reason and all(each.is_dense for each in offered):
+            reason = "no other size was offered"
+        yield Choice.single(
+            name,
+            curve.rows,
+            curve.columns,
+            offered[pick],
+            wanted.get(name),
+            curve.loss(offered[pick]),
+            reason,
+        )
+
+
+def certified_gap(problem: Problem, solution: Solution) -> float:
+    """Bound minus value by the independent checker, whoever found the solution.
+
+    Raises:
+        PlanError: the checker found a fault in the solution.
+    """
+    certificate = check(problem, solution)
+    certificate.require()
+    return float(certificate.certified_gap)
+
+
+def limits_kept(problem: Problem, solution: Solution) -> Iterator[LimitKept]:
+    """What the plan spends under every limit, and what a unit of it is worth."""
+    picks = {g.name: pick for g, pick in zip(problem.groups, solution.choice, strict=True)}
+    for limit, multiplier in zip(problem.limits, solution.limit_multipliers, strict=True):
+        spent = sum(int(costs[picks[name]]) for name, costs in limit.costs.items())
+        kept = LimitKept(limit.name, limit.most, spent, multiplier=multiplier)
+        if isinstance(limit, ShareOfDense):
+            kept = replace(kept, unit=limit.unit, dense=limit.dense, source=limit.source)
+        yield kept

@@ -1,0 +1,75 @@
+"""Budgets: what a goal leaves to the targeted weights, and what each would take by itself."""
+
+import re
+from fractions import Fraction
+
+from gacfx.compressors.allocate import wanted_rank
+from gacfx.core.curve_file import Facts
+from gacfx.core.goal import Goal
+from gacfx.core.plan import Budget
+from gacfx.errors import InfeasibleBudget, PlanError
+from gacfx.hardware.profile import DTYPE_BYTES
+from gacfx.knapsack import kept_budget
+
+_BITS = re.compile(r"[a-z]+(\d+)")
+
+
+def wanted_ranks(facts: Facts, budget: Budget) -> dict[str, float]:
+    """Module -> d*: the rank at which every target keeps the same share of its parameters.
+
+    That is the allocation of SVD-LLM v1, and the one that gacfx takes for all methods.
+    """
+    removed = str(1 - Fraction(budget.limit_params, max(budget.targeted_params, 1)))
+    shapes = {(weight.rows, weight.columns) for weight in facts.weights}
+    ranks = {shape: wanted_rank(*shape, removed) for shape in sorted(shapes)}
+    return {weight.module: ranks[weight.rows, weight.columns] for weight in facts.weights}
+
+
+def make_budget(facts: Facts, goal: Goal) -> Budget:
+    """The limit in whole parameters that a goal leaves to the targeted weights.
+
+    Raises:
+        PlanError: a ratio outside [0, 1), or targets of several dtypes counted in bytes.
+        InfeasibleBudget: the goal asks for more than the targeted weights can give.
+    """
+    whole, targeted = facts.model_params, facts.targeted_params
+    if goal.unit == "bytes":
+        limit = _params_in(facts, goal.count)
+    elif goal.unit == "params":
+        limit = goal.count - (whole - targeted)
+    else:
+        assert goal.ratio is not None
+        total = targeted if goal.whole == "targeted" else whole
+        limit = kept_budget(total, goal.ratio) - (total - targeted)
+    budget = Budget(goal.amount, goal.whole, targeted, whole, min(limit, targeted), goal.unit)
+    if limit < 0:
+        raise InfeasibleBudget(
+            f"{budget.asked} asks to remove {-limit:,} more than the {targeted:,} targeted "
+            f"parameters of {whole:,}; a ratio of the model stays below {targeted / whole:.4f}",
+            needed=0,
+            budget=limit,
+        )
+    return budget
+
+
+def _params_in(facts: Facts, nbytes: int) -> int:
+    """Parameters of the targets that fit into ``nbytes`` beside all other parameters."""
+    dtypes = {weight.dtype for weight in facts.weights}
+    if len(dtypes) != 1:
+        raise PlanError("the targeted weights have several dtypes; give a goal in parameters")
+    rest = sum(params * bytes_of(dtype) for dtype, params in facts.others.items())
+    return (nbytes - rest) // bytes_of(dtypes.pop())
+
+
+def bytes_of(dtype: str) -> int:
+    """Bytes of one number: ``bf16`` and ``bfloat16`` have 2; two numbers in a byte count as one.
+
+    Raises:
+        PlanError: a dtype that torch does not have.
+    """
+    if dtype in DTYPE_BYTES:
+        return DTYPE_BYTES[dtype]
+    found = _BITS.match(dtype)
+    if dtype == "bool" or (found and found[1] in ("1", "2", "4", "8", "16", "32", "64", "128")):
+        return max(int(found[1]) // 8, 1) if found else 1
+    raise PlanError(f"no dtype {dtype!r}; the curves come from another version of torch")

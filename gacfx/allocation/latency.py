@@ -1,0 +1,139 @@
+"""Time as a further budget: what every candidate of a weight takes on a GPU, in nanoseconds.
+
+layers.0.mlp.up_proj   8, 16, ..., dense:  9.1, 9.1, ..., 35.1 us; all together at most 0.9 of the
+                       dense weights, rule-based, prefill, 1 x 1024 tokens
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import isfinite
+
+import numpy as np
+
+from gacfx.core.decision import DENSE, Copy, Decision, Gemm
+from gacfx.core.offered import Candidates, Offered
+from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Site, Workload
+from gacfx.core.tiers import TierPrediction
+from gacfx.errors import PassError
+from gacfx.hardware.latency import Latency, copy_us, estimate_us
+from gacfx.hardware.predict import predict
+from gacfx.hardware.profile import Profile
+from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.limits import Limit
+
+BY = "limit-latency"
+
+
+@dataclass(frozen=True, eq=False)
+class ShareOfDense(Limit):
+    """A limit that was asked for as a share of what the dense weights cost."""
+
+    dense: int = 0
+    """What all groups cost dense."""
+    unit: str = ""
+    source: str = ""
+    """Where the costs come from, and for which workload."""
+
+
+def latency_limit(
+    sites: Mapping[str, MatmulSite],
+    offered: Offered,
+    profile: Profile,
+    workload: Workload,
+    *,
+    share: float = 1.0,
+    us: float = 0.0,
+) -> ShareOfDense:
+    """The time of all weights together: at most ``share`` of dense, or ``us`` microseconds.
+
+    Raises:
+        PassError: no time can be forecast for a candidate.
+    """
+    assert offered.candidates is not None
+    clock, costs, dense = Clock(profile, workload), {}, 0
+    for name, site in sites.items():
+        costs[name] = clock.times(site, offered.candidates[name])
+        dense += clock.ns(site, DENSE)
+    run = f"{workload.mode}, {workload.batch} x {workload.seq} tokens, {profile.name}"
+    most = Fraction(repr(us)) * 1000 if us else Fraction(repr(share)) * dense
+    return ShareOfDense(
+        # Prefill and decode may be limited both; one of a kind replaces the other.
+        name=f"{workload.mode} latency",
+        most=int(most),
+        costs=costs,
+        dense=dense,
+        unit="ns",
+        source=f"{profile.forecast}, {run}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel of a decision, with its forecast."""
+
+    latency: Latency
+    tier: TierPrediction | None
+    """None for a copy: it has no kernel to choose."""
+
+
+class Clock:
+    """Forecasts of a weight under a decision; equal shapes are asked for once."""
+
+    def __init__(self, profile: Profile, workload: Workload) -> None:
+        self.profile, self.workload = profile, workload
+        self._known: dict[Site, Launch] = {}
+        self._times: dict[tuple[MatmulSite, Candidates], IntArray] = {}
+
+    def times(self, site: MatmulSite, candidates: Candidates) -> IntArray:
+        """[candidates] whole nanoseconds of a weight; weights alike share the array."""
+        key = (bare(site), candidates)
+        if key not in self._times:
+            found = np.array([self.ns(site, decision) for decision in candidates], np.int64)
+            found.setflags(write=False)
+            self._times[key] = found
+        return self._times[key]
+
+    def ns(self, site: MatmulSite, decision: Decision) -> int:
+        """Whole nanoseconds of all launches of a weight under a decision.
+
+        Raises:
+            PassError: the GPU cannot run one of them.
+        """
+        return sum(_ns(launch, site.name) for launch in self.launches(site, decision))
+
+    def launches(self, site: Site, decision: Decision) -> tuple[Launch, ...]:
+        """What a site runs under a decision, infinite where it is illegal; attention as it is."""
+        if isinstance(site, AttentionSite):
+            return (self.forecast(replace(site, name="")),)
+        if decision.is_dense:
+            return (self.forecast(bare(site)),)
+        work = decision.work(site.n.times, site.k.times, site.bias)
+        return tuple(self._step(site, step) for step in work)
+
+    def forecast(self, site: Site) -> Launch:
+        """Kernel and time of one matmul or attention call, infinite where it is illegal."""
+        if site not in self._known:
+            tier = predict(site, self.profile, self.workload)
+            latency = estimate_us(site, tier, self.profile, self.workload)
+            self._known[site] = Launch(latency, tier)
+        return self._known[site]
+
+    def _step(self, site: MatmulSite, step: Gemm | Copy) -> Launch:
+        if isinstance(step, Copy):
+            tokens = site.m.at(self.workload) * site.count.at(self.workload)
+            return Launch(copy_us(tokens * step.elements, site.dtype, self.profile), None)
+        product = replace(bare(site), layout=Layout.LINEAR, bias=step.bias)
+        return self.forecast(replace(product, k=Extent(step.k), n=Extent(step.n)))
+
+
+def bare(site: MatmulSite) -> MatmulSite:
+    """The site without names, so that equal shapes are equal."""
+    return replace(site, name="", weight=None)
+
+
+def _ns(launch: Launch, module: str) -> int:
+    if not isfinite(launch.latency.us):
+        why = launch.tier.reason if launch.tier else "it cannot run"
+        raise PassError(f"{BY}: {module}: {why}; no time can be forecast")
+    return round(launch.latency.us * 1000)
