@@ -1,16 +1,18 @@
 """The README.md of a compressed checkpoint: how to load it, what was done to it."""
 
+from collections import Counter
+
 from gacfx.core.plan import Plan
 from gacfx.core.rise import rise_of, rise_text
 
 _CARD = """\
 ---
 library_name: transformers
-tags: [gacfx, compressed, low-rank]
+tags: [gacfx, compressed{tags}]
 ---
 # {title}
 
-A model compressed with gacfx: {factorized} of {targeted} targeted weights are low-rank pairs.
+A model compressed with gacfx: {compressed} of {targeted} targeted weights are compressed{kinds}.
 
 **Import gacfx before loading.** Without it, transformers stops with a size mismatch. Do not follow
 its advice to set `ignore_mismatched_sizes`: that gives random weights, and this folder cannot
@@ -35,18 +37,22 @@ Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 | loss | {loss} |
 
 `gacfx verify` says of a copy whether every file is what was written (`gacfx_files.json`).
-`plan/plan.json` has every rank with its reason, `plan/factors.safetensors` the factors in the
-model's dtype.
+`plan/plan.json` has every decision with its reason, `plan/factors.safetensors` the tensors of the
+compressed weights in the model's dtype.
 """
 
 
 def model_card(title: str, plan: Plan) -> str:
     """Markdown with the front matter that the hub reads."""
     budget, origin, rise = plan.budget, plan.provenance, rise_of(plan)
+    kinds = sorted(Counter(decision.kind for decision in plan.decisions.values()).items())
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
     return _CARD.format(
         title=title,
-        factorized=len(plan.ranks),
-        targeted=len(plan.choices),
+        tags="".join(f", {kind}" for kind, _ in kinds),
+        compressed=len(plan.decisions),
+        targeted=len(plan.weights),
+        kinds=f" ({counts})" if counts else "",
         method=origin.method,
         kept=plan.kept_params,
         dense=budget.targeted_params,

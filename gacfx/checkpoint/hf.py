@@ -1,7 +1,7 @@
 """The loader that transformers finds under ``"quant_method": "gacfx"`` in config.json.
 
-Before the weights are read, it replaces each layer named in the configuration by an empty
-low-rank one, so that plain ``from_pretrained`` fills any architecture with per-layer ranks.
+Before the weights are read, it replaces each layer named in the configuration by the empty layer of
+its decision, so that plain ``from_pretrained`` fills any architecture.
 transformers' word for such a plug-in is quantizer; nothing is quantized here.
 
 Importing this module registers the loader. No import of ``transformers.modeling_utils`` at module
@@ -9,6 +9,7 @@ level: while that module is imported, it imports this one.
 """
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,55 +22,91 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from gacfx.core.config_json import FORMAT_VERSION, check_count, check_version
-from gacfx.core.names import is_module_name, printable
-from gacfx.errors import CheckpointError, UnsupportedModel
-from gacfx.modules.install import low_rank_modules, skeleton_
-from gacfx.modules.low_rank import NOTICE
+from gacfx import __version__
+from gacfx.core.config_json import FORMAT_VERSION, METHOD, READS, read_block
+from gacfx.core.decision import Decision, write_decision
+from gacfx.core.names import printable
+from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
+from gacfx.modules.carrier import NOTICE
+from gacfx.modules.install import compressed_modules, skeleton_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-METHOD = "gacfx"
 NOTE = "import gacfx before loading"
 
 
 class GacfxConfig(QuantizationConfigMixin):
-    """What config.json says of a compressed model: the rank of each factorized module.
+    """What config.json says of a compressed model: the decision of each module.
 
     Args:
-        ranks: module name -> rank.
+        modules: module name -> decision, or what a file says of it.
         format_version: of this block; unknown ones are refused.
         quant_method: always "gacfx".
         gacfx_note: for whoever reads config.json.
+        gacfx_version: of the gacfx that wrote the block.
+        ranks: module name -> rank of a pair, in version 1 instead of ``modules``.
         unknown: keys of other programs; dropped with a warning that names them.
 
     Raises:
-        CheckpointError: an unknown version, or ranks that are not positive integers by name.
+        CheckpointError: an unknown version or kind of decision, or no decisions by name.
     """
 
     def __init__(
         self,
-        ranks: dict[str, int] | None = None,
-        format_version: int = FORMAT_VERSION,
+        modules: Mapping[str, Any] | None = None,
+        format_version: int | None = None,
         quant_method: str = METHOD,
         gacfx_note: str = NOTE,
+        gacfx_version: str = "",
+        ranks: Mapping[str, int] | None = None,
         **unknown: object,
     ) -> None:
-        check_version(format_version)
         if quant_method != METHOD:
             raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
+        if format_version is None:
+            format_version = FORMAT_VERSION if ranks is None else READS[0]
+        first = format_version == READS[0]
+        unknown |= {"modules": modules} if first and modules else {}
+        unknown |= {"ranks": ranks} if ranks and not first else {}
         if unknown:
             names = printable(", ".join(sorted(unknown)), 300)
             warnings.warn(f"config.json: unknown gacfx settings dropped: {names}", stacklevel=2)
+        block = {
+            "format_version": format_version,
+            "modules": _written(modules),
+            "ranks": {} if ranks is None else ranks,
+            "gacfx_version": gacfx_version,
+        }
         self.quant_method = METHOD  # type: ignore[assignment]  # a plain string, no enum member
         self.format_version = FORMAT_VERSION
-        self.ranks = _checked(ranks if ranks is not None else {})
+        self.gacfx_version = __version__
         self.gacfx_note = NOTE
+        self.decisions = read_block(block)
+
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """Module name -> decision."""
+        return read_block(self.__dict__)
+
+    @decisions.setter
+    def decisions(self, found: Mapping[str, Decision]) -> None:
+        # Plain JSON values: everything that an instance holds is written to config.json.
+        self.modules: dict[str, Any] = _written(dict(sorted(found.items())))
+
+
+def _written(modules: Any) -> Any:
+    """Decisions as a file has them; what is none is left for the reader to refuse."""
+    if not isinstance(modules, Mapping):
+        return {} if modules is None else modules
+    return {
+        name: write_decision(said) if isinstance(said, Decision) else said
+        for name, said in modules.items()
+    }
 
 
 class GacfxQuantizer(HfQuantizer):
-    """Puts empty low-rank layers into the skeleton of a model."""
+    """Puts the empty layers of decisions into the skeleton of a model."""
 
     requires_calibration = True  # only checkpoints that are compressed already can be loaded
     quantization_config: GacfxConfig
@@ -78,15 +115,15 @@ class GacfxQuantizer(HfQuantizer):
         self, model: "PreTrainedModel", **_: Any
     ) -> "PreTrainedModel":
         _check_whole(model)
-        ranks = _names_in(model, self.quantization_config.ranks)
+        decisions = _names_in(model, self.quantization_config.decisions)
         try:
-            skeleton_(model, ranks)
-        except UnsupportedModel as error:
+            skeleton_(model, decisions)
+        except (UnsupportedModel, PlanError) as error:
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
-        self.quantization_config.ranks = ranks
-        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        self.quantization_config.decisions = decisions
+        self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # Files may have the notice or not, so it is kept out of the load.
-        for layer in low_rank_modules(model).values():
+        for layer in compressed_modules(model).values():
             delattr(layer, NOTICE)
         known = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {*known, rf"\.{NOTICE}$"}
@@ -96,25 +133,27 @@ class GacfxQuantizer(HfQuantizer):
         self, model: "PreTrainedModel", **_: Any
     ) -> "PreTrainedModel":
         # transformers 5.17 takes tensors of any shape once a quantizer is at work.
-        for name, parameter in model.named_parameters():
-            if self._shapes.get(name, parameter.shape) != parameter.shape:
+        for name, tensor in model.state_dict().items():
+            if self._shapes.get(name, tensor.shape) != tensor.shape:
                 raise CheckpointError(
-                    f"{name}: the file has {tuple(parameter.shape)}, the ranks in config.json ask "
+                    f"{name}: the file has {tuple(tensor.shape)}, the decisions in config.json ask "
                     f"for {tuple(self._shapes[name])}; the two do not belong together"
                 )
-        for layer in low_rank_modules(model).values():
+        for name, layer in compressed_modules(model).items():
+            if problem := layer.problem():
+                raise CheckpointError(f"{name}: {problem}; the file is not what was written")
             if not layer.weight.is_meta:  # where buffers are on disk, so would it have to be
                 layer.register_buffer(NOTICE, torch.empty_like(layer.weight))
         _unmark_(model)
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
-        """save_pretrained works: everything is ordinary parameters."""
+        """save_pretrained works: everything is ordinary parameters and buffers."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Low-rank layers train like any other."""
+        """Such layers train like any other."""
         return True
 
 
@@ -127,8 +166,8 @@ def register() -> None:
 
 
 def config_of(model: "PreTrainedModel") -> GacfxConfig:
-    """The configuration block for the low-rank layers that are in ``model`` now."""
-    return GacfxConfig({name: layer.rank for name, layer in low_rank_modules(model).items()})
+    """The configuration block for the compressed layers that are in ``model`` now."""
+    return GacfxConfig({name: layer.decision for name, layer in compressed_modules(model).items()})
 
 
 def check_unquantized(model: object) -> None:
@@ -168,30 +207,18 @@ def _quantizes(conversion: object) -> bool:
     return any(type(step).__module__.startswith("transformers.integrations") for step in steps)
 
 
-def _checked(ranks: object) -> dict[str, int]:
-    if not isinstance(ranks, dict):
-        raise CheckpointError(f"config.json: gacfx ranks must be a table, not {repr(ranks)[:80]}")
-    check_count(ranks, "config.json")
-    for name, rank in ranks.items():
-        if not is_module_name(name):
-            raise CheckpointError(f"config.json: '{printable(name)}' is no module name")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            raise CheckpointError(f"config.json: {name}: rank {rank!r} is not a positive integer")
-    return dict(sorted(ranks.items()))
-
-
-def _names_in(model: "PreTrainedModel", ranks: dict[str, int]) -> dict[str, int]:
-    """The ranks under the names that they have in ``model``.
+def _names_in(model: "PreTrainedModel", decisions: dict[str, Decision]) -> dict[str, Decision]:
+    """The decisions under the names that they have in ``model``.
 
     As transformers does with weights: AutoModel drops the prefix of the base model, and the layers
     of a head that it does not have. A folder that holds the body alone has no prefix.
     """
     if model.base_model is not model:
-        return ranks
+        return decisions
     prefix, known = f"{model.base_model_prefix}.", {name for name, _ in model.named_modules()}
     return {
-        name.removeprefix(prefix): rank
-        for name, rank in ranks.items()
+        name.removeprefix(prefix): decision
+        for name, decision in decisions.items()
         if name.startswith(prefix) or name in known
     }
 
@@ -199,15 +226,15 @@ def _names_in(model: "PreTrainedModel", ranks: dict[str, int]) -> dict[str, int]
 def _check_whole(model: "PreTrainedModel") -> None:
     """Refuse to split the model over processes, before a weight is read.
 
-    The plans of transformers name dense weights. A pair would stay whole beside its split
-    neighbours, and the first product of the two would raise.
+    The plans of transformers name dense weights. A compressed layer would stay whole beside its
+    split neighbours, and the first product of the two would raise.
     """
     asked = getattr(model.config, "distributed_config", None)
     for name in ("tp_size", "pp_size", "ep_size"):
         if (getattr(asked, name, None) or 1) > 1:
             raise CheckpointError(
-                f"from_pretrained: {name} {getattr(asked, name)} splits weights, and low-rank "
-                "pairs cannot be split yet; leave out tp_plan and distributed_config, "
+                f"from_pretrained: {name} {getattr(asked, name)} splits weights, and "
+                "compressed layers cannot be split yet; leave out tp_plan and distributed_config, "
                 "device_map='auto' spreads whole layers over the devices of one process"
             )
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gacfx.checkpoint import hf
 from gacfx.checkpoint.folders import check_files, shard_files
 from gacfx.checkpoint.rehearsal import adapters
 from gacfx.checkpoint.stored import check_stored
-from gacfx.core.config_json import read_config_json
+from gacfx.core.config_json import METHOD, read_config_json
 from gacfx.core.files.reading import read_table
 from gacfx.core.finite import not_finite
 from gacfx.core.names import one_line
@@ -58,7 +57,7 @@ def load_checkpoint(folder: str | Path, **kwargs: Any) -> "PreTrainedModel":
     if _is_local(folder):
         block = _check_folder(Path(folder)).get("quantization_config")
         method = block.get("quant_method") if isinstance(block, dict) else None
-        if method != hf.METHOD:
+        if method != METHOD:
             raise CheckpointError(
                 f"{folder}: is not compressed by gacfx (quant_method {method!r}); "
                 "load it with transformers, or with load_dense"

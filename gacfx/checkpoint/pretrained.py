@@ -32,7 +32,7 @@ def save_pretrained(
         model: any Hugging Face model; it is left as it was.
         folder: to write to.
         tensors: instead of ``state_dict_to_save``.
-        block: what config.json says of the low-rank layers; None leaves the model's own word.
+        block: what config.json says of the compressed layers; None leaves the model's own word.
     """
     with _lent(model, block) as generation:
         model.save_pretrained(

@@ -11,6 +11,7 @@ from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.load import check_finite
 from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
+from gacfx.core.decision import DENSE
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
 from gacfx.core.materialise import Factors
@@ -40,7 +41,7 @@ def save_checkpoint(
     The folder is written under another name beside ``out`` and renamed when it is complete.
 
     Args:
-        model: with the low-rank layers in place; it is left as it is.
+        model: with the compressed layers in place; it is left as it is.
         tokenizer: saved beside it; None leaves it out.
         out: the folder to make.
         plan: the plan that the model carries out.
@@ -80,12 +81,12 @@ def save_checkpoint(
 
 def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
     hf.check_unquantized(model)
-    placed = hf.config_of(model).ranks
-    for name in sorted(placed.keys() | plan.ranks.keys()):
-        if placed.get(name) != plan.ranks.get(name):
+    placed, planned = hf.config_of(model).decisions, plan.decisions
+    for name in sorted(placed.keys() | planned.keys()):
+        if placed.get(name) != planned.get(name):
             raise CheckpointError(
-                f"{name}: rank {placed.get(name, 'dense')} in the model, "
-                f"{plan.ranks.get(name, 'dense')} in the plan; apply the plan before saving"
+                f"{name}: {placed.get(name, DENSE)} in the model, {planned.get(name, DENSE)} in "
+                "the plan; apply the plan before saving"
             )
     for name, parameter in model.named_parameters():
         if parameter.is_meta and not hasattr(model, "hf_device_map"):

@@ -4,15 +4,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gacfx.core.decision import Decision, of_rank, read_decision
 from gacfx.core.files.reading import read_table
-from gacfx.errors import CheckpointError
+from gacfx.core.names import is_module_name, printable
+from gacfx.errors import CheckpointError, PlanError
 
-FORMAT_VERSION = 1
-"""Of the gacfx block."""
-MAX_RANKS = 100_000
-"""Ranks in the gacfx block. A model of 61 layers with 256 experts each has 47,000 such weights."""
-MAX_BYTES = 16 * 2**20
-"""Of the file: 160 for each rank."""
+FORMAT_VERSION = 2
+"""Of the gacfx block: a decision for each module. Version 1 has ``ranks`` instead, of pairs."""
+READS = (1, FORMAT_VERSION)
+METHOD = "gacfx"
+"""The ``quant_method`` of the block."""
+MAX_MODULES = 100_000
+"""In the gacfx block. A model of 61 layers with 256 experts each has 47,000 such weights."""
+MAX_BYTES = 32 * 2**20
+"""Of the file: 330 for each module."""
 MAX_SIZE = 2**28
 """Features, or words of a vocabulary."""
 MAX_COUNT = 2_000
@@ -57,35 +62,65 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
         most = MAX_SIZE if sized else MAX_COUNT if "layer" in key else found
         if found > most:
             raise CheckpointError(f"{where}: {key} is {found:,}; no model has over {most:,}")
-    block = config.get("quantization_config")
-    ranks = block.get("ranks") if isinstance(block, Mapping) else None
-    if isinstance(ranks, Mapping):
-        check_count(ranks, where)
+    read_block(config.get("quantization_config"), where)
 
 
-def check_version(version: object) -> None:
-    """Nothing when this gacfx reads such a gacfx block.
+def read_block(block: object, where: str = "config.json") -> dict[str, Decision]:
+    """Module -> decision, as the gacfx block of a configuration says; empty for any other block.
 
-    Raises:
-        CheckpointError: another gacfx wrote it.
-    """
-    if version != FORMAT_VERSION or isinstance(version, bool):
-        raise CheckpointError(
-            f"config.json: gacfx format version {version!r}; this gacfx reads {FORMAT_VERSION}. "
-            "A newer gacfx may read it"
-        )
-
-
-def check_count(ranks: Mapping[Any, Any], where: str) -> None:
-    """Nothing when a model can have so many layers.
+    Args:
+        block: ``quantization_config``, of a file that anybody may have written.
+        where: for messages.
 
     Raises:
-        CheckpointError: it cannot.
+        CheckpointError: a version that this gacfx does not read, an unknown kind of decision, or
+            what is no table of modules and decisions.
     """
-    if len(ranks) > MAX_RANKS:
+    if not isinstance(block, Mapping) or block.get("quant_method", METHOD) != METHOD:
+        return {}
+    version = block.get("format_version", FORMAT_VERSION if "modules" in block else READS[0])
+    if type(version) is not int or version not in READS:
+        reads = " and ".join(map(str, READS))
         raise CheckpointError(
-            f"{where}: gacfx ranks of {len(ranks):,} layers; no model has over {MAX_RANKS:,}"
+            f"{where}: gacfx format version {printable(repr(version))}; this gacfx reads {reads}. "
+            f"A newer gacfx may read it{_writer(block)}"
         )
+    key = "modules" if version == FORMAT_VERSION else "ranks"
+    table = block.get(key, {})
+    if not isinstance(table, Mapping):
+        raise CheckpointError(f"{where}: gacfx {key} must be a table, not {printable(repr(table))}")
+    if len(table) > MAX_MODULES:
+        raise CheckpointError(
+            f"{where}: gacfx {key} of {len(table):,} layers; no model has over {MAX_MODULES:,}"
+        )
+    found = {}
+    for name, said in sorted(table.items(), key=str):
+        if not is_module_name(name):
+            raise CheckpointError(f"{where}: '{printable(name)}' is no module name")
+        try:
+            found[name] = _decision(said) if version == FORMAT_VERSION else _pair(said)
+        except PlanError as error:
+            raise CheckpointError(f"{where}: {name}: {error}{_writer(block)}") from error
+    return found
+
+
+def _decision(said: object) -> Decision:
+    decision = read_decision(said)
+    if decision.is_dense:
+        raise PlanError("nothing replaces a dense weight; leave it out")
+    return decision
+
+
+def _pair(rank: object) -> Decision:
+    if type(rank) is not int or rank < 1:
+        raise PlanError(f"rank {printable(repr(rank))} is not a positive integer")
+    return of_rank(rank)
+
+
+def _writer(block: Mapping[str, Any]) -> str:
+    """Who wrote the block, where it says so."""
+    by = block.get("gacfx_version")
+    return f" (it was written by gacfx {printable(by, 40)})" if isinstance(by, str) and by else ""
 
 
 def _numbers(table: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

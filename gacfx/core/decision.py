@@ -389,14 +389,15 @@ def read_decision(raw: object) -> Decision:
     for name in sorted(wanted ^ given.keys()):
         what = "is missing" if name in wanted else "is no field of it"
         raise PlanError(f"{cls.kind}: {printable(str(name))} {what}")
+    whole = {each.name for each in fields(cls) if each.type is int}  # type: ignore[arg-type]
     try:
-        return cls(**{name: _read_field(given[name]) for name in given})
-    except (TypeError, ValueError) as error:
+        return cls(**{name: _read_field(given[name], name in whole) for name in given})
+    except (TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"{cls.kind}: {error}") from error
 
 
-def _read_field(found: object) -> object:
-    if isinstance(found, list | tuple):
+def _read_field(found: object, whole: bool = False) -> object:
+    if isinstance(found, list | tuple) and not whole:
         return tuple(map(_read_field, found))
     if type(found) is not int:
         raise ValueError(f"{printable(repr(found), 60)} is no whole number")

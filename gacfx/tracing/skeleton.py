@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from gacfx.core.config_json import (
-    FORMAT_VERSION,
-    check_sizes,
-    check_version,
-    no_config,
-    read_config_json,
-)
-from gacfx.core.names import is_module_name
+from gacfx.core.config_json import check_sizes, no_config, read_block, read_config_json
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from gacfx.graph.compat import without_weight_init
 from gacfx.modules.install import skeleton_
@@ -95,9 +88,11 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
 
     Raises:
         UnsupportedModel: the architecture cannot be built.
-        CheckpointError: sizes that no model has, or ranks that are not those of this one.
+        CheckpointError: sizes that no model has, or a gacfx block that cannot be read.
     """
     check_sizes(config.to_dict(), config.model_type)
+    block = getattr(config, "quantization_config", None)
+    decisions = read_block(block if isinstance(block, dict) else getattr(block, "__dict__", None))
     dtype = dtype or _dtype(config)
     try:
         with torch.device("meta"), without_weight_init():
@@ -106,25 +101,10 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
             model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
     except Exception as error:  # a wrong entry: models raise nearly everything
         raise UnsupportedModel(f"{config.model_type}: cannot be built: {_short(error)}") from error
-    if ranks := _ranks(config):
-        skeleton_(model, ranks)
+    if decisions:
+        skeleton_(model, decisions)
     model.train(False)
     return model
-
-
-def _ranks(config: "PretrainedConfig") -> dict[str, int]:
-    """Ranks of a gacfx checkpoint; empty for any other configuration."""
-    found = getattr(config, "quantization_config", None)
-    known = found if isinstance(found, dict) else getattr(found, "__dict__", {})
-    if known.get("quant_method") != "gacfx":
-        return {}
-    check_version(known.get("format_version", FORMAT_VERSION))
-    ranks = known.get("ranks")
-    if not isinstance(ranks, dict) or not all(type(r) is int for r in ranks.values()):
-        raise CheckpointError("config.json: quantization_config.ranks is no table of integers")
-    if not all(map(is_module_name, ranks)):
-        raise CheckpointError("config.json: quantization_config.ranks has a key that is no module")
-    return dict(ranks)
 
 
 def _build(config: "PretrainedConfig") -> Any:

@@ -74,8 +74,8 @@ PLANS = st.builds(
 
 def a_plan() -> Plan:
     made = (
-        Choice("model.layers.0.q_proj", 48, 32, 16, 15.4, 0.001),
-        Choice("model.layers.0.up_proj", 88, 48, None, 24.8, 0.0, "failed"),
+        Choice.single("model.layers.0.q_proj", 48, 32, of_rank(16), 15.4, 0.001),
+        Choice.single("model.layers.0.up_proj", 88, 48, DENSE, 24.8, 0.0, "failed"),
     )
     budget = Budget("0.2", "targeted", 48 * 32 + 88 * 48, 10_000, 5504)
     return Plan(made, budget, None, Provenance("svd", "two-sided", "h200", 8, "bf16"))
