@@ -167,7 +167,7 @@ def plan(
             its windows is held back.
         calibration_tokens: tokens to use, at most: a number, ``500k`` or ``all``; if None as many
             as 256 windows of min(2048, the model's positions) tokens have.
-        method: metric of the factors: svd, asvd, svd-llm or gfwsvd.
+        method: metric of the factors: svd, asvd, svd-llm, gfwsvd, or another of ``gacfx methods``.
         ratio: share of the targeted weights to remove, 0 <= ratio < 1; 0.2 (20 %) if nothing is
             said here or with ``goal``.
         goal: the budget in other words: of the whole model, as parameters, or in bytes.
@@ -184,7 +184,7 @@ def plan(
     check_module(model)
     check_asked(search=search)
     goal = as_goal(ratio, goal)
-    check_request(method, goal, search.value, search.limits)
+    check_request(method, goal, search.value, search.limits, search.form)
     check_tp(search.tp, getattr(model, "config", None))
     profile = load_profile(gpu)
     check_dtype(model, profile)
@@ -277,7 +277,7 @@ def compress(
         search=search, workload=workload, skip=skip, seed=seed, max_loss=max_loss, force=force
     )
     goal = as_goal(ratio, goal)
-    check_request(method, goal, search.value, search.limits)
+    check_request(method, goal, search.value, search.limits, search.form)
     check_saves(model)
     check_tp(search.tp, getattr(model, "config", None))
     workload = workload or Workload()

@@ -5,7 +5,7 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from math import gcd, isfinite
@@ -21,9 +21,13 @@ from gacfx.calibration.gather import gather
 from gacfx.calibration.running import few_threads
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
-from gacfx.compressors.allocate import upstream_rank, wanted_rank
-from gacfx.compressors.lowrank import Decomposition
+from gacfx.compressors.allocate import wanted_rank
+from gacfx.compressors.methods import METHODS
+from gacfx.compressors.protocol import AllocationInputs, Decomposition
+from gacfx.compressors.values import TRIED as VALUE_MODELS
+from gacfx.compressors.values import VALUES
 from gacfx.core.asked import check_asked, check_module
+from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Budget, Choice, Plan, Provenance, Trial
@@ -40,16 +44,10 @@ from gacfx.hardware.profile import Profile
 from gacfx.knapsack import kept_budget
 from gacfx.modules.install import low_rank_modules, swapped
 from gacfx.passes.planning.budget import make_budget, target_names, targeted_params, wanted_ranks
-from gacfx.passes.planning.importance import proxy_of
 from gacfx.passes.planning.limiting import check_limits
-from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
+from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
 from gacfx.passes.planning.solve import refused_sites
 from gacfx.tracing.export import capture
-
-VALUE_MODELS = ("two-sided", "fisher", "relative")
-"""Value models that are tried, at most; the best one on held-back text is kept."""
-IN_NATS = ("two-sided", "fisher")
-"""Value models whose losses are nats, so that a plan of theirs promises a rise of the loss."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -183,7 +181,7 @@ class Study:
             self.progress("plan", number, len(values))
             made = self._solve(value, budget, search, profile, self.fit)
             losses.append(self.measure(made))
-            promised.append(made.plan.loss_nats if value in IN_NATS else None)
+            promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
         self.progress("plan", len(values), len(values))
         best = losses.index(min(losses))
         return tuple(
@@ -201,16 +199,21 @@ class Study:
             decompositions=known.decompositions,
         )(self.graph)
         curves = state(self.graph).curves or {}
+        shapes = {site.name: (site.n.times, site.k.times) for _, site in targets(self.graph)}
+        inputs = AllocationInputs(known.decompositions, self._at_ranks)
+        ranks = METHODS.find(self.method).allocate(shapes, ratio, inputs)
         choices = []
         for _, site in targets(self.graph):
             rows, columns = site.n.times, site.k.times
-            rank = upstream_rank(rows, columns, ratio)
+            rank = ranks[site.name]
             wanted = wanted_rank(rows, columns, ratio)
             curve = curves[site.name]
             if curve.failed:
                 rank = None
             loss = 0.0 if rank is None else float(curve.loss_nats[rank])
-            choices.append(Choice.single(site.name, rows, columns, of_rank(rank), wanted, loss, curve.failed))
+            choices.append(
+                Choice.single(site.name, rows, columns, of_rank(rank), wanted, loss, curve.failed)
+            )
         plan = Plan(
             choices=tuple(choices),
             budget=budget,
@@ -225,6 +228,12 @@ class Study:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
+
+    def _at_ranks(self, ranks: Mapping[str, int]) -> float:
+        """Loss of the model with these modules at these ranks, on a quarter of the text."""
+        known = self.full.decompositions
+        with swapped(self.model, {name: known[name].factors(r) for name, r in ranks.items()}):
+            return evaluate(self.model, self.held_back).nats_per_token
 
     @property
     def dtype(self) -> str:
@@ -241,7 +250,7 @@ class Study:
         trials: tuple[Trial, ...] = (),
     ) -> Planned:
         align = chosen_align(search, profile, self.dtype)
-        model = f"{PAPER}:{proxy_of(self.method)}" if value == PAPER else value
+        model = VALUES.find(value).label(METHODS.find(self.method))
         step = rank_step(align, search)
         curves = pipelines.step("measure-curves", method=self.method, value=value)
         plan = run_planning(
@@ -294,16 +303,21 @@ class Study:
 
 
 def check_request(
-    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
+    method: str,
+    goal: Goal | str | float,
+    value: str = "auto",
+    limits: tuple[str, ...] = (),
+    form: str = "auto",
 ) -> None:
     """Refuse what can be refused before any work.
 
     Raises:
-        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
+        PipelineError: no such method or value model, a form that the method cannot make, or a bad
+            pass or option in ``limits``.
         PlanError: a ratio outside [0, 1).
         PassError: a bad option of a latency limit.
     """
-    check_method(method, VALUE_MODELS[0] if value == "auto" else value)
+    check_method(method, VALUE_MODELS[0] if value == "auto" else value, form)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
     check_limits(limits)

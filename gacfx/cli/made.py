@@ -79,7 +79,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
 
     goal, search = options.goal_of(arguments), options.search_of(arguments)
     profile, told = options.profile_of(arguments), options.calibration_of(arguments)
-    api.check_request(told["method"], goal, search.value, search.limits)
+    api.check_request(told["method"], goal, search.value, search.limits, search.form)
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)

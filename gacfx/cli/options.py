@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
-from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
+from gacfx.core.search import Bound, Candidates, Quant, Search, Solver
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
 
-VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
+CANDIDATES = get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
 METHOD = "gfwsvd"
 DTYPES = ("fp32", "bf16", "fp16")
@@ -49,7 +49,8 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove, by which method, and how sizes are searched."""
-    command.add_argument("--method", help=f"gfwsvd, svd-llm, asvd or svd (default: {METHOD})")
+    known = f"one of gacfx methods (default: {METHOD})"
+    command.add_argument("--method", metavar="NAME", help=known)
     add_goal(command)
     command.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
@@ -81,7 +82,8 @@ def add_search(command: argparse.ArgumentParser) -> None:
     """Which sizes are offered, what they are worth, what else must hold, and who chooses."""
     group = command.add_argument_group("search")
     group.add_argument("--align", type=positive, help="rank steps instead of the profile's")
-    group.add_argument("--value", choices=VALUES, help="what a rank is worth (default: auto)")
+    worth = "what a rank is worth: auto, or one of gacfx methods (default: auto)"
+    group.add_argument("--value", metavar="NAME", help=worth)
     group.add_argument("--candidates", choices=CANDIDATES, help="all ranks, or some near d*")
     group.add_argument("--window", type=positive, metavar="N", help="so many near d* (default: 8)")
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
