@@ -24,8 +24,7 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
-from gacfx.compressors.values import TRIED as VALUE_MODELS
-from gacfx.compressors.values import VALUES
+from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked, check_module
 from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal, as_goal
@@ -164,7 +163,7 @@ class Study:
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         budget = make_budget(self.graph, as_goal(goal))
-        values = VALUE_MODELS if search.value == "auto" else (search.value,)
+        values = TRIED if search.value == "auto" else (search.value,)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
             if tried or search.value == "auto":
@@ -203,17 +202,12 @@ class Study:
         inputs = AllocationInputs(known.decompositions, self._at_ranks)
         ranks = METHODS.find(self.method).allocate(shapes, ratio, inputs)
         choices = []
-        for _, site in targets(self.graph):
-            rows, columns = site.n.times, site.k.times
-            rank = ranks[site.name]
-            wanted = wanted_rank(rows, columns, ratio)
-            curve = curves[site.name]
-            if curve.failed:
-                rank = None
+        for name, shape in shapes.items():
+            curve, wanted = curves[name], wanted_rank(*shape, ratio)
+            rank = None if curve.failed else ranks[name]
             loss = 0.0 if rank is None else float(curve.loss_nats[rank])
-            choices.append(
-                Choice.single(site.name, rows, columns, of_rank(rank), wanted, loss, curve.failed)
-            )
+            choice = Choice.single(name, *shape, of_rank(rank), wanted, loss, curve.failed)
+            choices.append(choice)
         plan = Plan(
             choices=tuple(choices),
             budget=budget,
@@ -317,7 +311,7 @@ def check_request(
         PlanError: a ratio outside [0, 1).
         PassError: a bad option of a latency limit.
     """
-    check_method(method, VALUE_MODELS[0] if value == "auto" else value, form)
+    check_method(method, TRIED[0] if value == "auto" else value, form)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
     check_limits(limits)
