@@ -69,7 +69,7 @@ def allocate(
     align = chosen_align(search, profile, facts.provenance.dtype)
     budget = make_budget(facts, goal)
     wanted = wanted_ranks(facts, budget)
-    case = offer(curves, Offers.of(search, align), wanted, without or {})
+    case = offer(curves, Offers.of(search, align, facts.provenance.method), wanted, without or {})
     sites = {weight.module: weight.site for weight in facts.weights}
     restrict(case, sites, search, limiters)
     provenance = replace(

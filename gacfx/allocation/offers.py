@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
-from gacfx.core.kinds import find_kind
+from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
 from gacfx.core.search import Bound, Search
 from gacfx.errors import PassError
@@ -49,16 +50,21 @@ class Offers:
             known = ", ".join(CONTRACTS)
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
-            find_kind(kind)
+            KINDS.find(kind)
 
     @staticmethod
-    def of(search: Search, align: int) -> "Offers":
+    def of(search: Search, align: int, method: str) -> "Offers":
         """What a search asks for.
 
         Args:
             search: which sizes.
             align: multiple of the sizes before tensor parallelism and format.
+            method: that makes the factors; one that nobody knows, as of made-up curves, makes all.
+
+        Raises:
+            PipelineError: the method cannot make what is asked for by name.
         """
+        known = METHODS.seek(method) if method else None
         window = search.window if search.candidates == "window" else 0
         # Eq. 4 of GAC-v2 holds near the compressor's own rank; the paper offers no dense weight.
         near = search.value == "paper" and window > 0
@@ -66,7 +72,7 @@ class Offers:
             align=align,
             tp=search.tp,
             quant=search.quant or "",
-            kinds=search.kinds,
+            kinds=known.offered(search) if known else search.kinds,
             bounds=search.bounds,
             window=window,
             dense=not near,
@@ -133,7 +139,7 @@ class Offers:
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:
-            offered, why = find_kind(kind).decision.offers(curve.rows, curve.columns, self.step)
+            offered, why = KINDS.find(kind).decision.offers(curve.rows, curve.columns, self.step)
             found += offered
             nothing += [why] if why else []
         if found:
