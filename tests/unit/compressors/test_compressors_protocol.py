@@ -15,8 +15,8 @@ from gacfx.compressors.lowrank import WeightedSvd
 from gacfx.compressors.methods import LOW_RANK
 from gacfx.compressors.protocol import Compressor, Decomposition, Statistic
 from gacfx.compressors.values import VALUES, Losses
-from gacfx.core import decision
-from gacfx.core.decision import Decision, Kind, Stored, Work
+from gacfx.core.decision import Decision, Stored, Work
+from gacfx.core.kinds import KINDS, Kind
 from gacfx.core.materialise import Factors
 from gacfx.core.search import Search
 from gacfx.core.statistics import Moments
@@ -161,7 +161,7 @@ class Tied(Width):
 def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both kinds are known."""
     for cls in (Width, Tied):
-        monkeypatch.setitem(decision._KINDS, cls.kind, Kind(cls))
+        monkeypatch.setitem(KINDS._known, cls.kind, Kind(cls))
 
 
 @pytest.mark.usefixtures("outside")
