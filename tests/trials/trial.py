@@ -5,13 +5,11 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from unittest.mock import patch
 
 import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.knapsack import PrecisionWarning, Problem, Solution, check, solve, solve_ilp
-from gacfx.knapsack.one_budget import small_core
 from gacfx.knapsack.paper.dp import solve_dp
 from tests.trials.oracles import (
     MOST_CELLS,
@@ -37,14 +35,10 @@ def trials(kind: str, seed: int, count: int) -> Counter[str]:
     """How often each thing was tried in ``count`` trials of one kind; raises at the first fault."""
     done: Counter[str] = Counter()
     rng = np.random.default_rng([list(KINDS).index(kind), seed])
-    few = (small_core._FEW_CANDIDATES, 0)  # with the search of small cores, and without
     for number in range(count):
         problem = KINDS[kind](rng, number)
         try:
-            with (
-                warnings.catch_warnings(),
-                patch.object(small_core, "_FEW_CANDIDATES", few[number % 2]),
-            ):
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PrecisionWarning)
                 done += trial(rng, problem, number)
         except Exception as error:
