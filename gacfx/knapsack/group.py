@@ -40,15 +40,6 @@ class Group:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "labels", label_tuple(self.name, self.labels, len(costs)))
 
-    @classmethod
-    def of_checked(
-        cls, name: str, costs: IntArray, values: FloatArray, labels: tuple[Label, ...]
-    ) -> "Group":
-        """The group of arrays that were checked before; takes no time worth mentioning."""
-        group = object.__new__(cls)
-        group.__dict__.update(name=name, costs=costs, values=values, labels=labels)
-        return group
-
     def index(self, label: Label) -> int:
         """Index of the candidate with this label; without labels the index is the label.
 
