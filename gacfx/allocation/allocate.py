@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.allocation.choosers import choose
-from gacfx.allocation.doubtful import warn_of_doubtful
+from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.allocation.offers import Offers
@@ -159,7 +159,7 @@ def solve_case(
     """
     problem = make_problem(case.curves, case.offered, budget.limit_params)
     assert case.offered.candidates is not None
-    warn_of_doubtful(case.curves, case.offered.candidates)
+    warn_of_costly(case.curves, case.offered.candidates)
     begin = time.perf_counter()
     limit = inf if time_limit is None else time_limit
     try:

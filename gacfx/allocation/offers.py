@@ -16,6 +16,8 @@ from gacfx.core.search import Bound, Search
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
+MADE_UP = ("", "none")
+"""Methods of curves that no method made."""
 BY = "sweep-candidates"
 """Who speaks in messages: the pass of this name is a shell over this file."""
 
@@ -64,7 +66,7 @@ class Offers:
         Raises:
             PipelineError: the method cannot make what is asked for by name.
         """
-        known = METHODS.seek(method) if method else None
+        known = METHODS.seek(method) if method not in MADE_UP else None
         window = search.window if search.candidates == "window" else 0
         # Eq. 4 of GAC-v2 holds near the compressor's own rank; the paper offers no dense weight.
         near = search.value == "paper" and window > 0
@@ -117,7 +119,7 @@ class Offers:
         legal: Candidates = ()
         if not reason:
             legal, reason = self._legal(curve)
-        inside = tuple(each for each in legal if _within(each, bounds))
+        inside = tuple(each for each in legal if _within(each, bounds)) if bounds else legal
         full = min(curve.rows, curve.columns)
         dense: Candidates = (DENSE,) if all(bound.holds(full) for bound in bounds) else ()
         if not inside:
