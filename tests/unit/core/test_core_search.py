@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gacfx.allocation.choosers import SOLVERS
 from gacfx.compressors.curves import VALUE_MODELS
 from gacfx.core.search import Bound, Search, Solver, Value
 from gacfx.errors import PlanError
-from gacfx.passes.planning.choosers import SOLVERS
 
 PATTERNS = st.text("abc*[]._-0123", min_size=1)
 
