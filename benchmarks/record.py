@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "numpy", "pulp")
+LIMIT_S = 20.0
+"""git that takes longer is given up."""
 
 
 def write(name: str, results: dict[str, Any], out: Path | None = None) -> Path:
@@ -27,6 +30,21 @@ def write(name: str, results: dict[str, Any], out: Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def commit() -> tuple[str | None, bool | None]:
+    """(commit of the checkout, whether it has changes); None where there is no git."""
+    head = _git("rev-parse", "HEAD")
+    return (None, None) if head is None else (head, bool(_git("status", "--porcelain", "-uno")))
+
+
+def _git(*words: str) -> str | None:
+    command = ["git", "-C", str(RESULTS.parent), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:

@@ -7,13 +7,9 @@ DIR/records.jsonl; the README beside this file says what they mean.
 """
 
 import argparse
-import json
 import signal
 import sys
-import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,15 +18,17 @@ if not __package__:  # run as a file: the checkout takes the place of this folde
 
 import torch
 
-from benchmarks.gpu import machine
-from benchmarks.gpu.cases.gemm import Gemm
-from benchmarks.gpu.journal import Journal, key
-from benchmarks.gpu.part import Part, Rates, Setting
-from benchmarks.gpu.parts.ceilings import Ceilings
+from benchmarks import record
 from benchmarks.gpu.parts.decompose import Decompose
-from benchmarks.gpu.parts.dispatch import Dispatch, read_extra
 from benchmarks.gpu.parts.end_to_end import EndToEnd
 from benchmarks.gpu.parts.figures import Figures
+from benchmarks.gpu.tables import table
+from gacfx.hardware.measure import machine
+from gacfx.hardware.measure.journal import Journal
+from gacfx.hardware.measure.part import Rates, Setting
+from gacfx.hardware.measure.parts.ceilings import Ceilings
+from gacfx.hardware.measure.parts.dispatch import Dispatch, read_extra
+from gacfx.hardware.measure.run import Run, Tally, check_same_machine
 from gacfx.hardware.measure.timing import make_timer
 
 PARTS = (Ceilings, EndToEnd, Dispatch, Figures, Decompose)
@@ -38,114 +36,8 @@ PARTS = (Ceilings, EndToEnd, Dispatch, Figures, Decompose)
 profiler stays in the process (CUPTI is not torn down) and slows every later launch of the host."""
 SHARE = {"end-to-end": 0.45, "dispatch": 0.75, "figures": 0.95}
 """Part -> share of the whole time after which the next part has its turn."""
-CLOCKS_EVERY_S = 15.0
-LAUNCHES = 2000
-"""Tiny kernels that are timed with the clocks: what a launch costs the host; the times of eager
-mode hang on it, and a profiler or a busy host changes it."""
-CANARY_SIZE = 4096
-"""M = N = K of a matmul that is timed with the clocks: if it drifts, so did everything else."""
 SHOWN_ERRORS = 5
 """Different errors of a part that are printed."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the items of a part."""
-
-    done: int = 0
-    failed: int = 0
-    left: int = 0
-    took_s: float = 0.0
-    lines: list[str] = field(default_factory=list)
-    errors: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """For the journal."""
-        return {"done": self.done, "failed": self.failed, "left": self.left}
-
-
-class Run:
-    """One run: parts in order, each item into the journal, within the time budget."""
-
-    def __init__(self, journal: Journal, setting: Setting) -> None:
-        self._journal = journal
-        self._timer = setting.timer
-        size = 64 if setting.dry else CANARY_SIZE
-        self._canary = Gemm(size, size, size).prepare(setting.timer.device)
-        self._little = torch.zeros(32, device=setting.timer.device)
-        self._begin = time.monotonic()
-        self._clocks_at = 0.0
-        self.broken = False
-
-    def elapsed(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self._begin
-
-    def part(self, part: Part, limit_s: float, skip: set[str]) -> Tally:
-        """Measure the items of a part until its limit."""
-        tally, begin = Tally(), self.elapsed()
-        for item in part.items():
-            if key(part.name, asdict(item)) in skip:
-                continue
-            if self.broken or self.elapsed() + part.seconds(item) > limit_s:
-                tally.left += 1
-                continue
-            self._item(part, item, tally)
-        if not self.broken:
-            part.close()
-        tally.took_s = round(self.elapsed() - begin, 1)
-        return tally
-
-    def _item(self, part: Part, item: object, tally: Tally) -> None:
-        begin = time.monotonic()
-        fields = {"part": part.name, "item": asdict(item)}  # type: ignore[call-overload]
-        try:
-            result = part.measure(item)
-            json.dumps(result, allow_nan=False)  # what the journal cannot hold is a failure too
-            line = part.headline(item, result)
-            outcome: dict[str, object] = {"result": result}
-        except Exception as error:  # an illegal shape, or too little memory, is an answer too
-            outcome = {"error": f"{type(error).__name__}: {error}"[:400]}
-        if "error" in outcome:
-            tally.failed += 1
-            tally.errors[str(outcome["error"]).split("\n")[0][:100]] += 1
-            # Not by its words: cuBLAS says "CUDA error" of every shape that it does not support.
-            self.broken = not self._alive()
-            if self.broken:
-                outcome["broke"] = True  # a resumed run would break here again
-        else:
-            tally.done += 1
-            tally.lines += [line] if line else []
-        self._journal.write("item", **fields, took_s=round(time.monotonic() - begin, 3), **outcome)
-        if not self.broken:
-            self._note_clocks()
-
-    def _alive(self) -> bool:
-        """Whether the device still computes: an error that spoils it comes back in every call."""
-        try:
-            self._timer.once(self._canary.call)
-        except RuntimeError:
-            return False
-        return True
-
-    def _note_clocks(self) -> None:
-        if self.elapsed() - self._clocks_at < CLOCKS_EVERY_S:
-            return
-        self._clocks_at = self.elapsed()
-        canary_us = self._timer.warm(self._canary.call).median_us
-        at_s = round(self.elapsed(), 1)
-        launch_us = round(self._timer.once(self._launches) * 1e6 / LAUNCHES, 2)
-        seen = machine.clocks(lambda: self._timer.once(self._load))
-        self._journal.write("clocks", at_s=at_s, canary_us=canary_us, launch_us=launch_us, **seen)
-
-    def _launches(self) -> None:
-        for _ in range(LAUNCHES):
-            self._little.add_(1)
-
-    def _load(self) -> None:
-        for _ in range(50):
-            self._canary.call()
 
 
 def collect(options: argparse.Namespace) -> int:
@@ -171,7 +63,7 @@ def write_stamp(journal: Journal, options: argparse.Namespace) -> None:
     """
     stamp = machine.describe()
     check_same_machine(journal, stamp, dry=options.dry)
-    head, dirty = machine.commit()
+    head, dirty = record.commit()
     journal.write(
         "run",
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -200,17 +92,6 @@ def run_parts(
     return tallies
 
 
-def check_same_machine(journal: Journal, stamp: dict[str, object], *, dry: bool) -> None:
-    """Raises ValueError if the journal's records are of another device, or of a rehearsal."""
-    for record in journal.past:
-        if record["kind"] != "run":
-            continue
-        name = record.get("machine", {}).get("name", "an unknown machine")
-        if record.get("dry") != dry or name != stamp["name"]:
-            kind = "a rehearsal" if record.get("dry") else name
-            raise ValueError(f"{journal.path} holds records of {kind}; take another folder")
-
-
 def print_part(name: str, tally: Tally) -> None:
     """The part's lines, as soon as it is over."""
     print(f"\n{name}  {tally.done} measured, {tally.failed} failed, {tally.left} left", flush=True)
@@ -222,9 +103,12 @@ def print_part(name: str, tally: Tally) -> None:
 
 def print_end(tallies: dict[str, Tally], path: Path, run: Run) -> None:
     """The table at the end."""
-    print(f"\n{'part':14}{'measured':>9}{'failed':>8}{'left':>6}{'seconds':>9}")
-    for name, tally in tallies.items():
-        print(f"{name:14}{tally.done:9}{tally.failed:8}{tally.left:6}{tally.took_s:9.1f}")
+    rows = [
+        (name, *map(str, (tally.done, tally.failed, tally.left, tally.took_s)))
+        for name, tally in tallies.items()
+    ]
+    header = ("part", ">measured", ">failed", ">left", ">seconds")
+    print(f"\n{table(header, rows).markdown()}", end="")
     print(f"{run.elapsed():.0f} s  {path}")
     if run.broken:
         print("the device reported an error that spoils what follows it: run again with --resume")

@@ -1,9 +1,9 @@
-"""Tables, plots and pages from the records of GPU machines, the papers' numbers beside ours.
+"""Pages from the records of GPU machines: plans by time, rules and forecasts against what was seen.
 
     python -m benchmarks.gpu.summarise [RESULTS_DIR ...] [--out docs/results]
 
-Runs anywhere, without torch and without a GPU; plots need matplotlib. Without RESULTS_DIR every
-folder of benchmarks/results that holds a records.jsonl is taken; docs/results always lists those.
+Runs anywhere, without torch and without a GPU. Without RESULTS_DIR every folder of
+benchmarks/results that holds a records.jsonl is taken; docs/results always lists those.
 """
 
 import argparse
@@ -14,16 +14,10 @@ from pathlib import Path
 if not __package__:  # run as a file: the checkout takes the place of this folder
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.gpu import journal
-from benchmarks.gpu.summary import answers, model_tables, page, plots
-from benchmarks.gpu.summary.index import index
-from benchmarks.gpu.summary.models import timings
-from benchmarks.gpu.summary.plots import Plot
-from benchmarks.gpu.summary.plots_calls import call_plots
-from benchmarks.gpu.summary.plots_models import model_plots
+from benchmarks.gpu.summary.pages import index, page
 from benchmarks.gpu.summary.records import Records, SummaryError, load
 from gacfx.core.files.atomic import replacing
-from gacfx.report.drawing import can_draw
+from gacfx.hardware.measure import journal
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,41 +28,6 @@ INDEX = "README.md"
 def committed(results: Path = RESULTS) -> list[Path]:
     """The folders with records that belong to the project, by name."""
     return sorted(path.parent for path in results.glob(f"*/{journal.FILE}"))
-
-
-def drawable(records: Records) -> list[Plot]:
-    """Every plot that the records have data for."""
-    return [*model_plots(records), *call_plots(records)]
-
-
-def write_page(records: Records, out: Path) -> None:
-    """The page of one machine and its plots, in ``out/name``."""
-    folder = out / records.name
-    folder.mkdir(parents=True, exist_ok=True)
-    found, drawn = drawable(records), can_draw()
-    if drawn:
-        plots.write(found, folder)
-    _write(folder / INDEX, page.page(records, found, drawn=drawn))
-
-
-def write_index(machines: Sequence[Records], out: Path) -> None:
-    """The index of these machines, ``out/README.md``."""
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / INDEX, index(machines))
-
-
-def headlines(records: Records) -> str:
-    """What the terminal shows of a machine."""
-    found = timings(records)
-    lines = [f"{records.device}, {records.day}, torch {records.torch}", ""]
-    lines += [f"careful: {warning}" for warning in page.warnings(records)]
-    paragraph, bullets = page.answer(records)
-    sentences = [*([paragraph] if paragraph else []), *bullets] or [answers.NOTHING]
-    lines += [sentence.replace("**", "") for sentence in sentences]
-    text = "\n".join(lines) + "\n"
-    if (at := found.headline("prefill")) is not None:
-        text += f"\n{model_tables.headline_table(found, at).text()}"
-    return text
 
 
 def summarise(folders: Sequence[Path], out: Path, *, dry: bool = False) -> int:
@@ -86,10 +45,11 @@ def summarise(folders: Sequence[Path], out: Path, *, dry: bool = False) -> int:
             continue
         machines[records.name] = records
     for records in machines.values():
-        write_page(records, out)
-        print(headlines(records))
+        text = page(records)
+        _write(out / records.name / INDEX, text)
+        print(text)
     if machines or not complaints:
-        write_index(list(machines.values()), out)
+        _write(out / INDEX, index(list(machines.values())))
         print(f"{out / INDEX}: {', '.join(sorted(machines)) or 'no machine yet'}")
     for complaint in complaints:
         print(f"summarise: {complaint}", file=sys.stderr)
@@ -123,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -8,7 +8,7 @@ from gacfx.bench.setting import Setting
 from gacfx.bench.sides import Side
 from gacfx.core.sites import Workload
 from gacfx.hardware.measure.interleave import CONFIDENCE, Interval, Rounds, median_interval
-from gacfx.hardware.measure.timing import Times, summary
+from gacfx.hardware.measure.times import Times, summary
 
 FORMAT, VERSION = "gacfx-bench", 1
 Status = Literal["measured", "out of memory", "skipped", "failed"]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gacfx.bench import Bench, Cell, Side
 from gacfx.hardware.measure.interleave import CONFIDENCE
-from gacfx.hardware.measure.timing import Times
+from gacfx.hardware.measure.times import Times
 from gacfx.report.numbers import count
 
 STYLE = {"faster": "green", "slower": "red", "unclear": ""}

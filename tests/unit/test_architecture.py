@@ -23,16 +23,17 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench",
+        "speedup explain bench request",
     ),
     ("verbs           ", "passes"),
+    ("curves to a plan", "allocation"),
     ("neighbours      ", "tracing calibration coupling compressors hardware knapsack checkpoint"),
     ("put in place    ", "modules"),
     ("everything fx   ", "graph"),
     ("nouns           ", "core"),
     ("errors          ", "errors"),
 )
-NEIGHBOURS = 3
+NEIGHBOURS = 4
 """Row whose parts never import each other."""
 
 KNAPSACK = (
@@ -61,9 +62,17 @@ BY_NAME = {
 """Module -> what it imports by a name in a string, the only way up."""
 
 NO_TORCH = (
-    *("knapsack", "hardware", "errors", "pipelines"),
-    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files")),
-    *("core.curve_file", "core.search", "core.goal", "core.rise"),
+    *("knapsack", "allocation", "hardware", "errors", "pipelines"),
+    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files", "decision")),
+    *(
+        "core.offered",
+        "core.plain",
+        "core.defaults",
+        "core.curve_file",
+        "core.search",
+        "core.goal",
+        "core.rise",
+    ),
     *("core.names", "core.config_json"),
 )
 EXPORTS = ("tracing", "dynamo")
@@ -361,6 +370,7 @@ INNOCENT = [
     ("knapsack_goes_down", "knapsack.problem", "from gacfx.knapsack.limits import Limit"),
     ("only_tracing_exports", "tracing.export", "torch.export.export(m, ())"),
     ("integers_need_no_torch", "hardware.measure.timing", "import torch"),
+    ("integers_need_no_torch", "hardware.measure.cases.gemm", "import torch"),
     ("only_measure_touches_the_gpu", "hardware.measure.timing", "torch.cuda.synchronize()"),
     ("transformers_is_imported_late", "study", "def f():\n    import transformers"),
     ("transformers_is_imported_late", "study", "if TYPE_CHECKING:\n    import transformers"),
@@ -415,6 +425,14 @@ def test_importing_gacfx_is_light() -> None:
 def test_integers_load_no_torch_through_anything_they_import() -> None:
     names = [f"gacfx.{name}" for name in NO_TORCH]
     assert loaded(f"import {', '.join(names)}", "torch", "transformers", "pulp", "pydantic") == []
+
+
+def test_measuring_needs_torch_only_and_its_records_not_even_that() -> None:
+    heavy = ("transformers", "pulp", "pydantic", "rich")
+    parts = "gacfx.hardware.measure.run, gacfx.hardware.measure.parts.dispatch"
+    assert loaded(f"import {parts}", "torch", *heavy) == ["torch"]
+    records = "gacfx.hardware.measure.journal, gacfx.hardware.measure.times"
+    assert loaded(f"import {records}, gacfx.hardware.kernel_names", "torch", *heavy) == []
 
 
 def test_asking_the_command_line_for_help_is_light() -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.gpu.llama.architecture import LLAMA_3_8B, TINY, Architecture
-from benchmarks.gpu.llama.forward import Phase
 from benchmarks.gpu.llama.variants import NAMES
+from gacfx.core.sites import Mode as Phase
+from gacfx.core.sites import Workload
 
 Kind = Literal["time", "kernels", "check"]
 Mode = Literal["eager", "graph", "compiled", "padded-compiled", "reduce-overhead"]
@@ -25,6 +26,11 @@ class Cell:
     batch: int
     seq: int
     layers: int
+
+    @property
+    def work(self) -> Workload:
+        """What one call of it does, in whatever mode."""
+        return Workload(self.batch, self.seq, self.phase)
 
 
 @dataclass(frozen=True, slots=True)

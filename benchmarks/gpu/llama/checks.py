@@ -17,6 +17,8 @@ from benchmarks.gpu.llama import forward
 from benchmarks.gpu.llama.cells import Cell
 from benchmarks.gpu.llama.variants import variant
 from benchmarks.gpu.llama.workbench import Workbench
+from gacfx.bench import steps
+from gacfx.hardware.measure.cases import prepared
 from gacfx.modules.low_rank import LowRankLinear
 
 LOGITS_LIMIT = 0.05
@@ -55,11 +57,9 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     Raises:
         ValueError: one of them is not finite, or ``expected`` is zero.
     """
-    got, expected = finite(got).double(), finite(expected).double()
-    norm = float(expected.norm())
-    if not norm:
+    if not bool(finite(expected).any()):
         raise ValueError("the expected result is zero everywhere; nothing can be compared with it")
-    return float((got - expected).norm()) / norm
+    return prepared.relative_error(finite(got), expected.double())
 
 
 def finite(tensor: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ def finite(tensor: Tensor) -> Tensor:
 
 
 def _replay(cell: Cell, model: Any, seed: int) -> Verdict:
-    call = forward.make(model, cell.phase, cell.batch, cell.seq, seed)
+    call = forward.make(model, cell.work, seed)
     plain = call().clone()
     error = relative_error(forward.capture(call)(), plain)
     what = f"{cell.phase} replayed from a CUDA graph = the plain call"
@@ -84,18 +84,17 @@ def _replay(cell: Cell, model: Any, seed: int) -> Verdict:
 
 
 def _cached_step(cell: Cell, model: Any, seed: int) -> Verdict:
-    draw = torch.Generator(model.lm_head.weight.device).manual_seed(seed)
-    tokens_BS = forward.random_tokens(model, cell.batch, cell.seq, draw)
-    cache = forward.empty_cache(model, cell.batch, cell.seq)
-    told = forward.with_cache(model, cache)
+    tokens_BS = steps.random_tokens(model, cell.work, seed)
+    cache = forward.empty_cache(model, cell.work)
+    told = steps.with_cache(model, cache)
     model(input_ids=tokens_BS[:, :-1], logits_to_keep=1, **told)
-    step = forward.Decode(model, tokens_BS[:, -1:], cache, cell.seq - 1)()
-    error = relative_error(step, forward.Prefill(model, tokens_BS)())
+    step = forward.decode(model, model, cache, tokens_BS[:, -1:])()
+    error = relative_error(step, steps.Prefill(model, model, tokens_BS)())
     return Verdict("a step on a filled cache = the end of a prefill", error, LOGITS_LIMIT)
 
 
 def _padding(cell: Cell, bench: Workbench, seed: int) -> Verdict:
-    call = forward.make(bench.model, cell.phase, cell.batch, cell.seq, seed)
+    call = forward.make(bench.model, cell.work, seed)
     padded = call().clone()
     name = cell.variant.removesuffix("-padded")
     bench.dress(variant(bench.architecture, name))

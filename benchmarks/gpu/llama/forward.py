@@ -11,17 +11,17 @@ decode    one token on a StaticCache of exactly ``seq`` places: ``seq - 1`` rand
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.llama.variants import Variant
-from gacfx.graph.compat import cache_argument
+from gacfx.bench import steps
+from gacfx.core.sites import Workload
 from gacfx.hardware.measure.timing import recover
 
-Phase = Literal["prefill", "decode"]
 Call = Callable[[], Tensor]
 """Returns logits, [B, 1, V]."""
 WARM_UP = 3
@@ -29,86 +29,53 @@ BYTES = 2
 """Of a number in bf16."""
 
 
-def make(model: Any, phase: Phase, batch: int, seq: int, seed: int) -> Call:
-    """A call that runs the model on random tokens; its logits are those of the last token."""
-    device = model.lm_head.weight.device
-    draw = torch.Generator(device).manual_seed(seed)
-    tokens_BS = random_tokens(model, batch, seq if phase == "prefill" else 1, draw)
-    if phase == "prefill":
-        return Prefill(model, tokens_BS)
-    cache = empty_cache(model, batch, seq)
+def make(model: Any, work: Workload, seed: int, run: Any = None) -> Call:
+    """A call that runs the model on random tokens; its logits are those of the last token.
+
+    Args:
+        model: a LlamaForCausalLM.
+        work: ``mode``, ``batch`` and ``seq``; how it is run is the caller's.
+        seed: of the tokens, and of the keys and values of a decode.
+        run: what is called in place of the model: the same model compiled.
+    """
+    run = model if run is None else run
+    tokens_BS = steps.random_tokens(model, work, seed)
+    if work.mode == "prefill":
+        return steps.Prefill(model, run, tokens_BS)
+    cache = empty_cache(model, work)
+    draw = torch.Generator(tokens_BS.device).manual_seed(seed)
     for layer in cache.layers:
         layer.keys.normal_(generator=draw)
         layer.values.normal_(generator=draw)
-    return Decode(model, tokens_BS, cache, seq - 1)
+    return decode(model, run, cache, tokens_BS[:, -1:].clone())
 
 
-def random_tokens(model: Any, batch: int, seq: int, draw: torch.Generator) -> Tensor:
-    """[B, S] token numbers."""
-    top, device = model.config.vocab_size, model.lm_head.weight.device
-    return torch.randint(top, (batch, seq), generator=draw, device=device)
+def decode(model: Any, run: Any, cache: Any, tokens_B1: Tensor) -> steps.Decode:
+    """The step that takes the last place of a cache whose other places are filled."""
+    batch, places, device = len(tokens_B1), cache.layers[0].max_cache_len, tokens_B1.device
+    for layer in cache.layers:
+        layer.cumulative_length.fill_(places - 1)
+    told = {
+        "position_ids": torch.full((batch, 1), places - 1, device=device),
+        "attention_mask": torch.ones(batch, 1, 1, places, dtype=torch.bool, device=device),
+    }
+    return steps.Decode(model, partial(run, **told), cache, tokens_B1)
 
 
-def empty_cache(model: Any, batch: int, seq: int) -> Any:
+def empty_cache(model: Any, work: Workload) -> Any:
     """A StaticCache with ``seq`` places, allocated."""
     from transformers import StaticCache
 
     about, weight = model.config, model.lm_head.weight
-    cache = StaticCache(config=about, max_cache_len=seq)
+    cache = StaticCache(config=about, max_cache_len=work.seq)
     cache.early_initialization(
-        batch_size=batch,
+        batch_size=work.batch,
         num_heads=about.num_key_value_heads,
         head_dim=about.head_dim,
         dtype=weight.dtype,
         device=weight.device,
     )
     return cache
-
-
-def with_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """The options that give a model its cache."""
-    return {str(cache_argument(model)): cache, "use_cache": True}
-
-
-@dataclass(slots=True)
-class Prefill:
-    """All tokens at once."""
-
-    model: Any
-    tokens_BS: Tensor
-
-    def __call__(self) -> Tensor:
-        out = self.model(input_ids=self.tokens_BS, use_cache=False, logits_to_keep=1)
-        logits: Tensor = out.logits
-        return logits
-
-
-class Decode:
-    """One token behind ``position`` others, any number of times."""
-
-    def __init__(self, model: Any, tokens_B1: Tensor, cache: Any, position: int) -> None:
-        self.model = model
-        self.tokens_B1, self.cache = tokens_B1, cache
-        self._told = with_cache(model, cache)
-        batch, device = len(tokens_B1), tokens_B1.device
-        places = torch.arange(cache.layers[0].max_cache_len, device=device)
-        self._mask = (places <= position).expand(batch, 1, 1, -1).contiguous()
-        self._position_B1 = torch.full((batch, 1), position, device=device)
-        # Each step moves the lengths on, and one past the end would be a fault on the device.
-        self._lengths = [layer.cumulative_length for layer in cache.layers]
-        self._starts = [torch.full_like(length, position) for length in self._lengths]
-
-    def __call__(self) -> Tensor:
-        torch._foreach_copy_(self._lengths, self._starts)  # one kernel for all layers
-        out = self.model(
-            input_ids=self.tokens_B1,
-            position_ids=self._position_B1,
-            attention_mask=self._mask,
-            logits_to_keep=1,
-            **self._told,
-        )
-        logits: Tensor = out.logits
-        return logits
 
 
 @dataclass(slots=True)
@@ -171,20 +138,19 @@ def compiled(model: Any, mode: str) -> Any:
     return torch.compile(model, dynamic=False)
 
 
-def flops(variant: Variant, layers: Sequence[int], phase: Phase, batch: int, seq: int) -> int:
+def flops(variant: Variant, layers: Sequence[int], work: Workload) -> int:
     """Linear layers as stored, causal attention, and the head for one token of each row."""
-    about = variant.architecture
-    tokens, pairs = (batch * seq, seq * (seq + 1) // 2) if phase == "prefill" else (batch, seq)
-    linears = 2 * variant.params(layers) * tokens
-    attention = 4 * len(layers) * batch * about.heads * about.head_dim * pairs
-    return linears + attention + 2 * batch * about.vocabulary * about.hidden
+    about, seq = variant.architecture, work.seq
+    pairs = seq * (seq + 1) // 2 if work.mode == "prefill" else seq
+    linears = 2 * variant.params(layers) * work.new_tokens
+    attention = 4 * len(layers) * work.batch * about.heads * about.head_dim * pairs
+    return linears + attention + 2 * work.batch * about.vocabulary * about.hidden
 
 
-def moved_bytes(variant: Variant, layers: Sequence[int], phase: Phase, batch: int, seq: int) -> int:
+def moved_bytes(variant: Variant, layers: Sequence[int], work: Workload) -> int:
     """Every weight once, the rows of the embedding, and for decode the keys and values."""
     about = variant.architecture
-    tokens = batch * seq if phase == "prefill" else batch
     norms = (2 * len(layers) + 1) * about.hidden
-    weights = variant.params(layers) + norms + (about.vocabulary + tokens) * about.hidden
-    cached = 2 * len(layers) * batch * about.kv_heads * seq * about.head_dim
-    return BYTES * (weights + (cached if phase == "decode" else 0))
+    weights = variant.params(layers) + norms + (about.vocabulary + work.new_tokens) * about.hidden
+    cached = 2 * len(layers) * work.batch * about.kv_heads * work.seq * about.head_dim
+    return BYTES * (weights + (cached if work.mode == "decode" else 0))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.cases.prepared import DTYPES, relative_error
-from benchmarks.gpu.part import Result, Setting
+from gacfx.hardware.measure.cases.prepared import DTYPES, relative_error
+from gacfx.hardware.measure.memory import release
+from gacfx.hardware.measure.part import Result, Setting
 
 HIDDEN, INTERMEDIATE = 4096, 14336
 """Widths of Llama-3-8B."""
@@ -74,8 +75,7 @@ class Decompose:
 
     def close(self) -> None:
         """Give the memory back."""
-        if self._setting.timer.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(self._setting.timer.device)
 
     def _statistics(self, size: int) -> Result:
         from gacfx.calibration.gather import gather

@@ -10,7 +10,6 @@ The compiled modes run a quarter of the layers, and eager and graph are measured
 ``compile_s`` is the first call; the very first of a process also loads inductor.
 """
 
-import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,15 @@ from benchmarks.gpu.llama import checks, forward
 from benchmarks.gpu.llama.cells import DRY_GRID, GRID, Cell, Mode, cells
 from benchmarks.gpu.llama.variants import Variant, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
-from benchmarks.gpu.part import Result, Setting
-from gacfx.hardware.measure.timing import Times
+from gacfx.hardware.measure.memory import release
+from gacfx.hardware.measure.part import Result, Setting
+from gacfx.hardware.measure.times import Times
 
 EAGER = ("eager", "graph")
 LARGEST_KERNELS = 20
+"""Kernels of a call that are recorded by name."""
 COMPILE_S = 64.0
 """A guess of the first cell under torch.compile; the next ones go by the longest seen."""
-"""Kernels of a call that are recorded by name."""
 
 
 class EndToEnd:
@@ -103,9 +103,7 @@ class EndToEnd:
     def close(self) -> None:
         """Free the model."""
         self._made = None
-        gc.collect()  # modules and their parents refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release(self._setting.timer.device)
 
     @property
     def _bench(self) -> Workbench:
@@ -120,11 +118,10 @@ class EndToEnd:
 
     def _flops(self, cell: Cell) -> int:
         layers = self._grid.architecture.spread(cell.layers)
-        return forward.flops(self._variant(cell), layers, cell.phase, cell.batch, cell.seq)
+        return forward.flops(self._variant(cell), layers, cell.work)
 
-    def _call(self, cell: Cell) -> Any:
-        model, seed = self._bench.model, self._setting.seed
-        return forward.make(model, cell.phase, cell.batch, cell.seq, seed)
+    def _call(self, cell: Cell, run: Any = None) -> forward.Call:
+        return forward.make(self._bench.model, cell.work, self._setting.seed, run)
 
     def _kernels(self, cell: Cell) -> Result:
         """The kernels that take longest, the same names together."""
@@ -144,15 +141,14 @@ class EndToEnd:
 
     def _times(self, cell: Cell, layers: Sequence[int]) -> Result:
         peak_gib = _peak(self._bench)
-        call = self._call(cell)
-        plain = checks.finite(call()).clone()
-        with self._started(cell, call) as (run, about):
+        plain = checks.finite(self._call(cell)()).clone()
+        with self._started(cell) as (run, about):
             times = self._timed(cell, run)
             error = None if cell.mode == "eager" else checks.relative_error(run(), plain)
         return {
             **self._work(cell, layers),
             "times": asdict(times),
-            "tokens_per_s": round(self._tokens(cell) / times.median_us * 1e6, 1),
+            "tokens_per_s": round(cell.work.new_tokens / times.median_us * 1e6, 1),
             "relative_error": error,
             "peak_gib": peak_gib(),
             **about,
@@ -164,25 +160,23 @@ class EndToEnd:
         return replace(times, how="graph") if captured else times
 
     @contextmanager
-    def _started(self, cell: Cell, call: Any) -> Iterator[tuple[forward.Call, Result]]:
+    def _started(self, cell: Cell) -> Iterator[tuple[forward.Call, Result]]:
         """The call in the cell's mode, and what its making has cost."""
         about: Result = {"compile_s": None}
         if cell.mode == "eager":
-            yield call, about
+            yield self._call(cell), about
         elif cell.mode == "graph":
-            yield forward.capture(call), about
+            yield forward.capture(self._call(cell)), about
         else:
-            yield from self._compiled(cell, call, about)
+            yield from self._compiled(cell, about)
 
-    def _compiled(
-        self, cell: Cell, call: Any, about: Result
-    ) -> Iterator[tuple[forward.Call, Result]]:
+    def _compiled(self, cell: Cell, about: Result) -> Iterator[tuple[forward.Call, Result]]:
         from torch._dynamo.utils import counters
 
         torch._dynamo.reset()
         counters.clear()
         try:
-            call.model = forward.compiled(call.model, cell.mode)
+            call = self._call(cell, forward.compiled(self._bench.model, cell.mode))
             about["compile_s"] = took_s = round(self._setting.timer.once(call), 2)
             self._compiled_s = max(self._compiled_s, 1.2 * took_s + 3)
             yield call, about
@@ -194,9 +188,9 @@ class EndToEnd:
 
     def _work(self, cell: Cell, layers: Sequence[int]) -> Result:
         """What the cell has to do at least."""
-        sizes = (layers, cell.phase, cell.batch, cell.seq)
         made = self._variant(cell)
-        flops, moved = forward.flops(made, *sizes), forward.moved_bytes(made, *sizes)
+        flops = forward.flops(made, layers, cell.work)
+        moved = forward.moved_bytes(made, layers, cell.work)
         params = made.params(layers)
         dense = variant(self._grid.architecture, "dense").params(layers)
         return {
@@ -207,10 +201,6 @@ class EndToEnd:
             "ratio": round(1 - params / dense, 6),
             "aligned_share": made.aligned_share(layers),
         }
-
-    @staticmethod
-    def _tokens(cell: Cell) -> int:
-        return cell.batch * (cell.seq if cell.phase == "prefill" else 1)
 
 
 def _peak(bench: Workbench) -> Callable[[], float | None]:

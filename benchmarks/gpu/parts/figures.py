@@ -12,11 +12,11 @@ row-read          GAC-v2 8c, 13       windows of one sector, row stride around 4
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.gpu.cases.attention import Attention
-from benchmarks.gpu.cases.gemm import Gemm
-from benchmarks.gpu.cases.stride import StridedRead
-from benchmarks.gpu.part import Result, Setting
-from benchmarks.gpu.parts.calls import Case, line, measure_case, shrink
+from benchmarks.gpu.parts.stride import StridedRead
+from gacfx.hardware.measure.cases.attention import Attention
+from gacfx.hardware.measure.cases.gemm import Gemm
+from gacfx.hardware.measure.cases.measured import line, measure_case
+from gacfx.hardware.measure.part import Result, Setting
 
 DTYPE = "fp16"
 AROUND = range(4064, 4129)
@@ -30,7 +30,7 @@ class Point:
     figure: str
     op: str
     """``gemm``, ``attention`` or ``stride``."""
-    case: Case
+    case: Gemm | Attention | StridedRead
 
 
 class Figures:
@@ -52,8 +52,7 @@ class Figures:
 
     def measure(self, item: Point) -> Result:
         """Times and floor; the kernels are the business of the part dispatch."""
-        case = shrink(item.case) if self._setting.dry else item.case
-        return measure_case(case, self._setting, kernels=False)
+        return measure_case(item.case, self._setting, kernels=False)
 
     def headline(self, item: Point, result: Result) -> str | None:
         """The sizes that the papers name."""

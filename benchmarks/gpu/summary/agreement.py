@@ -9,21 +9,21 @@ A call whose records do not tell (no kernels, an unknown name, too little memory
 is counted so.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.gpu.summary.calls import ELEMENT_BYTES, Call
-from benchmarks.gpu.summary.kernels import attended, multiplied
+from benchmarks.gpu.summary.calls import Call
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.hardware.gemm import matmul_tier
-from gacfx.hardware.profile import Profile
+from gacfx.hardware.kernel_names import attended, multiplied
+from gacfx.hardware.profile import DTYPE_BYTES, Profile
 from gacfx.hardware.sdpa import FLASH_LIMIT, flash_template, predict_attention
 
 Quantity = Literal["backend", "template", "gemm", "legal"]
 SLICE_STRIDE = 4096
-"""Row stride of ``slice_ld4096``; benchmarks/gpu/cases/gemm.py."""
+"""Row stride of ``slice_ld4096``; gacfx/hardware/measure/cases/gemm.py."""
 NOT_RULED = ("slice_off1",)
 """Ways of calling that the rules do not speak of: they do not know pointers."""
 CUDA_CORES = "fp32"
@@ -55,7 +55,7 @@ class Chunk(Workload):
         return self.batch * self.queries
 
 
-def attention_site(case: dict[str, Any]) -> tuple[AttentionSite, Chunk]:
+def attention_site(case: Mapping[str, Any]) -> tuple[AttentionSite, Chunk]:
     """The site and the workload of a measured attention call."""
     call = AttentionCall(mask=case["mask"] is not None, causal=case["causal"], gqa=case["gqa"])
     site = AttentionSite(
@@ -91,7 +91,8 @@ def matmul_site(call: Call) -> MatmulSite:
 def predicted(call: Call, profile: Profile) -> TierPrediction | None:
     """What the rules say of a call; None where they do not speak of it."""
     if call.op == "attention":
-        return predict_attention(*_with_profile(call, profile))
+        asked, workload = attention_site(call.case)
+        return predict_attention(asked, profile, workload)
     if call.op != "gemm" or call.case["op"] in NOT_RULED:
         return None
     site = matmul_site(call)
@@ -154,16 +155,11 @@ def _template(call: Call, profile: Profile) -> list[Verdict]:
 def _gemm(call: Call, tier: TierPrediction) -> list[Verdict]:
     if call.dtype == CUDA_CORES:
         return []
-    ran = multiplied(call.kernels, ELEMENT_BYTES[call.dtype])
+    ran = multiplied(call.kernels, DTYPE_BYTES[call.dtype])
     if ran is None:
         return []
     expected = tier.kernel.removesuffix(".unaligned")  # the name of a gemv hides its loads
     return [Verdict("gemm", call, expected, ran, expected == ran, tier.reason)]
-
-
-def _with_profile(call: Call, profile: Profile) -> tuple[AttentionSite, Profile, Chunk]:
-    site, workload = attention_site(dict(call.case))
-    return site, profile, workload
 
 
 def _layout(op: str) -> Layout:

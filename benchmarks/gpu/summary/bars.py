@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.gpu.summary.agreement import Verdict
-from benchmarks.gpu.summary.ranking import HELD_OUT, Forecast, Ranking, median_and_p90
-from benchmarks.gpu.summary.tables import NONE, Table, number, percent, table
+from benchmarks.gpu.summary.ranking import HELD_OUT, Forecast, Ranking
+from benchmarks.gpu.tables import NONE, Table, number, percent, table
+from gacfx.hardware.measure.times import tenths
 
 PASS, MISSED, OPEN = "PASS", "**MISSED**", "not judged"
 MIN_BACKEND = 1.0
@@ -84,10 +85,9 @@ def errors_by_rule(made: Sequence[Forecast]) -> Table:
         rules.setdefault(forecast.call.label, []).append(forecast)
     rows = []
     for rule, group in rules.items():
-        found = median_and_p90([forecast.error for forecast in group])
-        assert found is not None
+        _, middle, high = tenths([forecast.error for forecast in group])
         signs = statistics.median(f.forecast_us / f.measured_us for f in group)
-        cells = (percent(found[0]), percent(found[1]), f"{signs:.2f}")
+        cells = (percent(middle), percent(high), f"{signs:.2f}")
         rows.append((rule, str(len(group)), *cells))
     return table(("rule", ">calls", ">median error", ">p90", ">forecast / measured"), rows)
 
@@ -107,11 +107,11 @@ def _latency(made: Sequence[Forecast]) -> Bar:
     used = held_out or list(made)
     kind = "held-out shapes" if held_out else "all shapes, none held out"
     label, bar = f"latency, {kind}", f"median error at most {percent(MAX_ERROR)}"
-    found = median_and_p90([forecast.error for forecast in used])
-    if found is None:
+    if not used:
         return Bar(label, bar, NONE, 0, None)
-    text = f"{percent(found[0])}, p90 {percent(found[1])}"
-    return Bar(f"{label} (goal {percent(GOAL_ERROR)})", bar, text, len(used), found[0] <= MAX_ERROR)
+    _, middle, high = tenths([forecast.error for forecast in used])
+    text = f"{percent(middle)}, p90 {percent(high)}"
+    return Bar(f"{label} (goal {percent(GOAL_ERROR)})", bar, text, len(used), middle <= MAX_ERROR)
 
 
 def _ranking(ranked: Sequence[Ranking]) -> Bar:

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu.summary.kernels import Kernel
-from benchmarks.gpu.summary.records import Entry, Records, Times
+from benchmarks.gpu.summary.records import Entry, Records
+from gacfx.hardware.kernel_names import Kernel
+from gacfx.hardware.measure.journal import key
+from gacfx.hardware.measure.times import Times
 
 LABELS = {"dispatch": "rule", "figures": "figure"}
 """Part -> the field of an item that says which question it belongs to."""
@@ -14,7 +16,6 @@ SIZES = ("m", "n", "k", "d", "d_v", "s_q", "s_k", "stride")
 """Fields of a case that a sweep can go along."""
 MIN_POINTS = 5
 """Fewer points than this are no sweep."""
-ELEMENT_BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "fp8": 1}
 CHOICES = {0: "math", 1: "flash", 2: "efficient", 3: "cudnn"}
 """What ``torch._fused_sdp_choice`` answers; ``torch.nn.attention.SDPBackend``."""
 
@@ -36,16 +37,6 @@ class Call:
         return self.entry.times("cold")
 
     @property
-    def warm(self) -> Times | None:
-        """Back to back."""
-        return self.entry.times("warm")
-
-    @property
-    def floor_us(self) -> float | None:
-        """No kernel is faster at this machine's ceilings."""
-        return self.entry.number("floor_us")
-
-    @property
     def kernels(self) -> tuple[Kernel, ...]:
         """What the profiler saw; empty where it was not asked or saw nothing."""
         found = (self.entry.result or {}).get("kernels", [])
@@ -65,7 +56,7 @@ class Call:
 
     def text(self) -> str:
         """The case in a few words."""
-        writers = {"gemm": _gemm_text, "attention": _attention_text, "stride": _stride_text}
+        writers = {"gemm": _gemm_text, "attention": _attention_text}
         return writers.get(self.op, _plain_text)(self.case)
 
 
@@ -89,6 +80,14 @@ def calls(records: Records, part: str, *, failed: bool = False) -> list[Call]:
     """The calls of ``dispatch`` or ``figures``; with ``failed`` those that raised as well."""
     entries = [e for e in records.entries if e.part == part and (failed or e.result is not None)]
     return [Call(str(e.item[LABELS[part]]), e.item["op"], e.item["case"], e) for e in entries]
+
+
+def named(entry: Entry) -> str:
+    """An item in a few words: a call as its case, any other by its fields."""
+    if entry.part not in LABELS:
+        return key("", entry.item).strip()
+    label = str(entry.item[LABELS[entry.part]])
+    return f"{label}: {Call(label, entry.item['op'], entry.item['case'], entry).text()}"
 
 
 def by_label(found: Iterable[Call]) -> dict[str, list[Call]]:
@@ -145,10 +144,6 @@ def _attention_text(case: Mapping[str, Any]) -> str:
     words += [f"{case['mask']} mask"] if case.get("mask") else []
     words += [name for name in ("causal", "gqa") if case.get(name)]
     return ", ".join(words + ([f"only {case['force']}"] if case.get("force") else []))
-
-
-def _stride_text(case: Mapping[str, Any]) -> str:
-    return f"{case['rows']} windows of {case['width']}, stride {case['stride']}, {case['dtype']}"
 
 
 def _plain_text(case: Mapping[str, Any]) -> str:

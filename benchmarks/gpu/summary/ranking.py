@@ -3,7 +3,6 @@
 The model counts what a call moves from memory, so it is compared with the cold medians.
 """
 
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -58,17 +57,9 @@ def forecast_us(call: Call, profile: Profile) -> float | None:
     if tier is None or tier.kernel == "error":
         return None
     if call.op == "attention":
-        site, workload = attention_site(dict(call.case))
+        site, workload = attention_site(call.case)
         return estimate_us(site, tier, profile, workload).us
     return estimate_us(matmul_site(call), tier, profile, Workload()).us
-
-
-def median_and_p90(errors: Sequence[float]) -> tuple[float, float] | None:
-    """Median and 90th percentile; None for no errors."""
-    if not errors:
-        return None
-    ordered = sorted(errors)
-    return statistics.median(ordered), ordered[min(len(ordered) - 1, 9 * len(ordered) // 10)]
 
 
 def rankings(found: Sequence[Sweep], made: Sequence[Forecast]) -> list[Ranking]:

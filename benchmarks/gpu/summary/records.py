@@ -5,32 +5,17 @@ error counts only if no run got a result.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import journal
-from benchmarks.gpu.journal import Record
+from gacfx.hardware.measure import journal
+from gacfx.hardware.measure.journal import Record
+from gacfx.hardware.measure.times import Times
 
 
 class SummaryError(ValueError):
     """A folder that no page can be written for; says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Times of one call, in microseconds."""
-
-    median_us: float
-    p10_us: float
-    p90_us: float
-    runs: int
-    how: str
-
-    @property
-    def spread(self) -> float:
-        """90th over 10th percentile; 1 is no spread."""
-        return self.p90_us / self.p10_us if self.p10_us else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +32,7 @@ class Entry:
     def times(self, name: str) -> Times | None:
         """``result[name]`` as times; None where the item has none."""
         found = (self.result or {}).get(name)
-        if not isinstance(found, dict):
-            return None
-        return Times(**{field.name: found[field.name] for field in fields(Times)})
+        return Times(**found) if isinstance(found, dict) else None
 
     def number(self, name: str) -> float | None:
         """A number of the result; None where the item has none."""
@@ -65,7 +48,6 @@ class Records:
     """Of the folder, and of its page."""
     runs: tuple[Record, ...]
     clocks: tuple[Record, ...]
-    ends: tuple[Record, ...]
     entries: tuple[Entry, ...]
     """In the order in which the items first came."""
 
@@ -126,7 +108,6 @@ def load(folder: Path, *, dry: bool = False) -> Records:
         name=folder.resolve().name,
         runs=_of(records, "run"),
         clocks=_of(records, "clocks"),
-        ends=_of(records, "end"),
         entries=tuple(_newest(_of(records, "item"), folder)),
     )
     if found.dry and not dry:

@@ -10,15 +10,14 @@ On a machine without CUDA the benchmarks of GPUs time the same calls by the host
 rehearsal, no result.
 """
 
-import statistics
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from gacfx.hardware.kernel_names import Kernel
 from gacfx.hardware.measure.clock import Call, Clock
+from gacfx.hardware.measure.times import Times, summary
 
 WARM_UP = 3
 MIN_RUNS, MAX_RUNS = 7, 60
@@ -28,26 +27,6 @@ PROFILER_OVERHEAD = ("Activity Buffer Request", "Command Buffer Full", "Lazy Fun
 """Events that the profiler reports beside the kernels."""
 FLUSH_SIZES = 4
 """L2 sizes that are read before a cold run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Times of one call, in microseconds."""
-
-    median_us: float
-    p10_us: float
-    p90_us: float
-    runs: int
-    how: str
-    """``cold``, ``graph``, ``loop``, ``host``, or ``clock``: by a ``Clock``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel that a call launched."""
-
-    name: str
-    us: float
 
 
 class Timer(Protocol):
@@ -87,19 +66,6 @@ def make_timer(*, dry: bool) -> Timer:
     if not torch.cuda.is_available():
         raise RuntimeError("no CUDA device; --dry rehearses on the CPU")
     return CudaTimer()
-
-
-def summary(samples_us: Sequence[float], how: str) -> Times:
-    """Median, 10th and 90th percentile of samples in microseconds."""
-    ordered = sorted(samples_us)
-    low, high = len(ordered) // 10, len(ordered) - 1 - len(ordered) // 10
-    return Times(
-        median_us=round(statistics.median(ordered), 3),
-        p10_us=round(ordered[low], 3),
-        p90_us=round(ordered[high], 3),
-        runs=len(ordered),
-        how=how,
-    )
 
 
 class CudaTimer:

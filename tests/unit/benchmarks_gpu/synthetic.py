@@ -8,7 +8,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.journal import FILE
+from gacfx.hardware.measure.journal import FILE
+from tests.unit.hardware.kernel_samples import (
+    ALIGN1,
+    ALIGN2,
+    CUDNN_KERNEL,
+    FILL,
+    GEMV,
+    NATIVE,
+    SOFTMAX,
+    flash,
+)
 
 Record = dict[str, Any]
 DEVICE, TORCH, CUDNN = "NVIDIA H200", "2.11.0+synthetic", 91900
@@ -26,20 +36,6 @@ VARIANTS = {
     "default-64": 0.7,
 }
 """Variant -> its time of dense."""
-NATIVE = "nvjet_hsh_128x256_64x4_synthetic"
-ALIGN2 = "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_128x128_32x3_tn_align2>"
-ALIGN1 = "void cutlass::Kernel2<cutlass_75_tensorop_bf16_s1688gemm_128x128_tn_align1>"
-GEMV = "void gemvNSP_kernel<__nv_bfloat16>(synthetic)"
-CUDNN_KERNEL = "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_bf16"
-EFFICIENT = "fmha_cutlassF_bf16_aligned_64x128_rf_sm80"
-SOFTMAX = "void (anonymous namespace)::softmax_warp_forward<float>"
-FILL = "void at::native::vectorized_elementwise_kernel<4, at::native::FillFunctor<float>>"
-
-
-def flash(template: int) -> str:
-    """A FlashAttention kernel of a template."""
-    traits = f"Flash_fwd_kernel_traits<{template}, 128, 64, 4, false>"
-    return f"void pytorch_flash::flash_fwd_kernel<pytorch_flash::{traits}>"
 
 
 def write(folder: Path, records: Iterable[Record]) -> Path:
@@ -100,12 +96,12 @@ def clocks(canary_us: float = 100.0, throttle: str = "0x0000000000000000", run: 
 
 
 def gemm_case(m: int, k: int, n: int, dtype: str = "bf16", op: str = "linear") -> Record:
-    """The fields of cases/gemm.py."""
+    """The fields of a matmul."""
     return {"m": m, "n": n, "k": k, "dtype": dtype, "op": op}
 
 
 def attention_case(d: int, **changes: object) -> Record:
-    """The fields of cases/attention.py."""
+    """The fields of an attention call."""
     plain = {"d": d, "d_v": None, "s_q": 2048, "s_k": None, "batch": 4, "h_q": 32, "h_kv": None}
     rest = {"dtype": "bf16", "mask": None, "causal": False, "gqa": False, "force": None}
     return plain | rest | changes
@@ -198,21 +194,15 @@ def _plain(case: Record) -> Record:
 
 
 def figures() -> list[Record]:
-    """A few points of every sweep."""
+    """Sweeps of an attention, a matmul, a matmul of one row and a read of rows."""
     made = []
     for d in (*range(64, 257, 8), 107, 129, 161, 201):
         case = attention_case(d, dtype="fp16")
         made.append(_point("sdpa-head-dim", "attention", case, _plain(case)))
     near = (*range(4064, 4129, 8), 4065, 4083, 4095, 4097, 4110)
     shapes = {
-        "gemm-m": [gemm_case(m, 128, 2048, "fp16") for m in (*range(1024, 2049, 64), 1729)],
-        "gemm-n": [gemm_case(2048, 128, n, "fp16") for n in (*range(1024, 2049, 64), 1729)],
         "gemm-k": [gemm_case(2048, k, 2048, "fp16") for k in range(64, 129)],
-        "gemm-sawtooth": [gemm_case(2048, 4096, n, "fp16") for n in range(3968, 4225, 4)],
-        "gemv-k": [gemm_case(1, k, 4096, "fp16") for k in near],
         "gemv-n": [gemm_case(1, 4096, n, "fp16") for n in near],
-        "tensor-core-k": [gemm_case(4096, k, 4096, "fp16") for k in near],
-        "tensor-core-n": [gemm_case(4096, 4096, n, "fp16") for n in near],
     }
     for figure, cases in shapes.items():
         made += [_point(figure, "gemm", case, gemm_result(case)) for case in cases]

@@ -20,9 +20,12 @@ from benchmarks.gpu.llama.architecture import LLAMA_3_8B, TINY
 from benchmarks.gpu.llama.cells import DRY_GRID, GRID, Cell, cells
 from benchmarks.gpu.llama.variants import NAMES, variant
 from benchmarks.gpu.llama.workbench import Workbench, build
-from benchmarks.gpu.part import Part, Rates, Result, Setting
 from benchmarks.gpu.parts.end_to_end import EndToEnd
-from gacfx.hardware.measure.timing import HostTimer, Kernel
+from gacfx.bench import steps
+from gacfx.core.sites import Mode, Workload
+from gacfx.hardware.kernel_names import Kernel
+from gacfx.hardware.measure.part import Part, Rates, Result, Setting
+from gacfx.hardware.measure.timing import HostTimer
 
 ROOT = Path(__file__).parents[3]
 
@@ -169,21 +172,21 @@ def test_a_real_run_knows_about_how_long_things_take() -> None:
 
 
 @pytest.mark.parametrize("name", ["dense", "asvd-padded", "pruner"])
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_flops_are_those_that_torch_counts(name: str, phase: forward.Phase) -> None:
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_flops_are_those_that_torch_counts(name: str, mode: Mode) -> None:
     bench = Workbench(build(TINY, "cpu"), TINY)
     bench.dress(variant(TINY, name))
-    call = forward.make(bench.model, phase, 1, 16, 0)
+    call = forward.make(bench.model, Workload(1, 16, mode), 0)
     with FlopCounterMode(display=False) as counter:
         call()
     counts = counter.get_flop_counts()
     head = sum(counts["LlamaForCausalLM.lm_head"].values())
     matmuls = head + counts["LlamaForCausalLM.model"][torch.ops.aten.mm]
-    pairs = sum(range(1, 17)) if phase == "prefill" else 16  # of queries and keys that meet
+    pairs = sum(range(1, 17)) if mode == "prefill" else 16  # of queries and keys that meet
     attention = TINY.layers * TINY.heads * pairs * 2 * (2 * TINY.head_dim)
     layers = range(TINY.layers)
-    assert forward.flops(variant(TINY, name), layers, phase, 1, 16) == matmuls + attention
-    twice = forward.flops(variant(TINY, name), layers, phase, 2, 16)
+    assert forward.flops(variant(TINY, name), layers, Workload(1, 16, mode)) == matmuls + attention
+    twice = forward.flops(variant(TINY, name), layers, Workload(2, 16, mode))
     assert twice == 2 * (matmuls + attention)
 
 
@@ -192,12 +195,14 @@ def test_bytes_are_those_of_the_weights_and_the_cache() -> None:
     dense, layers = variant(TINY, "dense"), range(TINY.layers)
     table = model.model.embed_tokens.weight
     weights = sum(weight.nbytes for weight in model.parameters()) - table.nbytes
-    step = forward.make(model, "decode", 2, 16, 0)
-    assert isinstance(step, forward.Decode)
+    step = forward.make(model, Workload(2, 16, "decode"), 0)
+    assert isinstance(step, steps.Decode)
     cached = sum(layer.keys.nbytes + layer.values.nbytes for layer in step.cache.layers)
     rows = table[0].nbytes
-    assert forward.moved_bytes(dense, layers, "decode", 2, 16) == weights + cached + 2 * rows
-    assert forward.moved_bytes(dense, layers, "prefill", 2, 16) == weights + 32 * rows
+    assert (
+        forward.moved_bytes(dense, layers, Workload(2, 16, "decode")) == weights + cached + 2 * rows
+    )
+    assert forward.moved_bytes(dense, layers, Workload(2, 16)) == weights + 32 * rows
 
 
 def test_a_wrong_model_is_found_out() -> None:
@@ -313,12 +318,13 @@ import sys
 sys.modules.update(dict.fromkeys(["pulp", "pydantic", "rich"]))  # as if not installed
 from benchmarks.gpu.llama import architecture, forward, variants, workbench
 from benchmarks.gpu.parts.end_to_end import EndToEnd
+from gacfx.core.sites import Workload
 assert "transformers" not in sys.modules
 for name in variants.NAMES:
     variants.variant(architecture.LLAMA_3_8B, name)
 bench = workbench.Workbench(workbench.build(architecture.TINY, "cpu"), architecture.TINY)
 bench.dress(variants.variant(architecture.TINY, "asvd"))
-print(forward.make(bench.model, "decode", 1, 8, 0)().shape[-1])
+print(forward.make(bench.model, Workload(1, 8, "decode"), 0)().shape[-1])
 """
 
 
@@ -338,12 +344,12 @@ def test_the_sizes_need_no_torch() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_replay_on_a_gpu(phase: forward.Phase) -> None:
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_replay_on_a_gpu(mode: Mode) -> None:
     bench = Workbench(build(TINY, "cuda"), TINY)
     bench.dress(variant(TINY, "asvd"))
     with torch.no_grad():
-        call = forward.make(bench.model, phase, 2, 16, 0)
+        call = forward.make(bench.model, Workload(2, 16, mode), 0)
         plain = call().clone()
         run = forward.capture(call)
         assert isinstance(run, forward.Replay)

@@ -13,6 +13,8 @@ from benchmarks.gpu.llama import forward
 from benchmarks.gpu.llama.architecture import TINY
 from benchmarks.gpu.llama.variants import NAMES, kept_channels, variant
 from benchmarks.gpu.llama.workbench import STD, Workbench, build, config
+from gacfx.bench import steps
+from gacfx.core.sites import Mode, Workload
 from gacfx.modules.low_rank import LowRankLinear
 
 
@@ -27,8 +29,14 @@ def bench(made: Workbench) -> Iterator[Workbench]:
     made.undress()
 
 
-def logits(model: Any, phase: forward.Phase = "prefill") -> Tensor:
-    return forward.make(model, phase, 2, 16, seed=5)().clone()
+def logits(model: Any, mode: Mode = "prefill") -> Tensor:
+    return forward.make(model, Workload(2, 16, mode), seed=5)().clone()
+
+
+def decode(model: Any) -> steps.Decode:
+    step = forward.make(model, Workload(2, 16, "decode"), seed=5)
+    assert isinstance(step, steps.Decode)
+    return step
 
 
 def ordinary(model: Any) -> Any:
@@ -54,23 +62,21 @@ def test_it_is_the_model_that_transformers_would_make(bench: Workbench) -> None:
 
 def test_a_step_is_the_one_that_transformers_does_with_its_own_mask(bench: Workbench) -> None:
     twin = ordinary(bench.model)
-    step = forward.make(bench.model, "decode", 2, 16, seed=5)
-    assert isinstance(step, forward.Decode)
+    step = decode(bench.model)
     cache = copy.deepcopy(step.cache)
     for layer in cache.layers:
         layer.cumulative_length.fill_(15)
-    told = forward.with_cache(twin, cache)
-    theirs = twin(input_ids=step.tokens_B1, logits_to_keep=1, **told).logits
+    told = steps.with_cache(twin, cache)
+    theirs = twin(input_ids=step._tokens_B1, logits_to_keep=1, **told).logits
     assert torch.equal(step(), theirs)
 
 
 def test_every_step_is_the_same_step(bench: Workbench) -> None:
-    step = forward.make(bench.model, "decode", 2, 16, seed=5)
-    assert isinstance(step, forward.Decode)
+    step = decode(bench.model)
     first = step().clone()
     for _ in range(20):  # more than the cache has places
         assert torch.equal(step(), first)
-    assert {int(layer.cumulative_length) for layer in step.cache.layers} == {16}
+    assert {int(layer.cumulative_length) for layer in step.cache.layers} == {15}
 
 
 def test_weights_look_like_llamas_and_follow_the_seed(bench: Workbench) -> None:
@@ -107,12 +113,12 @@ def test_on_and_off_again_is_bitwise_the_same(bench: Workbench) -> None:
 
 
 @pytest.mark.parametrize("name", ["asvd", "pruner"])
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_padded_computes_the_same(bench: Workbench, name: str, phase: forward.Phase) -> None:
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_padded_computes_the_same(bench: Workbench, name: str, mode: Mode) -> None:
     bench.dress(variant(TINY, name))
-    plain = logits(bench.model, phase)
+    plain = logits(bench.model, mode)
     bench.dress(variant(TINY, f"{name}-padded"))
-    torch.testing.assert_close(logits(bench.model, phase), plain, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(logits(bench.model, mode), plain, rtol=0.02, atol=0.02)
 
 
 def test_padded_factors_are_the_values_and_zeros(bench: Workbench) -> None:
@@ -171,8 +177,8 @@ def test_shallow_has_fewer_layers_and_gives_them_back(bench: Workbench) -> None:
         assert chosen == (0, 2) and list(inner.layers) == [layers[0], layers[2]]
         assert [layer.self_attn.layer_idx for layer in inner.layers] == [0, 1]
         assert bench.resident_bytes() == all_bytes - 2 * (TINY.targeted // 3 + 2 * 64)
-        step = forward.make(bench.model, "decode", 2, 16, seed=5)
-        assert isinstance(step, forward.Decode) and len(step.cache.layers) == 2
+        step = decode(bench.model)
+        assert len(step.cache.layers) == 2
         assert not torch.equal(step(), before)
         with pytest.raises(RuntimeError, match="outside of shallow"):
             bench.dress(variant(TINY, "asvd"))

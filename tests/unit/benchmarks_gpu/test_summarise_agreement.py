@@ -5,27 +5,29 @@ import pytest
 from benchmarks.gpu.summary.agreement import Verdict, judge
 from benchmarks.gpu.summary.bars import MISSED, OPEN, PASS, bars, disagreements
 from benchmarks.gpu.summary.calls import Sweep, calls, sweeps
-from benchmarks.gpu.summary.method import profile_for
-from benchmarks.gpu.summary.ranking import forecasts, median_and_p90, rankings, tau
+from benchmarks.gpu.summary.ceilings import profile_for
+from benchmarks.gpu.summary.ranking import forecasts, rankings, tau
 from benchmarks.gpu.summary.records import Records, load
 from gacfx.hardware import profile
 from tests.unit.benchmarks_gpu.synthetic import (
+    Record,
+    attention_case,
+    attention_result,
+    dispatch,
+    gemm_case,
+    gemm_result,
+    item,
+    run,
+    write,
+)
+from tests.unit.hardware.kernel_samples import (
     ALIGN1,
     CUDNN_KERNEL,
     EFFICIENT,
     FILL,
     NATIVE,
     SOFTMAX,
-    Record,
-    attention_case,
-    attention_result,
-    dispatch,
     flash,
-    gemm_case,
-    gemm_result,
-    item,
-    run,
-    write,
 )
 
 H200 = profile.load("h200", torch=(2, 11), cudnn=91900)
@@ -194,11 +196,6 @@ def test_an_older_torch_has_other_rules(tmp_path: Path) -> None:
 )
 def test_kendalls_tau(pairs: list[tuple[float, float]], expected: float | None) -> None:
     assert tau(pairs) == (None if expected is None else pytest.approx(expected))
-
-
-def test_error_quantiles() -> None:
-    assert median_and_p90([]) is None
-    assert median_and_p90([i / 10 for i in range(1, 11)]) == pytest.approx((0.55, 1.0))
 
 
 def test_forecasts_leave_out_what_the_rules_do_not_speak_of(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.journal import FILE
 from benchmarks.gpu.summary.records import Records, SummaryError, load
+from gacfx.hardware.measure.journal import FILE
 from tests.unit.benchmarks_gpu.synthetic import (
     Record,
     ceilings,

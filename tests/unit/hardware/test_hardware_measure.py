@@ -17,7 +17,8 @@ from gacfx.hardware.measure.interleave import (
     interleaved,
     median_interval,
 )
-from gacfx.hardware.measure.timing import HostTimer
+from gacfx.hardware.measure.times import Times, summary, tenths
+from gacfx.hardware.measure.timing import HostTimer, make_timer
 
 CPU = torch.device("cpu")
 
@@ -125,3 +126,16 @@ def test_the_device_is_the_gpu_if_there_is_one() -> None:
     assert is_here(CPU) and not is_here(torch.device("meta"))
     assert not is_here(torch.device("cuda", 99))
     assert name_of(CPU)
+
+
+def test_summary_is_median_and_tenths() -> None:
+    times = summary([float(n) for n in range(100, 0, -1)], "cold")
+    assert times == Times(median_us=50.5, p10_us=11.0, p90_us=90.0, runs=100, how="cold")
+    assert times.spread == pytest.approx(90 / 11)
+    assert tenths([3.0]) == (3.0, 3.0, 3.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_only_a_rehearsal_runs() -> None:
+    with pytest.raises(RuntimeError, match="--dry"):
+        make_timer(dry=False)

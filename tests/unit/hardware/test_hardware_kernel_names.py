@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.gpu.summary.kernels import (
+from gacfx.hardware.kernel_names import (
     Attended,
     Class,
     Kernel,
@@ -10,7 +10,7 @@ from benchmarks.gpu.summary.kernels import (
     shown,
     unknown,
 )
-from tests.unit.benchmarks_gpu.synthetic import (
+from tests.unit.hardware.kernel_samples import (
     ALIGN1,
     ALIGN2,
     CUDNN_KERNEL,

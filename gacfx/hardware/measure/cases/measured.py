@@ -1,28 +1,37 @@
-"""Measuring one single call: shared by the parts that sweep shapes."""
+"""One single call measured: correctness first, then times, floor and kernels."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from typing import Protocol
 
-from benchmarks.gpu.cases.attention import Attention
-from benchmarks.gpu.cases.gemm import Gemm
-from benchmarks.gpu.cases.stride import StridedRead
-from benchmarks.gpu.part import Result, Setting
+import torch
 
-Case = Gemm | Attention | StridedRead
+from gacfx.hardware.measure.cases.prepared import Prepared
+from gacfx.hardware.measure.part import Result, Setting
+
 MAX_ERROR = 0.05
 """Above the rounding of bf16, and far below a wrong result."""
 
 
+class Case(Protocol):
+    """One call by its sizes; its fields are its identity."""
+
+    def prepare(self, device: torch.device) -> Prepared:
+        """Fresh operands on ``device``."""
+        ...
+
+    def small(self) -> "Case":
+        """The same kind of call in a size that a CPU rehearses in no time."""
+        ...
+
+
 def measure_case(case: Case, setting: Setting, *, kernels: bool) -> Result:
-    """Correctness, times, floor, and the kernels if they are asked for.
+    """Correctness, times, floor, and the kernels if they are asked for; small in a rehearsal.
 
     Raises:
         ArithmeticError: the result is not that of float64; a wrong kernel has no time.
     """
-    result: Result = {}
-    if isinstance(case, Attention):
-        prepared, result["choice"] = case.prepare(setting.timer.device)
-    else:
-        prepared = case.prepare(setting.timer.device)
+    prepared = (case.small() if setting.dry else case).prepare(setting.timer.device)
+    result: Result = {} if prepared.choice is None else {"choice": prepared.choice}
     result["relative_error"] = error = prepared.error(prepared.call())
     if not error < MAX_ERROR:  # NaN is no pass
         raise ArithmeticError(f"relative error {error:.2e} against float64, at most {MAX_ERROR}")
@@ -37,19 +46,8 @@ def measure_case(case: Case, setting: Setting, *, kernels: bool) -> Result:
 
 
 def line(label: str, result: Result) -> str:
-    """A line for the table: cold and warm median beside the floor."""
+    """A line for the terminal: cold and warm median beside the floor."""
     floor = result["floor_us"]
     best = f"{floor:9.1f}" if floor else "        -"
     times = f"{result['cold']['median_us']:9.1f} {result['warm']['median_us']:9.1f} {best}"
     return f"{label:44}{times}"
-
-
-def shrink(case: Case) -> Case:
-    """The same case in a size that a CPU rehearses in no time; a backend is not forced there."""
-    if isinstance(case, Gemm):
-        return replace(case, m=min(case.m, 32), n=min(case.n, 64), k=min(case.k, 64))
-    if isinstance(case, StridedRead):
-        return replace(case, rows=64)
-    s_k = min(case.s_k or case.s_q, 16)
-    h_kv = 1 if case.h_kv and case.h_kv != case.h_q else 2
-    return replace(case, batch=1, h_q=2, h_kv=h_kv, s_q=min(case.s_q, 16), s_k=s_k, force=None)

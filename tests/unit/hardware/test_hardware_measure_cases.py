@@ -1,15 +1,18 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from benchmarks.gpu.cases.attention import Attention
-from benchmarks.gpu.cases.gemm import OPS, Gemm
-from benchmarks.gpu.cases.prepared import Prepared
-from benchmarks.gpu.cases.stride import StridedRead
-from benchmarks.gpu.part import Rates
+from gacfx.hardware.kernel_names import Kernel
+from gacfx.hardware.measure.cases.attention import Attention
+from gacfx.hardware.measure.cases.gemm import OPS, Gemm
+from gacfx.hardware.measure.cases.measured import measure_case
+from gacfx.hardware.measure.cases.prepared import Prepared
+from gacfx.hardware.measure.part import Rates, Setting
+from gacfx.hardware.measure.timing import HostTimer
 
 CPU = torch.device("cpu")
+DRY = Setting(HostTimer(), Rates(), dry=True)
 SMALL = Attention(d=24, s_q=12, batch=2, h_q=4)
 
 
@@ -36,18 +39,18 @@ def test_every_matmul_is_that_of_float64(op: str) -> None:
     ],
 )
 def test_every_attention_is_that_of_float64(case: Attention) -> None:
-    prepared, choice = case.prepare(CPU)
+    prepared = case.prepare(CPU)
     out = prepared.call()
-    assert isinstance(choice, int | str)
+    assert isinstance(prepared.choice, int | str)
     assert prepared.error(out) < 0.02
     assert prepared.error(-out) > 1
 
 
 def test_a_wrong_mask_would_be_seen() -> None:
     torch.manual_seed(0)
-    causal, _ = replace(SMALL, causal=True).prepare(CPU)
+    causal = replace(SMALL, causal=True).prepare(CPU)
     torch.manual_seed(0)
-    full, _ = SMALL.prepare(CPU)
+    full = SMALL.prepare(CPU)
     assert causal.error(full.call()) > 0.1
 
 
@@ -61,13 +64,11 @@ def test_floor_counts_what_must_move() -> None:
     assert (prepared.flops, prepared.bytes) == (60, 2 * (10 + 15 + 6))
     fp8 = Gemm(32, 16, 48, op="fp8").prepare(CPU)
     assert fp8.bytes == 48 * (32 + 16) + 2 * 32 * 16 and fp8.dtype == "fp8"
-    read = StridedRead(8, 16, 40).prepare(CPU)
-    assert (read.flops, read.bytes, read.error(read.call())) == (0, 2 * 8 * 16 * 2, 0)
 
 
 def test_a_causal_square_needs_half() -> None:
-    full, _ = SMALL.prepare(CPU)
-    causal, _ = replace(SMALL, causal=True).prepare(CPU)
+    full = SMALL.prepare(CPU)
+    causal = replace(SMALL, causal=True).prepare(CPU)
     assert full.flops == 2 * 2 * 4 * 12 * 12 * 48
     assert causal.flops == full.flops * 13 // 24
 
@@ -85,7 +86,43 @@ def test_unknown_op_is_refused() -> None:
         Gemm(1, 1, 1, op="convolution").prepare(CPU)
 
 
+@pytest.mark.parametrize("case", [Gemm(2048, 4096, 1107), Gemm(1, 8, 8, op="bmm"), SMALL])
+def test_a_small_case_asks_the_same(case: Gemm | Attention) -> None:
+    small = case.small()
+    assert small.small() == small and small.dtype == case.dtype
+    sizes = asdict(small).items() - asdict(case).items()
+    assert all(value is None or value <= 64 for _, value in sizes)
+
+
 def test_data_is_random_and_never_zero() -> None:
     first, second = (Gemm(8, 8, 8).prepare(CPU) for _ in range(2))
     assert isinstance(first, Prepared)
     assert not torch.equal(first.call(), second.call())
+
+
+def test_a_wrong_result_has_no_time() -> None:
+    class Wrong(Gemm):
+        __slots__ = ()
+
+        def prepare(self, device: torch.device):  # type: ignore[no-untyped-def]
+            prepared = super().prepare(device)
+            return replace(prepared, call=lambda: prepared.call() * 2)
+
+    with pytest.raises(ArithmeticError, match="against float64"):
+        measure_case(Wrong(8, 8, 8), DRY, kernels=False)
+
+
+def test_a_rehearsal_measures_the_small_case() -> None:
+    assert measure_case(Gemm(2048, 4096, 1107), DRY, kernels=False)["flops"] == 2 * 32 * 64 * 64
+    real = Setting(HostTimer(), Rates())
+    assert measure_case(Gemm(33, 8, 8), real, kernels=False)["flops"] == 2 * 33 * 8 * 8
+
+
+def test_kernels_are_recorded_where_they_are_asked_for() -> None:
+    class Named(HostTimer):
+        def kernels(self, call: object) -> list[Kernel]:
+            return [Kernel("gemm_128x64", 2.5)]
+
+    setting = Setting(Named(), Rates(), dry=True)
+    assert measure_case(Gemm(8, 8, 8), setting, kernels=True)["kernels"] == [["gemm_128x64", 2.5]]
+    assert "kernels" not in measure_case(Gemm(8, 8, 8), setting, kernels=False)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import torch
-
-from benchmarks.gpu.cases.attention import Attention
-from benchmarks.gpu.cases.gemm import OPS, Gemm
-from benchmarks.gpu.cases.prepared import DTYPES
-from benchmarks.gpu.part import Result, Setting
-from benchmarks.gpu.parts.calls import line, measure_case, shrink
+from gacfx.hardware.measure.cases.attention import Attention
+from gacfx.hardware.measure.cases.gemm import OPS, Gemm
+from gacfx.hardware.measure.cases.measured import line, measure_case
+from gacfx.hardware.measure.cases.prepared import DTYPES
+from gacfx.hardware.measure.memory import release
+from gacfx.hardware.measure.part import Result, Setting
 
 EMPTY_CACHE_EVERY = 40
 LENGTHS = ("m", "n", "k", "d", "d_v", "s_q", "s_k", "batch", "h_q", "h_kv")
@@ -63,10 +62,9 @@ class Dispatch:
     def measure(self, item: Question) -> Result:
         """Kernels, times and floor of one shape."""
         self._measured += 1
-        if self._setting.timer.device.type == "cuda" and not self._measured % EMPTY_CACHE_EVERY:
-            torch.cuda.empty_cache()
-        case = shrink(item.case) if self._setting.dry else item.case
-        return measure_case(case, self._setting, kernels=True)
+        if not self._measured % EMPTY_CACHE_EVERY:
+            release(self._setting.timer.device)
+        return measure_case(item.case, self._setting, kernels=True)
 
     def headline(self, item: Question, result: Result) -> str | None:
         """One line for each shape of the rules that people ask about first."""

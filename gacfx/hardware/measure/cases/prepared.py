@@ -27,6 +27,8 @@ class Prepared:
     """Which measured rate bounds it."""
     error: Callable[[Tensor], float]
     """Relative error of a result against float64: ||y - y64|| / ||y64|| on a part of it."""
+    choice: int | str | None = None
+    """The backend that torch says it takes, or its error as text; None where there is no choice."""
 
 
 def normal(*shape: int, dtype: str, device: torch.device) -> Tensor:

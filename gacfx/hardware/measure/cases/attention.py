@@ -4,13 +4,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu.cases.prepared import DTYPES, Prepared, normal, relative_error
+from gacfx.hardware.measure.cases.prepared import DTYPES, Prepared, normal, relative_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ class Attention:
     force: str | None = None
     """``flash``, ``cudnn``, ``efficient`` or ``math`` alone is allowed."""
 
-    def prepare(self, device: torch.device) -> tuple[Prepared, int | str]:
-        """Fresh operands on ``device``, and the backend that torch says it will take."""
+    def prepare(self, device: torch.device) -> Prepared:
+        """Fresh operands on ``device``."""
         s_k, h_kv, d_v = self.s_k or self.s_q, self.h_kv or self.h_q, self.d_v or self.d
         q, k, v = (
             normal(self.batch, heads, length, dim, dtype=self.dtype, device=device)
@@ -60,8 +60,15 @@ class Attention:
         moved += 0 if mask is None else mask.numel() * mask.element_size()
         # In fp32 the efficient kernel multiplies in three TF32 passes: no measured rate bounds it.
         rate = "tf32x3" if self.dtype == "fp32" else self.dtype
-        prepared = Prepared(call, flops, moved, rate, _error(self, q, k, v, mask))
-        return prepared, _choice(self, q, k, v, mask)
+        choice = _choice(self, q, k, v, mask)
+        return Prepared(call, flops, moved, rate, _error(self, q, k, v, mask), choice)
+
+    def small(self) -> "Attention":
+        """A size for a CPU, where no backend can be forced."""
+        s_k = min(self.s_k or self.s_q, 16)
+        h_kv = 1 if self.h_kv and self.h_kv != self.h_q else 2
+        s_q = min(self.s_q, 16)
+        return replace(self, batch=1, h_q=2, h_kv=h_kv, s_q=s_q, s_k=s_k, force=None)
 
 
 def _mask(case: Attention, s_k: int, device: torch.device) -> Tensor | None:

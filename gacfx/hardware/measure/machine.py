@@ -8,12 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-ROOT = Path(__file__).parents[2]
+from gacfx.hardware.measure.device import default_device, name_of
+
 LIMIT_S = 20.0
 """A command that takes longer is given up."""
 QUERY = {
@@ -37,12 +37,11 @@ def describe() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "cublas": _version("nvidia-cublas") or _version("nvidia-cublas-cu12"),
-        "name": "cpu",
+        "name": name_of(default_device()),
     }
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found |= {
-            "name": properties.name,
             "compute_capability": [properties.major, properties.minor],
             "sms": properties.multi_processor_count,
             "memory_gib": round(properties.total_memory / 2**30, 1),
@@ -65,14 +64,6 @@ def clocks(work: Callable[[], object]) -> dict[str, float | str | None]:
         return {}
     values = [value.strip() for value in line.split(",")]
     return {name: _number(value) for name, value in zip(QUERY, values, strict=True)}
-
-
-def commit() -> tuple[str | None, bool | None]:
-    """(commit of the checkout, whether it has changes); None where there is no git."""
-    head = _run("git", "-C", str(ROOT), "rev-parse", "HEAD")
-    if head is None:
-        return None, None
-    return head, bool(_run("git", "-C", str(ROOT), "status", "--porcelain", "-uno"))
 
 
 def _smi(fields: str, work: Callable[[], object] | None = None) -> str | None:

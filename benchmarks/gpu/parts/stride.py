@@ -1,11 +1,11 @@
 """Reads of short windows at a row stride: what a row length costs in memory sectors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.cases.prepared import Prepared, normal, relative_error
+from gacfx.hardware.measure.cases.prepared import Prepared, normal, relative_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +36,7 @@ class StridedRead:
             return relative_error(found, window.double())
 
         return Prepared(call, 0, moved, self.dtype, error)
+
+    def small(self) -> "StridedRead":
+        """A size for a CPU."""
+        return replace(self, rows=64)

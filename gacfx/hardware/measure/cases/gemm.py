@@ -3,13 +3,13 @@
 # M rows, N columns of the result, K inner size
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from benchmarks.gpu.cases.prepared import Prepared, normal, relative_error
+from gacfx.hardware.measure.cases.prepared import Prepared, normal, relative_error
 
 CHECKED_ROWS = 32
 """Rows of the result that are compared with float64."""
@@ -51,6 +51,10 @@ class Gemm:
             return relative_error(found.reshape(-1, self.n)[: len(rows)], rows @ w_NK.double().t())
 
         return Prepared(call, 2 * self.m * self.n * self.k, moved, self._rate(), error)
+
+    def small(self) -> "Gemm":
+        """A size for a CPU."""
+        return replace(self, m=min(self.m, 32), n=min(self.n, 64), k=min(self.k, 64))
 
     def _rate(self) -> str:
         return self.op if self.op in ("fp8", "int8") else self.dtype

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.journal import FILE, Journal, key, read
+from gacfx.hardware.measure.journal import FILE, Journal, key, read
 
 
 def journal_with(folder: Path, *items: dict[str, object]) -> None:

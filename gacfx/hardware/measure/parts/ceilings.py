@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from benchmarks.gpu.cases.gemm import Gemm
-from benchmarks.gpu.part import Result, Setting
+from gacfx.hardware.measure.cases.gemm import Gemm
 from gacfx.hardware.measure.clock import Call
+from gacfx.hardware.measure.part import Result, Setting
 
 MATMUL_SIZE = 8192
 """M = N = K: 1.1 TFLOP, many full waves on any GPU."""
