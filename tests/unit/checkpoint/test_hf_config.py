@@ -121,7 +121,7 @@ def test_a_block_of_version_1_becomes_one_of_version_2() -> None:
         ({"modules": [3]}, r"modules must be a table, not \[3\]"),
         ({"modules": {"": {"kind": "low-rank", "rank": 1}}}, "'' is no module name"),
         ({"modules": {"a": 8}}, "a: a decision is a table with its kind, not 8"),
-        ({"modules": {"a": {}}}, "a: no kind of decision 'None'"),
+        ({"modules": {"a": {}}}, "a: no kind of decision None"),
         ({"modules": {"a": {"kind": "low-rank"}}}, "a: low-rank: rank is missing"),
         ({"modules": {"a": {"kind": "low-rank", "rank": True}}}, "a: low-rank: True is no whole"),
         ({"modules": {"a": {"kind": "low-rank", "rank": [8]}}}, r"a: low-rank: \[8\] is no whole"),

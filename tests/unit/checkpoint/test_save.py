@@ -213,7 +213,7 @@ def _quantized(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Pla
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_not_applied, "q_proj: rank dense in the model, 9 in the plan; apply the plan"),
+        (_not_applied, "q_proj: dense in the model, rank 9 in the plan; apply the plan"),
         (_other_plan, "layers.1.*q_proj: rank 10 in the model, dense in the plan"),
         (_nan, "model.norm.weight: NaN"),
         (_meta, "has no values"),

@@ -21,8 +21,8 @@ def test_the_default_is_every_aligned_rank_solved_exactly() -> None:
     assert (search.align, search.tp, search.quant, search.bounds) == (None, 1, None, ())
 
 
-def test_the_paper_is_three_choices() -> None:
-    assert Search.paper() == Search(value="paper", candidates="window", solver="dp")
+def test_the_paper_is_four_choices() -> None:
+    assert Search.paper() == Search(value="paper", candidates="window", solver="dp", form="pair")
 
 
 def test_the_names_are_those_of_what_there_is() -> None:
