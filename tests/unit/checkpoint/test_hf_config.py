@@ -280,3 +280,93 @@ def test_every_way_to_split_a_model_is_refused(name: str) -> None:
 def test_another_head_on_the_same_body(saved: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(saved)
     assert len(compressed_modules(model)) == 2
+
+
+# -- orders: integers that a file brings ---------------------------------------------------------
+
+ORDER = "model.layers.1.self_attn.q_proj.order"
+
+
+@pytest.fixture(scope="module")
+def pivots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = llama()
+    factors = factors_for(model, ("q_proj",), kind=Pivot)
+    plan = plan_for(model, factors)
+    install_(model, factors)
+    folder = tmp_path_factory.mktemp("hf") / "pivots"
+    return save_checkpoint(model, None, folder, plan=plan, factors=factors)
+
+
+def with_order(saved: Path, out: Path, order: torch.Tensor | None) -> Path:
+    """The folder with another order, or none, in its weights."""
+    folder = copy_with(saved, out, {})
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if name != ORDER}
+    more = {} if order is None else {ORDER: order}
+    save_file({**kept, **more}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_checkpoint_of_pivots_loads_with_its_order(pivots: Path) -> None:
+    stored = load_file(pivots / "model.safetensors")[ORDER]
+    assert stored.dtype == torch.int32 and len(stored) == 48
+    for loaded in (load_checkpoint(pivots), AutoModelForCausalLM.from_pretrained(pivots)):
+        assert torch.equal(loaded.get_buffer(ORDER), stored)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        torch.zeros(48, dtype=torch.int32),
+        torch.arange(1, 49, dtype=torch.int32),
+        torch.arange(48, dtype=torch.int32) - 1,
+        torch.full((48,), 2**31 - 1, dtype=torch.int32),
+        torch.arange(48, dtype=torch.float32) / 2,
+    ],
+    ids=["zeros", "beyond", "negative", "huge", "halves"],
+)
+def test_what_is_no_order_stops_the_loader(
+    pivots: Path, tmp_path: Path, order: torch.Tensor
+) -> None:
+    folder = with_order(pivots, tmp_path / "copy", order)
+    for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(CheckpointError, match="q_proj: .*: order is no order of the features"):
+            load(folder)
+
+
+@pytest.mark.parametrize("order", [None, torch.arange(40, dtype=torch.int32)], ids=["none", "cut"])
+def test_a_missing_or_cut_order_is_refused(
+    pivots: Path, tmp_path: Path, order: torch.Tensor | None
+) -> None:
+    folder = with_order(pivots, tmp_path / "copy", order)
+    with pytest.raises(CheckpointError, match="order"):
+        load_checkpoint(folder)
+    with pytest.raises((RuntimeError, CheckpointError), match="order|ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_pivots_declared_as_pairs_and_back_are_refused(
+    saved: Path, pivots: Path, tmp_path: Path
+) -> None:
+    swapped = [
+        copy_with(pivots, tmp_path / "one", asked({name: LowRank(9) for name in RANKS})),
+        copy_with(saved, tmp_path / "two", asked({name: Pivot(9) for name in RANKS})),
+    ]
+    for folder, lacks in zip(swapped, ("down.weight", "order is no order"), strict=True):
+        with pytest.raises(CheckpointError, match=lacks):
+            load_checkpoint(folder)
+
+
+def test_an_unknown_kind_is_named_before_any_work(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = {"modules": {next(iter(RANKS)): {"kind": "butterfly"}}, "gacfx_version": "9.1"}
+    folder = copy_with(saved, tmp_path / "copy", block)
+    (folder / "model.safetensors").unlink()  # whoever looks for it has worked too much
+    for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(CheckpointError) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+        assert "q_proj: no kind of decision 'butterfly'" in str(caught.value)
+        assert str(caught.value).endswith("(it was written by gacfx 9.1)")
