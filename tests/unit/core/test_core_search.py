@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from gacfx.passes.planning.choosers import SOLVERS
 from hypothesis import given
 from hypothesis import strategies as st
 
