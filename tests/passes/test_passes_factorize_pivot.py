@@ -127,9 +127,15 @@ def test_coupling_follows_what_is_gathered_and_freezes_it() -> None:
     dims = state(gm).dims
     assert dims is not None
     assert dims.notes == ()
-    frozen = {use.weight for dim in dims.dims if "index_select" in dim.frozen for use in dim.uses}
-    assert {f"{UP0}.{child}.weight" for child in ("product", "coefficients")} & frozen
-    assert f"{O1}.coefficients.weight" in frozen
+    gathered = ("index_select", ".order")
+    frozen = {
+        (use.weight, use.axis)
+        for dim in dims.dims
+        if any(word in dim.frozen for word in gathered)
+        for use in dim.uses
+    }
+    assert {(f"{UP0}.coefficients.weight", 1), (f"{UP0}.product.weight", 1)} <= frozen
+    assert {(f"{O1}.coefficients.weight", 0), (f"{O1}.product.weight", 0)} <= frozen
 
 
 def test_every_dim_that_was_made_is_checked() -> None:

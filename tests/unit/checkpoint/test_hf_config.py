@@ -25,7 +25,8 @@ import gacfx
 from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, _check_whole, config_of, register
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
-from gacfx.core.decision import Decision, LowRank, Pivot, write_decision
+from gacfx.core.decision import Decision, LowRank, Pivot
+from gacfx.core.kinds import write_decision
 from gacfx.errors import CheckpointError
 from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from gacfx.passes.planning.choosers import SOLVERS
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,8 +7,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from gacfx.core import decision as table
-from gacfx.core.decision import DENSE, Kind, LowRank, Pivot, find_kind
+from gacfx.core import kinds as table
+from gacfx.core.decision import DENSE, LowRank, Pivot
+from gacfx.core.kinds import Kind, find_kind
 from gacfx.errors import DecompositionFailed, PlanError
 from gacfx.modules.low_rank import LowRankLinear
 from gacfx.modules.make import carrier_names, carrier_of, make_factors

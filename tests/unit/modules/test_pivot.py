@@ -11,9 +11,11 @@ from gacfx.core.decision import LowRank, Pivot
 from gacfx.core.materialise import Factors
 from gacfx.errors import DecompositionFailed
 from gacfx.modules.carrier import NOTICE
+from gacfx.modules.install import compressed_modules, install_
 from gacfx.modules.make import make_factors
 from gacfx.modules.pivot import PivotLinear, eliminated
 from tests.svd import Svd
+from tests.unit.checkpoint.tiny_models import factors_for, qwen2, token_ids
 
 # O outputs, D inputs, R rank
 
@@ -251,3 +253,22 @@ def test_of_the_same_rank_it_is_the_pair() -> None:
     torch.testing.assert_close(PivotLinear.holding(made[0])(x), x @ (up @ down).T)
     low = made[1].tensors
     torch.testing.assert_close(low["up"] @ low["down"], up @ down)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("targets", [["product", "coefficients"], "all-linear"])
+def test_lora_goes_on_both_halves(targets: list[str] | str) -> None:
+    peft = pytest.importorskip("peft", reason="LoRA needs peft")
+    model = qwen2()
+    install_(model, factors_for(model, ("q_proj", "up_proj"), kind=Pivot))
+    want = model(token_ids()).logits
+    lora = peft.get_peft_model(model, peft.LoraConfig(target_modules=targets, r=2))
+    adapted = {name.rpartition(".")[2] for name in lora.targeted_module_names}
+    assert {"product", "coefficients"} <= adapted
+    assert torch.equal(lora(token_ids()).logits, want)
+    lora(token_ids(), labels=token_ids()).loss.backward()
+    found = [p.grad for name, p in lora.named_parameters() if "lora_B" in name]
+    assert found and all(grad is not None and bool((grad != 0).any()) for grad in found)
+    merged = lora.merge_and_unload()
+    assert len(compressed_modules(merged)) == 4
+    torch.testing.assert_close(merged(token_ids()).logits, want)
