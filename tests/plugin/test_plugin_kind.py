@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from gacfx.applying import apply, apply_to_graph
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
-from gacfx.core import kinds
+from gacfx.core import table
+from gacfx.core.kinds import KINDS, read_decision
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.errors import CheckpointError
@@ -30,9 +31,7 @@ Q0 = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    with installed(folder, monkeypatch) as module:
+    with installed(tmp_path / "site", monkeypatch) as module:
         yield module
 
 
@@ -45,9 +44,9 @@ def made(toy: ModuleType) -> tuple[Any, Planned]:
 
 
 def test_it_is_found_by_its_entry_point(toy: ModuleType) -> None:
-    assert KIND not in kinds._KINDS
-    assert kinds.read_decision({"kind": KIND, "rank": 3}) == toy.Scaled(3)
-    assert kinds.known_kinds()[KIND] is toy.KIND
+    assert KIND not in KINDS
+    assert read_decision({"kind": KIND, "rank": 3}) == toy.Scaled(3)
+    assert KINDS[KIND] is toy.KIND
     assert "ScaledLinear" in carrier_names()
 
 
@@ -89,14 +88,14 @@ def test_its_checkpoint_loads_bit_by_bit_and_only_with_it(
     assert (
         "2 of 2 targeted weights are compressed (2 toy-scaled)" in (out / "README.md").read_text()
     )
-    kinds._KINDS.pop(KIND, None)
+    KINDS.forget(KIND)  # as in a process that has not met it yet
     for loaded in (load_checkpoint(out), AutoModelForCausalLM.from_pretrained(out)):
         assert torch.equal(loaded(token_ids()).logits, module(token_ids()).logits)
         loaded.save_pretrained(tmp_path / "again")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
         assert torch.equal(again(token_ids()).logits, module(token_ids()).logits)
-    kinds._KINDS.pop(KIND, None)
-    monkeypatch.setattr(kinds, "entry_points", lambda group: ())  # uninstalled
+    KINDS.forget(KIND)
+    monkeypatch.setattr(table, "entry_points", lambda **_: ())  # uninstalled
     for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
         with pytest.raises(CheckpointError, match=f"no kind of decision '{KIND}'; .* written by"):
             load(out)
@@ -105,4 +104,4 @@ def test_its_checkpoint_loads_bit_by_bit_and_only_with_it(
 def test_dense_models_do_not_ask_for_it(toy: ModuleType) -> None:
     model = llama()
     assert not compressed_modules(model)
-    assert KIND not in kinds._KINDS
+    assert KIND not in KINDS

@@ -5,7 +5,6 @@ else would; :func:`installed` puts it there, with the entry point by which gacfx
 """
 
 import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from gacfx.core import kinds
+from gacfx.core.kinds import KINDS
+from tests.plugin.packages import install
 
 NAME = "toy_gacfx_kind"
 KIND = "toy-scaled"
@@ -111,21 +111,14 @@ class ScaledLinear(Carrier):
 
 KIND = Kind(Scaled, "toy_gacfx_kind:ScaledLinear")
 '''
-_METADATA = "Metadata-Version: 2.1\nName: toy-gacfx-kind\nVersion: 0.1\n"
 
 
 @contextmanager
-def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def installed(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The package in ``folder``, importable and with its entry point; forgotten afterwards."""
-    (folder / f"{NAME}.py").write_text(SOURCE)
-    about = folder / f"{NAME}-0.1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(_METADATA)
-    (about / "entry_points.txt").write_text(f"[{kinds.ENTRY_POINTS}]\n{KIND} = {NAME}:KIND\n")
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
+    install(folder, patch, NAME, SOURCE, {KINDS.group: {KIND: "KIND"}})
     try:
         yield importlib.import_module(NAME)
     finally:
-        kinds._KINDS.pop(KIND, None)
-        sys.modules.pop(NAME, None)
+        if KIND in KINDS:
+            KINDS.forget(KIND)
