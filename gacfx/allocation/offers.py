@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision, find_kind
 from gacfx.core.offered import Candidates
-from gacfx.core.search import Bound, Search
+from gacfx.core.search import Bound, Search, kinds_of
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
@@ -49,6 +49,10 @@ class Offers:
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
             find_kind(kind)
+        if self.tp > 1 and self.kinds != kinds_of("pair"):
+            raise PassError(
+                f"{BY}: tp {self.tp} splits ranks, and pivots cannot be split; take form 'pair'"
+            )
 
     @staticmethod
     def of(search: Search, align: int) -> "Offers":
