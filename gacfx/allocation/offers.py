@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gacfx.core.curves import Curve
-from gacfx.core.decision import DENSE, Decision, find_kind
+from gacfx.core.decision import DENSE, Decision
+from gacfx.core.kinds import find_kind
 from gacfx.core.offered import Candidates
 from gacfx.core.search import Bound, Search, kinds_of
 from gacfx.errors import PassError

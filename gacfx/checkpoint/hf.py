@@ -24,7 +24,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
 from gacfx.core.config_json import FORMAT_VERSION, METHOD, READS, read_block
-from gacfx.core.decision import Decision, write_decision
+from gacfx.core.decision import Decision
+from gacfx.core.kinds import write_decision
 from gacfx.core.names import printable
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
 from gacfx.modules.carrier import NOTICE

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gacfx.core.decision import Decision, of_rank, read_decision
+from gacfx.core.decision import Decision, of_rank
 from gacfx.core.files.reading import read_table
+from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, printable
 from gacfx.errors import CheckpointError, PlanError
 

@@ -3,7 +3,8 @@
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from gacfx.core.decision import Decision, write_decision
+from gacfx.core.decision import Decision
+from gacfx.core.kinds import write_decision
 
 
 def plain(value: object) -> Any:

@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from gacfx.core.decision import Decision, read_decision
+from gacfx.core.decision import Decision
 from gacfx.core.goal import Unit, Whole
+from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded

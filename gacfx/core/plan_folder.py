@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import Tensor
 
-from gacfx.core.decision import Decision, read_decision, write_decision
+from gacfx.core.decision import Decision
 from gacfx.core.files.atomic import making, replacing
 from gacfx.core.files.reading import check_regular, read_text
 from gacfx.core.files.targets import check_file, writing
+from gacfx.core.kinds import read_decision, write_decision
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.names import is_module_name, printable
 from gacfx.core.plan import Plan

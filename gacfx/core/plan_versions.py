@@ -7,7 +7,8 @@
 
 from typing import Any
 
-from gacfx.core.decision import DENSE, LowRank, write_decision
+from gacfx.core.decision import DENSE, LowRank
+from gacfx.core.kinds import write_decision
 
 VERSION = 3
 READS = (2, 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
-from gacfx.core.decision import find_kind
+from gacfx.core.kinds import find_kind
 from gacfx.errors import PlanError
 
 Value = Literal["auto", "two-sided", "fisher", "relative", "paper"]

@@ -4,7 +4,8 @@ from importlib import import_module
 
 import torch
 
-from gacfx.core.decision import Decision, find_kind, known_kinds
+from gacfx.core.decision import Decision
+from gacfx.core.kinds import find_kind, known_kinds
 from gacfx.core.materialise import Factors
 from gacfx.errors import DecompositionFailed, PlanError
 from gacfx.modules.carrier import Carrier, Source

@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+from gacfx.passes.planning.budget import make_budget, wanted_ranks
 from rich.console import Group
 from torch.fx import GraphModule
 
@@ -16,7 +17,6 @@ from gacfx.demo import REAL
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware import profile as profiles
 from gacfx.hardware.contracts import rank_step
-from gacfx.passes.planning.budget import make_budget, wanted_ranks
 from gacfx.replan import plan_from_curves, synthetic_graph
 from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view

@@ -4,13 +4,13 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from gacfx.passes.planning.choosers import SOLVERS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gacfx.compressors.curves import VALUE_MODELS
 from gacfx.core.search import Bound, Search, Solver, Value
 from gacfx.errors import PlanError
-from gacfx.passes.planning.choosers import SOLVERS
 
 PATTERNS = st.text("abc*[]._-0123", min_size=1)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gacfx.passes.planning.budget import make_budget, wanted_ranks
 
 from gacfx import api, pipelines
 from gacfx.core.curve_file import load_curves, save_curves
@@ -14,7 +15,6 @@ from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import load
-from gacfx.passes.planning.budget import make_budget, wanted_ranks
 from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of
 from gacfx.study import Study, run_planning
 from tests import tiny

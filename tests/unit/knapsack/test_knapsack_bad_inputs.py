@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gacfx.passes.planning.doubtful import CandidateWarning, warn_of_doubtful
+from gacfx.passes.planning.infeasible import explain
 
 from gacfx.api import check_request
 from gacfx.core.curves import Curve
@@ -38,8 +40,6 @@ from gacfx.knapsack.ilp.solvers import Solver
 from gacfx.knapsack.ilp.table import tabulate
 from gacfx.knapsack.limits import Implies, Limit, SameLabel
 from gacfx.knapsack.one_budget import core
-from gacfx.passes.planning.doubtful import CandidateWarning, warn_of_doubtful
-from gacfx.passes.planning.infeasible import explain
 from gacfx.passes.planning.solve import Axis
 from gacfx.passes.planning.sweep_candidates import SweepCandidates, aligned_ranks
 from tests.trials.extremes import EXTREMES
