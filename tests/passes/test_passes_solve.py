@@ -247,6 +247,13 @@ def test_a_solver_that_cannot_is_refused(options: dict[str, Any], message: str) 
         solved(prepared(), 1000, **options)
 
 
+@pytest.mark.parametrize("solver", ["greedy", "round"])
+def test_a_rule_of_thumb_is_not_given_pivots(solver: str) -> None:
+    message = f"^solve: solver '{solver}' starts from the rank of a pair and cannot place 'pivot 2'"
+    with pytest.raises(PassError, match=message):
+        solved(prepared(form="auto"), 1000, solver=solver, wanted=WANTED)
+
+
 @pytest.mark.parametrize("solver", ["core", "dp", "ilp", "greedy", "round"])
 def test_no_solver_is_believed(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = choosers.SOLVERS[solver]
