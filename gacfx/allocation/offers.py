@@ -50,7 +50,7 @@ class Offers:
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
             find_kind(kind)
-        if self.tp > 1 and self.kinds != kinds_of("pair"):
+        if self.tp > 1 and not {*self.kinds} <= {*kinds_of("pair")}:
             raise PassError(
                 f"{BY}: tp {self.tp} splits ranks, and pivots cannot be split; take form 'pair'"
             )
@@ -134,6 +134,8 @@ class Offers:
 
     def _legal(self, curve: Curve) -> tuple[Candidates, str]:
         """Candidates of all kinds that keep to the step, and why there are none."""
+        if not self.kinds:
+            return (), "no form is left"
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:
