@@ -56,15 +56,21 @@ def known_kinds() -> dict[str, Kind]:
     """Name -> kind: our own and those that were registered, or that entry points bring.
 
     Raises:
-        PlanError: an entry point brings no kind, or one whose name is taken.
+        PlanError: an entry point cannot be imported, or brings no kind, or one whose name is taken.
     """
     for found in entry_points(group=ENTRY_POINTS):
         if found.name not in _KINDS:
-            kind = found.load()
+            try:
+                kind = found.load()
+            except (ImportError, AttributeError) as error:
+                raise PlanError(
+                    f"entry point {found.name!r} of {ENTRY_POINTS}, {found.value}, cannot be "
+                    f"imported: {error}"
+                ) from error
             if not isinstance(kind, Kind) or kind.name != found.name:
                 raise PlanError(
                     f"entry point {found.name!r} of {ENTRY_POINTS} is no kind of that name; give "
-                    "a gacfx.core.decision.Kind"
+                    "a gacfx.core.kinds.Kind"
                 )
             register(kind)
     return dict(_KINDS)
