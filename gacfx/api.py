@@ -46,7 +46,8 @@ from gacfx.inspection import (
 )
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.request import Asked, Request, check_request
-from gacfx.study import Progress, Study, check_dtype, check_tp
+from gacfx.study import Progress, Study
+from gacfx.suitable import check_dtype, check_tp
 from gacfx.summary import Summary
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify

@@ -129,7 +129,7 @@ def problem_of(
     if search.candidates != "full":
         raise PlanError("a window stands around ranks of one budget; take candidates 'full'")
     align = chosen_align(search, profile, curves.facts.provenance.dtype)
-    case = offer(curves, Offers.of(search, align))
+    case = offer(curves, Offers.of(search, align, curves.facts.provenance.method))
     limiters = bound_to(limiting_passes(search.limits), profile)
     restrict(case, _sites(curves), search, limiters)
     return make_problem(case.curves, case.offered, curves.facts.targeted_params), case
@@ -176,7 +176,7 @@ def offers_again(plan: Plan) -> Offers:
     """How the candidates of a plan were listed; tensor parallelism is in the plan's step already,
     and what it forbids is not offered."""
     made = plan.provenance
-    return replace(Offers.of(made.search, made.align), tp=1)
+    return replace(Offers.of(made.search, made.align, made.method), tp=1)
 
 
 def _sites(curves: Curves) -> dict[str, MatmulSite]:

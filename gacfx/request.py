@@ -9,6 +9,7 @@ Everything in it is checked when it is made: before a model is read or a text to
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
+from gacfx.compressors.values import TRIED
 from gacfx.core.asked import check_asked
 from gacfx.core.defaults import GPU, METHOD, RATIO
 from gacfx.core.goal import Goal, as_goal
@@ -62,7 +63,8 @@ class Request:
             max_loss=self.max_loss,
             force=self.force,
         )
-        check_request(self.method, self.goal, self.search.value, self.search.limits)
+        search = self.search
+        check_request(self.method, self.goal, search.value, search.limits, search.form)
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "gpu", load_profile(self.gpu))
         object.__setattr__(self, "workload", self.workload or Workload())
@@ -119,16 +121,21 @@ FIELDS = tuple(each.name for each in fields(Request))
 
 
 def check_request(
-    method: str, goal: Goal | str | float, value: str = "auto", limits: tuple[str, ...] = ()
+    method: str,
+    goal: Goal | str | float,
+    value: str = "auto",
+    limits: tuple[str, ...] = (),
+    form: str = "auto",
 ) -> None:
     """Refuse what can be refused before any work.
 
     Raises:
-        PipelineError: no such method or value model, or a bad pass or option in ``limits``.
+        PipelineError: no such method or value model, a form that the method cannot make, or a bad
+            pass or option in ``limits``.
         PlanError: a ratio outside [0, 1).
         PassError: a bad option of a latency limit.
     """
-    check_method(method, *([] if value == "auto" else [value]))
+    check_method(method, TRIED[0] if value == "auto" else value, form)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
     limiting_passes(limits)

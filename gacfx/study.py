@@ -5,10 +5,10 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from math import gcd, isfinite
+from math import isfinite
 
 import torch
 from torch import nn
@@ -23,9 +23,11 @@ from gacfx.calibration.gather import gather
 from gacfx.calibration.running import few_threads
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
-from gacfx.compressors.allocate import upstream_rank, wanted_rank
-from gacfx.compressors.lowrank import Decomposition
-from gacfx.core.asked import check_asked, check_module
+from gacfx.compressors.allocate import wanted_rank
+from gacfx.compressors.methods import METHODS
+from gacfx.compressors.protocol import AllocationInputs, Decomposition
+from gacfx.compressors.values import TRIED, VALUES
+from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal, as_goal
@@ -36,22 +38,17 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
+from gacfx.errors import DecompositionFailed
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
-from gacfx.modules.install import compressed_modules, swapped
+from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
-from gacfx.passes.planning.importance import proxy_of
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
-from gacfx.passes.planning.measure_curves import PAPER, MeasureCurves, check_method
+from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
+from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import capture
-
-VALUE_MODELS = ("two-sided", "fisher", "relative")
-"""Value models that are tried, at most; the best one on held-back text is kept."""
-IN_NATS = ("two-sided", "fisher")
-"""Value models whose losses are nats, so that a plan of theirs promises a rise of the loss."""
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
@@ -171,7 +168,7 @@ class Study:
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         case = _Case(as_goal(goal), profile, search)
-        values = VALUE_MODELS if search.value == "auto" else (search.value,)
+        values = TRIED if search.value == "auto" else (search.value,)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
             if tried or search.value == "auto":
@@ -186,7 +183,7 @@ class Study:
             self.progress("plan", number, len(values))
             made = self._solve(value, case, self.fit)
             losses.append(self.measure(made))
-            promised.append(made.plan.loss_nats if value in IN_NATS else None)
+            promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
         self.progress("plan", len(values), len(values))
         best = losses.index(min(losses))
         return tuple(
@@ -209,7 +206,7 @@ class Study:
             statistics=known.statistics,
             decompositions=known.decompositions,
         )(self.graph)
-        model = f"{PAPER}:{proxy_of(self.method)}" if value == PAPER else value
+        model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))
         facts = replace(
             found.facts, fingerprint=fingerprint(self.model), digests=known.statistics.digests
@@ -218,28 +215,24 @@ class Study:
 
     def curves_of(self, plan: Plan) -> Curves:
         """The curves that a plan of this study was made of, with its provenance."""
-        model = plan.provenance.value_model
-        found = self.curves(PAPER if model.startswith(PAPER) else model)
+        name, _, _ = plan.provenance.value_model.partition(":")
+        found = self.curves(name)
         return Curves(replace(found.facts, provenance=plan.provenance), found.losses)
 
     @plain_torch()
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
-        curves = self.curves(VALUE_MODELS[0])
-        facts, choices = curves.facts, []
-        for curve in curves.curves.values():
-            shape = curve.rows, curve.columns
-            rank = None if curve.failed else upstream_rank(*shape, ratio)
-            choices.append(
-                Choice.single(
-                    curve.module,
-                    *shape,
-                    of_rank(rank),
-                    wanted_rank(*shape, ratio),
-                    curve.loss(of_rank(rank)),
-                    curve.failed,
-                )
-            )
+        curves = self.curves(TRIED[0])
+        facts, known = curves.facts, curves.curves
+        shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
+        inputs = AllocationInputs(self.full.decompositions, self._at_ranks)
+        ranks = METHODS.find(self.method).allocate(shapes, ratio, inputs)
+        choices = []
+        for name, shape in shapes.items():
+            curve, wanted = known[name], wanted_rank(*shape, ratio)
+            decision = of_rank(None if curve.failed else ranks[name])
+            loss = curve.loss(decision)
+            choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
         made = replace(
             facts.provenance, value_model="upstream", gpu=profile.name, search=UPSTREAM, align=1
         )
@@ -262,6 +255,12 @@ class Study:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
+
+    def _at_ranks(self, ranks: Mapping[str, int]) -> float:
+        """Loss of the model with these modules at these ranks, on a quarter of the text."""
+        known = self.full.decompositions
+        with swapped(self.model, {name: known[name].factors(r) for name, r in ranks.items()}):
+            return evaluate(self.model, self.held_back).nats_per_token
 
     @property
     def dtype(self) -> str:
@@ -337,58 +336,6 @@ class _Case:
     goal: Goal
     profile: Profile
     search: Search
-
-
-def check_dtype(model: nn.Module, profile: Profile) -> None:
-    """Nothing when the GPU can multiply what the model is held in.
-
-    Raises:
-        ProfileError: it cannot.
-    """
-    profile.check_dtype(DTYPES[next(model.parameters()).dtype])
-
-
-def check_model(model: nn.Module) -> None:
-    """Nothing when the model can be calibrated and compressed.
-
-    Raises:
-        UnsupportedModel: no model, no causal language model, in training mode, or compressed
-            already.
-    """
-    check_module(model)
-    writes = getattr(model, "can_generate", None)
-    both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if both or (callable(writes) and not writes()):
-        raise UnsupportedModel(
-            f"{type(model).__name__} is no causal language model; it can be inspected, but "
-            "calibration needs the likelihood of text"
-        )
-    if model.training:
-        raise UnsupportedModel("the model is in training mode; call model.eval() first")
-    if compressed_modules(model):
-        raise UnsupportedModel(
-            "the model is compressed by gacfx already; start from the dense checkpoint"
-        )
-
-
-def check_tp(tp: int, config: object) -> None:
-    """Nothing when ``tp`` devices can share the attention heads of a configuration.
-
-    Raises:
-        PlanError: names the heads that it does not divide.
-    """
-    text = getattr(config, "get_text_config", lambda: config)()
-    kinds = {"num_attention_heads": "query", "num_key_value_heads": "key-value"}
-    counts = {name: getattr(text, name, None) for name in kinds}
-    heads = {name: n for name, n in counts.items() if isinstance(n, int) and n > 0}
-    common = gcd(*heads.values())
-    for name, number in heads.items():
-        if number % tp:
-            fit = ", ".join(str(n) for n in range(1, common + 1) if common % n == 0)
-            raise PlanError(
-                f"tp {tp} does not divide the {number} {kinds[name]} heads of the model ({name}); "
-                f"devices share whole heads, so take one of {fit}"
-            )
 
 
 class _Count:

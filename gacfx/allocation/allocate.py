@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.allocation.choosers import choose
-from gacfx.allocation.doubtful import warn_of_doubtful
+from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.allocation.offers import Offers
@@ -69,7 +69,7 @@ def allocate(
     align = chosen_align(search, profile, facts.provenance.dtype)
     budget = make_budget(facts, goal)
     wanted = wanted_ranks(facts, budget)
-    case = offer(curves, Offers.of(search, align), wanted, without or {})
+    case = offer(curves, Offers.of(search, align, facts.provenance.method), wanted, without or {})
     sites = {weight.module: weight.site for weight in facts.weights}
     restrict(case, sites, search, limiters)
     provenance = replace(
@@ -159,7 +159,7 @@ def solve_case(
     """
     problem = make_problem(case.curves, case.offered, budget.limit_params)
     assert case.offered.candidates is not None
-    warn_of_doubtful(case.curves, case.offered.candidates)
+    warn_of_costly(case.curves, case.offered.candidates)
     begin = time.perf_counter()
     limit = inf if time_limit is None else time_limit
     try:

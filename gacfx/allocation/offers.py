@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
-from gacfx.core.kinds import find_kind
+from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
 from gacfx.core.search import Bound, Search, kinds_of
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
+MADE_UP = ("", "none")
+"""Methods of curves that no method made."""
 BY = "sweep-candidates"
 """Who speaks in messages: the pass of this name is a shell over this file."""
 
@@ -49,20 +52,25 @@ class Offers:
             known = ", ".join(CONTRACTS)
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
-            find_kind(kind)
+            KINDS.find(kind)
         if self.tp > 1 and not {*self.kinds} <= {*kinds_of("pair")}:
             raise PassError(
                 f"{BY}: tp {self.tp} splits ranks, and pivots cannot be split; take form 'pair'"
             )
 
     @staticmethod
-    def of(search: Search, align: int) -> "Offers":
+    def of(search: Search, align: int, method: str) -> "Offers":
         """What a search asks for.
 
         Args:
             search: which sizes.
             align: multiple of the sizes before tensor parallelism and format.
+            method: that makes the factors; one that nobody knows, as of made-up curves, makes all.
+
+        Raises:
+            PipelineError: the method cannot make what is asked for by name.
         """
+        known = METHODS.seek(method) if method not in MADE_UP else None
         window = search.window if search.candidates == "window" else 0
         # Eq. 4 of GAC-v2 holds near the compressor's own rank; the paper offers no dense weight.
         near = search.value == "paper" and window > 0
@@ -70,7 +78,7 @@ class Offers:
             align=align,
             tp=search.tp,
             quant=search.quant or "",
-            kinds=search.kinds,
+            kinds=known.offered(search) if known else search.kinds,
             bounds=search.bounds,
             window=window,
             dense=not near,
@@ -115,7 +123,7 @@ class Offers:
         legal: Candidates = ()
         if not reason:
             legal, reason = self._legal(curve)
-        inside = tuple(each for each in legal if _within(each, bounds))
+        inside = tuple(each for each in legal if _within(each, bounds)) if bounds else legal
         full = min(curve.rows, curve.columns)
         dense: Candidates = (DENSE,) if all(bound.holds(full) for bound in bounds) else ()
         if not inside:
@@ -139,7 +147,7 @@ class Offers:
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:
-            offered, why = find_kind(kind).decision.offers(curve.rows, curve.columns, self.step)
+            offered, why = KINDS.find(kind).decision.offers(curve.rows, curve.columns, self.step)
             found += offered
             nothing += [why] if why else []
         if found:

@@ -144,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
         evaluate,
         explain,
         inspect,
+        methods,
         passes,
         plan,
         profiles,
@@ -157,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, verify, evaluate, run, bench, profiles, passes)
-    for module in (*known, demo):
+    known = (inspect, plan, explain, diff, compress, verify, evaluate, run, bench, profiles)
+    for module in (*known, methods, passes, demo):
         module.add(commands)
     return top

@@ -143,7 +143,7 @@ def made_up(arguments: argparse.Namespace) -> "tuple[GraphModule, Curves]":
     """The graph and the curves of a configuration alone."""
     from gacfx.cli import screen
     from gacfx.replan import synthetic_graph
-    from gacfx.study import check_tp
+    from gacfx.suitable import check_tp
     from gacfx.tracing.skeleton import read_config
 
     search = options.search_of(arguments)

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 from gacfx.core.defaults import METHOD, RATIO
-from gacfx.core.search import Bound, Candidates, Quant, Search, Solver, Value
+from gacfx.core.search import Bound, Candidates, Quant, Search, Solver
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gacfx.hardware.profile import Profile
     from gacfx.request import Request
 
-VALUES, CANDIDATES = get_args(Value), get_args(Candidates)
+CANDIDATES = get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -82,7 +82,8 @@ def add_search(command: argparse.ArgumentParser) -> None:
     """Which sizes are offered, what they are worth, what else must hold, and who chooses."""
     group = command.add_argument_group("search")
     group.add_argument("--align", type=positive, help="rank steps instead of the profile's")
-    group.add_argument("--value", choices=VALUES, help="what a rank is worth (default: auto)")
+    worth = "what a rank is worth: auto, or one of gacfx methods (default: auto)"
+    group.add_argument("--value", metavar="NAME", help=worth)
     group.add_argument("--candidates", choices=CANDIDATES, help="all ranks, or some near d*")
     group.add_argument("--window", type=positive, metavar="N", help="so many near d* (default: 8)")
     group.add_argument(

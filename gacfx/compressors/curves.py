@@ -13,22 +13,28 @@ inner), for the factors of any method, not only of the one that is optimal in th
 
 # M outputs, N inputs, S = min(M, N)
 
-from typing import Literal, get_args
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from gacfx.core.statistics import Moments
 
-ValueModel = Literal["two-sided", "fisher", "relative"]
-"""two-sided: G and A, nats per token. fisher: G replaced by its mean diagonal, nats per token.
-relative: G = identity, as a share of the whole (0..1, not nats)."""
+
+class OutputWeight(StrEnum):
+    """What the value models put in the place of G."""
+
+    MOMENT = "moment"
+    """G itself."""
+    MEAN = "mean"
+    """Its mean diagonal, the mean squared output gradient."""
+    IDENTITY = "identity"
+    """Nothing: the error of the outputs counts, whatever the loss makes of it."""
+
 
 DOUBT = 1e-12
 """Share of a white metric that every curve has besides its own. Directions that calibration never
 saw would otherwise be worth nothing, and a factorization that drops them as good as the weight."""
-
-VALUE_MODELS: tuple[ValueModel, ...] = get_args(ValueModel)
 
 
 def tail_losses(
@@ -36,7 +42,7 @@ def tail_losses(
     moments: Moments,
     inner_SS: Tensor,
     outer_SS: Tensor,
-    value_model: ValueModel,
+    output: OutputWeight,
 ) -> Tensor:
     """Loss [S + 1] at every rank 0 .. S, float64, at least 0 and not increasing.
 
@@ -46,23 +52,18 @@ def tail_losses(
     Args:
         weight_MN: any floating dtype.
         moments: of the same weight.
-        inner_SS: see :class:`gacfx.compressors.lowrank.Decomposition`.
-        outer_SS: its inverse.
-        value_model: see :data:`ValueModel`.
+        inner_SS: see :attr:`gacfx.compressors.protocol.Decomposition.components`.
+        outer_SS: the other half of it.
+        output: what stands in the place of G.
     """
-    if value_model not in VALUE_MODELS:
-        raise ValueError(f"unknown value model {value_model!r}; known: {', '.join(VALUE_MODELS)}")
-    coupling_SS = _output_gram(weight_MN, moments, inner_SS, value_model) * _input_gram(
+    coupling_SS = _output_gram(weight_MN, moments, inner_SS, output) * _input_gram(
         moments, outer_SS
     )
-    coupling_SS = coupling_SS + DOUBT * _white(weight_MN, moments, inner_SS, outer_SS, value_model)
+    coupling_SS = coupling_SS + DOUBT * _white(weight_MN, moments, inner_SS, outer_SS, output)
     # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
     rows_S = coupling_SS.diagonal() + 2 * coupling_SS.triu(1).sum(1)
     loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
-    loss = loss.cummax(0).values.flip(0)
-    if value_model == "relative":
-        loss = loss / loss[0].clamp_min(torch.finfo(loss.dtype).tiny)
-    return loss
+    return loss.cummax(0).values.flip(0)
 
 
 def _white(
@@ -70,14 +71,14 @@ def _white(
     moments: Moments,
     inner_SS: Tensor,
     outer_SS: Tensor,
-    value_model: ValueModel,
+    output: OutputWeight,
 ) -> Tensor:
     """(up^T up) * (down down^T), scaled as if A and G were their mean diagonals."""
     weight = weight_MN.to(inner_SS)
     up_MS = weight @ inner_SS if moments.wide else inner_SS
     down_SN = outer_SS if moments.wide else outer_SS @ weight
     scale = float(moments.input_square_mean.mean())
-    if value_model != "relative":
+    if output is not OutputWeight.IDENTITY:
         scale *= moments.grad_square_mean
     return scale * (up_MS.T @ up_MS) * (down_SN @ down_SN.T)
 
@@ -89,12 +90,12 @@ def _input_gram(moments: Moments, outer_SS: Tensor) -> Tensor:
 
 
 def _output_gram(
-    weight_MN: Tensor, moments: Moments, inner_SS: Tensor, value_model: ValueModel
+    weight_MN: Tensor, moments: Moments, inner_SS: Tensor, output: OutputWeight
 ) -> Tensor:
     """up^T G up, with G as the value model has it."""
-    if value_model == "two-sided":
+    if output is OutputWeight.MOMENT:
         middle_SS = moments.projected_moment if moments.wide else moments.side_moment
         return inner_SS.T @ middle_SS @ inner_SS
     up_S = weight_MN.to(inner_SS) @ inner_SS if moments.wide else inner_SS
-    scale = moments.grad_square_mean if value_model == "fisher" else 1.0
+    scale = moments.grad_square_mean if output is OutputWeight.MEAN else 1.0
     return up_S.T @ up_S * scale

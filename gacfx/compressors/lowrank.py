@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gacfx.compressors.curves import ValueModel, tail_losses
 from gacfx.compressors.methods import Method, Metric
-from gacfx.core.curves import Curve
+from gacfx.compressors.protocol import Compressor, Decomposition
 from gacfx.core.materialise import Factors
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
@@ -37,17 +36,22 @@ SCALE_FLOOR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Decomposition:
+class WeightedSvd(Decomposition):
     """A weight cut into S components, best first, in the metric of a method."""
 
     module: str
-    method: Method
+    method: Compressor
     weight_MN: Tensor
     moments: Moments
     inner_SS: Tensor
     """float64: ``up`` = L^-1/2 U when M <= N, else R^1/2 V, with which ``up`` = W inner."""
     outer_SS: Tensor
     """float64, the inverse of ``inner_SS``: U^T L^1/2, or ``down`` = V^T R^-1/2."""
+
+    @property
+    def components(self) -> tuple[Tensor, Tensor]:
+        """(inner, outer): the pairs of all ranks are nested in it."""
+        return self.inner_SS, self.outer_SS
 
     def factors(self, rank: int, dtype: torch.dtype | None = None) -> Factors:
         """W ~ up down with ``rank`` components.
@@ -79,22 +83,10 @@ class Decomposition:
             return weight_MN @ self.inner_SS[:, :rank], self.outer_SS[:rank]
         return self.inner_SS[:, :rank], self.outer_SS[:rank] @ weight_MN
 
-    def curve(self, value_model: ValueModel = "two-sided") -> Curve:
-        """Estimated rise of the loss at every rank 0 .. S with these factors.
-
-        Raises:
-            DecompositionFailed: the curve is not finite.
-        """
-        loss = tail_losses(self.weight_MN, self.moments, self.inner_SS, self.outer_SS, value_model)
-        if not bool(torch.isfinite(loss).all()):
-            raise DecompositionFailed(self.module, f"the {value_model} loss curve is not finite")
-        rows, columns = self.moments.shape
-        return Curve(self.module, rows, columns, loss.cpu().numpy(), value_model)
-
 
 def decompose(
     weight_MN: Tensor, moments: Moments, method: Method, *, module: str = ""
-) -> Decomposition:
+) -> WeightedSvd:
     """Components of a weight in the metric of a method, on the device of the moments.
 
     Args:
@@ -120,11 +112,11 @@ def decompose(
         raise DecompositionFailed(module, f"eigenvalues did not converge: {error}") from error
     if not bool(torch.isfinite(inner_SS).all() and torch.isfinite(outer_SS).all()):
         raise DecompositionFailed(module, "components are not finite")
-    return Decomposition(module, method, weight_MN, moments, inner_SS, outer_SS)
+    return WeightedSvd(module, method, weight_MN, moments, inner_SS, outer_SS)
 
 
 def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Tensor, Tensor]:
-    """(inner, outer) of :class:`Decomposition`."""
+    """(inner, outer) of :class:`WeightedSvd`."""
     wide = moments.wide
     weight_MN = weight_MN.to(moments.projected_moment)
     short_metric, long_metric = (method.right, method.left) if wide else (method.left, method.right)

@@ -1,4 +1,4 @@
-"""The low-rank methods: four settings of one decomposition.
+"""The table of methods, and gacfx's own: four settings of one decomposition.
 
 Each minimises |L^1/2 (W - W') R^1/2| over matrices W' of a rank, for a metric L of the outputs and
 R of the inputs. The names stand for these factors only: ranks come from the planner, or from
@@ -7,8 +7,16 @@ R of the inputs. The names stand for these factors only: ranks come from the pla
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from gacfx.errors import PipelineError
+from gacfx.compressors.protocol import Compressor, Statistic
+from gacfx.core.table import Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gacfx.compressors.lowrank import WeightedSvd
+    from gacfx.core.statistics import Moments
 
 
 class Metric(StrEnum):
@@ -22,8 +30,12 @@ class Metric(StrEnum):
     """The second moment E[x x^T] of the inputs, or E[g g^T] of the output gradients."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+_LEFT = {Metric.IDENTITY: "", Metric.MOMENT: "G^1/2 "}
+_RIGHT = {Metric.IDENTITY: "", Metric.CHANNEL_SCALE: " S^1/2", Metric.MOMENT: " A^1/2"}
+
+
+@dataclass(frozen=True)
+class Method(Compressor):
     """A low-rank method by its metrics."""
 
     name: str
@@ -33,30 +45,62 @@ class Method:
     """Metric of the inputs."""
     source: str
 
+    @property
+    def minimises(self) -> str:
+        """A norm of the error D = W - W'."""
+        return f"|{_LEFT[self.left]}D{_RIGHT[self.right]}|"
 
-METHODS = {
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Those that its metrics are made of."""
+        needs = {
+            Metric.CHANNEL_SCALE: (Statistic.INPUT_ABS_MEAN,),
+            Metric.MOMENT: (Statistic.INPUT_MOMENT,),
+        }.get(self.right, ())
+        return (*needs, Statistic.GRAD_MOMENT) if self.left is Metric.MOMENT else needs
+
+    @property
+    def proxy(self) -> str:
+        """The one of GAC-v2's Table 1, or what the method looks at."""
+        if self.left is Metric.MOMENT:
+            return "fisher"
+        return "activation" if self.right is Metric.CHANNEL_SCALE else "magnitude"
+
+    def decompose(self, weight_MN: "Tensor", moments: "Moments", module: str = "") -> "WeightedSvd":
+        """Components of a weight in these metrics; see :mod:`gacfx.compressors.lowrank`."""
+        from gacfx.compressors.lowrank import (
+            decompose,  # torch, which a list of names can do without
+        )
+
+        return decompose(weight_MN, moments, self, module=module)
+
+
+LOW_RANK = {
     method.name: method
     for method in (
         Method("svd", Metric.IDENTITY, Metric.IDENTITY, "Eckart and Young 1936"),
         Method("asvd", Metric.IDENTITY, Metric.CHANNEL_SCALE, "Yuan et al. 2023, alpha = 0.5"),
         Method("svd-llm", Metric.IDENTITY, Metric.MOMENT, "Wang et al. 2024, whitening"),
-        Method(
-            "gfwsvd",
-            Metric.MOMENT,
-            Metric.MOMENT,
-            "generalized Fisher-weighted SVD; K-FAC metric of Martens and Grosse 2015",
-        ),
+        Method("gfwsvd", Metric.MOMENT, Metric.MOMENT, "K-FAC metric, Martens and Grosse 2015"),
     )
 }
-"""Name -> method; :func:`register` adds one."""
+"""gacfx's own, by name."""
+
+METHODS: Table[Compressor] = Table(
+    "method",
+    Compressor,  # type: ignore[type-abstract]
+    "gacfx.compressors",
+    LOW_RANK.values(),
+)
+"""Name -> method; :func:`register` and entry points of ``gacfx.compressors`` add to it."""
+
+DEFAULT = "gfwsvd"
 
 
-def register(method: Method) -> Method:
+def register(method: Compressor) -> Compressor:
     """Make a method known by its name, to ``measure-curves`` and the command line alike.
 
     Raises:
         PipelineError: another method has that name.
     """
-    if METHODS.setdefault(method.name, method) != method:
-        raise PipelineError(f"two methods are called {method.name!r}")
-    return method
+    return METHODS.register(method)

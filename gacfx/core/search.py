@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
 
-from gacfx.core.kinds import find_kind
+from gacfx.core.kinds import KINDS
 from gacfx.errors import PlanError
 
-Value = Literal["auto", "two-sided", "fisher", "relative", "paper"]
 Candidates = Literal["full", "window"]
 Form = Literal["auto", "pair", "pivot"]
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
@@ -91,8 +90,9 @@ class Search:
 
     align: int | None = None
     """Multiple of every rank; None for the one that the profile prefers."""
-    value: Value = "auto"
-    """Value model: ``auto`` tries three on held-back text; ``paper`` is Eq. 4 of GAC-v2."""
+    value: str = "auto"
+    """Value model: ``auto`` tries three on held-back text; ``paper`` is Eq. 4 of GAC-v2. Other
+    packages may bring more, so the name is looked up by whoever makes the losses."""
     candidates: Candidates = "full"
     """Every rank that saves parameters, or a window around the compressor's own rank."""
     window: int = 8
@@ -120,6 +120,8 @@ class Search:
     def __post_init__(self) -> None:
         for name, known in _NAMES.items():
             _known(name, getattr(self, name), known)
+        if not isinstance(self.value, str) or not self.value or FORBIDDEN & {*self.value}:
+            raise PlanError(f"value {self.value!r}: must be the name of a value model")
         if self.quant is not None:
             _known("quant", self.quant, get_args(Quant))
         for name, count in (("align", self.align or 1), ("window", self.window), ("tp", self.tp)):
@@ -151,7 +153,7 @@ class Search:
 
     def _check_form(self) -> None:
         if self.form not in get_args(Form):
-            find_kind(self.form)
+            KINDS.find(self.form)
         if self.kinds != _KINDS["pair"] and self.pairs_only:
             raise PlanError(f"form {self.form!r}: {self.pairs_only}; take form 'pair'")
 
@@ -193,7 +195,6 @@ def kinds_of(form: str, *, pairs_only: bool = False) -> tuple[str, ...]:
 _KINDS = {"pair": ("low-rank",), "pivot": ("pivot",)}
 """Form -> kinds of decisions."""
 _NAMES: dict[str, tuple[str, ...]] = {
-    "value": get_args(Value),
     "candidates": get_args(Candidates),
     "solver": get_args(Solver),
 }

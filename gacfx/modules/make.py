@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 
 from gacfx.core.decision import Decision
-from gacfx.core.kinds import find_kind, known_kinds
+from gacfx.core.kinds import KINDS
 from gacfx.core.materialise import Factors
 from gacfx.errors import DecompositionFailed, PlanError
 from gacfx.modules.carrier import Carrier, Source
@@ -41,7 +41,7 @@ def carrier_of(decision: Decision) -> type[Carrier]:
     Raises:
         PlanError: the kind has none, or what it names is no such class.
     """
-    kind = find_kind(decision.kind)
+    kind = KINDS.find(decision.kind)
     module, _, name = kind.carrier.partition(":")
     if not kind.carrier:
         raise PlanError(f"{kind.name}: nothing replaces such a weight")
@@ -58,5 +58,5 @@ def carrier_of(decision: Decision) -> type[Carrier]:
 
 def carrier_names() -> frozenset[str]:
     """Names of the classes of layers of every known kind, by which graphs show them."""
-    carriers = (kind.carrier for kind in known_kinds().values())
+    carriers = (kind.carrier for kind in KINDS.everything())
     return frozenset(carrier.rpartition(":")[2] for carrier in carriers if carrier)

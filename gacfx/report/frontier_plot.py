@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gacfx.compressors.values import IMPORTANCE, NATS, SHARE, unit_of
 from gacfx.core.files.targets import check_file
 from gacfx.errors import CheckpointError, NoMatplotlib
 from gacfx.report import drawing
@@ -146,7 +147,10 @@ def _scale(rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def _loss_label(rows: Sequence[Row]) -> str:
-    model = rows[0].value_model
-    if "paper" in model:
-        return "importance x parameters"
-    return "loss, summed shares" if model == "relative" else "rise of the loss, nats per token"
+    unit = unit_of(rows[0].value_model)
+    known = {
+        IMPORTANCE: "importance x parameters",
+        SHARE: "loss, summed shares",
+        NATS: "rise of the loss, nats per token",
+    }
+    return known.get(unit, f"loss, {unit}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from gacfx.compressors.values import unit_of
 from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
@@ -93,10 +94,7 @@ def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
 
 def loss_unit(plan: Plan) -> str:
     """What the losses of a plan are counted in."""
-    model = plan.provenance.value_model
-    if "paper" in model:
-        return "importance x params"
-    return "share" if model == "relative" else "nats"
+    return unit_of(plan.provenance.value_model)
 
 
 def dense_lines(plan: Plan) -> list[str]:

@@ -10,19 +10,19 @@ import numpy as np
 from torch import Tensor
 from torch.fx import GraphModule
 
-from gacfx.compressors.curves import VALUE_MODELS
-from gacfx.compressors.lowrank import Decomposition, decompose
 from gacfx.compressors.methods import METHODS
+from gacfx.compressors.protocol import Decomposition
+from gacfx.compressors.values import VALUES
 from gacfx.core.curves import Curve
+from gacfx.core.search import Search
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.core.statistics import Statistics
-from gacfx.errors import DecompositionFailed, PipelineError
+from gacfx.errors import DecompositionFailed
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, refuse, state, targets
-from gacfx.passes.planning.importance import importance, linear_curve, proxy_of
 
 PAPER = "paper"
-"""Value model of GAC-v2: importance x parameters, see :mod:`gacfx.passes.planning.importance`."""
+"""Value model of GAC-v2: importance x parameters, see :mod:`gacfx.compressors.importance`."""
 
 
 @register
@@ -37,9 +37,9 @@ class MeasureCurves(GacPass):
     required = frozenset({"statistics", "decompositions"})
 
     method: str = "gfwsvd"
-    """Metric of the factors: svd, asvd, svd-llm, gfwsvd."""
+    """Metric of the factors: svd, asvd, svd-llm, gfwsvd, or another of ``gacfx methods``."""
     value: str = "two-sided"
-    """Value model of the curve: two-sided and fisher in nats, relative and paper without a unit."""
+    """Value model of the curve: two-sided and fisher in nats, relative, paper, or another one."""
     statistics: Statistics | None = given()
     decompositions: dict[str, Decomposition] | None = given()
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
@@ -52,7 +52,7 @@ class MeasureCurves(GacPass):
             try:
                 if site.name not in known:
                     known[site.name] = self.decompose(gm, site)
-                curves[site.name] = self.curve(known[site.name])
+                curves[site.name] = known[site.name].curve(self.value)
             except DecompositionFailed as error:
                 refuse(node, by=self.name, reason=error.reason)
                 curves[site.name] = failed_curve(site, self.value, error.reason)
@@ -65,28 +65,19 @@ class MeasureCurves(GacPass):
         moments = self.statistics.moments.get(site.name)
         if moments is None:
             raise DecompositionFailed(site.name, "no calibration statistics")
-        return decompose(dense_weight(gm, site), moments, METHODS[self.method], module=site.name)
-
-    def curve(self, found: Decomposition) -> Curve:
-        """The curve of one weight under the value model."""
-        if self.value != PAPER:
-            return found.curve(self.value)  # type: ignore[arg-type]
-        proxy = proxy_of(self.method)
-        score = importance(found.weight_MN, found.moments, proxy, module=found.module)
-        return linear_curve(found.module, *found.moments.shape, score, f"{PAPER}:{proxy}")
+        return METHODS.find(self.method).decompose(dense_weight(gm, site), moments, site.name)
 
 
-def check_method(method: str, value: str = VALUE_MODELS[0]) -> None:
-    """Nothing when there are a method and a value model of these names.
+def check_method(method: str, value: str = "two-sided", form: str = "auto") -> None:
+    """Nothing when there are a method and a value model of these names, and it makes this form.
 
     Raises:
-        PipelineError: there is none; lists those that there are.
+        PipelineError: there is none; lists those that there are. Or the method cannot make what the
+            form of a search asks for.
     """
-    if method not in METHODS:
-        raise PipelineError(f"no method {method!r}; known: {', '.join(METHODS)}")
-    if value not in (*VALUE_MODELS, PAPER):
-        known = ", ".join(("auto", *VALUE_MODELS, PAPER))
-        raise PipelineError(f"no value model {value!r}; known: {known}")
+    found = METHODS.find(method)
+    VALUES.find(value)
+    found.offered(Search(form=form))
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:

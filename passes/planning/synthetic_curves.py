@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import GraphModule
 
+from gacfx.compressors.importance import linear_curve
 from gacfx.core.curves import Curve
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.notes import Fact, state, targets
-from gacfx.passes.planning.importance import linear_curve
 
 VALUES = ("energy", "paper")
 

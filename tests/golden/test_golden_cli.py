@@ -1,4 +1,4 @@
-"""What ``gacfx passes`` prints: every pass with its facts and options, and the default pipeline."""
+"""What ``gacfx passes``, ``profiles`` and ``methods`` print of all that there is."""
 
 import json
 
@@ -23,6 +23,17 @@ def test_the_profiles_on_80_columns(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     check("_".join(["profiles", *words]), text)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_methods_on_80_and_120_columns(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= width
+    check(f"methods_{width}", text)
 
 
 def test_the_list_of_passes_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,6 @@ from gacfx.replan import plan_from_curves, synthetic_graph
 from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view
 from gacfx.speedup import graph_speedup
-from gacfx.study import run_planning
 from tests.golden.goldens import NARROW, check, render, shapes
 
 WAYS = {

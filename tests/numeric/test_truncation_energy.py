@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gacfx.calibration.gather import gather
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.lowrank import channel_scale, decompose
-from gacfx.compressors.methods import METHODS, Method, Metric
+from gacfx.compressors.methods import LOW_RANK, Method, Metric
 from gacfx.core.statistics import Moments
 from gacfx.modules.install import swapped
 
@@ -59,7 +59,7 @@ def singular_values(weight_MN: Tensor, left_MM: Tensor, right_NN: Tensor) -> Ten
     return sigma
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_truncation_error_is_the_discarded_energy(shape: tuple[int, int], method: Method) -> None:
     sample = Sample(*shape)
@@ -75,7 +75,7 @@ def test_truncation_error_is_the_discarded_energy(shape: tuple[int, int], method
 def test_two_sided_curve_is_half_the_discarded_energy(shape: tuple[int, int]) -> None:
     sample = Sample(*shape)
     sigma = singular_values(sample.weight_MN, sample.grad_MM, sample.input_NN)
-    curve = decompose(sample.weight_MN, sample.moments, METHODS["gfwsvd"]).curve("two-sided")
+    curve = decompose(sample.weight_MN, sample.moments, LOW_RANK["gfwsvd"]).curve("two-sided")
     for rank in range(min(shape)):
         wanted = 0.5 * float(sigma[rank:].square().sum())
         assert curve.loss_nats[rank] == pytest.approx(wanted, rel=1e-6)
@@ -89,7 +89,7 @@ def test_svd_llm_is_the_whitened_optimum(shape: tuple[int, int]) -> None:
     u, sigma, vh = torch.linalg.svd(sample.weight_MN @ root)
     for rank in (1, 8, 17):
         wanted = u[:, :rank] * sigma[:rank] @ vh[:rank] @ torch.linalg.inv(root)
-        torch.testing.assert_close(sample.truncated(METHODS["svd-llm"], rank), wanted)
+        torch.testing.assert_close(sample.truncated(LOW_RANK["svd-llm"], rank), wanted)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -100,10 +100,10 @@ def test_nothing_beats_gfwsvd_in_its_metric(shape: tuple[int, int]) -> None:
     def loss(approximation_MN: Tensor) -> float:
         return energy(sample.weight_MN - approximation_MN, sample.grad_MM, sample.input_NN)
 
-    factors = decompose(sample.weight_MN, sample.moments, METHODS["gfwsvd"]).factors(rank)
+    factors = decompose(sample.weight_MN, sample.moments, LOW_RANK["gfwsvd"]).factors(rank)
     best = loss(factors.up_OR @ factors.down_RD)
     for method in ("svd", "asvd", "svd-llm"):
-        assert best < loss(sample.truncated(METHODS[method], rank))
+        assert best < loss(sample.truncated(LOW_RANK[method], rank))
     for scale in (1e-3, 1e-2, 0.1, 1.0):
         for _ in range(25):
             up = factors.up_OR + scale * sample.draw(*factors.up_OR.shape)
@@ -114,7 +114,7 @@ def test_nothing_beats_gfwsvd_in_its_metric(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_singular_moments_still_give_the_optimum(shape: tuple[int, int]) -> None:
     sample = Sample(*shape, tokens=10)
-    curve = decompose(sample.weight_MN, sample.moments, METHODS["gfwsvd"]).curve("two-sided")
+    curve = decompose(sample.weight_MN, sample.moments, LOW_RANK["gfwsvd"]).curve("two-sided")
     # Ten tokens span ten directions of inputs and of gradients.
     assert curve.loss_nats[0] > 0
     assert curve.loss_nats[10] < 1e-6 * curve.loss_nats[0]
@@ -144,7 +144,7 @@ def tiny() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
 def test_full_rank_model_equals_the_original(method: Method) -> None:
     model, ids_T = tiny(), torch.arange(40)
     names = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
@@ -185,7 +185,7 @@ def test_the_curve_is_the_divergence_in_nats() -> None:
     generator = torch.Generator().manual_seed(0)
     corpus = Corpus(tuple(torch.randint(0, 16, (500,), generator=generator) for _ in range(40)))
     found = decompose(
-        model.head.weight, gather(model, corpus, ["head"]).moments["head"], METHODS["gfwsvd"]
+        model.head.weight, gather(model, corpus, ["head"]).moments["head"], LOW_RANK["gfwsvd"]
     )
     curve = found.curve("two-sided").loss_nats
     ids_T = torch.cat(corpus.documents)

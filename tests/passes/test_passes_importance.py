@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
+from gacfx.compressors.importance import importance, linear_curve
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.statistics import Moments
-from gacfx.errors import DecompositionFailed
+from gacfx.errors import DecompositionFailed, PipelineError
 from gacfx.graph.notes import state
-from gacfx.passes.planning.importance import importance, linear_curve, proxy_of
 from gacfx.passes.planning.measure_curves import MeasureCurves
 from gacfx.passes.planning.solve import Solve
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
@@ -50,7 +50,7 @@ def test_a_score_does_not_grow_with_the_weight() -> None:
 
 
 def test_methods_have_the_proxies_of_table_1() -> None:
-    assert {name: proxy_of(name) for name in METHODS} == {
+    assert {name: method.proxy for name, method in METHODS.items()} == {
         "svd": "magnitude",
         "svd-llm": "magnitude",
         "asvd": "activation",
@@ -62,6 +62,12 @@ def test_a_weight_without_importance_is_named() -> None:
     moments = Moments.from_samples(W_MN, X_TN, G_TM * 0)
     with pytest.raises(DecompositionFailed, match="up_proj: its importance by fisher is 0.0"):
         importance(W_MN, moments, "fisher", module="up_proj")
+
+
+def test_a_proxy_that_there_is_not_is_refused() -> None:
+    moments = Moments.from_samples(W_MN, X_TN, G_TM)
+    with pytest.raises(PipelineError, match="no proxy 'gold'; known: magnitude, activation, fish"):
+        importance(W_MN, moments, "gold")
 
 
 def test_the_pass_gives_the_curve_of_the_proxy_of_its_method() -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.fx import GraphModule
 
-from gacfx.compressors.lowrank import Decomposition, decompose
-from gacfx.compressors.methods import METHODS
+from gacfx.compressors.lowrank import decompose
+from gacfx.compressors.methods import LOW_RANK
+from gacfx.compressors.protocol import Decomposition
 from gacfx.core.sites import Layout
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.errors import PipelineError
@@ -49,7 +50,7 @@ def test_every_target_gets_the_curve_of_its_decomposition() -> None:
     assert curves is not None
     assert list(curves) == list(known) == [site.name for _, site in targets(gm)]
     weight, moments = gm.get_parameter(f"{Q0}.weight"), statistics().moments[Q0]
-    want = decompose(weight, moments, METHODS["gfwsvd"], module=Q0).curve("two-sided")
+    want = decompose(weight, moments, LOW_RANK["gfwsvd"], module=Q0).curve("two-sided")
     np.testing.assert_array_equal(curves[Q0].loss_nats, want.loss_nats)
     assert (curves[Q0].rows, curves[Q0].columns) == (48, 48)
 
@@ -60,7 +61,7 @@ def test_the_value_model_is_an_option(value: str) -> None:
     assert curves is not None and {c.value_model for c in curves.values()} == {value}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOW_RANK)
 def test_the_method_is_an_option(method: str) -> None:
     known: dict[str, Decomposition] = {}
     measured(annotated(llama()), known, method=method)

@@ -111,7 +111,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.import_module("toy_gacfx_plugin")
     yield tmp_path
-    METHODS.pop("toy-output")
+    METHODS.forget("toy-output")
     for name in TOYS:
         PASSES.pop(name)
     sys.modules.pop("toy_gacfx_plugin")

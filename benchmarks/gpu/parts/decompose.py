@@ -107,7 +107,7 @@ class Decompose:
 
     def _decompose(self, size: int) -> Result:
         from gacfx.compressors.lowrank import decompose
-        from gacfx.compressors.methods import METHODS
+        from gacfx.compressors.methods import LOW_RANK
         from gacfx.core.statistics import Moments
 
         rows = 4 * size if self._setting.dry else INTERMEDIATE
@@ -117,7 +117,7 @@ class Decompose:
         )
         moments = Moments.from_samples(weight_MN, inputs_TN, grads_TM)
         torch.linalg.eigh(moments.side_moment[:64, :64])  # the library's handles are made here
-        method, kept = METHODS["gfwsvd"], []
+        method, kept = LOW_RANK["gfwsvd"], []
 
         def call() -> None:
             kept.append(decompose(weight_MN, moments, method))

@@ -64,13 +64,13 @@ def test_pivots_are_offered_where_the_short_side_is_a_multiple(
 @pytest.mark.parametrize("solver", ["greedy", "round"])
 def test_rules_of_thumb_are_offered_pairs_only(solver: Solver) -> None:
     search = Search(solver=solver)
-    assert (search.kinds, Offers.of(search, 8).kinds) == (PAIR, PAIR)
+    assert (search.kinds, Offers.of(search, 8, "svd").kinds) == (PAIR, PAIR)
     assert Search(solver=solver, form="pair").kinds == PAIR
 
 
 def test_devices_that_share_a_rank_are_offered_pairs_only() -> None:
     search = Search(tp=2)
-    offers = Offers.of(search, 8)
+    offers = Offers.of(search, 8, "svd")
     assert (search.kinds, offers.kinds, offers.step) == (PAIR, PAIR, 16)
     assert ranks(offers.candidates(curve(64, 64))[0], Pivot) == []
     assert Search(tp=1).kinds == ("low-rank", "pivot")
@@ -176,12 +176,14 @@ def test_a_window_on_a_weight_without_wanted_rank_is_refused() -> None:
 
 
 def test_the_paper_offers_no_dense_weight_out_of_reach() -> None:
-    offers = Offers.of(Search.paper(), 8)
+    offers = Offers.of(Search.paper(), 8, "svd")
     assert (offers.dense, offers.window, offers.kinds) == (False, 8, PAIR)
     found, _ = offers.candidates(curve(4096, 4096), 1000.0)
     assert DENSE not in found and len(found) == 8
     assert DENSE in offers.candidates(curve(4096, 4096), 2047.0)[0]
-    assert Offers.of(Search(value="paper"), 8).dense  # no window, so the dense weight is offered
+    assert Offers.of(
+        Search(value="paper"), 8, "svd"
+    ).dense  # no window, so the dense weight is offered
 
 
 # -- weights that lack a form --------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gacfx.compressors.lowrank import channel_scale, decompose, symmetric_roots
-from gacfx.compressors.methods import METHODS, Method, Metric
+from gacfx.compressors.methods import LOW_RANK, Method, Metric
 from gacfx.core.statistics import Moments
 from gacfx.errors import CalibrationError, DecompositionFailed
 
@@ -31,7 +31,7 @@ def sample(rows: int, columns: int, tokens: int = 300, seed: int = 0) -> tuple[T
     return weight_MN, Moments.from_samples(weight_MN, correlated(columns), correlated(rows))
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("tokens", [300, 5, 1])
 def test_full_rank_gives_the_weight_back(
@@ -44,12 +44,12 @@ def test_full_rank_gives_the_weight_back(
 
 
 def test_known_names_and_metrics() -> None:
-    assert list(METHODS) == ["svd", "asvd", "svd-llm", "gfwsvd"]
-    assert all(method.name == name and method.source for name, method in METHODS.items())
-    assert all(method.left is not Metric.CHANNEL_SCALE for method in METHODS.values())
+    assert list(LOW_RANK) == ["svd", "asvd", "svd-llm", "gfwsvd"]
+    assert all(method.name == name and method.source for name, method in LOW_RANK.items())
+    assert all(method.left is not Metric.CHANNEL_SCALE for method in LOW_RANK.values())
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_factors_are_balanced_and_nested(shape: tuple[int, int], method: Method) -> None:
     weight_MN, moments = sample(*shape)
@@ -65,18 +65,18 @@ def test_factors_are_balanced_and_nested(shape: tuple[int, int], method: Method)
 
 def test_dtype_of_factors() -> None:
     weight_MN, moments = sample(12, 20)
-    found = decompose(weight_MN.bfloat16(), moments, METHODS["gfwsvd"])
+    found = decompose(weight_MN.bfloat16(), moments, LOW_RANK["gfwsvd"])
     assert found.factors(3).down_RD.dtype == torch.bfloat16
     assert found.factors(3, torch.float32).up_OR.dtype == torch.float32
     # Balanced factors fit into half precision where one of an unbalanced pair would not.
-    big = decompose(weight_MN * 1e6, sample(12, 20)[1], METHODS["svd"])
+    big = decompose(weight_MN * 1e6, sample(12, 20)[1], LOW_RANK["svd"])
     assert big.factors(12, torch.float16).finite
     with pytest.raises(DecompositionFailed, match="overflow"):
-        decompose(weight_MN * 1e12, moments, METHODS["svd"]).factors(12, torch.float16)
+        decompose(weight_MN * 1e12, moments, LOW_RANK["svd"]).factors(12, torch.float16)
 
 
 def test_ranks_outside_are_refused() -> None:
-    found = decompose(*sample(12, 20), METHODS["svd"], module="here")
+    found = decompose(*sample(12, 20), LOW_RANK["svd"], module="here")
     for rank in (0, 13, -1):
         with pytest.raises(ValueError, match=f"here: rank {rank} is outside"):
             found.factors(rank)
@@ -84,10 +84,10 @@ def test_ranks_outside_are_refused() -> None:
 
 def test_moments_of_another_weight_are_refused() -> None:
     with pytest.raises(ValueError, match="weight"):
-        decompose(sample(12, 20)[0].T, sample(12, 20)[1], METHODS["svd"])
+        decompose(sample(12, 20)[0].T, sample(12, 20)[1], LOW_RANK["svd"])
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
 @pytest.mark.parametrize("field", ["projected_moment", "side_moment", "input_abs_mean"])
 def test_bad_statistics_are_a_reason(method: Method, field: str) -> None:
     weight_MN, moments = sample(12, 20)
@@ -103,24 +103,24 @@ def test_other_failures_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     weight_MN, moments = sample(12, 20)
     nothing = replace(moments, input_square_mean=torch.zeros(20))
     with pytest.raises(DecompositionFailed, match="no calibration token"):
-        decompose(weight_MN, nothing, METHODS["svd"])
+        decompose(weight_MN, nothing, LOW_RANK["svd"])
     with pytest.raises(DecompositionFailed, match="NaN or infinite gradient"):
-        decompose(weight_MN, replace(moments, grad_square_mean=torch.inf), METHODS["svd"])
+        decompose(weight_MN, replace(moments, grad_square_mean=torch.inf), LOW_RANK["svd"])
     with pytest.raises(DecompositionFailed, match="NaN or infinite weight"):
-        decompose(weight_MN * torch.inf, moments, METHODS["svd"])
+        decompose(weight_MN * torch.inf, moments, LOW_RANK["svd"])
 
     def diverge(_matrix: Tensor) -> None:
         raise torch.linalg.LinAlgError("failed to converge")  # type: ignore[attr-defined]
 
     monkeypatch.setattr(torch.linalg, "eigh", diverge)
     with pytest.raises(DecompositionFailed, match="did not converge"):
-        decompose(weight_MN, moments, METHODS["svd"])
+        decompose(weight_MN, moments, LOW_RANK["svd"])
 
 
 def test_huge_numbers_are_a_reason_not_a_wrong_answer() -> None:
     weight_MN, moments = sample(12, 20)
     with pytest.raises(DecompositionFailed):
-        decompose(weight_MN * 1e200, moments, METHODS["svd"])
+        decompose(weight_MN * 1e200, moments, LOW_RANK["svd"])
 
 
 def test_a_weight_without_gradient_is_decomposed_and_costs_nothing() -> None:
@@ -128,7 +128,7 @@ def test_a_weight_without_gradient_is_decomposed_and_costs_nothing() -> None:
         weight_MN, _ = sample(*shape)
         inputs_TN = torch.ones(5, shape[1], dtype=torch.float64)
         moments = Moments.from_samples(weight_MN, inputs_TN, torch.zeros(5, shape[0]).double())
-        found = decompose(weight_MN, moments, METHODS["gfwsvd"])
+        found = decompose(weight_MN, moments, LOW_RANK["gfwsvd"])
         factors = found.factors(12)
         torch.testing.assert_close(factors.up_OR @ factors.down_RD, weight_MN)
         assert not found.curve("two-sided").loss_nats.any()

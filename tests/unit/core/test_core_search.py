@@ -8,8 +8,7 @@ from gacfx.passes.planning.choosers import SOLVERS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gacfx.compressors.curves import VALUE_MODELS
-from gacfx.core.search import Bound, Search, Solver, Value
+from gacfx.core.search import Bound, Search, Solver
 from gacfx.errors import PlanError
 
 PATTERNS = st.text("abc*[]._-0123", min_size=1)
@@ -27,13 +26,14 @@ def test_the_paper_is_three_choices() -> None:
 
 def test_the_names_are_those_of_what_there_is() -> None:
     assert get_args(Solver) == tuple(SOLVERS)
-    assert get_args(Value) == ("auto", *VALUE_MODELS, "paper")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"value": "gold"}, "no value 'gold'; known: auto, two-sided, fisher, relative, paper"),
+        ({"value": ""}, "value '': must be the name of a value model"),
+        ({"value": "a b"}, "value 'a b': must be the name of a value model"),
+        ({"value": None}, "value None: must be the name of a value model"),
         ({"candidates": "some"}, "no candidates 'some'; known: full, window"),
         ({"solver": "magic"}, "no solver 'magic'; known: core, dp, ilp, cbc, highs, greedy, round"),
         ({"quant": "fp6"}, "no quant 'fp6'; known: fp8, int8, int4-g128, mxfp8, nvfp4, 2:4"),

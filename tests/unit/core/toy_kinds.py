@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gacfx.core import kinds
 from gacfx.core.decision import DENSE, Decision, LowRank, Stored, Work
-from gacfx.core.kinds import Kind
+from gacfx.core.kinds import KINDS, Kind
 
 
 class _Toy(Decision):
@@ -63,8 +62,8 @@ EXPERTS = Kind(Experts)
 @contextmanager
 def known(kind: Kind = EXPERTS) -> Iterator[None]:
     """Known as long as this lasts."""
-    kinds.register(kind)
+    KINDS.register(kind)
     try:
         yield
     finally:
-        kinds._KINDS.pop(kind.name)
+        KINDS.forget(kind.name)

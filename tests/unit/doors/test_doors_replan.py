@@ -16,7 +16,7 @@ from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import load
 from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of
-from gacfx.study import Study, run_planning
+from gacfx.study import Study
 from tests import tiny
 from tests.unit import made_curves
 

@@ -10,12 +10,14 @@ from gacfx import study as door
 from gacfx.api import load_profile, read_calibration, summarise, verify
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
+from gacfx.compressors.values import TRIED
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
 from gacfx.errors import PlanError
-from gacfx.study import VALUE_MODELS, Study, check_tp
+from gacfx.study import Study
+from gacfx.suitable import check_tp
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -62,7 +64,7 @@ def test_trials_see_the_part_and_the_plan_all_of_the_text(used: list[Statistics]
     planned = study().plan("0.3", profile=PROFILE)
     part, _ = split(corpus())
     digests = [found.text_digest for found in used]
-    assert digests == [part.digest] * len(VALUE_MODELS) + [corpus().digest]
+    assert digests == [part.digest] * len(TRIED) + [corpus().digest]
     made = planned.plan.provenance
     assert (made.calibration_tokens, made.calibration_digest) == (corpus().tokens, corpus().digest)
 
@@ -81,7 +83,7 @@ def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(door, "evaluate", spy)
     study().plan("0.3", profile=PROFILE)
-    assert judged == [study().held_back.digest] * len(VALUE_MODELS)
+    assert judged == [study().held_back.digest] * len(TRIED)
 
 
 def test_a_plan_is_verified_on_random_tokens_of_the_whole_vocabulary() -> None:

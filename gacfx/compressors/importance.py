@@ -14,42 +14,42 @@ planner's best choice lies at the ends of what it is offered. It is here to repr
 """
 
 from math import isfinite
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from gacfx.compressors.methods import METHODS, Metric
 from gacfx.core.curves import Curve
-from gacfx.core.statistics import Moments
-from gacfx.errors import DecompositionFailed
+from gacfx.errors import DecompositionFailed, PipelineError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gacfx.core.statistics import Moments
 
 
-def proxy_of(method: str) -> str:
-    """The proxy that goes with a method: the one of Table 1, or what the method looks at."""
-    metrics = METHODS[method]
-    if metrics.left is Metric.MOMENT:
-        return "fisher"
-    return "activation" if metrics.right is Metric.CHANNEL_SCALE else "magnitude"
-
-
-def importance(weight_MN: Tensor, moments: Moments, proxy: str, *, module: str = "") -> float:
+def importance(weight_MN: "Tensor", moments: "Moments", proxy: str, *, module: str = "") -> float:
     """Score of one parameter of a weight, above 0.
 
     Raises:
         DecompositionFailed: it is 0 or not finite, so nothing can be said of the weight.
+        PipelineError: a method names a proxy that there is not.
     """
     inputs = float(moments.input_square_mean.mean())
-    score = {
+    scores = {
         "magnitude": float(weight_MN.detach().double().square().mean()),
         "activation": inputs,
         "fisher": moments.grad_square_mean * inputs,
-    }[proxy]
+    }
+    if proxy not in scores:
+        raise PipelineError(f"{module}: no proxy {proxy!r}; known: {', '.join(scores)}")
+    score = scores[proxy]
     if not (isfinite(score) and score > 0):
         raise DecompositionFailed(module, f"its importance by {proxy} is {score}")
     return score
 
 
-def linear_curve(module: str, rows: int, columns: int, score: float, value_model: str) -> Curve:
+def linear_losses(rows: int, columns: int, score: float) -> NDArray[np.float64]:
     """Importance x parameters that are gone, at every rank; no nats.
 
     Eq. 4 counts from the compressor's own rank, this counts from the dense weight: all values of a
@@ -57,4 +57,9 @@ def linear_curve(module: str, rows: int, columns: int, score: float, value_model
     """
     ranks = np.arange(min(rows, columns) + 1)
     gone = rows * columns - ranks * (rows + columns)
-    return Curve(module, rows, columns, score * np.maximum(gone, 0).astype(np.float64), value_model)
+    return np.asarray(score * np.maximum(gone, 0).astype(np.float64))
+
+
+def linear_curve(module: str, rows: int, columns: int, score: float, value_model: str) -> Curve:
+    """The same as the curve of a weight."""
+    return Curve(module, rows, columns, linear_losses(rows, columns, score), value_model)

@@ -1,0 +1,197 @@
+"""What a compressor is: statistics of a weight in, its decomposition out, and ranks of its own.
+
+    method = METHODS.find("gfwsvd")
+    found = method.decompose(weight_MN, moments, "layers.0.mlp.up_proj")
+    found.curve("two-sided")        # what every rank costs
+    found.factors(1112)             # the pair of factors at one rank
+
+A new method is a subclass of :class:`Compressor`, made known by
+:func:`gacfx.compressors.methods.register` or by an entry point of the group ``gacfx.compressors``.
+Whatever a method does by itself has its place: ranks of its own in ``allocate``, curves of its own
+in ``Decomposition.curve``, factors that are refitted for a rank in ``Decomposition.factors``.
+"""
+
+# M outputs, N inputs, S = min(M, N), R rank
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from gacfx.compressors.allocate import allocate
+from gacfx.core.decision import Decision
+from gacfx.core.kinds import BUILT_IN, KINDS
+from gacfx.core.search import Search
+from gacfx.errors import PipelineError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from gacfx.core.curves import Curve
+    from gacfx.core.materialise import Factors
+    from gacfx.core.statistics import Moments
+
+
+class Statistic(StrEnum):
+    """What calibration gathers of a weight, as far as methods ask for it."""
+
+    INPUT_ABS_MEAN = "input abs mean"
+    """E |x| of each input."""
+    INPUT_MOMENT = "input moment"
+    """A = E[x x^T] where that is the short side, else W A W^T."""
+    GRAD_MOMENT = "grad moment"
+    """G = E[g g^T] of the output gradients where that is the short side, else W^T G W."""
+
+
+class Decomposition(ABC):
+    """A weight as a method sees it: what every rank costs, and the factors of each."""
+
+    module: str
+    method: "Compressor"
+    weight_MN: "Tensor"
+    moments: "Moments"
+
+    @property
+    def components(self) -> "tuple[Tensor, Tensor] | None":
+        """(inner, outer), both [S, S] in float64, where the pairs of all ranks are nested in it.
+
+        Then the pair of rank R is W inner[:, :R] and outer[:R] when M > N, else inner[:, :R] and
+        outer[:R] W, and the value models that count an error of the weight have their curves. None
+        where that is not so: ``curve`` must then say by itself what a rank costs.
+        """
+        return None
+
+    @abstractmethod
+    def factors(self, rank: int, dtype: "torch.dtype | None" = None) -> "Factors":
+        """W ~ up down with ``rank`` components, ready to be stored.
+
+        Args:
+            rank: 1 .. S.
+            dtype: of the factors; None for that of the weight.
+
+        Raises:
+            DecompositionFailed: a factor is not finite in ``dtype``.
+        """
+
+    def pair(self, rank: int) -> "tuple[Tensor, Tensor]":
+        """(up [M, R], down [R, N]) in float64: what other forms of the same product are made of."""
+        import torch
+
+        factors = self.factors(rank, torch.float64)
+        return factors.tensors["up"], factors.tensors["down"]
+
+    def curve(self, value_model: str = "two-sided") -> "Curve":
+        """What every rank 0 .. S costs with these factors, under a value model.
+
+        Raises:
+            PipelineError: no value model has this name.
+            DecompositionFailed: the curve is not finite, or cannot be told of this decomposition.
+        """
+        from gacfx.compressors.values import VALUES
+
+        return VALUES.find(value_model).curve(self)
+
+
+@dataclass(frozen=True)
+class AllocationInputs:
+    """What a method may look at when it allocates ranks, beside shapes and the ratio."""
+
+    decompositions: Mapping[str, Decomposition]
+    """Module -> decomposition; a weight that could not be decomposed is missing."""
+    measure: Callable[[Mapping[str, int]], float]
+    """Loss of the model with these modules at these ranks and all others dense, in nats per token
+    of calibration text; a forward pass over the text each time."""
+
+
+class Compressor(ABC):
+    """A compression method.
+
+    Subclasses are values: equal ones are the same method, and nothing in them changes.
+    """
+
+    name: str
+    """As plans and the command line have it."""
+    source: str
+    """The paper, and what of it is meant."""
+    kinds: tuple[str, ...] = ("low-rank", "pivot")
+    """Kinds of decisions that it can make. Whoever makes ``low-rank`` also makes the kinds of other
+    packages that are a product of low rank, since these are made from a pair of factors."""
+
+    @property
+    def minimises(self) -> str:
+        """What its factors minimise, in a few words or as a formula in W, A and G."""
+        return "its own measure"
+
+    @property
+    def needs(self) -> tuple[Statistic, ...]:
+        """Statistics that it looks at; none for a method that knows weights only."""
+        return ()
+
+    @property
+    def proxy(self) -> str:
+        """Importance of a weight under the value model ``paper``: a proxy of
+        :mod:`gacfx.compressors.importance`."""
+        return "magnitude"
+
+    @abstractmethod
+    def decompose(self, weight_MN: "Tensor", moments: "Moments", module: str = "") -> Decomposition:
+        """The weight as this method sees it, on the device of the moments.
+
+        Args:
+            weight_MN: any floating dtype; outputs first, whatever the layer's own layout.
+            moments: of this weight.
+            module: name for messages and curves.
+
+        Raises:
+            DecompositionFailed: the weight is kept dense, and the reason recorded.
+        """
+
+    def allocate(
+        self,
+        shapes: Mapping[str, tuple[int, int]],
+        ratio: float | str,
+        inputs: AllocationInputs | None = None,
+    ) -> dict[str, int | None]:
+        """The method's own ranks, or None to keep a weight dense; uniform unless it says otherwise.
+
+        Args:
+            shapes: module -> (rows, columns).
+            ratio: share to remove, 0..1.
+            inputs: for methods that look at more than shapes.
+        """
+        del inputs
+        return allocate(shapes, ratio)
+
+    def makes(self, kind: str) -> bool:
+        """Can it make decisions of this kind?
+
+        Raises:
+            PlanError: no kind has this name.
+        """
+        decision = KINDS.find(kind).decision
+        ours = any(decision is known.decision for known in BUILT_IN)
+        # A decision that is a product of low rank says so by having a rank.
+        product = decision.rank is not Decision.rank
+        return kind in self.kinds or (not ours and product and "low-rank" in self.kinds)
+
+    @property
+    def all_kinds(self) -> tuple[str, ...]:
+        """Every known kind that it can make, those of other packages included."""
+        return tuple(kind.name for kind in KINDS.everything() if self.makes(kind.name))
+
+    def offered(self, search: Search) -> tuple[str, ...]:
+        """Kinds that a search asks for and that this method can make.
+
+        Raises:
+            PipelineError: it cannot make what is asked for by name, or none of it.
+        """
+        made = tuple(kind for kind in search.kinds if self.makes(kind))
+        missing = [kind for kind in search.kinds if kind not in made]
+        if missing and (search.form != "auto" or not made):
+            raise PipelineError(
+                f"method {self.name!r} makes no {missing[0]!r} decisions (form {search.form!r}); "
+                f"it makes {', '.join(self.kinds)}"
+            )
+        return made

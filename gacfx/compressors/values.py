@@ -1,0 +1,172 @@
+"""The table of value models: what a rank of a weight is worth, decomposition -> curve.
+
+With D the error of the weight, A the second moment of its inputs and G that of its output
+gradients, an error costs 1/2 tr(G D A D^T) nats per token (:mod:`gacfx.compressors.curves`). The
+model is local, so there are several, and those of :data:`TRIED` are compared on text.
+
+A new value model is one :class:`ValueModel`, made known by :func:`register` or by an entry point of
+the group ``gacfx.values``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gacfx.compressors.importance import importance, linear_losses
+from gacfx.core.curves import Curve
+from gacfx.core.table import Table
+from gacfx.errors import DecompositionFailed, PipelineError
+
+if TYPE_CHECKING:
+    from gacfx.compressors.protocol import Compressor, Decomposition
+
+Losses = NDArray[np.float64]
+
+NATS = "nats"
+SHARE = "share"
+IMPORTANCE = "importance x params"
+
+
+@dataclass(frozen=True)
+class ValueModel:
+    """What a rank is worth."""
+
+    name: str
+    unit: str
+    """Of its losses: ``nats`` (per token), so that a plan promises a rise of the loss, or words for
+    something else."""
+    what: str
+    """What it counts, in a few words or as a formula in D, A and G."""
+    source: str
+    losses: "Callable[[Decomposition], Losses]"
+    """[S + 1] losses at every rank 0 .. S: finite, at least 0, not increasing."""
+    by_proxy: bool = False
+    """It counts by a proxy that goes with the method, and plans name both."""
+
+    @property
+    def in_nats(self) -> bool:
+        """Its losses are nats per token."""
+        return self.unit == NATS
+
+    def label(self, method: "Compressor") -> str:
+        """As plans and curves name it: ``two-sided``, ``paper:fisher``."""
+        return f"{self.name}:{method.proxy}" if self.by_proxy else self.name
+
+    def curve(self, found: "Decomposition") -> Curve:
+        """What every rank costs with the factors of a decomposition.
+
+        Raises:
+            DecompositionFailed: the losses are not finite, or cannot be told of this decomposition.
+            PipelineError: the value model is no curve: another length, below 0 or increasing.
+        """
+        losses, shape = self.losses(found), found.moments.shape
+        if not np.isfinite(losses).all():
+            raise DecompositionFailed(found.module, f"the {self.name} loss curve is not finite")
+        if losses.shape != (min(shape) + 1,) or losses[-1] < 0 or (np.diff(losses) > 0).any():
+            raise PipelineError(
+                f"value model {self.name!r}, {found.module}: losses must be one for each rank from "
+                f"0 to {min(shape)}, at least 0, and none above that of a smaller rank"
+            )
+        return Curve(found.module, *shape, losses, self.label(found.method))
+
+
+def _two_sided(found: "Decomposition") -> Losses:
+    return _tail(found, "moment")
+
+
+def _fisher(found: "Decomposition") -> Losses:
+    return _tail(found, "mean")
+
+
+def _relative(found: "Decomposition") -> Losses:
+    losses = _tail(found, "identity")
+    return np.asarray(losses / max(losses[0], np.finfo(np.float64).tiny))
+
+
+def _paper(found: "Decomposition") -> Losses:
+    proxy = found.method.proxy
+    score = importance(found.weight_MN, found.moments, proxy, module=found.module)
+    return linear_losses(*found.moments.shape, score)
+
+
+def _tail(found: "Decomposition", output: str) -> Losses:
+    """Losses of an error D under A and what stands in the place of G."""
+    from gacfx.compressors.curves import OutputWeight, tail_losses  # torch
+
+    if found.components is None:
+        raise DecompositionFailed(
+            found.module,
+            f"the factors of {found.method.name!r} are not nested, and it has no curve of its own",
+        )
+    losses = tail_losses(found.weight_MN, found.moments, *found.components, OutputWeight(output))
+    return losses.cpu().numpy()
+
+
+VALUES: Table[ValueModel] = Table(
+    "value model",
+    ValueModel,
+    "gacfx.values",
+    (
+        ValueModel(
+            "two-sided",
+            NATS,
+            "1/2 tr(G D A D^T)",
+            "K-FAC, Martens and Grosse 2015",
+            _two_sided,
+        ),
+        ValueModel(
+            "fisher",
+            NATS,
+            "1/2 g tr(D A D^T), g the mean of G's diagonal",
+            "the same with one number for G",
+            _fisher,
+        ),
+        ValueModel(
+            "relative",
+            SHARE,
+            "tr(D A D^T), as a share of that of the weight",
+            "energy of SVD-LLM, Wang et al. 2024",
+            _relative,
+        ),
+        ValueModel(
+            "paper",
+            IMPORTANCE,
+            "importance x parameters that are gone",
+            "GAC-v2, Eq. 4, arXiv 2604.09595",
+            _paper,
+            by_proxy=True,
+        ),
+    ),
+    also=("auto",),
+)
+"""Name -> value model; :func:`register` and entry points of ``gacfx.values`` add to it."""
+
+TRIED = ("two-sided", "fisher", "relative")
+"""What ``auto`` tries; the best one on held-back text is kept."""
+
+
+def register(model: ValueModel) -> ValueModel:
+    """Make a value model known by its name, to ``measure-curves`` and the command line alike.
+
+    Raises:
+        PipelineError: another one has that name.
+    """
+    return VALUES.register(model)
+
+
+def unit_of(label: str) -> str:
+    """What the losses of a plan are counted in; ``unknown unit`` for a model that is not here.
+
+    Args:
+        label: the value model as a plan names it, made-up curves included.
+    """
+    if label.startswith("synthetic"):
+        return IMPORTANCE if "paper" in label else NATS
+    try:
+        model = VALUES.seek(label.partition(":")[0])
+    except PipelineError:  # a plan is shown whatever became of the package that it was made with
+        model = None
+    return "unknown unit" if model is None else model.unit
