@@ -12,7 +12,7 @@ from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
-from gacfx.core.search import Bound, Search
+from gacfx.core.search import Bound, Search, kinds_of
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
@@ -53,6 +53,10 @@ class Offers:
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
             KINDS.find(kind)
+        if self.tp > 1 and not {*self.kinds} <= {*kinds_of("pair")}:
+            raise PassError(
+                f"{BY}: tp {self.tp} splits ranks, and pivots cannot be split; take form 'pair'"
+            )
 
     @staticmethod
     def of(search: Search, align: int, method: str) -> "Offers":
@@ -138,6 +142,8 @@ class Offers:
 
     def _legal(self, curve: Curve) -> tuple[Candidates, str]:
         """Candidates of all kinds that keep to the step, and why there are none."""
+        if not self.kinds:
+            return (), "no form is left"
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:

@@ -42,7 +42,6 @@ class Solve(GacPass):
     def run(self, gm: GraphModule) -> bool:
         assert self.budget is not None
         curves = state(gm).curves or {}
-        warn_of_rising(curves, state(gm).candidates or {})
         plan = solve_case(
             Case(curves, state(gm), dense_reasons(gm)),
             self.budget,
@@ -52,5 +51,6 @@ class Solve(GacPass):
             wanted=self.wanted,
             provenance=self.provenance,
         )
+        warn_of_rising(curves, state(gm).candidates or {})
         state(gm).plan = replace(plan, refusals=refused_sites(gm))
         return False
