@@ -63,7 +63,10 @@ BY_NAME = {
 
 NO_TORCH = (
     *("knapsack", "allocation", "hardware", "errors", "pipelines"),
-    *(f"core.{name}" for name in ("dims", "tiers", "plan", "sites", "curves", "files", "decision", "kinds")),
+    *(
+        f"core.{name}"
+        for name in ("dims", "tiers", "plan", "sites", "curves", "files", "decision", "kinds")
+    ),
     *(
         "core.offered",
         "core.plain",
