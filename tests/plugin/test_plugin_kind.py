@@ -23,7 +23,7 @@ from gacfx.modules.make import carrier_names
 from gacfx.passes.verify.check_budget import weight_params
 from gacfx.tracing.export import capture
 from tests.passes.graphs import annotated
-from tests.plugin.toy_kind import KIND, installed
+from tests.plugin.toy_kind import KIND, forget, installed
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, qwen2, token_ids
 
 Q0 = "model.layers.0.self_attn.q_proj"
@@ -31,7 +31,9 @@ Q0 = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    with installed(tmp_path / "site", monkeypatch) as module:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with installed(folder, monkeypatch) as module:
         yield module
 
 
@@ -88,13 +90,13 @@ def test_its_checkpoint_loads_bit_by_bit_and_only_with_it(
     assert (
         "2 of 2 targeted weights are compressed (2 toy-scaled)" in (out / "README.md").read_text()
     )
-    KINDS.forget(KIND)  # as in a process that has not met it yet
+    forget()
     for loaded in (load_checkpoint(out), AutoModelForCausalLM.from_pretrained(out)):
         assert torch.equal(loaded(token_ids()).logits, module(token_ids()).logits)
         loaded.save_pretrained(tmp_path / "again")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
         assert torch.equal(again(token_ids()).logits, module(token_ids()).logits)
-    KINDS.forget(KIND)
+    forget()
     monkeypatch.setattr(table, "entry_points", lambda **_: ())  # uninstalled
     for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
         with pytest.raises(CheckpointError, match=f"no kind of decision '{KIND}'; .* written by"):

@@ -120,5 +120,10 @@ def installed(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     try:
         yield importlib.import_module(NAME)
     finally:
-        if KIND in KINDS:
-            KINDS.forget(KIND)
+        forget()
+
+
+def forget() -> None:
+    """Take the kind out of the table, as in a new process."""
+    if KIND in KINDS:
+        KINDS.forget(KIND)
