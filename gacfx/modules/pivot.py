@@ -157,7 +157,7 @@ def eliminated(side_SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     side = (L_P; L_Q) U with the largest remaining entry of each column as its pivot, so the
     coefficients are L_Q L_P^-1: U and its condition do not come in, and a side of lower rank has
-    coefficients as well. The pivots of chance would have coefficients in the hundreds.
+    coefficients as well. Pivots of chance may have coefficients in the hundreds.
     """
     rank = side_SR.shape[1]
     lu_SR, swaps_R, _ = torch.linalg.lu_factor_ex(side_SR)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gacfx.checkpoint.save import save_checkpoint
+from gacfx.core.decision import LowRank, Pivot
 from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import (
     LAYERS,
@@ -23,7 +24,14 @@ from tests.unit.checkpoint.tiny_models import (
 )
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = list(MODELS)
+KINDS: tuple[type[LowRank | Pivot], ...] = (LowRank, Pivot)
+CASES = {
+    family if kind is LowRank else f"{family}-{kind.kind}": (family, kind)
+    for family in MODELS
+    for kind in KINDS
+}
+"""Name of a checkpoint -> its family, and the kind of all its decisions."""
+FAMILIES = list(CASES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,11 +39,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def compress(family: str, out: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def compress(name: str, out: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The compressed model, saved in ``out`` with the logits that it gives."""
     torch.manual_seed(0)
+    family, kind = CASES[name]
     model = cast_(MODELS[family](), dtype)
-    factors = factors_for(model, LAYERS[family])
+    factors = factors_for(model, LAYERS[family], kind=kind)
     plan = plan_for(model, factors)
     install_(model, factors)
     save_checkpoint(model, None, out, plan=plan, factors=factors)
@@ -81,18 +90,26 @@ def test_reloaded_and_saved_again_it_agrees_to_the_bit(
     assert torch.equal(logits(reload(tmp_path)), want)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16(tmp_path: Path, family: str) -> None:
-    model = compress(family, tmp_path, torch.bfloat16)
+def test_half_precision(tmp_path: Path, family: str, dtype: torch.dtype) -> None:
+    model = compress(family, tmp_path, dtype)
     back = reload(tmp_path, dtype="auto")
-    assert {parameter.dtype for parameter in back.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in back.parameters()} == {dtype}
     assert torch.equal(logits(back), logits(model))
+    for name, layer in compressed_modules(back).items():
+        known = compressed_modules(model)[name].tensors()
+        assert {n: t.dtype for n, t in layer.tensors().items()} == {
+            n: t.dtype for n, t in known.items()
+        }
+        assert all(torch.equal(tensor, known[n]) for n, tensor in layer.tensors().items())
 
 
-def test_float32_weights_loaded_as_bfloat16(saved: Saved) -> None:
+@pytest.mark.parametrize("family", ["llama", "llama-pivot", "qwen2-pivot"])
+def test_float32_weights_loaded_as_bfloat16(saved: Saved, family: str) -> None:
     root, models = saved
-    twin = cast_(copy.deepcopy(models["llama"]), torch.bfloat16)
-    assert torch.equal(logits(reload(root / "llama", dtype=torch.bfloat16)), logits(twin))
+    twin = cast_(copy.deepcopy(models[family]), torch.bfloat16)
+    assert torch.equal(logits(reload(root / family, dtype=torch.bfloat16)), logits(twin))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -107,9 +124,13 @@ def test_generation_with_a_cache_gives_the_same_tokens(saved: Saved, family: str
     ]
     assert texts[0].shape[1] > 9
     assert torch.equal(texts[0], texts[1])
+    without = models[family].generate(  # type: ignore[operator]
+        ids, attention_mask=mask, **{**settings, "use_cache": False}
+    )
+    assert torch.equal(texts[0], without)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "llama-pivot", "gpt2-pivot"])
 def test_it_compiles_as_one_graph(saved: Saved, family: str) -> None:
     back = reload(saved[0] / family)
     torch.compiler.reset()
@@ -119,8 +140,9 @@ def test_it_compiles_as_one_graph(saved: Saved, family: str) -> None:
     torch.testing.assert_close(out, logits(back))
 
 
-def test_training_reaches_both_factors(saved: Saved) -> None:
-    back = reload(saved[0] / "qwen2").train()
+@pytest.mark.parametrize("family", ["qwen2", "qwen2-pivot"])
+def test_training_reaches_every_tensor(saved: Saved, family: str) -> None:
+    back = reload(saved[0] / family).train()
     back(token_ids(), labels=token_ids()).loss.backward()
     for layer in compressed_modules(back).values():
         for parameter in layer.parameters():

@@ -45,7 +45,7 @@ class Sample:
 
     def truncated(self, method: Method, rank: int) -> Tensor:
         factors = decompose(self.weight_MN, self.moments, method).factors(rank)
-        return factors.up_OR @ factors.down_RD
+        return factors.tensors["up"] @ factors.tensors["down"]
 
 
 def energy(error_MN: Tensor, left_MM: Tensor, right_NN: Tensor) -> float:
@@ -101,13 +101,13 @@ def test_nothing_beats_gfwsvd_in_its_metric(shape: tuple[int, int]) -> None:
         return energy(sample.weight_MN - approximation_MN, sample.grad_MM, sample.input_NN)
 
     factors = decompose(sample.weight_MN, sample.moments, LOW_RANK["gfwsvd"]).factors(rank)
-    best = loss(factors.up_OR @ factors.down_RD)
+    best = loss(factors.tensors["up"] @ factors.tensors["down"])
     for method in ("svd", "asvd", "svd-llm"):
         assert best < loss(sample.truncated(LOW_RANK[method], rank))
     for scale in (1e-3, 1e-2, 0.1, 1.0):
         for _ in range(25):
-            up = factors.up_OR + scale * sample.draw(*factors.up_OR.shape)
-            down = factors.down_RD + scale * sample.draw(*factors.down_RD.shape)
+            up = factors.tensors["up"] + scale * sample.draw(*factors.tensors["up"].shape)
+            down = factors.tensors["down"] + scale * sample.draw(*factors.tensors["down"].shape)
             assert best < loss(up @ down)
 
 

@@ -249,7 +249,7 @@ def test_verify_reads_the_weights_and_not_the_notes() -> None:
     gm.get_submodule(f"{QKV}.down").weight = nn.Parameter(torch.ones(9, 20))
     with pytest.raises(
         PassError,
-        match=r"^factorize: layers.0.qkv.down.weight is \[9, 20\]; the plan says rank 8, \[8, 20\]$",
+        match=r"^factorize: layers.0.qkv.down.weight is \[9, 20\]; the plan .* rank 8, \[8, 20\]$",
     ):
         step.verify(gm)
 

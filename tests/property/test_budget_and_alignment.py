@@ -37,9 +37,9 @@ def test_changed_dims_are_aligned_and_the_budget_is_kept(thousandths: int, align
     assert ranks
     assert all(r % align == 0 for r in ranks.values())
     dense = sum(c.rows * c.columns for c in planned.plan.choices)
-    kept = sum(f.down_RD.numel() + f.up_OR.numel() for f in planned.factors.values()) + sum(
-        c.rows * c.columns for c in planned.plan.choices if c.rank is None
-    )
+    kept = sum(
+        f.tensors["down"].numel() + f.tensors["up"].numel() for f in planned.factors.values()
+    ) + sum(c.rows * c.columns for c in planned.plan.choices if c.rank is None)
     assert 1000 * kept <= (1000 - thousandths) * dense
 
 

@@ -125,7 +125,7 @@ class Decompose:
 
         seconds = self._setting.timer.once(call)
         whole = kept[-1].factors(size)
-        error = relative_error(whole.up_OR @ whole.down_RD, weight_MN)
+        error = relative_error(whole.tensors["up"] @ whole.tensors["down"], weight_MN)
         return {"seconds": seconds, "relative_error": error}
 
     def _plain(self, what: str, size: int, dtype: str) -> Result:

@@ -21,14 +21,18 @@ from transformers.quantizers.auto import (
     AutoHfQuantizer,
 )
 
+import gacfx
 from gacfx.checkpoint.hf import GacfxConfig, GacfxQuantizer, _check_whole, config_of, register
 from gacfx.checkpoint.load import load_checkpoint
 from gacfx.checkpoint.save import save_checkpoint
+from gacfx.core.decision import Decision, LowRank, Pivot
+from gacfx.core.kinds import write_decision
 from gacfx.errors import CheckpointError
 from gacfx.modules.install import compressed_modules, install_
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
 
 RANKS = {"model.layers.1.self_attn.q_proj": 11, "model.layers.0.self_attn.q_proj": 9}
+PAIRS: dict[str, Decision] = {name: LowRank(rank) for name, rank in RANKS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +52,11 @@ def from_dict(block: dict[str, Any]) -> GacfxConfig:
     made = config_class.from_dict(block)
     assert isinstance(made, GacfxConfig)
     return made
+
+
+def asked(decisions: dict[str, Decision]) -> dict[str, Any]:
+    """The part of a block that names the decisions."""
+    return {"modules": {name: write_decision(one) for name, one in decisions.items()}}
 
 
 def copy_with(saved: Path, out: Path, block: dict[str, Any]) -> Path:
@@ -71,25 +80,36 @@ def test_it_is_registered_once() -> None:
 
 
 def test_the_block_in_words() -> None:
-    assert json.loads(GacfxConfig(RANKS).to_json_string()) == {
+    assert json.loads(GacfxConfig(PAIRS).to_json_string()) == {
         "quant_method": "gacfx",
-        "format_version": 1,
-        "ranks": dict(sorted(RANKS.items())),
+        "format_version": 2,
+        "modules": {name: {"kind": "low-rank", "rank": RANKS[name]} for name in sorted(RANKS)},
+        "gacfx_version": gacfx.__version__,
         "gacfx_note": "import gacfx before loading",
     }
     assert type(GacfxConfig().quant_method) is str
 
 
 def test_it_comes_back() -> None:
-    config = GacfxConfig(RANKS)
+    config = GacfxConfig({**PAIRS, "lm_head": Pivot(4)})
     assert from_dict(config.to_dict()).to_dict() == config.to_dict()
+    assert config.decisions == {**PAIRS, "lm_head": Pivot(4)}
+
+
+def test_a_block_of_version_1_becomes_one_of_version_2() -> None:
+    old = {"quant_method": "gacfx", "format_version": 1, "ranks": RANKS}
+    assert from_dict(old).to_dict() == GacfxConfig(PAIRS).to_dict()
+    assert from_dict({"ranks": RANKS}).decisions == PAIRS
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format_version": 2}, "format version 2; this gacfx reads 1"),
+        ({"format_version": 3}, "format version 3; this gacfx reads 1 and 2"),
+        ({"format_version": 3, "gacfx_version": "9.1"}, r"\(it was written by gacfx 9.1\)$"),
         ({"format_version": "1"}, "format version '1'"),
+        ({"format_version": 2.0}, "format version 2.0"),
+        ({"format_version": [2]}, r"format version \[2\]"),
         ({"format_version": True}, "format version True"),
         ({"quant_method": "bitsandbytes"}, "quant_method 'bitsandbytes' is not 'gacfx'"),
         ({"ranks": [3]}, r"ranks must be a table, not \[3\]"),
@@ -97,12 +117,26 @@ def test_it_comes_back() -> None:
         ({"ranks": {"a": 3.0}}, "a: rank 3.0 is not"),
         ({"ranks": {"a": True}}, "a: rank True is not"),
         ({"ranks": {"a": "8"}}, "a: rank '8' is not"),
+        ({"ranks": {"a": [[8]]}}, r"a: rank \[\[8\]\] is not"),
         ({"ranks": {"": 8}}, "'' is no module name"),
+        ({"modules": [3]}, r"modules must be a table, not \[3\]"),
+        ({"modules": {"": {"kind": "low-rank", "rank": 1}}}, "'' is no module name"),
+        ({"modules": {"a": 8}}, "a: a decision is a table with its kind, not 8"),
+        ({"modules": {"a": {}}}, "a: no kind of decision None"),
+        ({"modules": {"a": {"kind": "low-rank"}}}, "a: low-rank: rank is missing"),
+        ({"modules": {"a": {"kind": "low-rank", "rank": True}}}, "a: low-rank: True is no whole"),
+        ({"modules": {"a": {"kind": "low-rank", "rank": [8]}}}, r"a: low-rank: \[8\] is no whole"),
+        ({"modules": {"a": {"kind": "dense"}}}, "a: nothing replaces a dense weight"),
+        (
+            {"modules": {"a": {"kind": "butterfly"}}, "gacfx_version": "9.1"},
+            r"a: no kind of decision 'butterfly'; .* \(it was written by gacfx 9.1\)$",
+        ),
     ],
 )
 def test_blocks_that_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         GacfxConfig(**settings)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
 def test_unknown_keys_are_dropped_and_named() -> None:
@@ -112,7 +146,7 @@ def test_unknown_keys_are_dropped_and_named() -> None:
 
 
 def test_what_the_quantizer_says_of_itself() -> None:
-    quantizer = AutoHfQuantizer.from_config(GacfxConfig(RANKS), pre_quantized=True)
+    quantizer = AutoHfQuantizer.from_config(GacfxConfig(PAIRS), pre_quantized=True)
     assert quantizer.requires_calibration
     assert quantizer.is_serializable()
     assert quantizer.is_trainable
@@ -121,15 +155,15 @@ def test_what_the_quantizer_says_of_itself() -> None:
 def test_a_dense_checkpoint_is_not_compressed_by_loading(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does require the model to be pre-quantized"):
-        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=GacfxConfig(RANKS))
+        AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=GacfxConfig(PAIRS))
 
 
 def test_the_block_of_a_model() -> None:
     model = llama()
     install_(model, factors_for(model, ("q_proj",)))
-    assert config_of(model).ranks == {
-        "model.layers.0.self_attn.q_proj": 9,
-        "model.layers.1.self_attn.q_proj": 10,
+    assert config_of(model).decisions == {
+        "model.layers.0.self_attn.q_proj": LowRank(9),
+        "model.layers.1.self_attn.q_proj": LowRank(10),
     }
 
 
@@ -147,9 +181,12 @@ def test_the_note_survives_loading_and_saving_again(saved: Path, tmp_path: Path)
     ("block", "message"),
     [
         ({"format_version": 7}, "format version 7"),
-        ({"ranks": {"model.layers.9.x": 4}}, "does not fit its own model: model.layers.9.x: the"),
-        ({"ranks": {"model.norm": 4}}, "model.norm: is a LlamaRMSNorm"),
-        ({"ranks": dict.fromkeys(RANKS, 99)}, "rank 99 is outside 1 .. 48"),
+        (asked({"model.layers.9.x": LowRank(4)}), "its own model: model.layers.9.x: the"),
+        (asked({"model.norm": LowRank(4)}), "model.norm: is a LlamaRMSNorm"),
+        (asked(dict.fromkeys(RANKS, LowRank(99))), "rank 99 is outside 1 .. 48"),
+        (asked(dict.fromkeys(RANKS, LowRank(10**12))), "rank 1000000000000 is outside 1 .. 48"),
+        (asked(dict.fromkeys(RANKS, Pivot(48))), "pivot rank 48 is outside 1 .. 47"),
+        (asked(dict.fromkeys(RANKS, Pivot(-3))), "pivot rank -3 is outside 1 .. 47"),
     ],
 )
 def test_a_block_that_does_not_fit_stops_the_loader(
@@ -161,16 +198,16 @@ def test_a_block_that_does_not_fit_stops_the_loader(
 
 
 @pytest.mark.parametrize(
-    ("ranks", "weight"),
+    ("decisions", "weight"),
     [
-        ({"model.layers.0.self_attn.q_proj": 9}, r"q_proj\.weight.*\(0,\).*\(48, 48\)"),
-        (RANKS, r"q_proj\.down\.weight.*\(10, 48\).*\(11, 48\)"),
+        ({"model.layers.0.self_attn.q_proj": LowRank(9)}, r"q_proj\.weight.*\(0,\).*\(48, 48\)"),
+        (PAIRS, r"q_proj\.down\.weight.*\(10, 48\).*\(11, 48\)"),
     ],
 )
 def test_ranks_of_another_file_stop_the_loader(
-    saved: Path, tmp_path: Path, ranks: dict[str, int], weight: str
+    saved: Path, tmp_path: Path, decisions: dict[str, Decision], weight: str
 ) -> None:
-    folder = copy_with(saved, tmp_path / "copy", {"ranks": ranks})
+    folder = copy_with(saved, tmp_path / "copy", asked(decisions))
     with pytest.raises(CheckpointError, match=weight):
         load_checkpoint(folder)
     # Older transformers leave it to gacfx, newer ones complain themselves.
@@ -178,9 +215,9 @@ def test_ranks_of_another_file_stop_the_loader(
         AutoModelForCausalLM.from_pretrained(folder)
 
 
-def loading(ranks: dict[str, int]) -> tuple[GacfxQuantizer, PreTrainedModel]:
+def loading(decisions: dict[str, Decision]) -> tuple[GacfxQuantizer, PreTrainedModel]:
     """The loader and its model, after the skeleton was made and before weights come."""
-    quantizer = AutoHfQuantizer.from_config(GacfxConfig(ranks), pre_quantized=True)
+    quantizer = AutoHfQuantizer.from_config(GacfxConfig(decisions), pre_quantized=True)
     assert isinstance(quantizer, GacfxQuantizer)
     model = llama()
     quantizer._process_model_before_weight_loading(model)
@@ -190,16 +227,16 @@ def loading(ranks: dict[str, int]) -> tuple[GacfxQuantizer, PreTrainedModel]:
 # Newer transformers refuse such files before gacfx is asked, 5.17 asks gacfx alone.
 @pytest.mark.parametrize("name", [f"{next(iter(RANKS))}.down.weight", "model.norm.weight"])
 def test_a_tensor_of_another_shape_is_refused_after_loading_by_name(name: str) -> None:
-    quantizer, model = loading(RANKS)
+    quantizer, model = loading(PAIRS)
     assert quantizer._process_model_after_weight_loading(model) is model
     owner = model.get_submodule(name.removesuffix(".weight"))
-    asked = tuple(model.get_parameter(name).shape)
+    shape = tuple(model.get_parameter(name).shape)
     owner.weight = torch.nn.Parameter(torch.zeros(2, 3))
     with pytest.raises(CheckpointError) as caught:
         quantizer._process_model_after_weight_loading(model)
     assert str(caught.value) == (
-        f"{name}: the file has (2, 3), the ranks in config.json ask for {asked}; the two do not "
-        "belong together"
+        f"{name}: the file has (2, 3), the decisions in config.json ask for {shape}; the two do "
+        "not belong together"
     )
 
 
@@ -244,3 +281,93 @@ def test_every_way_to_split_a_model_is_refused(name: str) -> None:
 def test_another_head_on_the_same_body(saved: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(saved)
     assert len(compressed_modules(model)) == 2
+
+
+# -- orders: integers that a file brings ---------------------------------------------------------
+
+ORDER = "model.layers.1.self_attn.q_proj.order"
+
+
+@pytest.fixture(scope="module")
+def pivots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = llama()
+    factors = factors_for(model, ("q_proj",), kind=Pivot)
+    plan = plan_for(model, factors)
+    install_(model, factors)
+    folder = tmp_path_factory.mktemp("hf") / "pivots"
+    return save_checkpoint(model, None, folder, plan=plan, factors=factors)
+
+
+def with_order(saved: Path, out: Path, order: torch.Tensor | None) -> Path:
+    """The folder with another order, or none, in its weights."""
+    folder = copy_with(saved, out, {})
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if name != ORDER}
+    more = {} if order is None else {ORDER: order}
+    save_file({**kept, **more}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_checkpoint_of_pivots_loads_with_its_order(pivots: Path) -> None:
+    stored = load_file(pivots / "model.safetensors")[ORDER]
+    assert stored.dtype == torch.int32 and len(stored) == 48
+    for loaded in (load_checkpoint(pivots), AutoModelForCausalLM.from_pretrained(pivots)):
+        assert torch.equal(loaded.get_buffer(ORDER), stored)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        torch.zeros(48, dtype=torch.int32),
+        torch.arange(1, 49, dtype=torch.int32),
+        torch.arange(48, dtype=torch.int32) - 1,
+        torch.full((48,), 2**31 - 1, dtype=torch.int32),
+        torch.arange(48, dtype=torch.float32) / 2,
+    ],
+    ids=["zeros", "beyond", "negative", "huge", "halves"],
+)
+def test_what_is_no_order_stops_the_loader(
+    pivots: Path, tmp_path: Path, order: torch.Tensor
+) -> None:
+    folder = with_order(pivots, tmp_path / "copy", order)
+    for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(CheckpointError, match="q_proj: .*: order is no order of the features"):
+            load(folder)
+
+
+@pytest.mark.parametrize("order", [None, torch.arange(40, dtype=torch.int32)], ids=["none", "cut"])
+def test_a_missing_or_cut_order_is_refused(
+    pivots: Path, tmp_path: Path, order: torch.Tensor | None
+) -> None:
+    folder = with_order(pivots, tmp_path / "copy", order)
+    with pytest.raises(CheckpointError, match="order"):
+        load_checkpoint(folder)
+    with pytest.raises((RuntimeError, CheckpointError), match="order|ignore_mismatched_sizes"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_pivots_declared_as_pairs_and_back_are_refused(
+    saved: Path, pivots: Path, tmp_path: Path
+) -> None:
+    swapped = [
+        copy_with(pivots, tmp_path / "one", asked({name: LowRank(9) for name in RANKS})),
+        copy_with(saved, tmp_path / "two", asked({name: Pivot(9) for name in RANKS})),
+    ]
+    for folder, lacks in zip(swapped, ("down.weight", "order is no order"), strict=True):
+        with pytest.raises(CheckpointError, match=lacks):
+            load_checkpoint(folder)
+
+
+def test_an_unknown_kind_is_named_before_any_work(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = {"modules": {next(iter(RANKS)): {"kind": "butterfly"}}, "gacfx_version": "9.1"}
+    folder = copy_with(saved, tmp_path / "copy", block)
+    (folder / "model.safetensors").unlink()  # whoever looks for it has worked too much
+    for load in (load_checkpoint, AutoModelForCausalLM.from_pretrained):
+        with pytest.raises(CheckpointError) as caught:
+            load(folder)
+        assert "\n" not in str(caught.value)
+        assert "q_proj: no kind of decision 'butterfly'" in str(caught.value)
+        assert str(caught.value).endswith("(it was written by gacfx 9.1)")

@@ -18,8 +18,8 @@ from gacfx.checkpoint.load import load_checkpoint, load_dense
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.cli import main
 from gacfx.errors import CheckpointError
+from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules, install_
-from gacfx.modules.low_rank import NOTICE
 from tests import tiny
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
 
@@ -279,7 +279,7 @@ def test_item_5_layers_on_disk(
 
 def test_item_5_the_block_given_again_as_an_argument(saved: Path) -> None:
     # lm_eval reads it from config.json and passes it on.
-    given = GacfxConfig(block(saved)["ranks"])
+    given = GacfxConfig(block(saved)["modules"])
     with pytest.warns(UserWarning, match="already has a `quantization_config`"):
         found = plain(saved, quantization_config=given)
     assert torch.equal(found(token_ids()).logits, plain(saved)(token_ids()).logits)
@@ -288,14 +288,15 @@ def test_item_5_the_block_given_again_as_an_argument(saved: Path) -> None:
 # -- item 6: invented blocks ----------------------------------------------------------------------
 
 
-def test_item_6_ranks_of_the_body_that_it_does_not_have_are_refused_by_auto_model(
+def test_item_6_decisions_of_the_body_that_it_does_not_have_are_refused_by_auto_model(
     saved: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModel
 
     folder = Path(shutil.copytree(saved, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"]["ranks"]["model.layers.9.self_attn.q_proj"] = 3
+    modules = config["quantization_config"]["modules"]
+    modules["model.layers.9.self_attn.q_proj"] = {"kind": "low-rank", "rank": 3}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="layers.9.self_attn.q_proj: the model has no such"):
         AutoModel.from_pretrained(folder)

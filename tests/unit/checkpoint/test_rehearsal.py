@@ -268,7 +268,7 @@ def test_a_model_with_layers_on_disk_is_saved(tied: bool, tmp_path: Path) -> Non
     model = AutoModelForCausalLM.from_pretrained(
         whole, device_map=places, offload_folder=tmp_path / "off", offload_buffers=True
     )
-    assert model.model.layers[1].self_attn.q_proj.up.weight.is_meta
+    assert all(parameter.is_meta for parameter in model.model.layers[1].parameters())
     planned = made.planned
     out = save_checkpoint(
         model, None, tmp_path / "again", plan=planned.plan, factors=planned.factors

@@ -59,7 +59,7 @@ def test_everything_is_there(compressed: Compressed, tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(out)("b c")["input_ids"] == [4, 5]
     back, pairs = load_plan(out / "plan")
     assert back == plan
-    assert all(torch.equal(pairs[n].down_RD, factors[n].down_RD) for n in factors)
+    assert all(torch.equal(pairs[n].tensors["down"], factors[n].tensors["down"]) for n in factors)
 
 
 def test_the_card_says_how_to_load(compressed: Compressed, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def _quantized(model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, Pla
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_not_applied, "q_proj: rank dense in the model, 9 in the plan; apply the plan"),
+        (_not_applied, "q_proj: dense in the model, rank 9 in the plan; apply the plan"),
         (_other_plan, "layers.1.*q_proj: rank 10 in the model, dense in the plan"),
         (_nan, "model.norm.weight: NaN"),
         (_meta, "has no values"),

@@ -10,7 +10,7 @@ from gacfx.calibration.sanity import WORSE_THAN_GUESSING_NATS
 from gacfx.calibration.text import DEFAULT_WINDOWS, MIN_TOKENS
 from gacfx.cli import parser
 from gacfx.core import names
-from gacfx.core.config_json import MAX_BYTES, MAX_COUNT, MAX_RANKS, MAX_SIZE
+from gacfx.core.config_json import MAX_BYTES, MAX_COUNT, MAX_MODULES, MAX_SIZE
 from gacfx.core.rise import MAX_LOSS_NATS
 
 ROOT = Path(__file__).parents[3]
@@ -57,9 +57,8 @@ def test_the_bounds_of_files_are_those_that_their_page_says() -> None:
         f"at most {names.MOST_NAME} characters; other texts have at most {names.MOST_TEXT}" in said
     )
     power, mib = MAX_SIZE.bit_length() - 1, MAX_BYTES / 2**20
-    assert (
-        f"over {MAX_COUNT:,} layers, 2^{power} features, {MAX_RANKS:,} ranks, {mib:g} MiB" in said
-    )
+    sizes = f"over {MAX_COUNT:,} layers, 2^{power} features"
+    assert f"{sizes}, {MAX_MODULES:,} compressed layers, {mib:g} MiB" in said
 
 
 def test_the_limits_of_losses_are_those_that_their_page_says() -> None:

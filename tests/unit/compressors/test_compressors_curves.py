@@ -29,7 +29,7 @@ def brute_force(weight_MN: Tensor, moments: Moments, method: Method, grad: Tenso
         error = weight_MN.clone()
         if rank:
             factors = found.factors(rank)
-            error -= factors.up_OR @ factors.down_RD
+            error -= factors.tensors["up"] @ factors.tensors["down"]
         losses.append(0.5 * float(torch.trace(grad @ error @ x @ error.T)))
     return np.array(losses)
 

@@ -39,7 +39,7 @@ def test_full_rank_gives_the_weight_back(
 ) -> None:
     weight_MN, moments = sample(*shape, tokens)
     factors = decompose(weight_MN, moments, method).factors(min(shape))
-    error = (factors.up_OR @ factors.down_RD - weight_MN).norm() / weight_MN.norm()
+    error = (factors.tensors["up"] @ factors.tensors["down"] - weight_MN).norm() / weight_MN.norm()
     assert float(error) < 1e-9
 
 
@@ -56,18 +56,20 @@ def test_factors_are_balanced_and_nested(shape: tuple[int, int], method: Method)
     found = decompose(weight_MN, moments, method)
     rank = (min(shape) + 1) // 2
     factors, whole = found.factors(rank), found.factors(min(shape))
-    assert factors.down_RD.shape == (rank, shape[1])
-    assert factors.up_OR.shape == (shape[0], rank)
-    torch.testing.assert_close(factors.up_OR.norm(dim=0), factors.down_RD.norm(dim=1))
-    torch.testing.assert_close(factors.down_RD, whole.down_RD[:rank])
-    torch.testing.assert_close(factors.up_OR, whole.up_OR[:, :rank])
+    assert factors.tensors["down"].shape == (rank, shape[1])
+    assert factors.tensors["up"].shape == (shape[0], rank)
+    torch.testing.assert_close(
+        factors.tensors["up"].norm(dim=0), factors.tensors["down"].norm(dim=1)
+    )
+    torch.testing.assert_close(factors.tensors["down"], whole.tensors["down"][:rank])
+    torch.testing.assert_close(factors.tensors["up"], whole.tensors["up"][:, :rank])
 
 
 def test_dtype_of_factors() -> None:
     weight_MN, moments = sample(12, 20)
     found = decompose(weight_MN.bfloat16(), moments, LOW_RANK["gfwsvd"])
-    assert found.factors(3).down_RD.dtype == torch.bfloat16
-    assert found.factors(3, torch.float32).up_OR.dtype == torch.float32
+    assert found.factors(3).tensors["down"].dtype == torch.bfloat16
+    assert found.factors(3, torch.float32).tensors["up"].dtype == torch.float32
     # Balanced factors fit into half precision where one of an unbalanced pair would not.
     big = decompose(weight_MN * 1e6, sample(12, 20)[1], LOW_RANK["svd"])
     assert big.factors(12, torch.float16).finite
@@ -130,7 +132,7 @@ def test_a_weight_without_gradient_is_decomposed_and_costs_nothing() -> None:
         moments = Moments.from_samples(weight_MN, inputs_TN, torch.zeros(5, shape[0]).double())
         found = decompose(weight_MN, moments, LOW_RANK["gfwsvd"])
         factors = found.factors(12)
-        torch.testing.assert_close(factors.up_OR @ factors.down_RD, weight_MN)
+        torch.testing.assert_close(factors.tensors["up"] @ factors.tensors["down"], weight_MN)
         assert not found.curve("two-sided").loss_nats.any()
         assert found.curve("relative").loss_nats[0] == pytest.approx(1.0)
 

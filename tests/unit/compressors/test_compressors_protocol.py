@@ -40,7 +40,7 @@ class Columns(Decomposition):
 
     def factors(self, rank: int, dtype: torch.dtype | None = None) -> Factors:
         down_RN = torch.eye(self.weight_MN.shape[1], dtype=torch.float64)[:rank]
-        return Factors(down_RN.to(dtype), self.weight_MN[:, :rank].to(dtype))
+        return Factors.pair(down_RN.to(dtype), self.weight_MN[:, :rank].to(dtype))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gacfx.compressors.methods import LOW_RANK, METHODS, Method, Metric
-from gacfx.core.table import Table
 from gacfx.compressors.values import VALUES, ValueModel, register, unit_of
+from gacfx.core.table import Table
 from gacfx.errors import PipelineError
 from tests.plugin.packages import install
 

@@ -10,7 +10,8 @@ import pytest
 from gacfx.checkpoint.hf import GacfxConfig
 from gacfx.checkpoint.load import load_checkpoint, load_dense
 from gacfx.cli import main
-from gacfx.core.config_json import MAX_BYTES, MAX_RANKS, check_sizes, read_config_json
+from gacfx.core.config_json import MAX_BYTES, MAX_MODULES, check_sizes, read_config_json
+from gacfx.core.decision import LowRank
 from gacfx.errors import CheckpointError
 from gacfx.tracing.skeleton import CONFIGS
 
@@ -52,20 +53,20 @@ def test_item_6_two_million_invented_ranks_are_refused_by_the_size_of_the_file(
         return read(path, encoding="utf-8")
 
     monkeypatch.setattr(Path, "read_text", no_config)
-    assert "16,777,216 at most" in refused(folder, capsys)
+    assert "33,554,432 at most" in refused(folder, capsys)
 
 
 def test_item_6_more_ranks_than_any_model_has_layers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gacfx.core.config_json.MAX_RANKS", 30)
+    monkeypatch.setattr("gacfx.core.config_json.MAX_MODULES", 30)
     folder = invented(tmp_path, 31)
     assert "gacfx ranks of 33 layers; no model has over 30" in refused(folder, capsys)
 
 
 def test_item_6_plain_transformers_stops_at_the_block_itself() -> None:
-    with pytest.raises(CheckpointError, match="gacfx ranks of 100,001 layers"):
-        GacfxConfig({str(i): 1 for i in range(MAX_RANKS + 1)})
+    with pytest.raises(CheckpointError, match="gacfx modules of 100,001 layers"):
+        GacfxConfig({str(i): LowRank(1) for i in range(MAX_MODULES + 1)})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gacfx.core.decision import DENSE, LowRank, Pivot, of_rank
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
 from gacfx.core.search import Bound, Search
 from gacfx.errors import PlanError
@@ -26,9 +27,12 @@ def choices(draw: st.DrawFn) -> tuple[Choice, ...]:
     made = []
     for name in names:
         rows, columns = draw(st.integers(1, 10**6)), draw(st.integers(1, 10**6))
-        rank = draw(st.none() | st.integers(1, min(rows, columns)))
+        rank = draw(st.integers(0, short := min(rows, columns)))
+        known = (DENSE, LowRank(max(rank, 1)), Pivot(min(max(rank, 1), short - 1)))
+        decision = draw(st.sampled_from(known if short > 1 else known[:2]))
         wanted = draw(st.none() | NUMBERS)
-        made.append(Choice(name, rows, columns, rank, wanted, draw(NUMBERS), draw(WORDS)))
+        loss, reason = draw(NUMBERS), draw(WORDS)
+        made.append(Choice.single(name, rows, columns, decision, wanted, loss, reason))
     return tuple(made)
 
 
@@ -114,6 +118,7 @@ def test_a_plan_with_infinity_or_nan_is_not_written(number: float) -> None:
 
 
 FIRST = ("choices", 0)
+DECIDED, WEIGHT = (*FIRST, "decision"), (*FIRST, "weights", 0)
 
 
 @pytest.mark.parametrize(
@@ -122,13 +127,25 @@ FIRST = ("choices", 0)
         ((), {"surprise": 1}, "surprise: Unexpected keyword"),
         (FIRST, {"surprise": 1}, "choices.0.surprise: Unexpected keyword"),
         (("budget",), {"surprise": 1}, "budget.surprise: Unexpected keyword"),
-        ((), {"version": 1}, "plan version 1; this gacfx reads 2"),
-        ((), {"version": "1"}, "plan version '1'; this gacfx reads 2"),
-        ((), {"version": True}, "plan version True; this gacfx reads 2"),
-        ((), {"version": None}, "plan version None; this gacfx reads 2"),
-        (FIRST, {"rank": "16"}, "choices.0.rank: Input should be a valid integer"),
-        (FIRST, {"rank": 16.0}, "choices.0.rank: Input should be a valid integer"),
-        (FIRST, {"rank": True}, "choices.0.rank: Input should be a valid integer"),
+        ((), {"version": 1}, "plan version 1; this gacfx reads 2 and 3"),
+        ((), {"version": "1"}, "plan version '1'; this gacfx reads 2 and 3"),
+        ((), {"version": True}, "plan version True; this gacfx reads 2 and 3"),
+        ((), {"version": None}, "plan version None; this gacfx reads 2 and 3"),
+        (DECIDED, {"rank": "16"}, "model.layers.0.q_proj: low-rank: '16' is no whole number"),
+        (DECIDED, {"rank": 16.0}, "low-rank: 16.0 is no whole number"),
+        (DECIDED, {"rank": True}, "low-rank: True is no whole number"),
+        (DECIDED, {"rank": [16]}, "low-rank: [16] is no whole number"),
+        (DECIDED, {"rank": None}, "low-rank: None is no whole number"),
+        (DECIDED, {"width": 3}, "low-rank: width is no field of it"),
+        (DECIDED, {"kind": "dense"}, "dense: rank is no field of it"),
+        (
+            DECIDED,
+            {"kind": "butterfly"},
+            "q_proj: no kind of decision 'butterfly'; known: dense",
+        ),
+        (DECIDED, {"kind": ["low-rank"]}, "no kind of decision ['low-rank']; known"),
+        (FIRST, {"decision": 16}, "a decision is a table with its kind, not 16"),
+        (DECIDED, {"kind": "pivot", "rank": 32}, "q_proj: pivot rank 32 is outside 1 .. 31"),
         (FIRST, {"loss_nats": None}, "choices.0.loss_nats: Input should be a valid number"),
         (FIRST, {"loss_nats": float("nan")}, "choices.0.loss_nats: Input should be a finite"),
         (FIRST, {"wanted": float("inf")}, "choices.0.wanted: Input should be a finite"),
@@ -143,11 +160,13 @@ FIRST = ("choices", 0)
         ((), {"limits": [{"name": "x", "most": 1}]}, "limits.0.spent: Field required"),
         ((), {"choices": {}}, "choices: Input should be a valid"),
         ((), {"choices": None}, "choices: Input should be a valid"),
-        (FIRST, {"rank": 0}, "model.layers.0.q_proj: rank 0 is outside 1 .. 32"),
-        (FIRST, {"rank": 33}, "model.layers.0.q_proj: rank 33 is outside 1 .. 32"),
-        (FIRST, {"rank": -1}, "rank -1 is outside 1 .. 32"),
-        (FIRST, {"rows": 0, "rank": None}, "rows and columns must be positive"),
-        (FIRST, {"module": "model.layers.0.up_proj"}, "model.layers.0.up_proj is planned twice"),
+        (DECIDED, {"rank": 0}, "model.layers.0.q_proj: rank 0 is outside 1 .. 32"),
+        (DECIDED, {"rank": 33}, "model.layers.0.q_proj: rank 33 is outside 1 .. 32"),
+        (DECIDED, {"rank": -1}, "rank -1 is outside 1 .. 32"),
+        (WEIGHT, {"rows": 0}, "rows and columns must be positive"),
+        (WEIGHT, {"module": "model.layers.0.up_proj"}, "is planned twice: model.layers.0.up_proj"),
+        (FIRST, {"group": "model.layers.0.up_proj"}, "model.layers.0.up_proj is planned twice"),
+        (FIRST, {"weights": []}, "model.layers.0.q_proj: a group without weights"),
     ],
 )
 def test_what_is_no_plan_is_refused_with_the_spot(
@@ -201,3 +220,11 @@ def test_an_unknown_field_is_named_without_escapes_and_at_no_length(key: str) ->
     with pytest.raises(PlanError) as caught:
         Plan.from_json(json.dumps({**raw(), key: 1}))
     assert str(caught.value).isprintable() and len(str(caught.value)) < 200
+
+
+def test_an_unknown_kind_is_refused_by_its_name_and_that_of_its_writer() -> None:
+    spoilt = raw()
+    spoilt["choices"][0]["decision"] = {"kind": "butterfly", "blocks": 4}
+    spoilt["provenance"]["versions"] = {"gacfx": "9.1"}
+    with pytest.raises(PlanError, match=r"'butterfly'.*\(the plan was written by gacfx 9\.1\)$"):
+        Plan.from_json(json.dumps(spoilt))

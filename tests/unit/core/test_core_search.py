@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from gacfx.passes.planning.choosers import SOLVERS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gacfx.allocation.choosers import SOLVERS
 from gacfx.core.search import Bound, Search, Solver
 from gacfx.errors import PlanError
 
@@ -20,8 +20,8 @@ def test_the_default_is_every_aligned_rank_solved_exactly() -> None:
     assert (search.align, search.tp, search.quant, search.bounds) == (None, 1, None, ())
 
 
-def test_the_paper_is_three_choices() -> None:
-    assert Search.paper() == Search(value="paper", candidates="window", solver="dp")
+def test_the_paper_is_four_choices() -> None:
+    assert Search.paper() == Search(value="paper", candidates="window", solver="dp", form="pair")
 
 
 def test_the_names_are_those_of_what_there_is() -> None:

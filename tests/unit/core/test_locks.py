@@ -83,7 +83,7 @@ def test_a_model_without_the_module() -> None:
 
 def test_a_model_with_another_shape() -> None:
     model, plan = planned()
-    first = replace(plan.choices[0], rows=96)
+    first = replace(plan.choices[0], weights=(replace(plan.choices[0].weights[0], rows=96),))
     with pytest.raises(PlanMismatch, match=r"its weight is \(48, 48\), the plan is for 96 x 48"):
         check_plan(model, replace(plan, choices=(first, *plan.choices[1:])))
 

@@ -1,19 +1,22 @@
 """Factors and plan folders: they come back as they were, and nothing broken passes for one."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gacfx.core.decision import DENSE
+from gacfx.core.decision import DENSE, Pivot
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.plan_folder import load_factors, load_plan, save_factors, save_plan
 from gacfx.errors import CheckpointError, PlanError
+from tests.svd import Svd
 
 
 def factor_set() -> FactorSet:
@@ -25,6 +28,16 @@ def factor_set() -> FactorSet:
     return {
         "layers.0.up": Factors.pair(random(3, 11), random(7, 3)),
         "layers.1.up": Factors.pair(random(2, 11).bfloat16(), random(7, 2).bfloat16()),
+    }
+
+
+def pivot_set() -> FactorSet:
+    """A weight with pivots on its outputs, and one with pivots on its inputs."""
+    generator = torch.Generator().manual_seed(4)
+    shapes = {"a.wide": (5, 9), "a.tall": (9, 5)}
+    return {
+        name: Svd.of(torch.randn(*shape, generator=generator)).factors(Pivot(3))
+        for name, shape in shapes.items()
     }
 
 
@@ -52,6 +65,112 @@ def assert_same(one: FactorSet, other: FactorSet) -> None:
 def test_factors_know_their_sizes() -> None:
     pair = factor_set()["layers.0.up"]
     assert (pair.rank, pair.rows, pair.columns, pair.finite) == (3, 7, 11, True)
+
+
+def test_factors_of_other_kinds_come_back_bit_by_bit(tmp_path: Path) -> None:
+    factors = {**factor_set(), **pivot_set()}
+    save_factors(tmp_path / "f.safetensors", factors)
+    back = load_factors(tmp_path / "f.safetensors")
+    assert_same(back, dict(sorted(factors.items())))
+    assert back["a.wide"].tensors["order"].dtype == torch.int32
+    save_plan(tmp_path / "plan", plan_of(factors), factors)
+    assert_same(load_plan(tmp_path / "plan")[1], dict(sorted(factors.items())))
+
+
+def _no_order(tensors: dict[str, Tensor]) -> None:
+    del tensors["order"]
+
+
+def _a_tensor_more(tensors: dict[str, Tensor]) -> None:
+    tensors["bias"] = torch.zeros(5)
+
+
+def _twice_the_same(tensors: dict[str, Tensor]) -> None:
+    tensors["order"] = torch.zeros(5, dtype=torch.int32)
+
+
+def _beyond(tensors: dict[str, Tensor]) -> None:
+    tensors["order"] = tensors["order"] + 1
+
+
+def _long(tensors: dict[str, Tensor]) -> None:
+    tensors["order"] = tensors["order"].long()
+
+
+def _cut(tensors: dict[str, Tensor]) -> None:
+    tensors["product"] = tensors["product"][:2]
+
+
+def _whole_numbers(tensors: dict[str, Tensor]) -> None:
+    tensors["coefficients"] = tensors["coefficients"].int()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_no_order, "order is missing"),
+        (_a_tensor_more, "bias is no tensor of it"),
+        (_twice_the_same, "order is no order of the features"),
+        (_beyond, "order is no order of the features"),
+        (_long, r"order is torch\.int64, it must be torch\.int32"),
+        (_cut, r"product is \(2, 9\), and \(3, 9\) for a weight of 5 x 9"),
+        (_whole_numbers, r"coefficients is torch\.int32, it must be floating"),
+    ],
+)
+def test_tensors_that_are_not_those_of_their_decision(
+    tmp_path: Path, spoil: Callable[[dict[str, Tensor]], None], message: str
+) -> None:
+    made = pivot_set()["a.wide"]
+    tensors = dict(made.tensors)
+    spoil(tensors)
+    with pytest.raises(PlanError, match=f"^factors of pivot 3: {message}$"):
+        Factors(made.decision, 5, 9, tensors)
+    path = tmp_path / "f.safetensors"
+    save_factors(path, {"m": made})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    named = {f"m.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named, path, metadata=metadata)
+    with pytest.raises((PlanError, CheckpointError), match=r"f.safetensors: m[.:]"):
+        load_factors(path)
+
+
+def test_a_decision_that_the_weight_cannot_have() -> None:
+    made = pivot_set()["a.wide"]
+    with pytest.raises(PlanError, match="a weight of 3 x 9: pivot rank 3 is outside 1 .. 2"):
+        Factors(made.decision, 3, 9, made.tensors)
+
+
+PAIR = {"kind": "low-rank", "rank": 2}
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (None, "its metadata has no decisions: "),
+        ("{", "its metadata has no decisions: "),
+        ("[" * 100_000, "its metadata has no decisions: "),
+        ([1], "no decisions by module"),
+        ({"m": 3}, "m: its rows and columns are no sizes"),
+        ({"m": {"rows": 3, "columns": True, "decision": PAIR}}, "m: its rows and columns"),
+        ({"m": {"rows": 3, "columns": -4, "decision": PAIR}}, "m: its rows and columns"),
+        ({"m": {"rows": 3, "columns": 4}}, "m: a decision is a table"),
+        ({"m": {"rows": 3, "columns": 4, "decision": {"kind": "x"}}}, "m: no kind of decision 'x'"),
+        ({"m": {"rows": 1, "columns": 4, "decision": PAIR}}, "m: rank 2 is outside 1 .. 1"),
+        ({"m": {"rows": 10**30, "columns": 4, "decision": PAIR}}, "m: factors of rank 2: up is"),
+        ({"m ": {"rows": 3, "columns": 4, "decision": PAIR}}, "'m ' is no name of a module"),
+        ({}, "m.down belongs to no decision of the file"),
+        ({x: {"rows": 3, "columns": 4, "decision": PAIR} for x in "mn"}, "n.down is missing"),
+    ],
+)
+def test_metadata_that_nobody_wrote(tmp_path: Path, said: object, message: str) -> None:
+    path = tmp_path / "f.safetensors"
+    text = said if isinstance(said, str) else json.dumps(said)
+    metadata = {"format": "gacfx-factors-2"} | ({} if said is None else {"decisions": text})
+    save_file({"m.down": torch.zeros(2, 4), "m.up": torch.zeros(3, 2)}, path, metadata=metadata)
+    with pytest.raises((PlanError, CheckpointError), match=message) as caught:
+        load_factors(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

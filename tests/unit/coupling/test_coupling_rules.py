@@ -187,6 +187,8 @@ def test_products_of_matrices() -> None:
         (lambda w, x: w["a"][x], ["indexed", ""]),
         (lambda w, x: w["a"][x[0], x[1]], ["indexed", "indexed"]),
         (lambda w, x: w["a"].gather(0, x[:, :1].expand(3, 4)), ["indexed by gather", ""]),
+        (lambda w, x: w["a"].index_select(0, x[0]), ["indexed by index_select", ""]),
+        (lambda w, x: w["a"].index_select(-1, x[0, :4]), ["", "indexed by index_select"]),
         (lambda w, x: w["a"].gather(0, x[:, 1:4]), ["indexed by gather", "indexed in part"]),
         (lambda w, x: torch.topk(w["a"], 2, dim=0)[0], ["topk", ""]),
         (lambda w, x: torch.sort(w["a"], dim=0)[0], ["sorted", ""]),

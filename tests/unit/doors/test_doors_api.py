@@ -46,7 +46,10 @@ def test_planning_leaves_the_model_as_it_was(planned: Planned) -> None:
 def test_same_input_gives_the_same_plan(planned: Planned) -> None:
     again = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
     assert again.plan.choices == planned.plan.choices
-    assert all(torch.equal(again.factors[n].up_OR, f.up_OR) for n, f in planned.factors.items())
+    assert all(
+        torch.equal(again.factors[n].tensors["up"], f.tensors["up"])
+        for n, f in planned.factors.items()
+    )
 
 
 def test_a_model_calibrated_once_gives_the_plans_and_holds_their_curves(planned: Planned) -> None:

@@ -60,7 +60,7 @@ def low_rank() -> Any:
     model = tiny.llama()
     draw = torch.Generator().manual_seed(1)
     pair = [torch.randn(size, generator=draw) / 8 for size in ((8, 64), (64, 8))]
-    install_(model, {name: Factors(*pair) for name in Q})
+    install_(model, {name: Factors.pair(*pair) for name in Q})
     return model
 
 

@@ -232,7 +232,7 @@ def test_two_threads_that_compress_do_not_meet(planned: Planned) -> None:
     for one in found.values():
         assert isinstance(one, Planned), one
         assert one.plan.ranks == planned.plan.ranks
-        assert torch.equal(one.factors[UP].down_RD, planned.factors[UP].down_RD)
+        assert torch.equal(one.factors[UP].tensors["down"], planned.factors[UP].tensors["down"])
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,9 @@ def test_a_mode_around_a_door_changes_nothing(
         made = compress(model, ratio="0.2")
     assert made.planned.plan.ranks == planned.plan.ranks
     first, again = made.planned.factors[UP], planned.factors[UP]
-    assert torch.equal(first.down_RD, again.down_RD) and torch.equal(first.up_OR, again.up_OR)
+    assert torch.equal(first.tensors["down"], again.tensors["down"]) and torch.equal(
+        first.tensors["up"], again.tensors["up"]
+    )
 
 
 def test_loading_names_its_device_itself(tmp_path: Path) -> None:

@@ -120,3 +120,11 @@ def test_replacing_sends_every_user_to_the_new_node() -> None:
     edit.replace_node(gm, old, new)
     assert set(new.users) == users
     assert old not in gm.graph.nodes
+
+
+def test_a_buffer_is_put_at_a_new_path_and_saved() -> None:
+    gm = net()
+    edit.set_buffer(gm, "layers.0.qkv.order", torch.arange(20, dtype=torch.int32))
+    assert gm.get_buffer("layers.0.qkv.order").dtype == torch.int32
+    assert "layers.0.qkv.order" in gm.state_dict()
+    assert "layers.0.qkv.order" not in dict(gm.named_parameters())

@@ -16,7 +16,7 @@ needs_matplotlib = pytest.mark.skipif(not can_draw(), reason="matplotlib is not 
 
 
 def rows() -> tuple[Row, ...]:
-    return sweep(made_curves.curves(), 7, search=Search(align=1))
+    return sweep(made_curves.curves(), 7, search=Search(align=1, form="pair"))
 
 
 @needs_matplotlib

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gacfx.core.plan import Choice, Plan, Trial
+from gacfx.core.decision import LowRank, Pivot
+from gacfx.core.plan import Choice, Plan, Trial, Weight
 from gacfx.core.search import Search
 from gacfx.errors import PlanMismatch
 from gacfx.replan import plan_from_curves
@@ -19,9 +20,8 @@ A, B = made_curves.LOSSES
 
 
 def plan(ratio: str = "0.5", **search: Any) -> Plan:
-    return plan_from_curves(
-        made_curves.curves(), ratio=ratio, search=Search(**{"align": 1, **search})
-    )
+    asked = Search(**{"align": 1, "form": "pair", **search})
+    return plan_from_curves(made_curves.curves(), ratio=ratio, search=asked)
 
 
 def text(found: PlanDiff, width: int = 200) -> list[list[str]]:
@@ -52,8 +52,8 @@ def test_what_was_measured_on_the_way_is_no_difference() -> None:
 def test_every_weight_that_differs_is_listed_with_both_sides() -> None:
     found = diff(plan("0.5"), plan("0.1"))
     assert found.changes == (
-        Change(A, 8, 8, 3, "dense", 48, 64, 0.125, 0.0),
-        Change(B, 8, 8, 1, 3, 16, 48, 0.1, 0.02),
+        Change(A, "8 x 8", 3, "dense", 48, 64, 0.125, 0.0),
+        Change(B, "8 x 8", 1, 3, 16, 48, 0.1, 0.02),
     )
     totals = facts(found.totals)
     assert totals["budget"] == (
@@ -63,15 +63,26 @@ def test_every_weight_that_differs_is_listed_with_both_sides() -> None:
     assert totals["limit_params"] == (64, 115)
     assert totals["kept_params"] == (64, 112)
     assert totals["loss"] == (0.225, 0.02)
-    assert (totals["factorized"], totals["dense"]) == ((2, 1), (0, 1))
+    assert (totals["low-rank"], totals["dense"]) == ((2, 1), (0, 1))
     assert found.provenance == ()
+
+
+def test_another_form_of_the_same_rank_is_a_difference() -> None:
+    found = diff(plan("0.5"), plan("0.5", form="auto"))
+    assert found.changes == (
+        Change(A, "8 x 8", 3, "pivot 4", 48, 48, 0.125, 0.0),
+        Change(B, "8 x 8", 1, "pivot 1", 16, 15, 0.1, 0.1),
+    )
+    totals = facts(found.totals)
+    assert (totals["low-rank"], totals["pivot"]) == ((2, None), (None, 2))
+    assert facts(found.provenance) == {"search.form": ("pair", "auto")}
 
 
 def test_a_weight_that_does_not_differ_is_not_listed() -> None:
     one, two = plan("0.5"), plan("0.625")
     assert two.ranks == {A: 2, B: 1}
     found = diff(one, two)
-    assert [change.module for change in found.changes] == [A]
+    assert [change.group for change in found.changes] == [A]
 
 
 def test_where_plans_come_from_is_compared_field_by_field() -> None:
@@ -81,7 +92,7 @@ def test_where_plans_come_from_is_compared_field_by_field() -> None:
         gpu="a100",
         versions={"gacfx": "0.2.0", "torch": "2.13"},
         calibration_digest="c" * 64,
-        search=Search(align=2, tp=2, bounds=((A, 1, None),)),  # type: ignore[arg-type]
+        search=Search(align=2, tp=2, form="pair", bounds=((A, 1, None),)),  # type: ignore[arg-type]
     )
     found = facts(diff(one, replace(one, provenance=made)).provenance)
     assert found == {
@@ -122,9 +133,9 @@ def test_weights_of_other_values_are_counted() -> None:
 def test_a_weight_that_only_one_plan_targets_stays_as_it_is_in_the_other() -> None:
     one = plan()
     found = diff(one, replace(one, choices=one.choices[:1]))
-    assert found.changes == (Change(B, 8, 8, 1, "left alone", 16, 64, 0.1, 0.0),)
+    assert found.changes == (Change(B, "8 x 8", 1, "left alone", 16, 64, 0.1, 0.0),)
     assert diff(replace(one, choices=one.choices[:1]), one).changes == (
-        Change(B, 8, 8, "left alone", 1, 64, 16, 0.0, 0.1),
+        Change(B, "8 x 8", "left alone", 1, 64, 16, 0.0, 0.1),
     )
 
 
@@ -137,25 +148,28 @@ def test_limits_are_compared() -> None:
 
 def test_equal_layers_fold_into_one_row() -> None:
     one = plan()
-    choices = [Choice(f"layers.{i}.up", 8, 8, 3, None, 0.125) for i in range(5)]
-    others = [replace(choice, rank=1, loss_nats=0.5) for choice in choices[:3]]
-    others += [replace(choices[3], rank=2, loss_nats=0.25), choices[4]]
+    names = [f"layers.{i}.up" for i in range(5)]
+    choices = [Choice.single(name, 8, 8, LowRank(3), None, 0.125) for name in names]
+    others = [replace(choice, decision=LowRank(1), loss_nats=0.5) for choice in choices[:3]]
+    others += [replace(choices[3], decision=Pivot(2), loss_nats=0.25), choices[4]]
     found = diff(replace(one, choices=tuple(choices)), replace(one, choices=tuple(others)))
     assert len(found.changes) == 4
     rows = text(found)
     assert rows[0] == ["layers", "weight", "dense", "before", "after", "params", "loss,", "nats"]
     assert rows[1] == ["0-2", "up", "8", "x", "8", "3", "1", "-96", "+1.1e+00"]
-    assert rows[2] == ["3", "up", "8", "x", "8", "3", "2", "-16", "+1.2e-01"]
+    assert rows[2] == ["3", "up", "8", "x", "8", "3", "pivot", "2", "-20", "+1.2e-01"]
 
 
 def test_plans_for_different_models_are_refused() -> None:
     one = plan()
     with pytest.raises(PlanMismatch, match="fingerprints differ"):
         diff(one, replace(one, fingerprint="0" * 64))
-    wider = replace(one.choices[0], rows=16)
+    wider = replace(one.choices[0], weights=(Weight(A, 16, 8),))
     with pytest.raises(PlanMismatch, match="8 x 8 in one plan, 16 x 8 in the other"):
         diff(one, replace(one, choices=(wider, one.choices[1])))
-    other = tuple(replace(choice, module=f"x.{choice.module}") for choice in one.choices)
+    other = tuple(
+        Choice.single(f"x.{module}", 8, 8, LowRank(1), None, 0.5) for module in made_curves.LOSSES
+    )
     with pytest.raises(PlanMismatch, match="no weight in common"):
         diff(one, replace(one, choices=other, fingerprint=""))
     assert diff(one, replace(one, fingerprint="")) == diff(one, one)  # a plan without the lock
@@ -164,5 +178,5 @@ def test_plans_for_different_models_are_refused() -> None:
 def test_everything_is_plain_json() -> None:
     found = diff(plan(), plan("0.1", tp=2))
     raw = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert raw["changes"][0]["module"] == A and raw["comparable"] is True
+    assert raw["changes"][0]["group"] == A and raw["comparable"] is True
     assert {row["what"] for row in raw["provenance"]} == {"align", "search.tp"}

@@ -66,7 +66,7 @@ def test_the_table_fits_a_terminal() -> None:
 
 
 def test_a_dense_plan_and_a_missing_dtype_are_one_line() -> None:
-    dense = replace(found(), pairs=0)
+    dense = replace(found(), replaced=0)
     assert lines(dense) == ["how much faster on h200: not at all, every weight stays dense"]
     none = replace(found(), points=(), refused="h200 has no bf16 matmul")
     assert lines(none) == ["how much faster on h200: no forecast, h200 has no bf16 matmul"]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from gacfx.core.curve_file import save_curves
+from gacfx.core.decision import of_rank
 from gacfx.core.files.targets import check_file, check_folder, check_space, writing
 from gacfx.core.materialise import Factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
@@ -158,7 +159,7 @@ def some_factors() -> dict[str, Factors]:
 
 def some_plan(**more: Any) -> Plan:
     return Plan(
-        choices=(Choice("layer", 400, 500, 2, None, 0.0),),
+        choices=(Choice.single("layer", 400, 500, of_rank(2), None, 0.0),),
         budget=Budget("0.5", "targeted", 200_000, 200_000, 100_000),
         proof=None,
         provenance=Provenance("svd", "fisher", "h200", 1, "fp32"),
