@@ -4,7 +4,7 @@
     python -m benchmarks.quality --models smollm2 --smollm2 FOLDER --out results/FILE.json
 
 Each model is calibrated on one text and judged on another, which nothing else saw. In one run:
-plans of gfwsvd with pairs only (as gacfx made them before there were pivots) and with every form, in
+plans of gfwsvd with pairs only (as gacfx made them before there were pivots), with every form, in
 steps of 8; for the first model also steps of 16 and 1, and the uniform ranks of SVD-LLM.
 
     babyllama    stories 0-199; stories 600-759, the first window of each (256 tokens), and all
