@@ -6,7 +6,7 @@ A pure function of its arguments: no model, no graph, no torch.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
@@ -125,11 +125,17 @@ def offer(
         if key not in alike:
             alike[key] = offers.without(*lacks).candidates(curve, size)
         candidates[module], reason = alike[key]
-        if why := "; ".join(filter(None, (reason, *lacks.values()))):
+        if why := "; ".join(filter(None, (reason, *map(": ".join, lacks.items())))):
             reasons[module] = why
     offered = Offered()
     offered.offer(candidates)
     return Case(known, offered, reasons)
+
+
+def lacking(reason: str, kinds: Iterable[str]) -> dict[str, str]:
+    """Kind -> why a weight cannot have it, by the reason that :func:`offer` gave it."""
+    parts = (part.partition(": ") for part in reason.split("; "))
+    return {kind: why for kind, colon, why in parts if colon and kind in kinds}
 
 
 def restrict(

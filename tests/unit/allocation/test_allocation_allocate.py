@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gacfx.allocation.allocate import allocate
+from gacfx.allocation.allocate import allocate, lacking
 from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import DENSE, LowRank, Pivot
@@ -124,7 +124,7 @@ def test_it_changes_nothing_and_gives_the_same_again() -> None:
 ALONE = """
 import sys
 sys.modules["torch"] = None
-from gacfx.allocation.allocate import allocate
+from gacfx.allocation.allocate import allocate, lacking
 from gacfx.core.goal import Goal
 from gacfx.core.search import Search
 from gacfx.hardware.profile import load_profile
@@ -271,7 +271,7 @@ def test_no_time_to_spare_leaves_a_small_weight_dense() -> None:
 
 # -- weights that cannot have a form -------------------------------------------------------------
 
-WHY = "pivot: coefficients of 1e3 cannot be stored"
+WHY = "coefficients of 1e3; too large: cannot be stored"
 
 
 def test_a_weight_that_cannot_have_pivots_has_the_rest_and_says_why() -> None:
@@ -280,8 +280,9 @@ def test_a_weight_that_cannot_have_pivots_has_the_rest_and_says_why() -> None:
     without = {"layers.1.a": {"pivot": WHY}}
     plan = allocate(curves, Goal(ratio="0.25"), profile=H200, search=search, without=without)
     first, second, third = plan.choices
-    assert second.decision.kind != "pivot" and second.reason == WHY
+    assert second.decision.kind != "pivot" and second.reason == f"pivot: {WHY}"
     assert (first.reason, third.reason) == ("", "")
+    assert lacking(second.reason, search.kinds).keys() == {"pivot"}
     assert Plan.from_json(plan.to_json()) == plan
     # The other two are as in a problem of their own.
     best = best_loss(
@@ -297,7 +298,7 @@ def test_a_weight_that_cannot_have_pivots_has_the_rest_and_says_why() -> None:
 @pytest.mark.parametrize("search", [Search(align=8), Search(align=4, tp=2)], ids=str)
 def test_a_weight_without_any_form_stays_dense(search: Search) -> None:
     losses = {f"layers.{i}.a": falling((64, 64), [1.0]) for i in range(2)}
-    lacks = {kind: f"{kind}: overflow" for kind in search.kinds}
+    lacks = dict.fromkeys(search.kinds, "overflow")
     plan = allocate(
         curves_of(losses),
         Goal(ratio="0.25"),
@@ -307,11 +308,12 @@ def test_a_weight_without_any_form_stays_dense(search: Search) -> None:
     )
     first, second = plan.choices
     assert first.decision is DENSE and not second.decision.is_dense
-    assert first.reason == "; ".join(("no form is left", *lacks.values()))
+    assert first.reason == "; ".join(("no form is left", *(f"{kind}: overflow" for kind in lacks)))
+    assert lacking(first.reason, search.kinds) == lacks
 
 
 def test_what_cannot_be_made_says_so_when_nothing_is_left() -> None:
-    lacks = {kind: {"low-rank": "low-rank: overflow", "pivot": WHY} for kind in made_curves.LOSSES}
+    lacks = {kind: {"low-rank": "overflow", "pivot": WHY} for kind in made_curves.LOSSES}
     asked = {"profile": H200, "search": Search(align=1)}
     with pytest.raises(InfeasibleBudget, match="Nothing can be made smaller: no form is left; low"):
         allocate(made_curves.curves(), Goal(ratio="0.5"), without=lacks, **asked)  # type: ignore[arg-type]
