@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from gacfx.core.curve_file import Curves, Facts, Weight
+from gacfx.core.curve_file import Curves, Facts, Target
 from gacfx.core.decision import DENSE, Decision, LowRank, Pivot
 from gacfx.core.plan import Plan
 from gacfx.core.sites import MatmulSite, Workload
@@ -30,7 +30,7 @@ def curves_of(losses: Mapping[str, tuple[Shape, Sequence[float]]], **changes: ob
         losses: module -> ((rows, columns), losses).
         changes: of every weight.
     """
-    weights: list[Weight] = [
+    weights: list[Target] = [
         made_curves.weight(module, rows=rows, columns=columns, **changes)
         for module, ((rows, columns), _) in losses.items()
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from gacfx.allocation.latency import Clock, Launch
 from gacfx.api import annotate_graph, apply_to_graph
-from gacfx.core.curve_file import Curves, Weight
+from gacfx.core.curve_file import Curves, Target
 from gacfx.core.decision import DENSE, Decision, LowRank, Pivot, of_rank
 from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.sites import Execution, Site, Workload
@@ -48,7 +48,7 @@ def point_of(shape: tuple[int, int], rank: int, mode: str, batch: int, *more: in
     """Weights of M tokens x this shape: one at a rank, and one at each further rank."""
     rows, columns = shape
     ranks = {f"layers.{number}.a": each for number, each in enumerate((rank, *more))}
-    weights: list[Weight] = [made_curves.weight(m, rows=rows, columns=columns) for m in ranks]
+    weights: list[Target] = [made_curves.weight(m, rows=rows, columns=columns) for m in ranks]
     facts = made_curves.facts(
         weights=tuple(weights),
         targeted_params=len(ranks) * rows * columns,
