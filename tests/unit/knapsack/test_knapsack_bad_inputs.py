@@ -31,8 +31,8 @@ from gacfx.allocation.problem import Axis
 from gacfx.api import check_request
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, LowRank, Pivot
-from gacfx.core.offered import Candidates
 from gacfx.core.goal import Goal
+from gacfx.core.offered import Candidates
 from gacfx.core.plan import Budget
 from gacfx.core.search import Bound
 from gacfx.errors import GacError, InfeasibleBudget, PlanError
