@@ -16,8 +16,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
 from gacfx.hardware.profile import load
-from gacfx.modules.low_rank import LowRankLinear
-from gacfx.replan import curves_of
+from gacfx.modules.install import compressed_modules
 from gacfx.tracing.export import example_inputs
 from tests import tiny
 
@@ -47,8 +46,9 @@ def test_same_input_gives_the_same_plan(planned: Planned) -> None:
     again = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
     assert again.plan.choices == planned.plan.choices
     assert all(
-        torch.equal(again.factors[n].tensors["up"], f.tensors["up"])
-        for n, f in planned.factors.items()
+        torch.equal(again.factors[module].tensors[name], tensor)
+        for module, factors in planned.factors.items()
+        for name, tensor in factors.tensors.items()
     )
 
 
@@ -60,7 +60,7 @@ def test_a_model_calibrated_once_gives_the_plans_and_holds_their_curves(planned:
     one, two = (study.plan(ratio, profile=load("h200")).plan for ratio in ("0.2", "0.3"))
     assert one.kept_params > two.kept_params
     assert len(one.choices) == len(planned.plan.choices) - 2  # o_proj of both layers
-    assert len(curves_of(study.graph, two).facts.weights) == len(two.choices)
+    assert len(study.curves_of(two).facts.weights) == len(two.choices)
 
 
 def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:
@@ -70,7 +70,7 @@ def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:
     assert torch.equal(logits(model), before)
     gacfx.apply_(model, planned)
     assert torch.equal(logits(model), logits(made))
-    assert any(isinstance(m, LowRankLinear) for m in model.modules())
+    assert {*compressed_modules(model)} == {*planned.plan.decisions}
 
 
 def test_apply_on_a_graph_equals_apply_on_the_module(planned: Planned) -> None:
@@ -145,7 +145,7 @@ def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
     profile = load_profile("h200")
     search = Search(value="two-sided")
     planned = replace(study, full=full).plan("0.2", profile=profile, search=search)
-    choice = next(c for c in planned.plan.choices if c.module == name)
+    choice = next(c for c in planned.plan.choices if c.group == name)
     assert choice.rank is None
     assert "NaN" in choice.reason
     assert planned.plan.kept_params <= planned.plan.budget.limit_params
@@ -176,7 +176,7 @@ def test_nothing_to_compress_is_refused_with_the_reasons() -> None:
 
 def test_ratio_zero_keeps_every_weight_dense() -> None:
     planned = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0")
-    assert planned.plan.ranks == {}
+    assert planned.plan.decisions == {}
 
 
 def test_requests_that_cannot_work_fail_before_calibration() -> None:

@@ -11,12 +11,12 @@ from gacfx.api import load_profile, read_calibration, summarise, verify
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.values import TRIED
-from gacfx.core.plan import Plan
+from gacfx.core.curve_file import Curves
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
 from gacfx.errors import PlanError
-from gacfx.study import Study
+from gacfx.study import Evidence, Study
 from gacfx.suitable import check_tp
 from tests import tiny
 
@@ -37,13 +37,13 @@ def study() -> Study:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
     """The statistics of every planning, in order."""
     seen: list[Statistics] = []
-    real = door.run_planning
+    real = Study.curves
 
-    def spy(gm: Any, text: str, **given: Any) -> Plan:
-        seen.append(given["statistics"])
-        return real(gm, text, **given)
+    def spy(self: Study, value: str, known: Evidence | None = None) -> Curves:
+        seen.append((known or self.full).statistics)
+        return real(self, value, known)
 
-    monkeypatch.setattr(door, "run_planning", spy)
+    monkeypatch.setattr(Study, "curves", spy)
     return seen
 
 
