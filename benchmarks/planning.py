@@ -40,6 +40,8 @@ PLANS = (
     Plan(Case(LLAMA_8B, window=False, dense=True), Goal(20)),
     Plan(Case(LLAMA_70B, window=False, dense=False), Goal(20)),
     Plan(Case(LLAMA_70B, window=False, dense=True), Goal(20)),
+    Plan(Case(LLAMA_8B, window=False, dense=True, forms=True), Goal(20)),
+    Plan(Case(LLAMA_70B, window=False, dense=True, forms=True), Goal(60)),
     Plan(Case(LLAMA_405B, window=False, dense=False), Goal(60), seeds=2),
     Plan(Case(LLAMA_405B, window=False, dense=True), Goal(60), seeds=2),
     Plan(Case(DEEPSEEK_V3, window=True, dense=False), Goal(50), seeds=2),

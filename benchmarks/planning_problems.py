@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gacfx.knapsack import Problem, kept_budget
-from gacfx.knapsack.blocks import Block
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -79,16 +78,20 @@ class Case:
     curve: Literal["energy", "linear", "noisy"] = "energy"
     """Minus the dropped energy; parameters times importance, as in Eq. 4 of GAC-v2; or energy with
     steps of random height, which is not concave"""
+    forms: bool = False
+    """Every rank is offered in two forms of storage: a pair of r (m + n) parameters below
+    break-even, and a pivoted one of r (m + n - r) below the shorter side; both lose the same"""
 
     @property
     def name(self) -> str:
         sweep = "window" if self.window else "full"
         shape = "concave" if self.curve == "energy" else self.curve
-        return f"{self.model.name} {sweep}, {'keep-dense' if self.dense else shape}"
+        forms = ", two forms" if self.forms else ""
+        return f"{self.model.name} {sweep}, {'keep-dense' if self.dense else shape}{forms}"
 
 
 def make(case: Case, ratio: float, seed: int) -> Problem:
-    """One problem. Weights of one shape make a block; in a window all weights make one."""
+    """One problem; weights of one shape share their costs, but for those of a window."""
     rng = np.random.default_rng(seed)
     kinds = case.model.kinds()
     sizes = np.array([rows * columns for rows, columns in kinds])
@@ -97,25 +100,39 @@ def make(case: Case, ratio: float, seed: int) -> Problem:
     importance = rng.lognormal(0.0, 0.8, int(counts.sum()))
     decay = rng.uniform(0.15, 0.9, len(importance))
     wanted = wanted_shares(np.repeat(sizes, counts), importance, kept)
-    blocks, begin = [], 0
+    pairs: list[tuple[ArrayLike, ArrayLike]] = []
+    begin = 0
     for (rows, columns), count in kinds.items():
         part = slice(begin, begin + count)
         begin += count
         ranks = aligned_ranks(rows, columns, wanted[part] if case.window else None)
         weight = importance[part] * rows * columns
-        made = block(case, rows, columns, ranks, weight, decay[part])
-        blocks.append(noisy(made, rng) if case.curve == "noisy" else made)
-    if case.window:
-        costs = np.concatenate([b.costs for b in blocks])
-        blocks = [Block(costs, np.concatenate([b.values for b in blocks]))]
-    return Problem.from_blocks(blocks, kept)
+        costs, values = curves(case, (rows, columns), ranks, weight, decay[part])
+        pairs += rows_of(costs, noisy(values, rng) if case.curve == "noisy" else values)
+    return Problem.from_groups(pairs, kept)
 
 
-def block(
-    case: Case, rows: int, columns: int, ranks: IntArray, weight: FloatArray, decay: FloatArray
-) -> Block:
-    """The weights of one shape; ``ranks``: [candidates] or [weights, candidates]."""
+def rows_of(costs: IntArray, values: FloatArray) -> list[tuple[ArrayLike, ArrayLike]]:
+    """[groups] (costs, values) of groups with equally many candidates.
+
+    Args:
+        costs: [candidates], the same for every group, or [groups, candidates].
+        values: [groups, candidates].
+    """
+    values.setflags(write=False)  # so that they are not copied
+    return list(zip([costs] * len(values) if costs.ndim == 1 else costs, values, strict=True))
+
+
+def curves(
+    case: Case, shape: tuple[int, int], ranks: IntArray, weight: FloatArray, decay: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """(costs, values) of the weights of one shape; ``ranks``: [candidates] or [weights, ...]."""
+    rows, columns = shape
     costs = ranks * (rows + columns)
+    if case.forms:
+        pivoted = ALIGN * np.arange(1, (min(shape) - 1) // ALIGN + 1)
+        costs = np.concatenate((costs, pivoted * (rows + columns - pivoted)))
+        ranks = np.concatenate((ranks, pivoted))
     values = np.zeros((len(weight), ranks.shape[-1] + case.dense))
     for begin in range(0, len(weight), _ROWS):
         part = slice(begin, begin + _ROWS)
@@ -127,15 +144,15 @@ def block(
         values[part, : ranks.shape[-1]] = -weight[part, None] * dropped
     if case.dense:  # costs all parameters and drops nothing
         costs = np.concatenate([costs, np.full((*costs.shape[:-1], 1), rows * columns)], axis=-1)
-    values.setflags(write=False)  # so that it is not copied
-    return Block(costs, values)
+    return costs, values
 
 
-def noisy(made: Block, rng: np.random.Generator) -> Block:
+def noisy(values: FloatArray, rng: np.random.Generator) -> FloatArray:
     """The same with steps of random height between neighbours; the first value stays."""
-    steps = np.diff(made.values, axis=1)
+    steps = np.diff(values, axis=1)
     rising = np.cumsum(steps * rng.lognormal(0.0, 1.0, steps.shape), axis=1)
-    return Block(made.costs, made.values[:, :1] + np.concatenate((0 * rising[:, :1], rising), 1))
+    found: FloatArray = values[:, :1] + np.concatenate((0 * rising[:, :1], rising), 1)
+    return found
 
 
 def wanted_shares(sizes: IntArray, importance: FloatArray, kept: int) -> FloatArray:
@@ -207,4 +224,4 @@ def make_classic(case: Classic, seed: int) -> Problem:
     else:
         raise ValueError(f"unknown kind {case.kind!r}")
     budget = int(costs.min(axis=1).sum() + costs.max(axis=1).sum()) // 2
-    return Problem.from_blocks([Block(costs, values.astype(np.float64))], budget)
+    return Problem.from_groups(rows_of(costs, values.astype(np.float64)), budget)

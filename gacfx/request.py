@@ -9,6 +9,7 @@ Everything in it is checked when it is made: before a model is read or a text to
 from dataclasses import dataclass, fields
 from typing import TypedDict
 
+from gacfx.calibration.text import token_limit
 from gacfx.compressors.values import TRIED
 from gacfx.core.asked import check_asked
 from gacfx.core.defaults import GPU, METHOD, RATIO
@@ -30,6 +31,7 @@ class Request:
     Raises:
         PlanError, PipelineError, PassError: a value out of its range, or names that are not known.
         ProfileError: no such profile.
+        CalibrationError: a number of tokens that is none, or too few for a window.
     """
 
     goal: Goal = Goal(ratio=RATIO)
@@ -63,6 +65,9 @@ class Request:
             max_loss=self.max_loss,
             force=self.force,
         )
+        if not isinstance(self.goal, Goal):
+            raise PlanError(f"goal {self.goal!r}: give gacfx.Goal(...), or a ratio")
+        token_limit(self.calibration_tokens, window=1)
         search = self.search
         check_request(self.method, self.goal, search.value, search.limits, search.form)
         object.__setattr__(self, "skip", tuple(self.skip))

@@ -293,7 +293,7 @@ class Study:
                 return Planned(plan, factors)
             for module, reason in failed.items():
                 kind = plan.decisions[module].kind
-                without.setdefault(module, {})[kind] = f"{kind}: {reason}"
+                without.setdefault(module, {})[kind] = reason
 
     def _factors(self, plan: Plan, known: Evidence) -> tuple[FactorSet, dict[str, str]]:
         """The tensors of every decision, and why some weights cannot have theirs."""

@@ -6,14 +6,14 @@ A pure function of its arguments: no model, no graph, no torch.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Protocol
 
 from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.allocation.choosers import choose
-from gacfx.allocation.doubtful import warn_of_doubtful
+from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.allocation.offers import Offers
@@ -125,11 +125,17 @@ def offer(
         if key not in alike:
             alike[key] = offers.without(*lacks).candidates(curve, size)
         candidates[module], reason = alike[key]
-        if why := "; ".join(filter(None, (reason, *lacks.values()))):
+        if why := "; ".join(filter(None, (reason, *map(": ".join, lacks.items())))):
             reasons[module] = why
     offered = Offered()
     offered.offer(candidates)
     return Case(known, offered, reasons)
+
+
+def lacking(reason: str, kinds: Iterable[str]) -> dict[str, str]:
+    """Kind -> why a weight cannot have it, by the reason that :func:`offer` gave it."""
+    parts = (part.partition(": ") for part in reason.split("; "))
+    return {kind: why for kind, colon, why in parts if colon and kind in kinds}
 
 
 def restrict(
@@ -159,7 +165,7 @@ def solve_case(
     """
     problem = make_problem(case.curves, case.offered, budget.limit_params)
     assert case.offered.candidates is not None
-    warn_of_doubtful(case.curves, case.offered.candidates)
+    warn_of_costly(case.curves, case.offered.candidates)
     begin = time.perf_counter()
     limit = inf if time_limit is None else time_limit
     try:

@@ -70,6 +70,7 @@ def bytes_of(dtype: str) -> int:
     if dtype in DTYPE_BYTES:
         return DTYPE_BYTES[dtype]
     found = _BITS.match(dtype)
-    if dtype == "bool" or (found and found[1] in ("1", "2", "4", "8", "16", "32", "64", "128")):
-        return max(int(found[1]) // 8, 1) if found else 1
+    bits = int(found[1]) if found else 8 if dtype == "bool" else 0
+    if 1 <= bits <= 8 or bits in (16, 32, 64, 128):
+        return max(bits // 8, 1)
     raise PlanError(f"no dtype {dtype!r}; the curves come from another version of torch")

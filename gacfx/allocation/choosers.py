@@ -71,6 +71,12 @@ def refuse_what_it_cannot(problem: Problem, solver: str) -> None:
     names = [f"limit {limit.name!r}" for limit in problem.limits if solver not in LIMITS_KEPT]
     if solver in RULES_OF_THUMB:
         names += [str(rule) for rule in problem.rules]
+        forms = (label for group in problem.groups for label in group.labels)
+        if strange := next((one for one in forms if isinstance(one, str) and one != "dense"), ""):
+            raise PassError(
+                f"solve: solver {solver!r} starts from the rank of a pair and cannot place "
+                f"{strange!r}; take form 'pair', or core or ilp"
+            )
     elif solver not in LIMITS_KEPT:  # what ties groups to one label is merged away before
         names += [str(rule) for rule in problem.rules if isinstance(rule, Implies)]
     if names:

@@ -14,42 +14,51 @@ class CandidateWarning(UserWarning):
     """Some candidates can never be chosen."""
 
 
-def warn_of_doubtful(curves: Mapping[str, Curve], candidates: Mapping[str, Candidates]) -> None:
-    """Warn of sizes that cost more than the dense weight, and of losses that rise with the rank."""
-    above, rising = list[str](), list[str]()
-    seen: dict[tuple[int, int, int], tuple[str, list[list[int]]]] = {}
+def warn_of_costly(curves: Mapping[str, Curve], candidates: Mapping[str, Candidates]) -> None:
+    """Warn of candidates that cost more than a dense weight that is offered as well."""
+    seen: dict[tuple[int, int, int], str] = {}  # of one shape only once: there are many candidates
+    found = []
     for name, curve in curves.items():
         key = (curve.rows, curve.columns, id(candidates[name]))
-        if key not in seen:  # of one shape only once: there are many candidates
-            seen[key] = (_above(curve, candidates[name]), _ranks(candidates[name]))
-        costly, kinds = seen[key]
-        above += [f"{costly.format(name)} (break-even {curve.break_even})"] if costly else []
-        for ranks in kinds:
+        if key not in seen:
+            seen[key] = _costly(curve, candidates[name])
+        if seen[key]:
+            found.append(f"{seen[key]} of {name} (break-even {curve.break_even})")
+    if found:
+        _warn(found, "are offered ranks with more parameters than the dense weight")
+
+
+def warn_of_rising(curves: Mapping[str, Curve], candidates: Mapping[str, Candidates]) -> None:
+    """Warn of losses that rise with the rank; curves in a file or of a study cannot."""
+    found = []
+    for name, curve in curves.items():
+        for ranks in _ranks(candidates[name]).values():
             losses = curve.loss_nats[ranks]
             for step in np.flatnonzero(losses[1:] > losses[:-1])[:1].tolist():
-                rising.append(f"{name} from rank {ranks[step]} to {ranks[step + 1]}")
-    if above:
-        _warn(above, "are offered ranks with more parameters than the dense weight")
-    if rising:
-        _warn(rising, "have a loss that rises with the rank")
+                found.append(f"{name} from rank {ranks[step]} to {ranks[step + 1]}")
+    if found:
+        _warn(found, "have a loss that rises with the rank")
 
 
-def _above(curve: Curve, offered: Candidates) -> str:
-    """The largest candidate that is no smaller than a dense weight that is offered as well."""
+def _costly(curve: Curve, offered: Candidates) -> str:
+    """The largest rank of a kind that is no smaller than the dense weight; empty if all are."""
     if DENSE not in offered:
         return ""
     shape, dense = (curve.rows, curve.columns), curve.rows * curve.columns
-    costly = [each for each in offered if not each.is_dense and each.params(*shape) >= dense]
-    return f"{costly[-1]} of {{}}" if costly else ""
+    largest = {each.kind: each for each in sorted(offered, key=lambda d: d.rank or 0)}
+    for each in largest.values():
+        if not each.is_dense and each.params(*shape) >= dense:
+            return str(each)
+    return ""
 
 
-def _ranks(offered: Candidates) -> list[list[int]]:
-    """The ranks of each kind, in rising order, where there is a choice."""
+def _ranks(offered: Candidates) -> dict[str, list[int]]:
+    """Kind -> its ranks in rising order, where there is a choice."""
     kinds = dict[str, list[int]]()
-    for each in offered:
+    for each in offered if len(offered) > 1 else ():
         if each.rank is not None:
             kinds.setdefault(each.kind, []).append(each.rank)
-    return [sorted(ranks) for ranks in kinds.values() if len(offered) > 1]
+    return {kind: sorted(ranks) for kind, ranks in kinds.items()}
 
 
 def _warn(found: list[str], what: str) -> None:

@@ -12,10 +12,12 @@ from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
-from gacfx.core.search import Bound, Search
+from gacfx.core.search import Bound, Search, kinds_of
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
+MADE_UP = ("", "none")
+"""Methods of curves that no method made."""
 BY = "sweep-candidates"
 """Who speaks in messages: the pass of this name is a shell over this file."""
 
@@ -51,6 +53,10 @@ class Offers:
             raise PassError(f"{BY}: no format {self.quant!r}; known: {known}")
         for kind in self.kinds:
             KINDS.find(kind)
+        if self.tp > 1 and not {*self.kinds} <= {*kinds_of("pair")}:
+            raise PassError(
+                f"{BY}: tp {self.tp} splits ranks, and pivots cannot be split; take form 'pair'"
+            )
 
     @staticmethod
     def of(search: Search, align: int, method: str) -> "Offers":
@@ -64,7 +70,7 @@ class Offers:
         Raises:
             PipelineError: the method cannot make what is asked for by name.
         """
-        known = METHODS.seek(method) if method else None
+        known = METHODS.seek(method) if method not in MADE_UP else None
         window = search.window if search.candidates == "window" else 0
         # Eq. 4 of GAC-v2 holds near the compressor's own rank; the paper offers no dense weight.
         near = search.value == "paper" and window > 0
@@ -117,7 +123,7 @@ class Offers:
         legal: Candidates = ()
         if not reason:
             legal, reason = self._legal(curve)
-        inside = tuple(each for each in legal if _within(each, bounds))
+        inside = tuple(each for each in legal if _within(each, bounds)) if bounds else legal
         full = min(curve.rows, curve.columns)
         dense: Candidates = (DENSE,) if all(bound.holds(full) for bound in bounds) else ()
         if not inside:
@@ -136,6 +142,8 @@ class Offers:
 
     def _legal(self, curve: Curve) -> tuple[Candidates, str]:
         """Candidates of all kinds that keep to the step, and why there are none."""
+        if not self.kinds:
+            return (), "no form is left"
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:

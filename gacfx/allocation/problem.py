@@ -9,8 +9,8 @@ from gacfx.core.curves import Curve
 from gacfx.core.offered import Candidates, Offered
 from gacfx.errors import PassError
 from gacfx.knapsack import Group, Problem
-from gacfx.knapsack.arrays import IntArray, value_array
-from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
+from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.limits import Implies, Limit, SameLabel
 
 
 def make_problem(curves: Mapping[str, Curve], offered: Offered, limit_params: int) -> Problem:
@@ -46,9 +46,8 @@ class Axis:
 
     ranks: IntArray
     """[candidates] entry of the curve; -1 for what loses nothing."""
-    costs: IntArray
-    """[candidates] parameters kept."""
-    labels: tuple[Label, ...]
+    first: Group
+    """One weight of this shape: the parameters that each candidate keeps, and the labels."""
 
     @staticmethod
     def make(curve: Curve, candidates: Candidates) -> "Axis":
@@ -65,12 +64,11 @@ class Axis:
         ranks = [-1 if each.rank is None else each.rank for each in candidates]
         costs = np.array([each.params(*shape) for each in candidates], np.int64)
         labels = tuple(each.label for each in candidates)
-        checked = Group(curve.module, costs, np.zeros(len(costs)), labels)
-        return Axis(np.array(ranks, np.int64), checked.costs, checked.labels)
+        first = Group(curve.module, costs, np.zeros(len(costs)), labels)
+        return Axis(np.array(ranks, np.int64), first)
 
     def group(self, curve: Curve) -> Group:
         """One weight of this shape."""
-        # Entry -1 is the last one, full rank: what has no rank loses nothing.
-        losses = curve.loss_nats[self.ranks] if len(curve.loss_nats) else np.zeros(len(self.ranks))
-        values = value_array(curve.module, np.where(self.ranks < 0, 0.0, -losses))
-        return Group.of_checked(curve.module, self.costs, values, self.labels)
+        none = not len(curve.loss_nats)  # of a weight that failed: only dense is offered
+        losses = np.zeros(len(self.ranks)) if none else curve.loss_nats[self.ranks]
+        return self.first.alike(curve.module, np.where(self.ranks < 0, 0.0, -losses))

@@ -22,6 +22,7 @@ from gacfx.calibration.targets import check_finite, targets
 from gacfx.calibration.text import Corpus, check_fits, document_digest
 from gacfx.core.statistics import Statistics, weight_digest
 from gacfx.errors import CalibrationError
+from gacfx.modules.dense import weight_of
 
 
 def gather(
@@ -52,7 +53,7 @@ def gather(
     check_fits(model, corpus)
     check_finite(model)
     chosen = targets(model, modules)
-    digests = {name: weight_digest(_weight(module)) for name, module in chosen.items()}
+    digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
     model = runnable(model)
     chosen = targets(model, list(chosen))
     inputs = InputSums()
@@ -116,9 +117,3 @@ def sample_labels(logits_TV: Tensor, generator: torch.Generator) -> Tensor:
 def _generator(seed: int, ids_T: Tensor) -> torch.Generator:
     mixed = hashlib.sha256(f"{seed}:".encode() + document_digest(ids_T)).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight

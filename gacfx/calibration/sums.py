@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.targets import weight_of
 from gacfx.core.statistics import Moments
+from gacfx.modules.dense import dense_weight
 
 
 class InputSums:
@@ -70,7 +70,7 @@ class LinearSums:
 
     def __init__(self, name: str, module: nn.Module, inputs: InputSums) -> None:
         self.name, self.inputs = name, inputs
-        self.weight_MN = weight_of(module)
+        self.weight_MN = dense_weight(module)
         self.bias = module.bias.detach().double() if isinstance(module.bias, Tensor) else None
         self.rows, self.columns = self.weight_MN.shape
         self.wide = self.rows > self.columns

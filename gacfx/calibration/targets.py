@@ -4,10 +4,11 @@
 
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
 from gacfx.core.finite import not_finite
 from gacfx.errors import CalibrationError, UnsupportedModel
+from gacfx.modules.dense import is_conv1d
 
 
 def targets(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Module]:
@@ -36,20 +37,6 @@ def targets(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Module]:
     if not found:
         raise CalibrationError("no module to measure; name at least one linear layer")
     return found
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether this is the Conv1D of transformers, whose weight lies as [N, M]."""
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """Weight [M, N] of a Linear or Conv1D, detached, in its own dtype."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight.detach().T if is_conv1d(module) else weight.detach()
 
 
 def check_finite(model: nn.Module) -> None:

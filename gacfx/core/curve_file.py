@@ -33,7 +33,7 @@ _KEY = "gacfx"  # one key: the order of several is not fixed, and equal curves m
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class Target:
     """What a targeted weight is and does, beside its losses."""
 
     module: str
@@ -70,7 +70,7 @@ class Weight:
 class Facts:
     """Everything of :class:`Curves` but the losses; JSON in the file."""
 
-    weights: tuple[Weight, ...]
+    weights: tuple[Target, ...]
     """In the order of the graph, on which the choice between equally good plans depends."""
     targeted_params: int
     model_params: int
@@ -257,7 +257,7 @@ def _check_facts(facts: Facts) -> None:
         )
 
 
-def _check_losses(weight: Weight, loss: NDArray[np.float64]) -> None:
+def _check_losses(weight: Target, loss: NDArray[np.float64]) -> None:
     expected = (min(weight.rows, weight.columns) + 1,)
     if loss.shape != expected:
         raise PlanError(

@@ -266,7 +266,7 @@ class Pivot(_OfRank):
         """Multiples of the step that leave a multiple of it."""
         short = min(rows, columns)
         if short % step:
-            return (), f"and the rest of the short side, {short}, are both aligned"
+            return (), f"leaves an aligned rest of the short side, {short}"
         ranks = range(step, short, step)
         return tuple(map(cls, ranks)), "" if ranks else "is below full rank"
 

@@ -27,7 +27,8 @@ def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _choice(raw: Any) -> Any:
-    if not isinstance(raw, dict) or not {"module", "rows", "columns", "rank"} <= raw.keys():
+    old, new = {"module", "rows", "columns", "rank"}, {"group", "weights", "decision"}
+    if not isinstance(raw, dict) or not old <= raw.keys() or new & raw.keys():
         return raw
     weight = {key: raw[key] for key in ("module", "rows", "columns")}
     rest = {key: raw[key] for key in raw if key not in (*weight, "rank")}

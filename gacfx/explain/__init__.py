@@ -19,6 +19,7 @@ from gacfx.explain.again import (
     choice_of,
     curve_of,
     labels_taken,
+    offers_of,
     prices_of,
     problem_around,
 )
@@ -26,7 +27,6 @@ from gacfx.explain.bundle import Bundle, meaning_of
 from gacfx.explain.holds import Held
 from gacfx.explain.values import Explanation, Hold, Moved, Other, Price, Tie
 from gacfx.hardware.profile import Profile
-from gacfx.replan import offers_again
 
 __all__ = ["Explanation", "Hold", "Moved", "Other", "Price", "Tie", "explain"]
 
@@ -54,7 +54,7 @@ def explain(
     curve = curve_of(plan, curves, choice)
     problem, case = problem_around(plan, curves, choice, gpu=gpu)
     multipliers = tuple(price.nats_per_unit or 0.0 for price in prices)
-    taken, offers = labels_taken(plan), offers_again(plan)
+    taken, offers = labels_taken(plan), offers_of(plan, choice)
     bundle = Bundle.make(problem, module, taken, multipliers, meaning_of(case.offered))
     free, every = problem, case
     if not bundle.ties:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from gacfx.allocation.allocate import Case
+from gacfx.allocation.allocate import Case, lacking
+from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
@@ -97,12 +98,18 @@ def problem_around(
     return problem, case
 
 
+def offers_of(plan: Plan, choice: Choice) -> Offers:
+    """How the candidates of one weight were listed."""
+    offers = offers_again(plan)
+    return offers.without(*lacking(choice.reason, offers.kinds))
+
+
 def _alone(
     plan: Plan, curves: Curves, choice: Choice, instead: Candidates | None
 ) -> tuple[Problem, Case]:
     curve = curves.curves[choice.group]
     if instead is None:
-        instead, _ = offers_again(plan).candidates(curve, choice.wanted)
+        instead, _ = offers_of(plan, choice).candidates(curve, choice.wanted)
     offered = Offered({choice.group: instead})
     case = Case({choice.group: curve}, offered, {})
     return make_problem(case.curves, offered, plan.budget.limit_params), case

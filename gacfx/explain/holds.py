@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from gacfx.allocation.allocate import lacking
 from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
+from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
 from gacfx.core.plan import Choice
 from gacfx.core.search import Bound
@@ -33,7 +35,9 @@ class Held:
         """Everything that binds, the budget first."""
         failed, legal = bool(self.curve.failed), self._listed(())
         if self.choice.reason:
-            by = "bound" if len(legal) > 1 else "failure" if failed else "contract"
+            lacks = lacking(self.choice.reason, KINDS)
+            by = "bound" if len(legal) > 1 else "contract"
+            by = "failure" if failed or lacks else by
             yield Hold(by, self.choice.reason, None)
         if failed:
             return

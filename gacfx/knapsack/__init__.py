@@ -8,7 +8,6 @@ For every budget at once see ``gacfx.knapsack.frontier``, for the papers' own me
 """
 
 from gacfx.knapsack.amounts import PrecisionWarning
-from gacfx.knapsack.blocks import Block
 from gacfx.knapsack.certificate.check import Certificate, check
 from gacfx.knapsack.ilp.solve import solve_ilp
 from gacfx.knapsack.limits import Implies, Limit, SameLabel
@@ -17,7 +16,6 @@ from gacfx.knapsack.solution import Solution
 from gacfx.knapsack.solver import solve
 
 __all__ = [
-    "Block",
     "Certificate",
     "Group",
     "Implies",

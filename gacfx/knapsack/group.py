@@ -40,13 +40,18 @@ class Group:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "labels", label_tuple(self.name, self.labels, len(costs)))
 
-    @classmethod
-    def of_checked(
-        cls, name: str, costs: IntArray, values: FloatArray, labels: tuple[Label, ...]
-    ) -> "Group":
-        """The group of arrays that were checked before; takes no time worth mentioning."""
-        group = object.__new__(cls)
-        group.__dict__.update(name=name, costs=costs, values=values, labels=labels)
+    def alike(self, name: str, values: FloatArray) -> "Group":
+        """Another group with these costs and labels, which are not checked again.
+
+        Raises:
+            PlanError: as for any group.
+        """
+        check_name(name)
+        found = value_array(name, values)
+        if len(found) != len(self.costs):
+            raise PlanError(f"group {name!r}: {len(self.costs)} costs but {len(found)} values")
+        group = object.__new__(Group)
+        group.__dict__.update(name=name, costs=self.costs, values=found, labels=self.labels)
         return group
 
     def index(self, label: Label) -> int:

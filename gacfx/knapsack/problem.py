@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from gacfx.errors import PlanError
 from gacfx.knapsack.arrays import LARGEST_COST, IntArray, cost_array, value_array, whole_number
-from gacfx.knapsack.blocks import Block, GroupsOfBlocks
 from gacfx.knapsack.group import Group
 from gacfx.knapsack.limits import Implies, Limit, Rule, SameLabel
 
@@ -42,8 +41,7 @@ class Problem:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.groups, GroupsOfBlocks):
-            object.__setattr__(self, "groups", tuple(self.groups))
+        object.__setattr__(self, "groups", tuple(self.groups))
         object.__setattr__(self, "budget", whole_number(self.budget, "budget"))
         object.__setattr__(self, "limits", tuple(self.limits))
         by_kind = sorted(self.rules, key=lambda rule: isinstance(rule, SameLabel))
@@ -54,7 +52,7 @@ class Problem:
             _check_limits(self.limits, known)
             for rule in self.rules:
                 _check_rule(rule, known)
-        if _dearest(self.groups) >= LARGEST_COST:
+        if sum(int(group.costs.max()) for group in self.groups) >= LARGEST_COST:
             raise PlanError("costs: the largest of every group sum to 2**62 or more; use a unit")
 
     @classmethod
@@ -71,28 +69,6 @@ class Problem:
                 shared[id(costs)] = cost_array(name, costs)
             groups.append(Group(name, shared[id(costs)], value_array(name, values)))
         return cls(tuple(groups), budget)
-
-    @classmethod
-    def from_blocks(cls, blocks: Sequence[Block], budget: int) -> "Problem":
-        """The problem with all groups of ``blocks``, in order; for many groups the fastest way."""
-        return cls(GroupsOfBlocks(blocks), budget)
-
-    def to_json(self) -> str:
-        """The problem as versioned JSON, lossless: floats are written with all their digits."""
-        from gacfx.knapsack.problem_file import write_problem
-
-        return write_problem(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Problem":
-        """The problem that ``to_json`` wrote.
-
-        Raises:
-            PlanError: not JSON, another version, a wrong field, or a malformed problem.
-        """
-        from gacfx.knapsack.problem_file import read_problem
-
-        return read_problem(text)
 
 
 def kept_budget(total: int, ratio: float | str | Fraction) -> int:
@@ -141,7 +117,7 @@ def _share(ratio: float | str | Fraction) -> Fraction:
 
 
 def _check_names(groups: Sequence[Group]) -> None:
-    names = groups.names() if isinstance(groups, GroupsOfBlocks) else [g.name for g in groups]
+    names = [group.name for group in groups]
     if len(set(names)) == len(names):
         return
     seen: set[str] = set()
@@ -149,13 +125,6 @@ def _check_names(groups: Sequence[Group]) -> None:
         if name in seen:
             raise PlanError(f"group {name!r}: the name is used twice; names must differ")
         seen.add(name)
-
-
-def _dearest(groups: Sequence[Group]) -> int:
-    """What the most expensive candidates of all groups cost together."""
-    if isinstance(groups, GroupsOfBlocks):
-        return sum(block.dearest() for block in groups.blocks)
-    return sum(int(group.costs.max()) for group in groups)
 
 
 def _check_limits(limits: Sequence[Limit], known: Mapping[str, Group]) -> None:

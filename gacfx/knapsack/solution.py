@@ -33,20 +33,3 @@ class Solution:
     """candidates, groups, quantum, capacity, core_groups, max_states, seconds, ..."""
     limit_multipliers: tuple[float, ...] = ()
     """[limits] Lagrange multipliers >= 0 of the problem's limits, in their order."""
-
-    def to_json(self) -> str:
-        """The solution as versioned JSON, lossless; the problem is not in it."""
-        from gacfx.knapsack.solution_file import write_solution
-
-        return write_solution(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Solution":
-        """The solution that ``to_json`` wrote; ``check`` holds it against its problem.
-
-        Raises:
-            PlanError: not JSON, another version, or a wrong field.
-        """
-        from gacfx.knapsack.solution_file import read_solution
-
-        return read_solution(text)

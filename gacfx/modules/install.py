@@ -3,17 +3,17 @@
 Everything is checked before the first module is replaced, so a refusal leaves the model as it was.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.carrier import Carrier
+from gacfx.modules.dense import bias_of, features, is_plain, weight_of
 from gacfx.modules.make import carrier_of
 from gacfx.modules.ties import tied_modules
 
@@ -52,7 +52,7 @@ def skeleton_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
     """
     ties = tied_modules(model)
     for name, decision in decisions.items():
-        rows, columns = _features(_replaceable(model, name, ties))
+        rows, columns = features(_replaceable(model, name, ties))
         if problem := decision.problem(rows, columns):
             raise UnsupportedModel(
                 f"{name}: {problem} of its {rows} x {columns} weight; is this the model that the "
@@ -89,8 +89,7 @@ def _replaceable(model: nn.Module, name: str, ties: Mapping[str, str]) -> nn.Mod
     if not name or not _has(model, name):
         raise UnsupportedModel(f"{name or '(no name)'}: the model has no such module")
     layer = model.get_submodule(name)
-    # Subclasses of Linear may compute something else, or have their weight read by their parent.
-    if type(layer) is not nn.Linear and not _is_conv1d(layer):
+    if not is_plain(layer):
         raise UnsupportedModel(
             f"{name}: is a {type(layer).__name__}; only nn.Linear and Conv1D can be factorized"
         )
@@ -112,7 +111,7 @@ def _replaceable(model: nn.Module, name: str, ties: Mapping[str, str]) -> nn.Mod
 
 def _is_hooked(layer: nn.Module) -> bool:
     """Somebody listens to the layer or to its weight, forward or backward."""
-    weight = _weight(layer)
+    weight = weight_of(layer)
     found = (
         *(layer._forward_hooks, layer._forward_pre_hooks),
         *(layer._backward_hooks, layer._backward_pre_hooks),
@@ -122,8 +121,8 @@ def _is_hooked(layer: nn.Module) -> bool:
 
 
 def _check_shape(name: str, layer: nn.Module, made: Factors) -> None:
-    if _features(layer) != (made.rows, made.columns):
-        rows, columns = _features(layer)
+    if features(layer) != (made.rows, made.columns):
+        rows, columns = features(layer)
         raise UnsupportedModel(
             f"{name}: its weight is {rows} x {columns}, the factors are for "
             f"{made.rows} x {made.columns}; they belong to another model"
@@ -131,7 +130,7 @@ def _check_shape(name: str, layer: nn.Module, made: Factors) -> None:
 
 
 def _check_values(name: str, layer: nn.Module, made: Factors) -> None:
-    dtype = _weight(layer).dtype
+    dtype = weight_of(layer).dtype
     for tensor in made.tensors.values():
         if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
             continue
@@ -147,40 +146,22 @@ def _put_(model: nn.Module, name: str, layer: Carrier) -> None:
     layer.train(dense.training)
     for tensor in layer.tensors().values():
         if isinstance(tensor, nn.Parameter):
-            tensor.requires_grad_(_weight(dense).requires_grad)
+            tensor.requires_grad_(weight_of(dense).requires_grad)
     model.set_submodule(name, layer)
 
 
 def _filled(dense: nn.Module, made: Factors) -> Carrier:
-    like = _weight(dense)
+    like = weight_of(dense)
     carrier = carrier_of(made.decision)
-    return carrier.holding(made, _bias(dense), device=like.device, dtype=like.dtype)
+    return carrier.holding(made, bias_of(dense), device=like.device, dtype=like.dtype)
 
 
 def _empty(dense: nn.Module, decision: Decision) -> Carrier:
-    rows, columns = _features(dense)
-    like = _weight(dense)
+    rows, columns = features(dense)
+    like = weight_of(dense)
     return carrier_of(decision).empty(
-        decision, rows, columns, _bias(dense), device=like.device, dtype=like.dtype
+        decision, rows, columns, bias_of(dense), device=like.device, dtype=like.dtype
     )
-
-
-def _features(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a Linear or Conv1D."""
-    first, second = _weight(layer).shape
-    return (second, first) if _is_conv1d(layer) else (first, second)
-
-
-def _weight(layer: nn.Module) -> Tensor:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-def _bias(layer: nn.Module) -> nn.Parameter | None:
-    bias = layer.bias
-    assert bias is None or isinstance(bias, nn.Parameter)
-    return bias
 
 
 def _has(model: nn.Module, name: str) -> bool:
@@ -189,9 +170,3 @@ def _has(model: nn.Module, name: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def _is_conv1d(layer: nn.Module) -> bool:
-    # A model that holds a Conv1D has imported its module; one that has not needs no transformers.
-    home = sys.modules.get("transformers.pytorch_utils")
-    return home is not None and type(layer) is home.Conv1D

@@ -57,6 +57,6 @@ def carrier_of(decision: Decision) -> type[Carrier]:
 
 
 def carrier_names() -> frozenset[str]:
-    """Names of the classes of layers of every known kind, by which graphs show them."""
-    carriers = (kind.carrier for kind in KINDS.everything())
+    """Names of the classes of layers of the kinds in use, by which graphs show them."""
+    carriers = (kind.carrier for kind in KINDS.values())  # a kind in a graph was asked for before
     return frozenset(carrier.rpartition(":")[2] for carrier in carriers if carrier)

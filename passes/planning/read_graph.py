@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch.fx import GraphModule
 
-from gacfx.core.curve_file import Curves, Facts, Weight
+from gacfx.core.curve_file import Curves, Facts, Target
 from gacfx.core.plan import Provenance
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.notes import matmuls, note, state, targets
@@ -58,7 +58,7 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
         curve = known[site.name]
         own.add(site.weight)
         weights.append(
-            Weight(
+            Target(
                 module=site.name,
                 rows=curve.rows,
                 columns=curve.columns,

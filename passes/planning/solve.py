@@ -10,6 +10,7 @@ from math import inf
 from torch.fx import GraphModule
 
 from gacfx.allocation.allocate import Case, solve_case
+from gacfx.allocation.doubtful import warn_of_rising
 from gacfx.core.plan import Budget, Provenance
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, state
@@ -40,8 +41,9 @@ class Solve(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.budget is not None
+        curves = state(gm).curves or {}
         plan = solve_case(
-            Case(state(gm).curves or {}, state(gm), dense_reasons(gm)),
+            Case(curves, state(gm), dense_reasons(gm)),
             self.budget,
             solver=self.solver,
             gap=self.gap,
@@ -49,5 +51,6 @@ class Solve(GacPass):
             wanted=self.wanted,
             provenance=self.provenance,
         )
+        warn_of_rising(curves, state(gm).candidates or {})
         state(gm).plan = replace(plan, refusals=refused_sites(gm))
         return False

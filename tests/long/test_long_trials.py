@@ -14,7 +14,7 @@ from tests.trials.trial import trials
 
 SHARE = {
     "one budget": 40,
-    "equal blocks": 20,
+    "equal groups": 20,
     "two budgets": 20,
     "uniform": 10,
     "rules": 8,

@@ -112,7 +112,7 @@ def two_weights(scores: tuple[float, float]) -> GraphModule:
 def paper_plan(scores: tuple[float, float], wanted: float = 6.5, solver: str = "dp") -> Plan:
     gm, names = two_weights(scores), {FIRST: wanted, SECOND: wanted}
     budget = Budget("0.2", "targeted", 960, 960, LIMIT)
-    run(gm, SweepCandidates(align=1, window=4, dense=False, wanted=names))
+    run(gm, SweepCandidates(align=1, form="pair", window=4, dense=False, wanted=names))
     run(gm, Solve(solver=solver, budget=budget, wanted=names))
     plan = state(gm).plan
     assert plan is not None

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from torch.fx import GraphModule
 
+from gacfx.allocation.latency import Clock, ShareOfDense, bare
+from gacfx.core.decision import DENSE, Decision, LowRank, Pivot
 from gacfx.core.materialise import FactorSet
 from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.sites import MatmulSite, Workload
@@ -18,7 +20,7 @@ from gacfx.graph.notes import matmuls, note, state, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.estimate_latency import EstimateLatency
 from gacfx.passes.analysis.predict_tiers import PredictTiers
-from gacfx.passes.planning.limit_latency import LimitLatency, ShareOfDense, launches
+from gacfx.passes.planning.limit_latency import LimitLatency
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
@@ -35,8 +37,8 @@ from tests.passes.graphs import (
     run,
     site_of,
     snapshot,
-    svd_factors,
 )
+from tests.svd import Svd
 
 
 def swept(family: str = "llama") -> GraphModule:
@@ -74,26 +76,32 @@ def test_every_candidate_costs_what_the_rewritten_graph_would(workload: Workload
         rewritten = run(annotated(llama()), Factorize(plan=made.plan, factors=made.factors))
         pair = forecasts(rewritten, workload)
         for module in (Q0, DOWN0):
-            cost = limit.costs[module][candidates[module].index(rank)]
+            cost = limit.costs[module][candidates[module].index(LowRank(rank))]
             assert cost == pair[f"{module}.down"] + pair[f"{module}.up"] > 0
-            assert limit.costs[module][candidates[module].index(None)] == dense[module]
+            assert limit.costs[module][candidates[module].index(DENSE)] == dense[module]
 
 
-def test_the_launches_are_those_of_the_rewritten_graph() -> None:
-    # An addmm with a bias, and a weight that lies the other way round.
-    gm, name = annotated(graph_of("gpt2")), "transformer.h.0.attn.c_attn"
+@pytest.mark.parametrize("decision", [LowRank(8), Pivot(8)], ids=str)
+@pytest.mark.parametrize("part", ["attn.c_attn", "attn.c_proj", "mlp.c_proj"])
+def test_the_products_are_those_of_the_rewritten_graph(decision: Decision, part: str) -> None:
+    # An addmm with a bias, and a weight that lies the other way round; tall, square and wide.
+    gm, name = annotated(graph_of("gpt2")), f"transformer.h.0.{part}"
     _, site = site_of(gm, name)
     assert isinstance(site, MatmulSite)
     weight = dense_weight(gm, site)
     rows, columns = weight.shape
-    choice = Choice(name, rows, columns, 8, None, 0.0)
+    choice = Choice.single(name, rows, columns, decision, None, 0.0)
     plan = Plan((choice,), Budget("0", "targeted", 0, 0, 0), None, provenance())
-    factors = FactorSet({name: svd_factors(weight, 8)})
+    factors = FactorSet({name: Svd.of(weight).factors(decision)})
     run(gm, Factorize(plan=plan, factors=factors), AnnotateSites())
-    found = [site_of(gm, f"{name}.{side}")[1] for side in ("down", "up")]
-    pair = [replace(s, name="", weight=None) for s in found if isinstance(s, MatmulSite)]
-    assert launches(site, 8) == tuple(pair) and len(pair) == 2
-    assert launches(site, None) == (replace(site, name="", weight=None),)
+    made = [bare(found) for _, found in matmuls(gm) if found.name.startswith(f"{name}.")]
+    clock = Clock(h200(), Workload())
+    forecast = [launch.latency for launch in clock.launches(site, decision) if launch.tier]
+    assert forecast == [clock.forecast(each).latency for each in made] and len(made) == 2
+    assert clock.launches(site, DENSE) == (clock.forecast(bare(site)),)
+    # What is no product is a copy of its own.
+    copies = [launch for launch in clock.launches(site, decision) if launch.tier is None]
+    assert bool(copies) == (decision == Pivot(8))
 
 
 def test_the_limit_is_the_share_of_all_dense_targets() -> None:

@@ -13,36 +13,41 @@ import numpy as np
 import pytest
 from torch.fx import GraphModule
 
-from gacfx import pipelines
+from gacfx.allocation import choosers
 from gacfx.core.curves import Curve
+from gacfx.core.decision import DENSE, Decision, LowRank, Pivot
+from gacfx.core.offered import Candidates
 from gacfx.core.plan import Budget, Plan
-from gacfx.core.search import Search, Solver
+from gacfx.core.search import Solver
 from gacfx.errors import InfeasibleBudget, PassError, PipelineError, PlanError
 from gacfx.graph.notes import Fact, state, targets
-from gacfx.graph.pipeline import Pipeline
 from gacfx.knapsack import Problem, Solution
 from gacfx.knapsack.limits import Implies, Limit
-from gacfx.passes.planning import choosers
 from gacfx.passes.planning.solve import Solve
-from gacfx.passes.planning.sweep_candidates import Sizes, SweepCandidates
+from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.passes.planning.tie_layers import TieLayers
 from tests.passes.graphs import Q0, annotated, llama, net, provenance, run, snapshot
 
-DENSE = 4 * 20 * 24
+WHOLE = 4 * 20 * 24
 PAIRS = ((0, 2), (1, 3))
 """Targets that differ in their layer only."""
 
 
 def budget(limit_params: int, ratio_of: str = "targeted", **asked: str) -> Budget:
     words = {"amount": "0.2", "ratio_of": ratio_of, **asked}
-    sizes = {"targeted_params": DENSE, "model_params": DENSE + 440, "limit_params": limit_params}
+    sizes = {"targeted_params": WHOLE, "model_params": WHOLE + 440, "limit_params": limit_params}
     return Budget(**words, **sizes)  # type: ignore[arg-type]
 
 
-def prepared(align: int = 2) -> GraphModule:
-    """The toy net with four targets of 480 parameters and five aligned ranks each."""
-    return run(annotated(net()), SyntheticCurves(), SweepCandidates(align=align))
+def prepared(align: int = 2, form: str = "pair") -> GraphModule:
+    """The toy net with four targets of 480 parameters and five aligned ranks of a pair each."""
+    return run(annotated(net()), SyntheticCurves(), SweepCandidates(align=align, form=form))
+
+
+def size(decision: Decision) -> int:
+    """The rank, where dense counts as 20."""
+    return 20 if decision.rank is None else decision.rank
 
 
 def solved(gm: GraphModule, limit_params: int, **options: Any) -> Plan:
@@ -52,19 +57,29 @@ def solved(gm: GraphModule, limit_params: int, **options: Any) -> Plan:
     return plan
 
 
+def cost(decision: Decision) -> int:
+    """Parameters of a weight of 20 x 24 under a decision, by the formulas of its form."""
+    r = size(decision)
+    return {"dense": 480, "low-rank": 44 * r, "pivot": 44 * r - r * r}[decision.kind]
+
+
 def options(gm: GraphModule) -> list[list[tuple[int, float]]]:
     """(parameters, loss) of every candidate of every target."""
     about = state(gm)
     assert about.curves is not None and about.candidates is not None
     return [
-        [(480, 0.0) if r is None else (44 * r, float(c.loss_nats[r])) for r in about.candidates[m]]
+        [
+            (cost(d), 0.0 if d.rank is None else float(c.loss_nats[d.rank]))
+            for d in about.candidates[m]
+        ]
         for m, c in about.curves.items()
     ]
 
 
-@pytest.mark.parametrize("limit", [4 * 88, 700, 1000, 1536, DENSE - 1, DENSE])
-def test_the_plan_is_the_best_of_all_that_fit(limit: int) -> None:
-    gm = prepared()
+@pytest.mark.parametrize("form", ["pair", "pivot", "auto"])
+@pytest.mark.parametrize("limit", [4 * 88, 700, 1000, 1536, WHOLE - 1, WHOLE])
+def test_the_plan_is_the_best_of_all_that_fit(limit: int, form: str) -> None:
+    gm = prepared(form=form)
     plan = solved(gm, limit)
     fitting = [p for p in product(*options(gm)) if sum(cost for cost, _ in p) <= limit]
     best = min(sum(loss for _, loss in p) for p in fitting)
@@ -77,11 +92,11 @@ def test_the_plan_says_what_each_choice_is() -> None:
     plan = solved(gm, 1000)
     curves = state(gm).curves
     assert curves is not None
-    assert [c.module for c in plan.choices] == [site.name for _, site in targets(gm)]
+    assert [c.group for c in plan.choices] == [site.name for _, site in targets(gm)]
     for choice in plan.choices:
-        assert (choice.rows * choice.columns, choice.reason) == (480, "")
+        assert (choice.dense_params, choice.reason) == (480, "")
         if choice.rank is not None:
-            assert choice.loss_nats == curves[choice.module].loss_nats[choice.rank] > 0
+            assert choice.loss_nats == curves[choice.group].loss_nats[choice.rank] > 0
         else:
             assert choice.loss_nats == 0.0
 
@@ -95,7 +110,7 @@ def test_the_proof_is_checked_by_the_independent_checker() -> None:
 
 
 def test_a_whole_budget_keeps_everything_dense() -> None:
-    plan = solved(prepared(), DENSE)
+    plan = solved(prepared(), WHOLE)
     assert plan.ranks == {} and plan.loss_nats == 0.0
 
 
@@ -105,7 +120,7 @@ def test_wanted_ranks_and_provenance_are_carried_into_the_plan() -> None:
     run(gm, Solve(budget=budget(1000), provenance=made, wanted={"layers.0.qkv": 8.7}))
     plan = state(gm).plan
     assert plan is not None and plan.provenance == made
-    assert {c.module: c.wanted for c in plan.choices}["layers.0.qkv"] == 8.7
+    assert {c.group: c.wanted for c in plan.choices}["layers.0.qkv"] == 8.7
     assert plan.choices[-1].wanted is None
 
 
@@ -119,16 +134,21 @@ def test_a_failed_curve_stays_dense_with_its_reason() -> None:
     curves = state(gm).curves
     assert curves is not None
     curves["layers.0.qkv"] = Curve("layers.0.qkv", 24, 20, np.zeros(0), "x", "no statistics")
-    run(gm, SweepCandidates(align=2))
+    run(gm, SweepCandidates(align=2, form="pair"))
     first, *others = solved(gm, 1000).choices
     assert (first.rank, first.reason) == (None, "no statistics")
     assert all(c.reason == "" for c in others) and any(c.rank for c in others)
 
 
 def test_a_weight_without_an_aligned_rank_says_why_it_is_dense() -> None:
-    plan = solved(prepared(align=16), DENSE)
+    plan = solved(prepared(align=16), WHOLE)
     assert {c.reason for c in plan.choices} == {
         "no rank in steps of 16 (align 16) is below break-even"
+    }
+    plan = solved(prepared(align=16, form="auto"), WHOLE)
+    assert {c.reason for c in plan.choices} == {
+        "no rank in steps of 16 (align 16) is below break-even; none leaves an aligned rest of the "
+        "short side, 20"
     }
 
 
@@ -176,7 +196,7 @@ def test_the_graph_is_left_alone_and_twice_is_once() -> None:
 WANTED = dict.fromkeys(("layers.0.qkv", "layers.0.out", "layers.1.qkv", "layers.1.out"), 5.0)
 
 
-@pytest.mark.parametrize("limit", [4 * 88, 700, 1000, DENSE])
+@pytest.mark.parametrize("limit", [4 * 88, 700, 1000, WHOLE])
 def test_exact_solvers_agree_on_the_value(limit: int) -> None:
     plans = [solved(prepared(), limit, solver=solver) for solver in ("core", "dp", "ilp")]
     for plan, solver in zip(plans, ("core", "dp", "ilp"), strict=True):
@@ -227,6 +247,13 @@ def test_a_solver_that_cannot_is_refused(options: dict[str, Any], message: str) 
         solved(prepared(), 1000, **options)
 
 
+@pytest.mark.parametrize("solver", ["greedy", "round"])
+def test_a_rule_of_thumb_is_not_given_pivots(solver: str) -> None:
+    message = f"^solve: solver '{solver}' starts from the rank of a pair and cannot place 'pivot 2'"
+    with pytest.raises(PassError, match=message):
+        solved(prepared(form="auto"), 1000, solver=solver, wanted=WANTED)
+
+
 @pytest.mark.parametrize("solver", ["core", "dp", "ilp", "greedy", "round"])
 def test_no_solver_is_believed(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = choosers.SOLVERS[solver]
@@ -252,7 +279,7 @@ def limited(most: int) -> GraphModule:
     gm = prepared()
     offered = state(gm).candidates
     assert offered is not None
-    costs = {m: np.array([20 if r is None else r for r in sizes]) for m, sizes in offered.items()}
+    costs = {m: np.array([size(each) for each in found]) for m, found in offered.items()}
     state(gm).limit(Limit("ranks", most, costs))
     return gm
 
@@ -277,10 +304,10 @@ def test_a_solver_is_not_asked_for_what_it_cannot_keep(
 
 
 @pytest.mark.parametrize("solver", ["core", "dp", "ilp"])
-@pytest.mark.parametrize("limit", [4 * 88, 1000, DENSE - 1])
+@pytest.mark.parametrize("limit", [4 * 88, 1000, WHOLE - 1])
 def test_tied_layers_take_one_size_at_the_least_loss(solver: str, limit: int) -> None:
     plan = solved(tied(), limit, solver=solver)
-    ranks = {choice.module: choice.rank for choice in plan.choices}
+    ranks = {choice.group: choice.rank for choice in plan.choices}
     assert ranks["layers.0.qkv"] == ranks["layers.1.qkv"]
     assert ranks["layers.0.out"] == ranks["layers.1.out"]
     qkv, out = (list(zip(*(options(prepared())[i] for i in pair), strict=True)) for pair in PAIRS)
@@ -295,7 +322,7 @@ def test_tied_layers_take_one_size_at_the_least_loss(solver: str, limit: int) ->
 @pytest.mark.parametrize("most", [8, 20, 33, 80])
 def test_a_limit_is_kept_at_the_least_loss(solver: str, most: int) -> None:
     plan = solved(limited(most), 1536, solver=solver)
-    sizes = [20 if c.rank is None else c.rank for c in plan.choices]
+    sizes = [size(c.decision) for c in plan.choices]
     assert [(k.name, k.most, k.spent) for k in plan.limits] == [("ranks", most, sum(sizes))]
     assert sum(sizes) <= most
     fitting = [
@@ -318,7 +345,7 @@ def test_a_budget_and_a_limit_that_exclude_each_other_are_both_named() -> None:
     offered = state(gm).candidates
     assert offered is not None
     # The second budget likes large ranks, the first small ones.
-    costs = {m: np.array([0 if r is None else 20 - r for r in s]) for m, s in offered.items()}
+    costs = {m: np.array([20 - size(d) for d in s]) for m, s in offered.items()}
     state(gm).limit(Limit("smallness", 40, costs))
     with pytest.raises(InfeasibleBudget) as caught:
         solved(gm, 500)
@@ -343,14 +370,13 @@ def test_what_is_no_limit_and_no_rule_is_refused() -> None:
 
 def test_an_implication_of_another_pass_is_kept() -> None:
     gm = prepared()
-    free = {c.module: c.rank for c in solved(gm, 1000).choices}
+    free = {c.group: c.rank for c in solved(gm, 1000).choices}
     first, last = "layers.0.qkv", "layers.1.out"
-    rank = free[first]
-    label: int | str = "dense" if rank is None else rank
+    label = free[first] or "dense"
     assert label != 2 and free[last] != 2
     state(gm).rule(Implies(first, (label,), last, (2,)))
     plan = solved(gm, 1000)
-    found = {c.module: c.rank for c in plan.choices}
+    found = {c.group: c.rank for c in plan.choices}
     assert found[first] != free[first] or found[last] == 2
 
 
@@ -362,7 +388,7 @@ def test_a_pass_may_take_candidates_away() -> None:
     free = solved(gm, 1000).ranks["layers.0.qkv"]
     offered = state(gm).candidates
     assert offered is not None
-    offered["layers.0.qkv"] = tuple(r for r in offered["layers.0.qkv"] if r != free)
+    offered["layers.0.qkv"] = tuple(each for each in offered["layers.0.qkv"] if each.rank != free)
     assert solved(gm, 1000).ranks.get("layers.0.qkv") != free
 
 
@@ -370,11 +396,12 @@ def test_a_pass_may_take_candidates_away() -> None:
     ("sizes", "message"),
     [
         ((), "layers.0.qkv: no candidate is left"),
-        ((0, 2), "layers.0.qkv: rank 0 is outside 1 .. 20"),
-        ((2, 21), "layers.0.qkv: rank 21 is outside 1 .. 20"),
+        ((LowRank(0), LowRank(2)), "layers.0.qkv: rank 0 is outside 1 .. 20"),
+        ((LowRank(2), LowRank(21)), "layers.0.qkv: rank 21 is outside 1 .. 20"),
+        ((Pivot(2), Pivot(20)), "layers.0.qkv: pivot rank 20 is outside 1 .. 19"),
     ],
 )
-def test_candidates_that_are_no_sizes_name_the_weight(sizes: Sizes, message: str) -> None:
+def test_candidates_that_are_no_sizes_name_the_weight(sizes: Candidates, message: str) -> None:
     gm = prepared()
     offered = state(gm).candidates
     assert offered is not None
@@ -387,7 +414,7 @@ def test_only_the_dense_weight_left_by_another_pass_is_a_reason() -> None:
     gm = prepared()
     offered = state(gm).candidates
     assert offered is not None
-    offered["layers.0.qkv"] = (None,)
+    offered["layers.0.qkv"] = (DENSE,)
     assert solved(gm, 1536).choices[0].reason == "no other size was offered"
 
 
@@ -402,12 +429,12 @@ def test_a_budget_in_parameters_says_what_could_be_reached_in_parameters() -> No
 
 
 def test_real_shapes_are_planned_too() -> None:
-    gm = run(annotated(llama()), SyntheticCurves(), SweepCandidates())
+    gm = run(annotated(llama()), SyntheticCurves(), SweepCandidates(form="pair"))
     whole = sum(s.k.times * s.n.times for _, s in targets(gm))
     run(gm, Solve(budget=Budget("0.2", "targeted", whole, whole, whole * 4 // 5)))
     plan = state(gm).plan
     assert plan is not None and plan.kept_params <= whole * 4 // 5
-    assert len(plan.choices) == 14 and plan.choices[0].module == Q0
+    assert len(plan.choices) == 14 and plan.choices[0].group == Q0
     assert set(plan.ranks.values()) <= {8, 16, 24}
 
 
@@ -436,8 +463,6 @@ def test_a_solver_is_told_when_to_stop(
         return found
 
     monkeypatch.setattr(choosers, door, watched)
-    gap = 0.5 if solver == "core" else None
-    text = pipelines.planning(Search(solver=solver, gap=gap, time_limit=9), "measure-curves", 4)
-    step = Pipeline.parse(text).passes[-1]
-    run(prepared(), replace(step, budget=budget(DENSE)))  # type: ignore[call-arg]
+    gap = 0.5 if solver == "core" else 0.0
+    solved(prepared(), WHOLE, solver=solver, gap=gap, time_limit=9.0)
     assert seen == [expected]

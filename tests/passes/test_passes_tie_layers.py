@@ -1,16 +1,19 @@
 """tie-layers: the layers of one kind of projection are held to one size, and nothing else is."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 from torch.fx import GraphModule
 
-from gacfx.core.curves import Curve
+from gacfx.allocation.ties import kind_of
+from gacfx.core.decision import DENSE
+from gacfx.core.sites import Extent
 from gacfx.errors import PassError
-from gacfx.graph.notes import Fact, state
+from gacfx.graph.notes import Fact, state, targets
 from gacfx.knapsack.limits import SameLabel
 from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
-from gacfx.passes.planning.tie_layers import TieLayers, kind_of
+from gacfx.passes.planning.tie_layers import TieLayers
 from tests.passes.graphs import Q0, Q1, annotated, llama, run, snapshot
 
 
@@ -32,17 +35,18 @@ def test_the_kind_is_the_name_without_numbers() -> None:
 
 def test_weights_of_other_shapes_are_of_another_kind() -> None:
     gm = swept()
-    curves = state(gm).curves
-    assert curves is not None
-    curves[Q1] = Curve(Q1, 96, 48, np.linspace(1, 0, 49), "two-sided")
-    assert len(state(run(gm, TieLayers())).rules) == 6
+    sites = {site.name: site for _, site in targets(gm)}
+    sites[Q1] = replace(sites[Q1], n=Extent(96))
+    TieLayers().restrict(state(gm), sites)
+    rules = state(gm).rules
+    assert len(rules) == 6 and not any(Q1 in rule.groups for rule in rules)
 
 
 def test_a_weight_that_can_only_stay_dense_does_not_hold_back_the_others() -> None:
     gm = swept()
     offered = state(gm).candidates
     assert offered is not None
-    offered[Q1] = (None,)
+    offered[Q1] = (DENSE,)
     rules = state(run(gm, TieLayers())).rules
     assert len(rules) == 6 and not any(Q1 in rule.groups for rule in rules)
 

@@ -23,31 +23,45 @@ def study() -> Study:
     return Study.make(model, read_calibration(tiny.texts(), model, tiny.tokenizer()))
 
 
-def search(align: int) -> Search:
-    """Ranks in steps of ``align``, worth what the second-order model says."""
-    return Search(align=align, value="two-sided")
+def search(align: int, form: str = "auto") -> Search:
+    """Sizes in steps of ``align``, worth what the second-order model says."""
+    return Search(align=align, value="two-sided", form=form)
+
+
+FORMS = ("pair", "pivot", "auto")
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(50, 600), st.sampled_from((8, 16, 32)))
-def test_changed_dims_are_aligned_and_the_budget_is_kept(thousandths: int, align: int) -> None:
+@given(st.integers(50, 600), st.sampled_from((8, 16, 32)), st.sampled_from(FORMS))
+def test_changed_dims_are_aligned_and_the_budget_is_kept(
+    thousandths: int, align: int, form: str
+) -> None:
     ratio = f"{thousandths / 1000:.3f}"
-    planned = study().plan(ratio, profile=PROFILE, search=search(align))
-    ranks = planned.plan.ranks
-    assert ranks
-    assert all(r % align == 0 for r in ranks.values())
-    dense = sum(c.rows * c.columns for c in planned.plan.choices)
-    kept = sum(
-        f.tensors["down"].numel() + f.tensors["up"].numel() for f in planned.factors.values()
-    ) + sum(c.rows * c.columns for c in planned.plan.choices if c.rank is None)
+    planned = study().plan(ratio, profile=PROFILE, search=search(align, form))
+    plan = planned.plan
+    assert plan.decisions and planned.factors.keys() == plan.decisions.keys()
+    stored = [
+        tensor
+        for factors in planned.factors.values()
+        for tensor in factors.tensors.values()
+        if tensor.is_floating_point()
+    ]
+    # The dims of the dense weights, 64 to 704, are multiples of 32 too.
+    assert all(size % align == 0 for tensor in stored for size in tensor.shape)
+    dense = sum(c.dense_params for c in plan.choices)
+    kept = sum(tensor.numel() for tensor in stored)
+    kept += sum(c.dense_params for c in plan.choices if c.decision.is_dense)
     assert 1000 * kept <= (1000 - thousandths) * dense
 
 
-@pytest.mark.parametrize("align", [8, 16, 32])
-def test_rewritten_graph_passes_its_own_checks(align: int) -> None:
-    planned = study().plan("0.4", profile=PROFILE, search=search(align))
+@pytest.mark.parametrize(("align", "form"), [(8, "auto"), (16, "pair"), (32, "pivot")])
+def test_rewritten_graph_passes_its_own_checks(align: int, form: str) -> None:
+    planned = study().plan("0.4", profile=PROFILE, search=search(align, form))
     seen = verify(study(), planned, PROFILE, Workload(seq=64))
-    assert sum(r.name.endswith(".down") for r in seen.rows) == len(planned.plan.ranks)
+    kinds = [decision.kind for decision in planned.plan.decisions.values()]
+    assert kinds
+    for kind, name in (("low-rank", ".down"), ("pivot", ".product")):
+        assert sum(row.name.endswith(name) for row in seen.rows) == kinds.count(kind)
 
 
 def test_more_than_can_be_removed_is_refused() -> None:

@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack import Problem, check, solve
 from gacfx.knapsack.frontier.plans import frontier, points
-from gacfx.knapsack.frontier.table import every_budget
 from tests.trials.problems import random_problem
 
 fixed = settings(derandomize=True, max_examples=40, deadline=None, database=None)
@@ -23,16 +21,6 @@ groups = st.lists(
     ).map(lambda items: ([cost for cost, _ in items], [value for _, value in items])),
     min_size=1,
     max_size=5,
-)
-concave_groups = st.lists(
-    st.tuples(
-        st.integers(0, 9),
-        st.integers(1, 12),
-        st.floats(-100, 100),
-        st.lists(st.floats(0, 1e4, width=32) | st.sampled_from([0.1, 1.0]), max_size=6),
-    ),
-    min_size=1,
-    max_size=4,
 )
 
 
@@ -74,26 +62,3 @@ def test_nasty_values(seed: int) -> None:
             assert plan.value <= exact.value + exact.rounding_bound
             assert exact.value <= plan.bound
             assert point.bound >= exact.value - best.rounding_bound
-
-
-@fixed
-@given(concave_groups, st.integers(0, 160))
-def test_the_table_holds_the_optimum_of_every_budget(
-    shapes: list[tuple[int, int, float, list[float]]], budget: int
-) -> None:
-    pairs = []
-    for first, step, base, gains in shapes:
-        values = base + np.append(0.0, np.cumsum(sorted(gains, reverse=True)))
-        pairs.append((first + step * np.arange(len(values)), values))
-    problem = Problem.from_groups(pairs, budget)
-    if budget < sum(first for first, *_ in shapes):
-        with pytest.raises(InfeasibleBudget):
-            every_budget(problem)
-        return
-    table = every_budget(problem)
-    assert (np.diff(table.value) >= 0).all()
-    assert table.rounding_bound <= 1e-12 * (1 + np.abs(table.value).max())
-    for amount in range(table.least, budget + 1):
-        exact = solve(replace(problem, budget=amount))
-        off = abs(table.value_at(amount) - exact.value)
-        assert off <= table.rounding_bound + exact.rounding_bound

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.planning_problems import rows_of
 from gacfx.knapsack import PrecisionWarning, Problem, check, solve
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.blocks import Block
 from gacfx.knapsack.limits import Limit
 
 _COLUMNS = 100
@@ -33,7 +33,7 @@ def no_common_step_hard(candidates: int) -> Problem:
     costs = 2 * _odd_costs(candidates)
     costs[0, 0] += 1
     problem = _rows(costs, costs.astype(np.float64))
-    return Problem.from_blocks(_blocks(problem), problem.budget | 1)
+    return Problem(problem.groups, problem.budget | 1)
 
 
 def strong(candidates: int) -> Problem:
@@ -76,16 +76,16 @@ def huge(candidates: int) -> Problem:
 def tiny_beside_huge(candidates: int) -> Problem:
     """Groups whose values no float64 can hold together."""
     problem = _curves(candidates, 1.0)
-    (block,) = _blocks(problem)
-    scale = np.where(np.arange(len(block.values)) % 2, 1e-200, 1e150)
-    return Problem.from_blocks([Block(block.costs, block.values * scale[:, None])], problem.budget)
+    scales = [1e150, 1e-200] * len(problem.groups)
+    pairs = [(g.costs, g.values * scale) for g, scale in zip(problem.groups, scales, strict=False)]
+    return Problem.from_groups(pairs, problem.budget)
 
 
 def single_candidates(candidates: int) -> Problem:
     """As many groups as candidates: nothing to choose."""
     rng = np.random.default_rng(4)
     costs = rng.integers(0, 10**6, (candidates // 10, 1))
-    return Problem.from_blocks([Block(costs, rng.normal(size=costs.shape))], int(costs.sum()))
+    return Problem.from_groups(rows_of(costs, rng.normal(size=costs.shape)), int(costs.sum()))
 
 
 def one_group(candidates: int) -> Problem:
@@ -140,14 +140,9 @@ def _odd_costs(candidates: int) -> IntArray:
 
 
 def _rows(costs: IntArray, values: FloatArray) -> Problem:
-    """The problem of one block, with half of what can be spent as the budget."""
+    """The problem of these rows, with half of what can be spent as the budget."""
     budget = int(costs.min(axis=1).sum() + costs.max(axis=1).sum()) // 2
-    return Problem.from_blocks([Block(costs, values)], budget)
-
-
-def _blocks(problem: Problem) -> list[Block]:
-    costs = np.array([group.costs for group in problem.groups])
-    return [Block(costs, np.array([group.values for group in problem.groups]))]
+    return Problem.from_groups(rows_of(costs, values), budget)
 
 
 def _curves(candidates: int, scale: float) -> Problem:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.planning_problems import rows_of
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.blocks import Block
 from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
 from gacfx.knapsack.problem import Group, Problem
 from tests.trials.oracles import labels_of
@@ -101,19 +101,19 @@ def random_budget(rng: np.random.Generator, arrays: list[IntArray]) -> int:
     return max(0, budgets[int(rng.choice(len(budgets), p=[0.8, 0.04, 0.06, 0.04, 0.03, 0.03]))])
 
 
-def equal_blocks(rng: np.random.Generator, number: int) -> Problem:
-    """Blocks of groups that share costs; some hold the same group many times."""
-    blocks = []
+def equal_groups(rng: np.random.Generator, number: int) -> Problem:
+    """Groups that share costs; some hold the same group many times."""
+    pairs: list[tuple[ArrayLike, ArrayLike]] = []
     lattice = random_costs(rng)
     for _ in range(int(rng.integers(1, 4))):
         groups, candidates = int(rng.integers(1, 4)), int(rng.integers(1, 5))
         costs = lattice(candidates)
         costs = np.sort(costs) if rng.random() < 0.7 else costs
-        rows = [more_values(rng, number, costs) for _ in range(groups)]
-        values = np.array(rows[:1] * groups if rng.random() < 0.4 else rows)
+        found = [more_values(rng, number, costs) for _ in range(groups)]
+        values = np.array(found[:1] * groups if rng.random() < 0.4 else found)
         every = np.tile(costs, (groups, 1)) if rng.random() < 0.2 else costs
-        blocks.append(Block(every, values))
-    problem = Problem.from_blocks(blocks, 0)
+        pairs += rows_of(every, values)
+    problem = Problem.from_groups(pairs, 0)
     return replace(problem, budget=random_budget(rng, [group.costs for group in problem.groups]))
 
 
@@ -188,7 +188,7 @@ def curves(rng: np.random.Generator, number: int) -> Problem:
 
 KINDS: dict[str, Callable[[np.random.Generator, int], Problem]] = {
     "one budget": one_budget,
-    "equal blocks": equal_blocks,
+    "equal groups": equal_groups,
     "two budgets": two_budgets,
     "uniform": uniform,
     "rules": rules,

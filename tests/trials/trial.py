@@ -5,13 +5,11 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from unittest.mock import patch
 
 import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.knapsack import PrecisionWarning, Problem, Solution, check, solve, solve_ilp
-from gacfx.knapsack.one_budget import small_core
 from gacfx.knapsack.paper.dp import solve_dp
 from tests.trials.oracles import (
     MOST_CELLS,
@@ -26,7 +24,7 @@ from tests.trials.oracles import (
 from tests.trials.problems import KINDS
 from tests.trials.tampering import is_plan, tampered
 
-EVERY = {"json": 10, "twice": 10, "turned": 10, "paper dp": 5, "integer program": 25}
+EVERY = {"twice": 10, "turned": 10, "paper dp": 5, "integer program": 25}
 """Every how many problems something is done that takes longer than the solver"""
 
 HUGE_COST = 2**40
@@ -37,18 +35,14 @@ def trials(kind: str, seed: int, count: int) -> Counter[str]:
     """How often each thing was tried in ``count`` trials of one kind; raises at the first fault."""
     done: Counter[str] = Counter()
     rng = np.random.default_rng([list(KINDS).index(kind), seed])
-    few = (small_core._FEW_CANDIDATES, 0)  # with the search of small cores, and without
     for number in range(count):
         problem = KINDS[kind](rng, number)
         try:
-            with (
-                warnings.catch_warnings(),
-                patch.object(small_core, "_FEW_CANDIDATES", few[number % 2]),
-            ):
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PrecisionWarning)
                 done += trial(rng, problem, number)
         except Exception as error:
-            error.add_note(f"{kind}, seed {seed}, number {number}: {problem.to_json()}")
+            error.add_note(f"{kind}, seed {seed}, number {number}: {problem!r}")
             raise
     return done
 
@@ -147,16 +141,11 @@ def assert_like_the_program(problem: Problem, solution: Solution) -> str:
 def assert_steady(
     rng: np.random.Generator, problem: Problem, solution: Solution, number: int
 ) -> Counter[str]:
-    """The same answer twice and from a file, and the same value in another order of groups."""
+    """The same answer twice, and the same value in another order of groups."""
     done: Counter[str] = Counter()
     if number % EVERY["twice"] == 1:
         assert replace(solve(problem), stats={}) == replace(solution, stats={})
         done["twice"] += 1
-    if number % EVERY["json"] == 2:
-        again = Problem.from_json(problem.to_json())
-        assert again == problem
-        assert solve(again).choice == solution.choice
-        done["json"] += 1
     if number % EVERY["turned"] == 3:
         order = rng.permutation(len(problem.groups)).tolist()
         turned = replace(problem, groups=tuple(problem.groups[place] for place in order))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gacfx.core.curve_file import Curves, Facts, Weight
+from gacfx.core.curve_file import Curves, Facts, Target
 from gacfx.core.plan import Provenance
 from gacfx.core.sites import Extent, Layout
 
@@ -16,9 +16,9 @@ LOSSES = {
 """Both weights are 8 x 8: 16 parameters for each rank, 64 dense, so ranks 1 to 3 pay."""
 
 
-def weight(module: str, **changes: Any) -> Weight:
+def weight(module: str, **changes: Any) -> Target:
     """One weight of 8 x 8."""
-    made = Weight(
+    made = Target(
         module=module,
         rows=8,
         columns=8,

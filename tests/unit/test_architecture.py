@@ -43,7 +43,7 @@ KNAPSACK = (
     "one_budget",
     "normal_form amounts",
     "certificate",
-    "problem problem_file solution solution_file json_text blocks group limits",
+    "problem solution group limits",
     "arrays order grid work",
 )
 """Within gacfx.knapsack imports go down as well, and the folders of one row are neighbours."""

@@ -11,8 +11,8 @@ holds with them; they are checked on the plan itself.
 
 The usable budget is the largest total that the costs can form without passing the budget, as far as
 their greatest common divisor tells; candidates that do not fit even beside the cheapest of all
-other groups are left out. Floats are exact fractions of two, so everything is computed in whole
-numbers of one common fraction.
+other groups are left out. Floats are exact fractions of two, so the bound is computed in whole
+numbers of one common fraction, but for candidates that float64 can exclude for sure.
 
 What a solution claims beyond that, that it is the best or how far from it, must not contradict
 itself, and no exchange of a single candidate may refute it (``claims``).
@@ -23,10 +23,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from gacfx.errors import PlanError
+from gacfx.knapsack.certificate.bound import lagrangian_bound
+from gacfx.knapsack.certificate.candidates import candidates_of
 from gacfx.knapsack.certificate.claims import claim_faults, refutation
-from gacfx.knapsack.certificate.rules import Worth, best_total, classes, links, together
 from gacfx.knapsack.limits import Implies
-from gacfx.knapsack.problem import Group, Problem
+from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 
 
@@ -81,16 +82,17 @@ def check(problem: Problem, solution: Solution) -> Certificate:
         over_limits = _limit_faults(problem, solution)
         feasible = feasible and not over_limits
         faults += over_limits
-    usable = _usable_budget(problem)
+    found = candidates_of(problem)
+    usable = found.usable_budget(problem.budget)
     if usable != solution.usable_budget:
         faults.append(f"claims a usable budget of {solution.usable_budget}, it is {usable}")
     faults += claim_faults(solution)
     if value is not None and not faults:
-        faults += refutation(problem, solution, value)
+        faults += refutation(problem, solution, value, found)
     useless = _multiplier_faults(problem, solution)
     if useless:
         return Certificate(feasible, (*faults, *useless), cost, value, None)
-    bound = _bound(problem, solution, usable)
+    bound = lagrangian_bound(problem, solution, found)
     if bound is None:
         faults.append("no plan keeps the budget and the rules")
     return Certificate(feasible, tuple(faults), cost, value, bound)
@@ -114,18 +116,6 @@ def _totals(problem: Problem, solution: Solution) -> tuple[int, Fraction]:
 
 def _equals(claimed: float, exact: Fraction) -> bool:
     return math.isfinite(claimed) and claimed == float(exact)
-
-
-def _usable_budget(problem: Problem) -> int:
-    least = [int(group.costs.min()) for group in problem.groups]
-    step = 0
-    seen = set()
-    for group, low in zip(problem.groups, least, strict=True):
-        if id(group.costs) not in seen:  # groups of one shape share their costs
-            seen.add(id(group.costs))
-            step = math.gcd(step, *(cost - low for cost in group.costs.tolist()))
-    step = step or 1
-    return sum(least) + (problem.budget - sum(least)) // step * step
 
 
 def _limit_faults(problem: Problem, solution: Solution) -> list[str]:
@@ -160,50 +150,3 @@ def _multiplier_faults(problem: Problem, solution: Solution) -> list[str]:
         if not (math.isfinite(number) and number >= 0):
             faults.append(f"multiplier {number!r} is not a number >= 0")
     return faults
-
-
-def _bound(problem: Problem, solution: Solution, usable: int) -> Fraction | None:
-    multipliers = [Fraction(m) for m in (solution.multiplier, *solution.limit_multipliers)]
-    ratios = [[v.as_integer_ratio() for v in group.values.tolist()] for group in problem.groups]
-    # One power of two that turns every value and multiplier into a whole number.
-    denominators = [multiplier.denominator for multiplier in multipliers]
-    denominators += [max(below for _, below in pairs) for pairs in ratios]
-    bits = max(denominators).bit_length() - 1
-    price, *others = (int(multiplier * (1 << bits)) for multiplier in multipliers)
-    room = usable - sum(int(group.costs.min()) for group in problem.groups)
-    worth = [
-        _worth(group, pairs, bits, room, _charges(problem, group, price, others))
-        for group, pairs in zip(problem.groups, ratios, strict=True)
-    ]
-    tied = classes(problem)
-    joint = [together([worth[index] for index in members]) for members in tied]
-    best = best_total(joint, links(problem, tied))
-    if best is None:
-        return None
-    total = price * usable + best
-    total += sum(p * limit.most for p, limit in zip(others, problem.limits, strict=True))
-    return Fraction(total, 1 << bits)
-
-
-def _worth(
-    group: Group, ratios: list[tuple[int, int]], bits: int, room: int, charge: list[int]
-) -> Worth:
-    """Label -> value less charge in units of ``2 ** -bits``, of the candidates that fit at all."""
-    costs = group.costs.tolist()
-    most = min(costs) + room
-    labels = group.labels or range(len(costs))
-    return {
-        label: (above << (bits - below.bit_length() + 1)) - paid
-        for label, cost, (above, below), paid in zip(labels, costs, ratios, charge, strict=True)
-        if cost <= most
-    }
-
-
-def _charges(problem: Problem, group: Group, price: int, others: list[int]) -> list[int]:
-    """[candidates] what each pays for the budget and for all limits."""
-    charge = [price * cost for cost in group.costs.tolist()]
-    for other, limit in zip(others, problem.limits, strict=True):
-        if other and group.name in limit.costs:
-            extra = limit.costs[group.name].tolist()
-            charge = [paid + other * cost for paid, cost in zip(charge, extra, strict=True)]
-    return charge

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from gacfx.knapsack.certificate.candidates import Candidates
 from gacfx.knapsack.limits import Implies
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
@@ -43,7 +44,9 @@ def claim_faults(solution: Solution) -> list[str]:
     return faults
 
 
-def refutation(problem: Problem, solution: Solution, value: Fraction) -> list[str]:
+def refutation(
+    problem: Problem, solution: Solution, value: Fraction, found: Candidates
+) -> list[str]:
     """The first exchange that makes a plan worth more than the claimed bound, if there is one.
 
     Groups that a rule speaks of are left alone.
@@ -52,31 +55,26 @@ def refutation(problem: Problem, solution: Solution, value: Fraction) -> list[st
         problem: what was solved.
         solution: a legal plan, whose claims do not contradict each other.
         value: what its plan is worth.
+        found: all candidates.
     """
     bound = Fraction(solution.bound) + Fraction(solution.rounding_bound) + _dust(solution)
-    picks = {g.name: index for g, index in zip(problem.groups, solution.choice, strict=True)}
-    room = problem.budget - solution.cost
-    rooms = [
-        limit.most - sum(int(costs[picks[name]]) for name, costs in limit.costs.items())
-        for limit in problem.limits
-    ]
-    tied = {name for rule in problem.rules for name in _named(rule)}
-    for group, old in zip(problem.groups, solution.choice, strict=True):
-        if group.name in tied:
-            continue
-        fits = group.costs <= group.costs[old] + room
-        for limit, left in zip(problem.limits, rooms, strict=True):
-            if group.name in limit.costs:
-                others = limit.costs[group.name]
-                fits &= others <= others[old] + left
-        new = int(np.where(fits, group.values, -np.inf).argmax())
-        if group.values[new] > group.values[old]:
-            gain = Fraction(float(group.values[new])) - Fraction(float(group.values[old]))
-            if value + gain > bound:
-                return [
-                    f"bound {solution.bound!r} is too low: group {group.name!r} could take "
-                    f"candidate {new} instead of {old}, for {float(gain):.6g} more"
-                ]
+    chosen = found.start[:-1] + np.array(solution.choice, np.int64)
+    most = [problem.budget, *(limit.most for limit in problem.limits)]
+    fits = np.ones(len(found.value), np.bool_)
+    for row, allowed in zip(found.costs, most, strict=True):
+        fits &= row <= found.spread(row[chosen] + (allowed - sum(row[chosen].tolist())))
+    reachable = np.where(fits, found.value, -np.inf)
+    best = np.maximum.reduceat(reachable, found.start[:-1])
+    tied = {name for rule in problem.rules for name in named(rule)}
+    for number in np.flatnonzero(best > found.value[chosen]).tolist():
+        group, old = problem.groups[number], solution.choice[number]
+        gain = Fraction(float(best[number])) - Fraction(float(group.values[old]))
+        if group.name not in tied and value + gain > bound:
+            begin, end = found.start[number : number + 2]
+            return [
+                f"bound {solution.bound!r} is too low: group {group.name!r} could take candidate "
+                f"{int(reachable[begin:end].argmax())} instead of {old}, for {float(gain):.6g} more"
+            ]
     return []
 
 
@@ -85,7 +83,8 @@ def _dust(solution: Solution) -> Fraction:
     return _CLAIM_PRECISION * (abs(Fraction(solution.bound)) + abs(Fraction(solution.value)))
 
 
-def _named(rule: object) -> tuple[str, ...]:
+def named(rule: object) -> tuple[str, ...]:
+    """The groups that a rule speaks of."""
     if isinstance(rule, Implies):
         return rule.group, rule.then_group
     return getattr(rule, "groups", ())

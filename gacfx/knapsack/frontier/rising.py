@@ -53,11 +53,6 @@ class Rising:
         """[groups] the largest gain of each group."""
         return self.gain[self.start[1:] - 1]
 
-    @property
-    def span(self) -> float:
-        """Value between the cheapest plan and the most valuable one."""
-        return self.worth(float(self.top.sum()))
-
     def worth(self, gain: float) -> float:
         """Grid steps as a value."""
         return math.ldexp(gain, -self.exponent)

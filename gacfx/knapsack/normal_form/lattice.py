@@ -105,7 +105,8 @@ class Flat:
         index = position - self.start[:-1]
         for table in self.tables:
             if table.origin is not None:
-                index[table.member] = table.origin[table.row, index[table.member]]
+                row = table.row if len(table.origin) > 1 else 0
+                index[table.member] = table.origin[row, index[table.member]]
         return index
 
     def at(self, column: IntArray) -> tuple[IntArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""Stacks: all groups of a problem in a few two-dimensional arrays, whatever made the problem."""
+"""Stacks: all groups of a problem in a few two-dimensional arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,10 +7,9 @@ from functools import cached_property
 import numpy as np
 
 from gacfx.knapsack.arrays import LARGEST_COST, FloatArray, IntArray
-from gacfx.knapsack.blocks import GroupsOfBlocks
 from gacfx.knapsack.group import Group
 
-_MANY = 16  # blocks or lengths; beyond, groups of similar length share a stack
+_MANY = 16  # lengths; beyond, groups of similar length share a stack
 _SIMILAR = 1.4  # the longest of a stack over the shortest
 
 
@@ -47,18 +46,7 @@ class Stack:
 
 
 def stacks(groups: Sequence[Group]) -> list[Stack]:
-    """The stacks of all groups. Blocks are taken as they are, without a copy, if there are few."""
-    if isinstance(groups, GroupsOfBlocks) and len(groups.blocks) <= _MANY:
-        numbered = zip(groups.firsts(), groups.blocks, strict=True)
-        return [
-            Stack(
-                np.arange(first, first + len(block.values)),
-                np.atleast_2d(block.costs),
-                block.values,
-                None,
-            )
-            for first, block in numbered
-        ]
+    """The stacks of all groups."""
     by_length: dict[int, list[int]] = {}
     for number, group in enumerate(groups):
         by_length.setdefault(len(group.values), []).append(number)

@@ -38,7 +38,7 @@ class Table:
     size: IntArray | None
     """[rows] candidates before the repetition; None: all columns"""
     origin: IntArray | None
-    """[rows, columns] index of the candidate in its group as it was given; None: the column"""
+    """[1 or rows, columns] index of the candidate in its group as it was given; None: the column"""
 
     @cached_property
     def row(self) -> IntArray:
@@ -74,9 +74,8 @@ def make_table(stack: Stack, cost: IntArray, room: int) -> Table:
     """The table of ``stack``, whose extra costs are ``cost``."""
     value, origin = stack.values, None
     if not stack.is_sorted:
-        cost = np.broadcast_to(cost, value.shape)
-        origin = np.lexsort((-value, cost), axis=-1)
-        cost, value = _taken(cost, origin), _taken(value, origin)
+        origin = _order(cost, value)
+        cost, value = _taken(cost, origin[: len(cost)]), _taken(value, origin)
     size = None
     if cost[:, -1].max() > room:
         fits = np.count_nonzero(cost <= room, axis=1)
@@ -92,6 +91,26 @@ def make_table(stack: Stack, cost: IntArray, room: int) -> Table:
     return Table(stack.member, cost, cost.astype(np.float64), value, size, origin)
 
 
+def _order(cost: IntArray, value: FloatArray) -> IntArray:
+    """[1 or rows, columns] cheapest first; of equal costs the largest value, then the first."""
+    if len(cost) > 1:
+        return np.lexsort((-value, cost), axis=-1)
+    order = np.argsort(cost, axis=1, kind="stable")
+    ordered = cost[0, order[0]]
+    equal = ordered[1:] == ordered[:-1]
+    if not equal.any():
+        return order
+    tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    order = np.repeat(order, len(value), axis=0)
+    mine = value[:, order[0, tied]]
+    turn = np.lexsort((-mine, np.broadcast_to(ordered[tied], mine.shape)), axis=-1)
+    order[:, tied] = order[0, tied][turn]
+    return order
+
+
 def _taken(rows: NDArray[Number], column: IntArray) -> NDArray[Number]:
+    """[rows, ...] some columns of each row; ``column``: [1 or rows, ...]."""
+    if len(column) == 1:
+        return rows[:, column[0]]
     taken: NDArray[Number] = np.take_along_axis(rows, column, axis=1)
     return taken

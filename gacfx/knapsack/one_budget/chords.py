@@ -1,11 +1,10 @@
 """The critical price of some runs of candidates: where the best candidates use up the room.
 
 Between two candidates of a run lies a chord, and the chords alone are a fractional knapsack with a
-critical slope. Where every run is concave the chords between neighbours give the answer at once.
-Otherwise take one chord for each run: the candidates above it at its critical slope tell on which
-side the answer lies. Each round drops the candidates that are out of the bracket or below their
-chord, so the work is linear in practice, also for curves that are not concave, such as those of a
-weight that may stay dense. Hulls are never built.
+critical slope. The candidates above the chords at that slope tell on which side the answer lies,
+until none is above a chord. Each round drops the candidates that are out of the bracket or below
+their chord, so the work is linear in practice, also for curves that are not concave, such as those
+of a weight that may stay dense. Hulls are never built.
 """
 
 from dataclasses import dataclass
@@ -47,41 +46,6 @@ def cross(runs: Runs, room: int) -> tuple[float, IntArray, IntArray]:
 
     The cheap ones cost at most ``room`` together, the rich ones cost more; of the candidates of all
     runs the first and the last do so, too.
-    """
-    return _cross_concave(runs, room) or _narrow(runs, room)
-
-
-def _cross_concave(runs: Runs, room: int) -> tuple[float, IntArray, IntArray] | None:
-    """``cross`` if no run bends upwards, else None."""
-    first, seam = runs.ends[:-1], runs.ends[1:] - 1
-    width, rise = np.ones(len(runs.cost), np.int64), np.zeros(len(runs.cost))
-    np.subtract(runs.cost[1:], runs.cost[:-1], out=width[:-1])
-    np.subtract(runs.value[1:], runs.value[:-1], out=rise[:-1])
-    # The step from the last of a run to the first of the next is none: it takes nothing.
-    width[seam] = 1
-    if (width <= 0).any():
-        return None
-    slope = rise / width
-    bend = slope[1:] > slope[:-1]
-    bend[seam[:-1]] = False
-    bend[seam[seam > 0] - 1] = False
-    if bend.any():
-        return None
-    slope[seam], width[seam] = -np.inf, 0
-    price = _where_used_up(slope, width, room - int(runs.cost[first].sum()))
-    cheap = np.add.reduceat(slope > price, first, dtype=np.int64)
-    rich = np.add.reduceat(slope >= price, first, dtype=np.int64)
-    return price, first + cheap, first + rich
-
-
-def _where_used_up(slope: FloatArray, width: IntArray, room: int) -> float:
-    order = np.argsort(-slope)  # the order of equal slopes does not change the answer
-    used = np.cumsum(width[order])
-    return float(slope[order[np.searchsorted(used, room, side="right")]])
-
-
-def _narrow(runs: Runs, room: int) -> tuple[float, IntArray, IntArray]:
-    """Close the bracket until no candidate rises above a chord.
 
     Terminates: a round that does not return moves an end of the critical run to one of its inner
     candidates, because the chords alone would be cut exactly at that run.
@@ -109,6 +73,12 @@ def _narrow(runs: Runs, room: int) -> tuple[float, IntArray, IntArray]:
             return price, first, last
         inside = (inner > cheap[owner]) & (inner < rich[owner])
         inner, owner = inner[inside], owner[inside]
+
+
+def _where_used_up(slope: FloatArray, width: IntArray, room: int) -> float:
+    order = np.argsort(-slope)  # the order of equal slopes does not change the answer
+    used = np.cumsum(width[order])
+    return float(slope[order[np.searchsorted(used, room, side="right")]])
 
 
 def _take_inner(

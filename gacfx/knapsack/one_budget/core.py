@@ -1,6 +1,6 @@
 """Solve a problem with one budget exactly, with a proof or with an honest bound.
 
-    flatten -> relax -> fix by reduced cost -> first plan -> search the core in rounds
+    flatten -> relax -> fix by reduced cost -> first plan -> search the core
 
 The relaxation takes a few passes over the candidates and leaves a few thousand of them near its
 bound. Among these upgrades and exchanges find a plan so good that little stays open, often nothing.
@@ -20,8 +20,8 @@ from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of,
 from gacfx.knapsack.normal_form.lattice import Flat, flatten
 from gacfx.knapsack.one_budget.fixing import near
 from gacfx.knapsack.one_budget.greedy import first_plan
+from gacfx.knapsack.one_budget.proof import Proof
 from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
-from gacfx.knapsack.one_budget.rounds import Rounds
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 from gacfx.knapsack.work import Work
@@ -52,7 +52,7 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     flat = flatten(problem)
     relaxed = relax(flat)
     candidates = near(flat, relaxed)
-    rounds = Rounds(
+    proof = Proof(
         near=candidates,
         groups=flat.groups,
         tolerance=gap,
@@ -60,21 +60,21 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
         plan=first_plan(candidates),
         upper=candidates.slack,
     )
-    rounds.run()
-    if rounds.blurred:
+    proof.run()
+    if proof.blurred:
         warnings.warn(
-            f"{rounds.blurred} groups have values too small to tell apart beside the others; "
-            f"the plan can miss up to {rounds.rounding:.3g}",
+            f"{proof.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {proof.rounding:.3g}",
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(flat, relaxed, rounds, begin)
+    return _solution(flat, relaxed, proof, begin)
 
 
-def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Solution:
-    distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
-    near, column = rounds.near, relaxed.chosen - flat.start[:-1]
-    column[near.group] = near.column[near.cheapest_equal(rounds.plan)]
+def _solution(flat: Flat, relaxed: Relaxed, proof: Proof, begin: float) -> Solution:
+    distance = proof.rounding if proof.proven else max(0.0, proof.upper - proof.gain)
+    near, column = proof.near, relaxed.chosen - flat.start[:-1]
+    column[near.group] = near.column[near.cheapest_equal(proof.plan)]
     cost, values = flat.at(column)
     value = math.fsum(values.tolist())
     stats: dict[str, float | int] = {
@@ -82,10 +82,10 @@ def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Sol
         "groups": flat.groups,
         "quantum": flat.quantum,
         "capacity": flat.room // flat.quantum,
-        "core_groups": rounds.core_groups,
-        "core_candidates": rounds.core_candidates,
-        "max_states": rounds.work.max_states,
-        "steps": _MOST_STEPS - rounds.work.steps_left,
+        "core_groups": proof.core_groups,
+        "core_candidates": proof.core_candidates,
+        "max_states": proof.work.max_states,
+        "steps": _MOST_STEPS - proof.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
@@ -94,10 +94,10 @@ def _solution(flat: Flat, relaxed: Relaxed, rounds: Rounds, begin: float) -> Sol
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
+        status="optimal" if proof.proven or distance <= proof.rounding else "bounded",
         multiplier=relaxed.multiplier,
         usable_budget=flat.usable_budget,
-        rounding_bound=rounds.rounding,
+        rounding_bound=proof.rounding,
         stats=stats,
     )
 

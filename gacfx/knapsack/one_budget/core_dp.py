@@ -90,8 +90,8 @@ class _Search:
 
     @property
     def need(self) -> float:
-        """The least bound of a plan that is of interest."""
-        return self.core.frame.need(self.floor)
+        """The least bound of a plan that is of interest: gains are whole units."""
+        return self.floor + self.core.scale.grid.unit
 
     def run(self, left: int) -> Found:
         states = self._bounded(np.array([left]), np.array([0.0]))
@@ -112,7 +112,8 @@ class _Search:
             self._note(states)
         bound = self.floor
         if self.dropped >= self.need:
-            bound = max(bound, self.core.frame.reached(min(most, self.dropped)))
+            unit = self.core.scale.grid.unit
+            bound = max(bound, math.floor(min(most, self.dropped) / unit) * unit)
         return Found(bound, bound == self.floor, self._way_back())
 
     def _bounded(self, left: IntArray, gain: FloatArray) -> _States:
@@ -132,8 +133,7 @@ class _Search:
         most = np.full(len(core.price), -1.0)
         np.maximum.at(most, states.line, ahead)
         multiplier = float(core.price[states.line[ahead.argmax()]])
-        spare = float((states.gain + multiplier * states.left).max()) - self.need
-        smaller, forced = narrowed(core, self.depth, most, multiplier, spare)
+        smaller, forced = narrowed(core, self.depth, most, multiplier)
         self.steps.append(_Step(core, np.zeros(0, np.int32), 0, forced))
         left = states.left - int(core.items.cost[forced].sum())
         gain = states.gain + float(core.items.gain[forced].sum())
@@ -188,7 +188,7 @@ class _Search:
             if step.count:
                 state, candidate = divmod(int(step.pair[state]), step.count)
                 taken = taken[candidate : candidate + 1]
-            found += step.core.sources(taken)
+            found += step.core.items.source[taken].tolist()
         return found
 
 

@@ -17,61 +17,21 @@ from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.grid import TOP, Grid
-from gacfx.knapsack.one_budget.fixing import Near
-from gacfx.knapsack.one_budget.items import Items, Number, Opened, Selected
-from gacfx.knapsack.one_budget.melting import Melted, melt
-from gacfx.knapsack.one_budget.pairing import Joined, merge
-from gacfx.knapsack.one_budget.totals import Totals, totals
+from gacfx.knapsack.one_budget.items import Items, Number
 
-Past = Selected | Melted | Joined
-"""One step from the candidates of ``Near`` to those of a core; it can be undone"""
-
-_MANY_GROUPS = 64  # from there on it pays to melt those that are alike
 _PRICES = 10  # on each side of the multiplier
 _PRICE_RANGE = 1e-6  # of the largest rate, and not below the 2 % quantile
 _LARGEST_TABLE = 2**22  # entries, candidates x prices
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What a core has in common with those that are made from it during the search."""
+class Scale:
+    """What a core has in common with the smaller ones that are made from it during the search."""
 
     grid: Grid
     groups: int
-    candidates: int
-    """Both before groups were merged"""
-    left: int
-    """What the relaxed plan leaves"""
     reach: int
     """No plan leaves or overspends more"""
-    totals: Totals | None
-    """Which gains plans can have, in units of the grid; None: any"""
-
-    @property
-    def least_price(self) -> float:
-        """Bounds at lower prices would not tell tops apart (see ``totals``)."""
-        return self.grid.unit * self.totals.rise / self.totals.width if self.totals else 0.0
-
-    def need(self, floor: float) -> float:
-        """The least bound of a plan that gains more than ``floor``, a multiple of the unit."""
-        unit = self.grid.unit
-        if self.totals is None:
-            return floor + unit
-        return unit * self.totals.above(int(floor / unit) + 1, self.left)
-
-    def reached(self, bound: float) -> float:
-        """What plans can gain at most that are within ``bound``."""
-        unit = self.grid.unit
-        whole = math.floor(bound / unit)
-        return unit * (self.totals.below(whole, self.left) if self.totals else whole)
-
-    def distance(self, items: Items, multiplier: float, spare: float) -> float:
-        """The most that the candidates of a good enough plan can lose at ``multiplier``.
-
-        Not below 0: then no plan is good enough, but every group must keep a candidate.
-        """
-        best = float(items.top(items.gain - multiplier * items.cost).sum())
-        return max(0.0, spare + best + float(self.dust(np.array(multiplier))))
 
     def dust(self, price: FloatArray) -> FloatArray:
         """More than what float64 can get wrong in a bound at each price."""
@@ -80,13 +40,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Core:
-    """Levels in the order of search, and bounds between them.
-
-    A level is a group, or several merged ones: candidates ``ends[level]:ends[level + 1]``.
-    """
+    """Groups in the order of search, and bounds between them; a level decides one group."""
 
     items: Items
     ends: list[int]
+    """[levels + 1] level i owns the candidates ``ends[i]:ends[i + 1]``"""
     price: FloatArray
     """[prices] grid steps per unit of cost, ascending"""
     loss: FloatArray
@@ -97,9 +55,7 @@ class Core:
     """[levels + 1, prices - 1] what has to be overspent for the next price to bound better"""
     savings: IntArray
     """[levels + 1] the most that the levels from here on can spend less"""
-    frame: Frame
-    history: tuple[Past, ...]
-    """How its candidates came from those of ``Near``, in order"""
+    scale: Scale
 
     @property
     def levels(self) -> int:
@@ -110,36 +66,25 @@ class Core:
         line = np.searchsorted(self.turns[depth], -left)
         return line, gain + self.price[line] * left + self.tail[depth][line]
 
-    def sources(self, candidates: list[int]) -> list[int]:
-        """What some candidates stand for in ``Near``."""
-        for step in reversed(self.history):
-            candidates = step.undo(candidates)
-        return candidates
 
+def build(items: Items, grid: Grid, multiplier: float, left: int) -> Core:
+    """The core of what is open.
 
-def build(near: Near, opened: Opened, floor: float) -> Core:
-    """The core of what is open, for plans that gain more than ``floor``."""
-    items, grid = opened.items, opened.grid
-    reach = abs(near.left) + int(items.top(np.abs(items.cost)).sum())
-    multiplier = math.ldexp(near.multiplier, grid.exponent)
-    found = None
-    if grid.unit > 1:  # else gains are not whole numbers but for the grid
-        found = totals(items.cost, (items.gain / grid.unit).astype(np.int64))
-        found = found and found.rising_at_most(multiplier / grid.unit)
-    frame = Frame(grid, items.groups, len(items.cost), near.left, reach, found)
-    spare = multiplier * near.left - frame.need(grid.floor(floor))
-    history: tuple[Past, ...] = (Selected(opened.kept),)
-    if items.groups > _MANY_GROUPS:
-        items, melted = melt(items, multiplier, frame.distance(items, multiplier, spare))
-        history += (melted,)
+    Args:
+        items: the open groups.
+        grid: of their gains.
+        multiplier: of the relaxation, value per unit of cost.
+        left: what the relaxed plan leaves.
+    """
+    reach = abs(left) + int(items.top(np.abs(items.cost)).sum())
     # Widest steps first: the relaxation of the narrow ones that remain is nearly exact.
     widest = np.argsort(-items.top(np.abs(items.cost)), kind="stable")
-    items, turned = items.turned(widest)
-    return _core(items, multiplier, spare, frame, (*history, Selected(turned)))
+    scale = Scale(grid, items.groups, reach)
+    return _core(items.turned(widest), math.ldexp(multiplier, grid.exponent), scale)
 
 
 def narrowed(
-    core: Core, depth: int, most: FloatArray, multiplier: float, spare: float
+    core: Core, depth: int, most: FloatArray, multiplier: float
 ) -> tuple[Core | None, IntArray]:
     """What is still open before level ``depth`` when no plan may lose more than ``most``.
 
@@ -148,7 +93,6 @@ def narrowed(
         depth: levels before it are decided.
         most: [prices] what the plans that this price bounds best can lose, or less than 0.
         multiplier: a good price for them.
-        spare: the most that they gain above what is needed, at this price and before this level.
 
     Returns:
         A core without the candidates that no plan can hold; None if only one is left everywhere.
@@ -161,28 +105,16 @@ def narrowed(
     forced, kept = kept[~is_open], kept[is_open]
     if not len(kept):
         return None, forced
-    spare += float((core.items.gain[forced] - multiplier * core.items.cost[forced]).sum())
-    items, history = core.items.some(kept), (*core.history, Selected(kept))
-    return _core(items, multiplier, spare, core.frame, history), forced
+    return _core(core.items.some(kept), multiplier, core.scale), forced
 
 
-def _core(
-    items: Items,
-    multiplier: float,
-    spare: float,
-    frame: Frame,
-    history: tuple[Past, ...],
-) -> Core:
-    leaves = items
-    items, mergers = merge(items, multiplier, frame.distance(items, multiplier, spare))
+def _core(items: Items, multiplier: float, scale: Scale) -> Core:
     price = np.array([multiplier])
     if items.groups > 1:
-        most = _LARGEST_TABLE // len(items.cost)
-        price = _prices(multiplier, leaves, frame.least_price, most)
-    dust = frame.dust(price)
+        price = _prices(multiplier, items)
     reduced = items.gain - price[:, None] * items.cost
     top = items.top(reduced)
-    tail = _suffix_sum(top.T) + dust
+    tail = _suffix_sum(top.T) + scale.dust(price)
     return Core(
         items=items,
         ends=items.ends.tolist(),
@@ -191,15 +123,14 @@ def _core(
         tail=tail,
         turns=(tail[:, 1:] - tail[:, :-1]) / (price[1:] - price[:-1]),
         savings=_suffix_sum(np.maximum(items.top(-items.cost), 0)),
-        frame=frame,
-        history=(*history, *mergers),
+        scale=scale,
     )
 
 
-def _prices(multiplier: float, items: Items, least: float, most: int) -> FloatArray:
-    """At most ``most``: the multiplier, prices around it where choices change, the least one."""
+def _prices(multiplier: float, items: Items) -> FloatArray:
+    """The multiplier, 0, and prices around it where choices change."""
     cost = items.cost
-    count = min(_PRICES, (most - 2) // 2)
+    count = min(_PRICES, (_LARGEST_TABLE // len(cost) - 2) // 2)
     rate = (multiplier * cost - items.gain) / np.maximum(np.abs(cost), 1)
     away = []
     for side in (1, -1):  # dearer candidates become worth it at lower prices
@@ -209,10 +140,8 @@ def _prices(multiplier: float, items: Items, least: float, most: int) -> FloatAr
             lowest = max(rates[len(rates) // 50], rates[-1] * _PRICE_RANGE)
             share = np.arange(count) / max(1, count - 1)
             away[-1] = lowest * (rates[-1] / lowest) ** share
-    every = np.concatenate(
-        ([least], multiplier - away[0][::-1], [multiplier], multiplier + away[1])
-    )
-    every = every[every >= least]
+    every = np.concatenate(([0.0], multiplier - away[0][::-1], [multiplier], multiplier + away[1]))
+    every = every[every >= 0]
     different: FloatArray = every[np.append(True, every[1:] > every[:-1])]
     return different
 

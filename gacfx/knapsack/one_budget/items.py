@@ -22,9 +22,11 @@ class Items:
     ends: IntArray
     """[groups + 1] where the groups begin, and the end"""
     cost: IntArray
-    """Rising in a group; may be negative"""
+    """May be negative"""
     gain: FloatArray
     """Whole grid steps"""
+    source: IntArray
+    """Which candidates of ``Near`` they are"""
 
     @property
     def groups(self) -> int:
@@ -39,47 +41,20 @@ class Items:
         largest: NDArray[Number] = np.maximum.reduceat(numbers, self.ends[:-1], axis=-1)
         return largest
 
-    def loss(self, price: float) -> FloatArray:
-        """[candidates] how much worse than the best of its group each is at ``price``."""
-        reduced = self.gain - price * self.cost
-        return np.repeat(self.top(reduced), self.sizes) - reduced
-
     def some(self, kept: IntArray) -> "Items":
         """Some of the candidates, ascending; groups without any are gone."""
         group = np.searchsorted(self.ends, kept, side="right")
-        return Items(run_ends(group), self.cost[kept], self.gain[kept])
+        return Items(run_ends(group), self.cost[kept], self.gain[kept], self.source[kept])
 
-    def turned(self, turn: IntArray) -> tuple["Items", IntArray]:
-        """The groups in another order, and where the candidates stood before."""
+    def turned(self, turn: IntArray) -> "Items":
+        """The groups in another order."""
         sizes = self.sizes[turn]
         ends = ends_of(sizes)
         place = np.repeat(self.ends[turn] - ends[:-1], sizes) + np.arange(len(self.cost))
-        return Items(ends, self.cost[place], self.gain[place]), place
+        return Items(ends, self.cost[place], self.gain[place], self.source[place])
 
 
-@dataclass(frozen=True)
-class Selected:
-    """Where some of the candidates, or all in another order, came from."""
-
-    place: IntArray
-
-    def undo(self, candidates: list[int]) -> list[int]:
-        """The candidates before."""
-        before: list[int] = self.place[candidates].tolist()
-        return before
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What some candidates of ``Near`` leave to decide."""
-
-    kept: IntArray
-    """[candidates] as indices of ``Near``"""
-    items: Items
-    grid: Grid
-
-
-def opened(near: Near, kept: IntArray) -> Opened | None:
+def opened(near: Near, kept: IntArray) -> tuple[Items, Grid] | None:
     """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one.
 
     Only those stay that are worth more than cheaper ones, in groups where that leaves a choice.
@@ -93,4 +68,4 @@ def opened(near: Near, kept: IntArray) -> Opened | None:
     base = near.base[owner]
     ends = run_ends(owner)
     gain, grid = on_grid(near.value[kept], near.value[base], ends)
-    return Opened(kept, Items(ends, near.cost[kept] - near.cost[base], gain), grid)
+    return Items(ends, near.cost[kept] - near.cost[base], gain, kept), grid

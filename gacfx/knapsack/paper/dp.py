@@ -5,7 +5,7 @@
 
 Costs are counted on the lossless lattice: above the cheapest candidate of the group, in quanta.
 Unlike Algorithm 1 as printed, every group takes exactly one candidate, the maximum is over all of
-them, and no cost is rounded (``printed`` shows what happens otherwise).
+them, and no cost is rounded.
 
 It is an oracle and a baseline: ``core.solve`` gives the same value sooner, by ten times on a small
 table and by thousands on a large one, because it never searches most of the candidates.

@@ -2,7 +2,6 @@
 
     dp              GAC-v2, Algorithm 1 in its exact form: ``solve_dp``
     rounding        GAC-v1, greedy upgrades and Round-Nearest: ``solve_greedy``, ``solve_rounded``
-    printed         GAC-v2, Algorithm 1 letter by letter, which is wrong: ``printed_dp``
 
 Whatever made a plan, it comes back as the same ``Solution``, with the multiplier of our own linear
 relaxation, so that ``certificate.check`` certifies it and says how far from the best it can be.

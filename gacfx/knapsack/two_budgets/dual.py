@@ -51,11 +51,8 @@ class Dual:
         return np.flatnonzero(self.loss <= reach)
 
 
-def solve_dual(flat: TwoFlat, guess: Price | None = None) -> Dual:
-    """The best prices for a problem with at least one group; every group has a candidate.
-
-    ``guess``: prices of a problem that is nearly the same.
-    """
+def solve_dual(flat: TwoFlat) -> Dual:
+    """The best prices for a problem with at least one group; every group has a candidate."""
     scales = [float(room or 1) for room in flat.room]
     top = np.maximum.reduceat(flat.value, flat.start[:-1])
     short = flat.spread(top) - flat.value
@@ -67,11 +64,7 @@ def solve_dual(flat: TwoFlat, guess: Price | None = None) -> Dual:
         second=flat.cost[1] / scales[1],
         room=(flat.room[0] / scales[0], flat.room[1] / scales[1]),
     )
-    if guess is None:
-        peak = _peak(lagrangian)
-    else:
-        near = guess[0] * scales[0] / unit, guess[1] * scales[1] / unit
-        peak = highest(lagrangian, _FINE, near)
+    peak = _peak(lagrangian)
     price = (peak.price[0] * unit / scales[0], peak.price[1] * unit / scales[1])
     return _losses(flat, short, price, open_rooms=peak.ray is None)
 

@@ -55,12 +55,6 @@ class TwoFlat:
     def sizes(self) -> IntArray:
         return self.start[1:] - self.start[:-1]
 
-    def take(self, keep: IntArray) -> "TwoFlat":
-        """The same with only the candidates at ``keep``, ascending; positions become indices."""
-        start = np.searchsorted(keep, self.start)
-        cost, value = self.cost[:, keep], self.value[keep]
-        return TwoFlat(start, cost, value, None, self.room, self.least, self.quantum)
-
     def spread(self, per_group: FloatArray) -> FloatArray:
         """[groups] -> [positions]: every candidate gets the number of its group."""
         return np.repeat(per_group, self.sizes)

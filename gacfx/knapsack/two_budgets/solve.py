@@ -1,13 +1,11 @@
 """Solve a problem with one budget and one further limit exactly: proven, or with an honest bound.
 
-    flatten -> best prices -> search by halves, split where the bound is loose -> rounds of states
+    flatten -> best prices -> first plan -> search of cores that grow
 
 A price for each of the two gives a Lagrangian bound, and leaves a small core to search. If one of
 the prices is 0, that resource hardly matters: the problem with the other one alone is solved, and
-if its plan happens to keep both, it is the answer. Otherwise two halves of the core are listed, as
-far from the bound as needed, and the best pair is the answer. What takes too many entries or splits
-for that is searched group by group. Guards on work and memory always end the search; a plan that is
-then not proven comes with the status "bounded" and the bound that was reached.
+if its plan happens to keep both, it is the answer. Guards on work and memory always end the search;
+a plan that is then not proven comes with the status "bounded" and the bound that was reached.
 
 A limit that touches only some of the groups (a KV cache) needs nothing special: its groups are
 decided first, and from there on only the budget tells unfinished plans apart.
@@ -27,7 +25,6 @@ from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 from gacfx.knapsack.two_budgets.alone import leanest, refuse_alone, refuse_together, solve_alone
-from gacfx.knapsack.two_budgets.branches import Branches
 from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
 from gacfx.knapsack.two_budgets.first import filled, first_plan
 from gacfx.knapsack.two_budgets.flat import TwoFlat, flatten_two
@@ -73,7 +70,6 @@ def solve_two_budgets(
         return easy
     rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
     if dual.open_rooms:
-        Branches(rounds).run()
         rounds.approach()
     if rounds.chosen is None:
         rounds.chosen = _any_plan(problem, rounds, deadline)
@@ -153,8 +149,6 @@ def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: floa
         "core_candidates": rounds.core_candidates,
         "max_states": rounds.work.max_states,
         "planes": rounds.planes,
-        "branches": rounds.branches,
-        "entries": rounds.looked_at,
         "steps": _MOST_STEPS - rounds.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.targets import is_conv1d
 from gacfx.calibration.text import Corpus
+from gacfx.modules.dense import is_conv1d
 from tests import tiny
 
 VOCAB = 50

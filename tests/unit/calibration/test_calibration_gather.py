@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from gacfx.calibration.gather import _generator, gather, sample_labels
-from gacfx.calibration.targets import weight_of
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments, weight_digest
 from gacfx.errors import CalibrationError, UnsupportedModel
+from gacfx.modules.dense import dense_weight
 from tests.unit.calibration.samples import Toy, corpus, gpt2, linears, llama
 
 
@@ -45,7 +45,7 @@ def test_moments_equal_a_direct_computation(build: Any) -> None:
     found = gather(model, text, linears(model), seed=5)
     assert found.tokens == 130
     for name, module in linears(model).items():
-        part, weight_MN = found.moments[name], weight_of(module)
+        part, weight_MN = found.moments[name], dense_weight(module)
         input_NN, grad_MM, x_TN = direct(model, text, name, seed=5)
         assert part.shape == tuple(weight_MN.shape)
         if part.wide:
@@ -173,7 +173,7 @@ def test_half_precision() -> None:
     for name, part in found.moments.items():
         same(part, wanted[name])
         assert part.side_moment.dtype == torch.float64
-        assert found.digests[name] == weight_digest(weight_of(half.get_submodule(name)))
+        assert found.digests[name] == weight_digest(dense_weight(half.get_submodule(name)))
     brain = gather(llama(torch.bfloat16), text, linears(llama()).keys()).moments
     for name, part in brain.items():
         assert part.problem() == ""

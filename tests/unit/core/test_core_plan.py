@@ -141,9 +141,9 @@ DECIDED, WEIGHT = (*FIRST, "decision"), (*FIRST, "weights", 0)
         (
             DECIDED,
             {"kind": "butterfly"},
-            "q_proj: no kind of decision 'butterfly'; this gacfx knows",
+            "q_proj: no kind of decision 'butterfly'; known: dense",
         ),
-        (DECIDED, {"kind": ["low-rank"]}, "no kind of decision ['low-rank']; this gacfx"),
+        (DECIDED, {"kind": ["low-rank"]}, "no kind of decision ['low-rank']; known"),
         (FIRST, {"decision": 16}, "a decision is a table with its kind, not 16"),
         (DECIDED, {"kind": "pivot", "rank": 32}, "q_proj: pivot rank 32 is outside 1 .. 31"),
         (FIRST, {"loss_nats": None}, "choices.0.loss_nats: Input should be a valid number"),

@@ -5,7 +5,7 @@ Sizes cost 16, 32, 48 and 64 (dense) parameters. Losses of a: 0.5, 0.25, 0.125, 
 1/128 nats, so 16 of them are worth 0.125; a unit of the limit is worth 1/16.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import product
@@ -16,15 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from torch.fx import GraphModule
 
+from gacfx.core.decision import DENSE, Decision, LowRank
+from gacfx.core.offered import Offered
 from gacfx.core.plan import Plan
 from gacfx.core.search import Search
+from gacfx.core.sites import MatmulSite
 from gacfx.errors import PlanError, PlanMismatch, ProfileError
 from gacfx.explain import Explanation, Moved, Other, Tie, explain
-from gacfx.explain.bundle import Bundle, size_of
-from gacfx.graph.gacpass import PASSES, GacPass, register
-from gacfx.graph.notes import Fact, state
+from gacfx.explain.bundle import Bundle
+from gacfx.graph.gacpass import PASSES, register
+from gacfx.graph.limiting import LimitingPass
 from gacfx.knapsack import Group, Problem
 from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
 from gacfx.replan import plan_from_curves
@@ -36,42 +38,36 @@ NAMES = ("count-ranks", "follow", "tie-both")
 
 
 @dataclass(frozen=True)
-class CountRanks(GacPass):
+class CountRanks(LimitingPass):
     """Ranks may sum to ``most``; a dense weight counts 2."""
 
     name = "count-ranks"
-    needs = frozenset({Fact.CANDIDATES})
     most: int = 5
 
-    def run(self, gm: GraphModule) -> bool:
-        offered = state(gm).candidates or {}
-        costs = {m: np.array([size or 2 for size in sizes]) for m, sizes in offered.items()}
-        state(gm).limit(Limit("ranks", self.most, costs))
-        return False
+    def restrict(self, offered: Offered, sites: Mapping[str, MatmulSite]) -> None:
+        known = offered.candidates or {}
+        costs = {m: np.array([each.rank or 2 for each in found]) for m, found in known.items()}
+        offered.limit(Limit("ranks", self.most, costs))
 
 
 @dataclass(frozen=True)
-class Follow(GacPass):
+class Follow(LimitingPass):
     """If a has a rank, then b has rank 3."""
 
     name = "follow"
-    needs = frozenset({Fact.CANDIDATES})
 
-    def run(self, gm: GraphModule) -> bool:
-        state(gm).rule(Implies(A, (1, 2, 3), B, (3,)))
-        return False
+    def restrict(self, offered: Offered, sites: Mapping[str, MatmulSite]) -> None:
+        offered.rule(Implies(A, (1, 2, 3), B, (3,)))
 
 
 @dataclass(frozen=True)
-class TieBoth(GacPass):
+class TieBoth(LimitingPass):
     """a and b take one size."""
 
     name = "tie-both"
-    needs = frozenset({Fact.CANDIDATES})
 
-    def run(self, gm: GraphModule) -> bool:
-        state(gm).rule(SameLabel((A, B)))
-        return False
+    def restrict(self, offered: Offered, sites: Mapping[str, MatmulSite]) -> None:
+        offered.rule(SameLabel((A, B)))
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +82,9 @@ def passes() -> Iterator[None]:
 
 def plan(*limits: str, ratio: str = "0.5", **search: Any) -> Plan:
     made = plan_from_curves(
-        made_curves.curves(), ratio=ratio, search=Search(align=1, limits=limits, **search)
+        made_curves.curves(),
+        ratio=ratio,
+        search=Search(align=1, form="pair", limits=limits, **search),
     )
     assert made.proof is not None
     kept = tuple(replace(limit, multiplier=1 / 16) for limit in made.limits)
@@ -105,7 +103,9 @@ def text(found: Explanation) -> str:
 
 def test_the_price_of_a_limit_is_in_the_plan() -> None:
     made = plan_from_curves(
-        made_curves.curves(), ratio="0.4", search=Search(align=1, limits=("count-ranks{most=3}",))
+        made_curves.curves(),
+        ratio="0.4",
+        search=Search(align=1, form="pair", limits=("count-ranks{most=3}",)),
     )
     # Without the limit a would take rank 3 and b rank 1, which count 4.
     assert [limit.multiplier for limit in made.limits] != [0.0]
@@ -119,7 +119,7 @@ def test_a_plan_from_before_prices_were_kept_can_be_read_and_says_so() -> None:
     assert "0.0625" not in old
     found = explain(Plan.from_json(old), made_curves.curves(), A)
     assert found.prices[1].nats_per_unit is None
-    assert found.larger == Other(None, -0.125, 16, 0.0, (-1,))
+    assert found.larger == Other(DENSE, -0.125, 16, 0.0, (-1,))
     assert "does not hold the price of its limit 'ranks'" in found.notes[0]
     assert "not kept" in text(found)
 
@@ -127,9 +127,9 @@ def test_a_plan_from_before_prices_were_kept_can_be_read_and_says_so() -> None:
 def test_a_limit_counts_at_its_price() -> None:
     # Budget 64: a of rank 3 and b of rank 1; ranks 3 + 1 of 4 are used.
     found = seen(A, "count-ranks{most=4}")
-    assert (found.rank, [price.left for price in found.prices]) == (3, [0, 0])
-    assert found.smaller == Other(2, 0.125, -16, 0.0 - 1 / 16, (-1,))
-    assert found.larger == Other(None, -0.125, 16, 0.0 - 1 / 16, (-1,))
+    assert (found.decision.rank, [price.left for price in found.prices]) == (3, [0, 0])
+    assert found.smaller == Other(LowRank(2), 0.125, -16, 0.0 - 1 / 16, (-1,))
+    assert found.larger == Other(DENSE, -0.125, 16, 0.0 - 1 / 16, (-1,))
     other = seen(B, "count-ranks{most=4}")
     assert other.larger is not None
     assert other.larger.reduced_cost_nats == pytest.approx(-0.05 + 0.125 + 1 / 16)
@@ -158,7 +158,7 @@ def test_sizes_that_each_pass_something_else_are_held_by_all() -> None:
     # a has rank 2 and b rank 1: 48 of 64 parameters, 3 of 3 units. For a, rank 3 fits the
     # parameters and needs a unit; dense needs no unit, and 16 parameters too many.
     found = seen(A, "count-ranks{most=3}")
-    assert (found.rank, [price.left for price in found.prices]) == (2, [16, 0])
+    assert (found.decision.rank, [price.left for price in found.prices]) == (2, [16, 0])
     assert [(hold.by, hold.why) for hold in found.held_by] == [
         ("budget and limit ranks", "every size that loses less passes one of them")
     ]
@@ -167,7 +167,7 @@ def test_sizes_that_each_pass_something_else_are_held_by_all() -> None:
 
 def test_tied_weights_are_compared_together() -> None:
     found = seen(A, "tie-both")
-    assert (found.rank, found.tied) == (2, (Tie("same size", (B,)),))
+    assert (found.decision.rank, found.tied) == (2, (Tie("same size", (B,)),))
     # a and b together: 0.25 + 0.05 now, 0.5 + 0.1 with rank 1, 0.125 + 0.02 with rank 3.
     assert found.smaller is not None and found.larger is not None
     assert found.smaller.loss_change_nats == pytest.approx(0.3)
@@ -188,9 +188,9 @@ def test_what_an_implication_takes_along_is_shown() -> None:
     # Budget 102: a is dense and b has rank 2; a of rank 3 would take b to rank 3.
     found = seen(A, "follow", ratio="0.2")
     assert found.tied == (Tie("implication", (B,)),)
-    assert found.rank is None and found.smaller is not None
-    assert (found.smaller.rank, found.smaller.params_change) == (3, -16 + 16)
-    assert found.smaller.moved == (Moved(B, 3),)
+    assert found.decision.rank is None and found.smaller is not None
+    assert (found.smaller.decision.rank, found.smaller.params_change) == (3, -16 + 16)
+    assert found.smaller.moved == (Moved(B, LowRank(3)),)
     assert found.smaller.loss_change_nats == pytest.approx(0.125 + 0.02 - 0.05)
     assert found.smaller.reduced_cost_nats == pytest.approx(0.095)
     assert "b 0: rank 3" in text(found) and "tied by implication to b 0" in text(found)
@@ -223,6 +223,7 @@ def test_times_are_shown_as_people_say_them() -> None:
 # -- bundles against enumeration -----------------------------------------------------------------
 
 LABELS: tuple[Label, ...] = (1, 2, 3, "dense")
+MEANING: dict[Label, Decision] = {1: LowRank(1), 2: LowRank(2), 3: LowRank(3), "dense": DENSE}
 numbers = st.lists(st.integers(0, 9), min_size=4, max_size=4)
 some = st.lists(st.sampled_from(LABELS), min_size=1, max_size=3, unique=True).map(tuple)
 rules = st.one_of(
@@ -261,7 +262,8 @@ def test_a_bundle_finds_the_best_that_rules_allow(
     if not legal:
         return
     chosen = legal[0]
-    bundle = Bundle.make(Problem(groups, 99, (limit,), tuple(ties)), "a", chosen, prices)
+    problem = Problem(groups, 99, (limit,), tuple(ties))
+    bundle = Bundle.make(problem, "a", chosen, prices, MEANING)
     tied = {name for tie in bundle.ties for name in tie.modules} | {"a"}
     best: dict[Label, float] = {}
     for taken in legal:
@@ -270,8 +272,8 @@ def test_a_bundle_finds_the_best_that_rules_allow(
             best[taken["a"]] = max(best.get(taken["a"], total), total)
     now = sum(worth[name, chosen[name]] for name in tied)
     del best[chosen["a"]]
-    assert set(bundle.others) == {size_of(label) for label in best}
+    assert set(bundle.others) == {MEANING[label] for label in best}
     for label, total in best.items():
-        other = bundle.others[size_of(label)]
+        other = bundle.others[MEANING[label]]
         needs = sum(price * need for price, need in zip(prices, other.needs, strict=True))
         assert other.reduced_cost_nats == now - total == other.loss_change_nats + needs

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gacfx.passes.planning.budget import make_budget, wanted_ranks
 
-from gacfx import api, pipelines
+from gacfx import api
+from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.goal import Goal
 from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
+from gacfx.graph.notes import state
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import load
-from gacfx.replan import bare_graph, curves_of, plan_from_curves, problem_of
+from gacfx.replan import plan_from_curves, problem_of, synthetic_graph
 from gacfx.study import Study
 from tests import tiny
 from tests.unit import made_curves
@@ -33,7 +34,7 @@ def study() -> Study:
 def both(goal: Goal, search: Search, path: Path) -> tuple[Any, Any]:
     """The plan of the model, and the one of its curves after a way through a file."""
     plan = study().plan(goal, profile=PROFILE, search=search).plan
-    save_curves(path, curves_of(study().graph, plan))
+    save_curves(path, study().curves_of(plan))
     return plan, plan_from_curves(load_curves(path), goal=goal, gpu=PROFILE, search=search)
 
 
@@ -41,6 +42,8 @@ def both(goal: Goal, search: Search, path: Path) -> tuple[Any, Any]:
     "search",
     [
         Search(),
+        Search(value="fisher", form="pair"),
+        Search(value="fisher", form="pivot"),
         Search(value="relative", align=16),
         Search(value="fisher", uniform=True, limits=(TIMES,)),
         Search(value="fisher", tp=2, align=4, quant="int8"),
@@ -85,17 +88,26 @@ def test_what_cannot_be_reached_is_said_in_the_same_words(tmp_path: Path) -> Non
 
 
 def test_dense_reasons_come_without_the_model() -> None:
-    plan = plan_from_curves(made_curves.curves(), ratio=0, search=Search(align=64))
+    plan = plan_from_curves(made_curves.curves(), ratio=0, search=Search(align=64, form="pair"))
     (reason,) = {choice.reason for choice in plan.choices}
     assert reason == "no rank in steps of 64 (align 64) is below break-even"
+    plan = plan_from_curves(made_curves.curves(), ratio=0, search=Search(align=64))
+    (reason,) = {choice.reason for choice in plan.choices}
+    assert reason.endswith("; none leaves an aligned rest of the short side, 8")
 
 
-def test_curves_are_asked_for_right_after_planning() -> None:
-    old = study().plan("0.3", profile=PROFILE, search=Search(value="fisher")).plan
-    new = study().plan("0.3", profile=PROFILE, search=Search(value="relative")).plan
-    with pytest.raises(PlanError, match="does not hold the curve .* right after planning"):
-        curves_of(study().graph, old)
-    assert curves_of(study().graph, new).value_model == "relative"
+def test_the_curves_of_a_plan_are_those_of_its_value_model() -> None:
+    made = {
+        value: study().plan("0.3", profile=PROFILE, search=Search(value=value)).plan
+        for value in ("fisher", "relative")
+    }
+    for value, plan in made.items():  # in any order, whatever was planned last
+        found = study().curves_of(plan)
+        assert found.value_model == value
+        assert found.facts.provenance == plan.provenance
+        assert [found.curves[c.group].loss(c.decision) for c in plan.choices] == [
+            c.loss_nats for c in plan.choices
+        ]
 
 
 def test_losses_of_another_kind_need_the_model() -> None:
@@ -106,15 +118,25 @@ def test_losses_of_another_kind_need_the_model() -> None:
 
 def test_a_dtype_that_torch_does_not_have_is_refused() -> None:
     with pytest.raises(PlanError, match="no dtype 'bf17'"):
-        bare_graph(made_curves.curves(others={"bf17": 172}))
+        plan_from_curves(made_curves.curves(others={"bf17": 172}), goal=Goal(nbytes="1MB"))
 
 
 def test_a_problem_of_curves_offers_what_the_plan_chose_from() -> None:
-    problem = problem_of(made_curves.curves(), search=Search(align=1))
+    search = Search(align=1, form="pair")
+    problem, case = problem_of(made_curves.curves(), search=search)
     assert problem.budget == 128
     assert [group.labels for group in problem.groups] == [(1, 2, 3, "dense")] * 2
     assert problem.groups[0].costs.tolist() == [16, 32, 48, 64]
     assert problem.groups[1].values.tolist() == [-0.1, -0.05, -0.02, 0.0]
+    offered = case.offered.candidates or {}
+    assert [tuple(each.label for each in offered[g.name]) for g in problem.groups] == [
+        group.labels for group in problem.groups
+    ]
+    problem, _ = problem_of(made_curves.curves(), search=Search(align=2))
+    assert [group.labels for group in problem.groups] == [
+        (2, "pivot 2", "pivot 4", "pivot 6", "dense")
+    ] * 2
+    assert problem.groups[0].costs.tolist() == [32, 28, 48, 60, 64]
 
 
 def test_a_problem_of_all_budgets_has_no_window() -> None:
@@ -123,7 +145,7 @@ def test_a_problem_of_all_budgets_has_no_window() -> None:
 
 
 def test_the_best_plan_of_two_weights_is_that_on_paper() -> None:
-    plan = plan_from_curves(made_curves.curves(), ratio="0.5", search=Search(align=1))
+    plan = plan_from_curves(made_curves.curves(), ratio="0.5", search=Search(align=1, form="pair"))
     assert plan.ranks == {"layers.0.a": 3, "layers.0.b": 1}
     assert plan.loss_nats == 0.125 + 0.1
     assert plan.proof is not None and plan.proof.certified_gap == 0
@@ -134,17 +156,16 @@ def test_a_synthetic_plan_is_that_of_the_whole_graph(value: str, tmp_path: Path)
     folder = tiny.checkpoint(tmp_path)
     search = Search.paper() if value else Search()
     plan = api.plan_synthetic(folder, goal="0.3", search=search, decay=0.7, seed=3)
-    gm = api.capture(folder)
-    Pipeline.parse(pipelines.SELECT).run(gm)
-    budget = make_budget(gm, Goal(ratio="0.3"))
-    curves = pipelines.step("synthetic-curves", decay=0.7, seed=3, value=value)
-    again = run_planning(
-        gm,
-        pipelines.planning(search, curves, plan.provenance.align),
-        budget=budget,
-        wanted=wanted_ranks(gm, budget),
-        profile=PROFILE,
+    gm, curves = synthetic_graph(folder, decay=0.7, seed=3, value=value)
+    budget = make_budget(curves.facts, Goal(ratio="0.3"))
+    window = f" window={search.window} dense=false" if value else ""
+    steps = (
+        f"sweep-candidates{{align={plan.provenance.align} form={search.form}{window}}},"
+        f"solve{{solver={search.solver}}}"
     )
+    Pipeline.parse(steps).bind(budget=budget, wanted=wanted_ranks(curves.facts, budget)).run(gm)
+    again = state(gm).plan
+    assert again is not None
     assert (again.choices, again.refusals) == (plan.choices, plan.refusals)
     assert again.budget == plan.budget
     assert plan.provenance.value_model == "synthetic decay 0.7" + (", paper" if value else "")

@@ -26,8 +26,8 @@ from gacfx.study import Study
 from tests import tiny
 
 PROFILE = load_profile("h200")
-FISHER: dict[str, Any] = {"value": "fisher"}
-"""One value model is enough to see what a search does."""
+FISHER: dict[str, Any] = {"value": "fisher", "form": "pair"}
+"""One value model is enough to see what a search does, and pairs have sizes to look at."""
 
 
 @cache
@@ -142,7 +142,7 @@ def test_every_part_of_every_pair_is_legal_and_the_budget_kept(
             assert columns % k == rank // tp % n == rank // tp % k == rows % n == 0
     plan, gm = made.plan, rewritten(made)
     kept = sum(
-        gm.get_parameter(f"{choice.module}{side}.weight").numel()
+        gm.get_parameter(f"{choice.group}{side}.weight").numel()
         for choice in plan.choices
         for side in ([""] if choice.rank is None else [".down", ".up"])
     )
@@ -152,7 +152,7 @@ def test_every_part_of_every_pair_is_legal_and_the_budget_kept(
 
 def test_a_weight_that_the_format_cannot_store_stays_dense_and_says_why() -> None:
     plan = plan_of("0.1", quant="int4-g128")
-    reasons = {c.module.split(".")[-1]: c.reason for c in plan.choices if c.reason}
+    reasons = {c.group.split(".")[-1]: c.reason for c in plan.choices if c.reason}
     assert reasons["down_proj"] == "int4-g128 cannot store it: K=704 %128==64"
     assert plan.ranks and not any("down_proj" in module for module in plan.ranks)
 
@@ -175,7 +175,7 @@ def test_uniform_gives_all_layers_of_a_kind_one_size(solver: Solver) -> None:
     plan = plan_of(uniform=True, solver=solver)
     sizes: dict[str, set[int | None]] = {}
     for choice in plan.choices:
-        sizes.setdefault(choice.module.split(".", 3)[3], set()).add(choice.rank)
+        sizes.setdefault(choice.group.split(".", 3)[3], set()).add(choice.rank)
     assert len(sizes) == 7 and all(len(found) == 1 for found in sizes.values())
     assert plan.rules == 7
     free = plan_of(solver=solver)

@@ -8,15 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gacfx.allocation.latency import Clock, Launch
 from gacfx.api import annotate_graph, apply_to_graph
-from gacfx.core.curve_file import Curves, Weight
+from gacfx.core.curve_file import Curves, Target
+from gacfx.core.decision import DENSE, Decision, LowRank, Pivot, of_rank
 from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.sites import Execution, Site, Workload
-from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PlanMismatch, ProfileError
 from gacfx.graph import edit
-from gacfx.hardware.latency import Latency
-from gacfx.passes.planning.limit_latency import Clock
 from gacfx.speedup import Cause, Point, curves_speedup, graph_speedup
 from tests.passes.graphs import (
     DOWN0,
@@ -34,9 +33,14 @@ from tests.unit import made_curves
 A, B = made_curves.LOSSES
 
 
-def paired(a: int | None, b: int | None, size: int = 8) -> Plan:
-    """Ranks for the two weights of the hand-made curves."""
-    choices = (Choice(A, size, size, a, None, 0.0), Choice(B, size, size, b, None, 0.0))
+def paired(a: int | None, b: int | None) -> Plan:
+    """Ranks of pairs for the two weights of the hand-made curves."""
+    return decided(of_rank(a), of_rank(b))
+
+
+def decided(a: Decision, b: Decision) -> Plan:
+    """Decisions for the two weights of the hand-made curves."""
+    choices = (Choice.single(A, 8, 8, a, None, 0.0), Choice.single(B, 8, 8, b, None, 0.0))
     return Plan(choices, Budget("0.2", "targeted", 0, 0, 0), None, provenance())
 
 
@@ -44,14 +48,16 @@ def point_of(shape: tuple[int, int], rank: int, mode: str, batch: int, *more: in
     """Weights of M tokens x this shape: one at a rank, and one at each further rank."""
     rows, columns = shape
     ranks = {f"layers.{number}.a": each for number, each in enumerate((rank, *more))}
-    weights: list[Weight] = [made_curves.weight(m, rows=rows, columns=columns) for m in ranks]
+    weights: list[Target] = [made_curves.weight(m, rows=rows, columns=columns) for m in ranks]
     facts = made_curves.facts(
         weights=tuple(weights),
         targeted_params=len(ranks) * rows * columns,
         model_params=len(ranks) * rows * columns + 172,
         digests=dict.fromkeys(ranks, "d" * 64),
     )
-    choices = tuple(Choice(m, rows, columns, each, None, 0.0) for m, each in ranks.items())
+    choices = tuple(
+        Choice.single(m, rows, columns, of_rank(each), None, 0.0) for m, each in ranks.items()
+    )
     plan = Plan(choices, Budget("0.2", "targeted", 0, 0, 0), None, provenance())
     found = curves_speedup(Curves(facts, {m: np.zeros(min(shape) + 1) for m in ranks}), plan)
     (point,) = (p for p in found.points if (p.mode, p.batch) == (mode, batch))
@@ -67,7 +73,7 @@ def test_every_ratio_is_that_of_the_rewritten_graph(family: str, execution: Exec
     made = planned(gm, {name: 5 + number for number, name in enumerate(named)})
     found = graph_speedup(gm, made.plan, seq=512, execution=execution)
     rewritten = apply_to_graph(gm, made)
-    assert (found.scope, found.pairs, found.refused) == ("whole model", len(named), "")
+    assert (found.scope, found.replaced, found.refused) == ("whole model", len(named), "")
     assert [(p.mode, p.batch) for p in found.points] == [
         (mode, batch) for mode in ("prefill", "decode") for batch in (1, 8, 64)
     ]
@@ -92,7 +98,7 @@ def test_the_graph_is_left_as_it_is() -> None:
 
 def test_curves_know_the_targeted_weights_only() -> None:
     found = curves_speedup(made_curves.curves(), paired(2, None))
-    assert (found.scope, found.pairs) == ("targeted weights only", 1)
+    assert (found.scope, found.replaced) == ("targeted weights only", 1)
     kept, both = (curves_speedup(made_curves.curves(), paired(*r)) for r in ((2, None), (2, 2)))
     for one, two in zip(kept.points, both.points, strict=True):
         # Both weights are alike, so the second pair costs what the first one did.
@@ -140,10 +146,26 @@ def test_a_model_is_small_where_decode_is_mostly_launches() -> None:
     assert 0 < 2 * large.dense_launch_us < large.dense_us
 
 
+def test_a_pivot_takes_its_products_and_its_copies() -> None:
+    found = curves_speedup(made_curves.curves(), decided(Pivot(4), DENSE))
+    assert found.replaced == 1
+    sites = [weight.site for weight in made_curves.facts().weights]
+    for point in found.points:
+        clock = Clock(h200(), Workload(point.batch, 1024, point.mode))
+        steps = [*clock.launches(sites[0], Pivot(4)), *clock.launches(sites[1], DENSE)]
+        assert len(steps) == 5
+        assert point.planned_us == pytest.approx(sum(step.latency.us for step in steps))
+        # Four kernels where one was: nothing so small gets faster.
+        assert point.ratio < 1 and point.cause == "launch"
+    pair = curves_speedup(made_curves.curves(), decided(LowRank(4), DENSE))
+    for two, four in zip(pair.points, found.points, strict=True):
+        assert two.planned_us < four.planned_us
+
+
 def test_a_dense_plan_is_as_fast_as_the_model() -> None:
     gm = annotated(llama())
     found = graph_speedup(gm, planned(gm, {}, dense=[Q0, Q1]).plan)
-    assert found.pairs == 0 and {(p.ratio, p.cause) for p in found.points} == {(1.0, None)}
+    assert found.replaced == 0 and {(p.ratio, p.cause) for p in found.points} == {(1.0, None)}
 
 
 def test_a_gpu_without_the_dtype_has_no_points_and_says_so() -> None:
@@ -157,7 +179,7 @@ def test_a_gpu_without_the_dtype_has_no_points_and_says_so() -> None:
 def test_a_gpu_that_can_run_some_steps_only_has_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Clock.forecast
 
-    def small_batches(self: Clock, site: Site) -> tuple[TierPrediction, Latency]:
+    def small_batches(self: Clock, site: Site) -> Launch:
         if self.workload.batch > 1:
             raise ProfileError("too many sequences")
         return real(self, site)

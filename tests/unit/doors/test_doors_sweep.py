@@ -19,7 +19,7 @@ from gacfx.sweep import Row, forecast_us, sweep, write_csv
 from tests import tiny
 from tests.unit import made_curves
 
-ONES = Search(align=1)
+ONES = Search(align=1, form="pair")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,19 @@ def test_every_row_is_the_best_plan_on_paper() -> None:
     assert all(row.gap_nats < 1e-12 for row in rows)  # convex curves, whole steps
     assert rows[0].nats_per_million_params == pytest.approx(0.25 / 16 * 1e6)
     assert rows[-1].nats_per_million_params == 0
+
+
+def test_with_pivots_every_row_is_the_best_plan_on_paper_too() -> None:
+    sizes = [(16 * r, r) for r in (1, 2, 3)] + [(r * (16 - r), r) for r in range(1, 8)] + [(64, 8)]
+    a, b = made_curves.LOSSES.values()
+    rows = sweep(made_curves.curves(), 20, search=Search(align=1))
+    for row in rows:
+        fitting = [
+            a[i] + b[j] for (x, i), (y, j) in product(sizes, sizes) if x + y <= row.budget_params
+        ]
+        assert row.loss_nats == pytest.approx(min(fitting), abs=1e-15)
+    pairs = sweep(made_curves.curves(), 20, search=ONES)
+    assert rows[0].budget_params == 2 * 15 < pairs[0].budget_params == 2 * 16
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -94,7 +107,7 @@ def test_the_forecast_is_that_of_the_latency_limit(curves: Any) -> None:
 
 
 def test_limits_and_rules_are_kept_in_every_row(curves: Any) -> None:
-    free, best = sweep(curves, 6), frontier(problem_of(curves))
+    free, best = sweep(curves, 6), frontier(problem_of(curves)[0])
     tied = sweep(curves, 6, search=Search(uniform=True))
     limited = sweep(curves, 6, search=Search(limits=("limit-latency{share=1.15}",)))
     dense = free[-1].forecast_us

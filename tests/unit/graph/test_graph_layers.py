@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from gacfx.allocation.ties import kind_of
 from gacfx.core.sites import Workload
 from gacfx.graph.layers import layers_of, split_layer
 from gacfx.graph.notes import targets
 from gacfx.hardware.profile import load
 from gacfx.inspection import annotate_graph
-from gacfx.passes.planning.tie_layers import kind_of
 from gacfx.tracing.export import capture
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import annotated

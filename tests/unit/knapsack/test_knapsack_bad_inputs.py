@@ -33,7 +33,6 @@ from gacfx.core.plan import Budget
 from gacfx.core.search import Bound
 from gacfx.errors import GacError, InfeasibleBudget, PlanError
 from gacfx.knapsack import Group, PrecisionWarning, Problem, check, kept_budget, solve, solve_ilp
-from gacfx.knapsack.blocks import Block
 from gacfx.knapsack.ilp import solvers as ilp_solvers
 from gacfx.knapsack.ilp.shrinking import solve_whole
 from gacfx.knapsack.ilp.solvers import Solver
@@ -128,10 +127,6 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "4 NaN": (lambda: one(COSTS, [0.0, math.nan, 1.0]), "'q_proj': value of candidate 1 is nan"),
     "4 infinity": (lambda: one(COSTS, [0.0, 1.0, -math.inf]), "value of candidate 2 is -inf"),
     "4 NaN as a cost": (lambda: one([1.0, math.nan]), "cost nan of candidate 1 is not a whole"),
-    "4 NaN in a block": (
-        lambda: Block(np.array(COSTS), np.array([VALUES, [0.0, math.nan, 0.0]]), ("q", "k")),
-        "group 'k': value of candidate 1 is nan",
-    ),
     "5 negative": (lambda: one([8, -16]), "group 'q_proj': cost -16 of candidate 1 < 0"),
     "5 not whole": (lambda: one([8.0, 16.5]), "cost 16.5 of candidate 1 is not a whole number"),
     "5 float from 2**53 on": (

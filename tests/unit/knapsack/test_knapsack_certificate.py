@@ -11,9 +11,11 @@ import pytest
 from gacfx.errors import PlanError
 from gacfx.knapsack import Problem, Solution, check, solve
 from gacfx.knapsack.certificate import rules as certificate_rules
+from gacfx.knapsack.certificate.candidates import candidates_of
 from gacfx.knapsack.certificate.rules import Link, Worth, best_total
 from gacfx.knapsack.limits import Implies, Label, Limit, Rule, SameLabel
 from gacfx.knapsack.problem import Group
+from tests.trials.problems import more_values
 
 PAIRS = [([0, 8, 16], [-0.9, -0.3, 0.0]), ([8, 16, 24], [-0.5, -0.2, -0.1])]
 PROBLEM = Problem.from_groups(PAIRS, 33)
@@ -118,6 +120,69 @@ def test_tiny_and_mixed_values_stay_exact() -> None:
     certificate = check(problem, solve(problem))
     assert certificate.valid
     assert certificate.value == Fraction(0.1)
+
+
+def exact_bound(problem: Problem, solution: Solution) -> Fraction | None:
+    """The Lagrangian bound of a problem without rules, with every candidate in exact fractions."""
+    prices = [Fraction(price) for price in (solution.multiplier, *solution.limit_multipliers)]
+    usable = candidates_of(problem).usable_budget(problem.budget)
+    rooms = [usable, *(limit.most for limit in problem.limits)]
+    total = sum((price * room for price, room in zip(prices, rooms, strict=True)), Fraction(0))
+    room = usable - sum(int(group.costs.min()) for group in problem.groups)
+    for group in problem.groups:
+        count = len(group.costs)
+        rows = [group.costs, *(x.costs.get(group.name, [0] * count) for x in problem.limits)]
+        reduced = [
+            Fraction(float(group.values[j]))
+            - sum(price * int(row[j]) for price, row in zip(prices, rows, strict=True))
+            for j in range(count)
+            if int(group.costs[j]) <= int(group.costs.min()) + room
+        ]
+        if not reduced:
+            return None
+        total += max(reduced)
+    return total
+
+
+@pytest.mark.parametrize("limits", [0, 1, 2])
+def test_what_float64_excludes_changes_no_bound(limits: int) -> None:
+    rng = np.random.default_rng(limits)
+    kept = offered = 0
+    for number in range(400):
+        unit = int(rng.choice([1, 7, 10**6, 2**54 + 1]))
+        groups, rows = [], {}
+        for name in "abc":
+            costs = rng.integers(0, 30, 12) * unit
+            groups.append(Group(name, costs, more_values(rng, number, costs)))
+            rows[name] = rng.integers(0, 30, 12) * unit
+        named = list(rows)[: int(rng.integers(0, 4))]
+        extra = tuple(
+            Limit(f"l{n}", 40 * unit, {name: rows[name] for name in named}) for n in range(limits)
+        )
+        problem = Problem(tuple(groups), 50 * unit, extra)
+        # Prices at which two candidates of a group are worth the same but for rounding, and others.
+        cheap, dear = groups[0].costs.argmin(), groups[0].costs.argmax()
+        rise = abs(float(groups[0].values[dear]) - float(groups[0].values[cheap]))
+        price = rise / max(1, int(groups[0].costs[dear] - groups[0].costs[cheap]))
+        prices = [price * scale for scale in (1.0, 0.0, 1e9)[: 1 + limits]]
+        solution = replace(HONEST, multiplier=prices[0], limit_multipliers=tuple(prices[1:]))
+        assert check(problem, solution).bound == exact_bound(problem, solution)
+        found = candidates_of(problem)
+        fits = found.fitting(found.usable_budget(problem.budget))
+        kept += int(found.maybe_best(prices, fits).sum())
+        offered += int(fits.sum())
+    assert kept < offered / 2
+
+
+def test_candidates_that_float64_puts_in_the_wrong_order_are_compared_exactly() -> None:
+    price, costs = 1.75, [0, 2**53 + 3]
+    values = [1.75 * 2**53 + 2, 3.5 * 2**53 + 8]
+    assert values[1] - price * float(costs[1]) < values[0]
+    best = Fraction(values[1]) - Fraction(price) * costs[1]
+    assert best > Fraction(values[0])
+    problem = Problem.from_groups([(costs, values)], 2**54)
+    certificate = check(problem, replace(solve(problem), multiplier=price))
+    assert certificate.bound == Fraction(price) * (2**53 + 3) + best
 
 
 def test_single_candidates_have_no_lattice() -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from gacfx.knapsack.one_budget import chords
 from gacfx.knapsack.one_budget.chords import Runs, cross
 from gacfx.knapsack.order import ends_of, stable_order
 
@@ -35,20 +34,6 @@ def test_the_critical_price_by_its_definition(seed: int, concave: bool) -> None:
     assert runs.cost[first].sum() <= room < runs.cost[last].sum()
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_both_ways_agree_on_concave_runs(seed: int) -> None:
-    runs = random_runs(seed, concave=True)
-    room = int(runs.cost[runs.ends[:-1]].sum()) + 40
-    short = chords._cross_concave(runs, room)
-    assert short is not None
-    long = chords._narrow(runs, room)
-    assert short[0] == pytest.approx(long[0])
-    # Of equals ``_narrow`` may give any, the short way gives the first and the last.
-    assert (short[1] <= long[1]).all()
-    assert (long[2] <= short[2]).all()
-    assert chords._cross_concave(random_runs(seed, concave=False), room) is None
-
-
 def test_cut_leaves_the_other_runs_alone() -> None:
     runs = random_runs(0, concave=True)
     begin = int(runs.ends[3])
@@ -64,10 +49,8 @@ def test_runs_of_one_candidate_take_no_step() -> None:
     for run in (11, 5, 0):
         runs = runs.cut(run, int(runs.ends[run]))
     room = int(runs.cost[runs.ends[:-1]].sum()) + 5
-    short = chords._cross_concave(runs, room)
-    assert short is not None
-    assert short[0] == pytest.approx(chords._narrow(runs, room)[0])
-    assert (short[2] - runs.ends[:-1])[[0, 5, 11]].tolist() == [0, 0, 0]
+    _, _, rich = cross(runs, room)
+    assert (rich - runs.ends[:-1])[[0, 5, 11]].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("high", [3, 10**4, 2**61])

@@ -9,20 +9,20 @@ import pytest
 from gacfx.knapsack import Problem
 from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget import core_dp, core_problem
+from gacfx.knapsack.one_budget import core_dp
 from gacfx.knapsack.one_budget.core_dp import search
 from gacfx.knapsack.one_budget.core_problem import Core, build, narrowed
 from gacfx.knapsack.one_budget.fixing import Near, near
 from gacfx.knapsack.one_budget.items import opened
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.relaxation import Relaxed
 from gacfx.knapsack.work import Work
 from tests.unit.knapsack.near_problems import best_gain, near_of
 
 
 def core_of_candidates(found: Near, kept: IntArray) -> Core | None:
-    """Their core, for plans that gain anything."""
+    """Their core."""
     items = opened(found, kept)
-    return build(found, items, 0.0) if items else None
+    return build(*items, found.multiplier, found.left) if items else None
 
 
 def core_of(seed: int, whole: bool = False, stretch: float = 1.0) -> tuple[Core, Near]:
@@ -42,50 +42,47 @@ def completions(core: Core, depth: int) -> list[tuple[int, float]]:
     ]
 
 
-@pytest.fixture(params=["levels", "merged"])
-def merging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every group a level of its own, and with all that is merged by default."""
-    if request.param == "levels":
-        monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
-        monkeypatch.setattr(core_dp, "_FEW_LEVELS", 1)
+@pytest.fixture(params=[1, 6])
+def narrowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New cores on every level, and only where that pays."""
+    monkeypatch.setattr(core_dp, "_FEW_LEVELS", request.param)
 
 
-@pytest.mark.usefixtures("merging")
+@pytest.mark.usefixtures("narrowing")
 @pytest.mark.parametrize("stretch", [1.0, 0.3, 0.7, 1.5, 3.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_search_finds_and_proves_the_best(seed: int, stretch: float) -> None:
     # A poor multiplier costs time and nothing else.
     core, near = core_of(seed, stretch=stretch)
     found = search(core, near.left, 0.0, 0.0, 10**6, Work(10**9, math.inf))
-    assert (found.complete, found.bound) == (True, best_gain(near, core.frame.grid.exponent))
+    assert (found.complete, found.bound) == (True, best_gain(near, core.scale.grid.exponent))
     if found.picks:
         plan = near.base.copy()
         plan[near.owner[found.picks]] = found.picks
-        gain = np.ldexp(near.value[plan] - near.value[near.base], core.frame.grid.exponent)
+        gain = np.ldexp(near.value[plan] - near.value[near.base], core.scale.grid.exponent)
         assert np.rint(gain).sum() == found.bound
 
 
-@pytest.mark.usefixtures("merging")
+@pytest.mark.usefixtures("narrowing")
 @pytest.mark.parametrize("seed", range(4))
 def test_a_narrow_beam_still_bounds(seed: int) -> None:
     core, near = core_of(seed)
     found = search(core, near.left, 0.0, 0.0, 1, Work(10**9, math.inf))
-    assert found.bound >= best_gain(near, core.frame.grid.exponent)
+    assert found.bound >= best_gain(near, core.scale.grid.exponent)
     spent = search(core, near.left, 0.0, 0.0, 10**6, Work(0, math.inf))
     assert not spent.complete
-    assert spent.bound >= best_gain(near, core.frame.grid.exponent)
+    assert spent.bound >= best_gain(near, core.scale.grid.exponent)
 
 
-@pytest.mark.usefixtures("merging")
+@pytest.mark.usefixtures("narrowing")
 @pytest.mark.parametrize("seed", range(4))
 def test_a_floor_that_is_too_high_is_refuted(seed: int) -> None:
     core, near = core_of(seed)
-    floor = best_gain(near, core.frame.grid.exponent) + core.frame.grid.unit
+    floor = best_gain(near, core.scale.grid.exponent) + core.scale.grid.unit
     found = search(core, near.left, floor, 0.0, 10**6, Work(10**9, math.inf))
     assert (found.complete, found.bound, found.picks) == (True, floor, [])
 
 
-@pytest.mark.usefixtures("merging")
 def test_tails_bound_every_completion() -> None:
     core, _ = core_of(1)
     for depth in range(max(0, core.levels - 4), core.levels + 1):
@@ -103,34 +100,32 @@ def test_the_line_of_a_state_is_the_lowest() -> None:
     np.testing.assert_allclose(bound, every.min(axis=0), rtol=1e-12)
 
 
-def test_narrowed_keeps_what_states_can_afford(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
+def test_narrowed_keeps_what_states_can_afford() -> None:
     core, _ = core_of(3)
     at = len(core.price) // 2
     most = np.full(len(core.price), -1.0)
     most[at] = float(np.quantile(core.loss[at], 0.3))
-    smaller, forced = narrowed(core, 2, most, float(core.price[at]), 1e9)
+    smaller, forced = narrowed(core, 2, most, float(core.price[at]))
     assert smaller is not None
     allowed = np.flatnonzero(core.loss[at] <= most[at])
     allowed = allowed[allowed >= core.ends[2]]
-    rest = smaller.history[-1].undo(list(range(len(smaller.items.cost))))
-    assert sorted(rest + forced.tolist()) == allowed.tolist()
+    sources = np.concatenate((smaller.items.source, core.items.source[forced]))
+    assert sorted(sources.tolist()) == sorted(core.items.source[allowed].tolist())
     assert len(forced) + smaller.levels == core.levels - 2
-    nothing, forced = narrowed(core, 2, np.where(most < 0, -1.0, 0.0), 0.0, 0.0)
+    nothing, forced = narrowed(core, 2, np.where(most < 0, -1.0, 0.0), 0.0)
     assert nothing is None
     assert len(forced) == core.levels - 2
 
 
 def test_whole_values_share_a_unit_and_lose_nothing() -> None:
     core, _ = core_of(3, whole=True)
-    grid = core.frame.grid
+    grid = core.scale.grid
     assert grid.rounding == 0
     assert math.ldexp(grid.unit, -grid.exponent) >= 1
     assert not (core.items.gain % grid.unit).any()
 
 
-def test_widest_groups_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_problem, "merge", lambda items, *_: (items, []))
+def test_widest_groups_come_first() -> None:
     core, _ = core_of(1)
     widths = np.maximum.reduceat(np.abs(core.items.cost), core.ends[:-1]).tolist()
     assert widths == sorted(widths, reverse=True)
@@ -142,22 +137,6 @@ def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
     found = near(flat, Relaxed(1.0, first, 10, first, first))
     core = core_of_candidates(found, np.array([1, 2]))
     assert core is not None
-    assert core.frame.groups == 1
+    assert core.scale.groups == 1
     assert search(core, 10, 0.0, 0.0, 16, Work(100, math.inf)).picks == [1]
     assert core_of_candidates(found, np.array([0, 2])) is None
-
-
-@pytest.mark.usefixtures("merging")
-def test_constants_on_top_of_costs_are_seen() -> None:
-    # Values are costs plus tens, so the bounds of plans come in tens, whatever the relaxation says.
-    pairs = [([0, cost], [0, cost + 10]) for cost in (7, 11, 13, 17)]
-    flat = flatten(Problem.from_groups(pairs, 29))
-    found = near(flat, relax(flat))
-    core = core_of_candidates(found, np.arange(len(found.owner)))
-    assert core is not None
-    assert core.frame.totals is not None
-    assert core.frame.totals.step == 10
-    assert core.price.min() >= core.frame.least_price > 0
-    unit = core.frame.grid.unit
-    needs = {core.frame.need(gain * unit) / unit % 10 for gain in range(40)}
-    assert needs == {found.left % 10}

@@ -15,6 +15,6 @@ def test_the_page_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     runpy.run_path(str(tmp_path / "blocks.py"))
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "(1, 1) 24 3.4 optimal"
-    assert printed[2] == "optimal"
-    assert printed[-2:] == ["(1, 1)", "(1, None)"]
-    assert len(printed) == 9
+    assert printed[-2].startswith("3.4 0.25")
+    assert printed[-1] == "(1, 1)"
+    assert len(printed) == 6

@@ -16,7 +16,7 @@ from gacfx.knapsack.arrays import FloatArray
 from gacfx.knapsack.limits import Limit
 from gacfx.knapsack.paper import dp as paper_dp
 from gacfx.knapsack.paper.dp import solve_dp
-from gacfx.knapsack.paper.printed import printed_dp
+from tests.unit.knapsack.paper_printed import printed_dp
 
 
 def random_problem(rng: np.random.Generator, kind: int) -> Problem:

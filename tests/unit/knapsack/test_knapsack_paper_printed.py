@@ -8,7 +8,7 @@ import pytest
 from gacfx.errors import PlanError
 from gacfx.knapsack import Group, Problem, solve
 from gacfx.knapsack.paper.dp import solve_dp
-from gacfx.knapsack.paper.printed import printed_dp
+from tests.unit.knapsack.paper_printed import printed_dp
 
 LLAMA_8B_LAYER = [(4096, 4096), (1024, 4096), (1024, 4096), (4096, 4096)]
 LLAMA_8B_LAYER += [(14336, 4096), (14336, 4096), (4096, 14336)]

@@ -1,6 +1,5 @@
-"""Problems: what is refused and with which words, sharing of arrays, budgets, JSON."""
+"""Problems: what is refused and with which words, sharing of arrays, budgets."""
 
-import json
 from fractions import Fraction
 
 import numpy as np
@@ -9,8 +8,6 @@ from numpy.typing import ArrayLike
 
 from gacfx.errors import PlanError
 from gacfx.knapsack import Group, Problem, kept_budget
-from gacfx.knapsack.limits import Implies, Limit, SameLabel
-from tests.unit.knapsack.small_problems import random_problem
 
 BAD_COSTS: list[tuple[ArrayLike, str]] = [
     ([], "group 'q': no candidate left"),
@@ -121,8 +118,6 @@ def test_groups_share_one_cost_array() -> None:
     costs = np.arange(1000)
     problem = Problem.from_groups([(costs, np.zeros(1000)) for _ in range(50)], 10)
     assert len({id(group.costs) for group in problem.groups}) == 1
-    again = Problem.from_json(problem.to_json())
-    assert len({id(group.costs) for group in again.groups}) == 1
 
 
 def test_equality_looks_at_the_numbers() -> None:
@@ -175,97 +170,3 @@ def test_bad_ratios_are_named(ratio: float, message: str) -> None:
 def test_a_bad_total_is_named() -> None:
     with pytest.raises(PlanError, match="total -5"):
         kept_budget(-5, 0.2)
-
-
-def test_json_keeps_every_digit_and_label() -> None:
-    values = np.array([0.1 + 0.2, -1e-300, -0.0])
-    problem = Problem((Group("q", np.array([3, 1, 2]), values, (8, "dense", 16)),), 5)
-    again = Problem.from_json(problem.to_json())
-    assert again == problem
-    assert np.signbit(again.groups[0].values[2])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"version": 2}, "version 2, this gacfx reads version 1"),
-        ({"version": True}, "version True"),
-        ({"format": "other"}, "format"),
-        ({"extra": 1}, "extra"),
-        ({"budget": 1.5}, "budget"),
-        ({"costs": [[1.5]]}, "costs.0.0"),
-        ({"groups": [{"name": "q", "costs": 4, "values": [0.0]}]}, "no cost row 4"),
-        ({"groups": [{"name": "q", "costs": 0, "values": ["x"]}]}, "groups.0.values.0"),
-        ({"groups": [{"name": "q", "costs": 0, "values": [0.0]}]}, "2 costs but 1 values"),
-    ],
-)
-def test_a_wrong_file_is_refused(change: dict[str, object], message: str) -> None:
-    data = json.loads(Problem((group(),), 10).to_json())
-    with pytest.raises(PlanError, match=message):
-        Problem.from_json(json.dumps(data | change))
-
-
-def with_extras() -> Problem:
-    groups = (group(labels=(8, "dense")), group("k", (8, "dense")))
-    kv = Limit("kv", 2**61, {"k": np.array([2**60, 0])})
-    rules = (SameLabel(("q", "k")), Implies("q", ("dense",), "k", ("dense", 8)))
-    return Problem(groups, 10, (kv, Limit("empty", 0, {})), rules)
-
-
-def test_json_keeps_limits_and_rules() -> None:
-    problem = with_extras()
-    again = Problem.from_json(problem.to_json())
-    assert again == problem
-    assert [limit.name for limit in again.limits] == ["kv", "empty"]
-    assert again.rules == (problem.rules[0], problem.rules[1])
-    assert isinstance(again.rules[0], Implies)
-    assert again.to_json() == problem.to_json()
-
-
-def test_json_of_random_limits_and_rules_changes_nothing() -> None:
-    rng = np.random.default_rng(5)
-    for _ in range(200):
-        problem = random_problem(rng)
-        assert Problem.from_json(problem.to_json()) == problem
-
-
-def test_a_plain_problem_writes_nothing_about_limits_and_rules() -> None:
-    data = json.loads(Problem((group(),), 10).to_json())
-    assert data.keys() == {"format", "version", "budget", "costs", "groups"}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"limits": [{"name": "kv", "most": 1.5, "costs": {}}]}, "limits.0.most"),
-        ({"limits": [{"name": "kv", "most": 1}]}, "limits.0.costs"),
-        ({"limits": [{"name": "kv", "most": -1, "costs": {}}]}, "limit 'kv' -1: must lie in"),
-        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [1.0, 2.0]}}]}, "limits.0.costs.q.0"),
-        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [-1, 0]}}]}, "limit 'kv': group 'q'"),
-        ({"limits": [{"name": "kv", "most": 1, "costs": {"v": [1]}}]}, "there is no group 'v'"),
-        ({"limits": [{"name": "kv", "most": 1, "costs": {"q": [1]}}]}, "1 costs for the 2 candi"),
-        ({"implies": [{"group": "q", "labels": [8]}]}, "implies.0.then_group"),
-        (
-            {"implies": [{"group": "q", "labels": [], "then_group": "k", "then_labels": [8]}]},
-            "without labels it never applies",
-        ),
-        (
-            {"implies": [{"group": "q", "labels": [True], "then_group": "k", "then_labels": []}]},
-            "implies.0.labels.0",
-        ),
-        ({"same_label": ["qk"]}, "same_label.0"),
-        ({"same_label": [["q", "v"]]}, "there is no group 'v'"),
-    ],
-)
-def test_wrong_limits_and_rules_in_a_file_are_refused(
-    change: dict[str, object], message: str
-) -> None:
-    data = json.loads(with_extras().to_json())
-    with pytest.raises(PlanError, match=message):
-        Problem.from_json(json.dumps(data | change))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 1}'])
-def test_text_that_is_no_problem_is_refused(text: str) -> None:
-    with pytest.raises(PlanError, match="problem file"):
-        Problem.from_json(text)

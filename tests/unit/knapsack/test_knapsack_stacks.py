@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from benchmarks.planning_problems import rows_of
 from gacfx.knapsack import Problem, solve
-from gacfx.knapsack.blocks import Block
 from gacfx.knapsack.normal_form.lattice import flatten
 from gacfx.knapsack.normal_form.stacks import stacks
 
@@ -68,38 +68,21 @@ def test_the_length_of_other_groups_changes_no_solution() -> None:
     assert again.value == solution.value
 
 
-def test_blocks_are_not_copied() -> None:
-    values = np.zeros((3, 4))
-    values.setflags(write=False)
-    problem = Problem.from_blocks([Block(np.arange(4), values)], 99)
-    (table,) = flatten(problem).tables
-    assert np.shares_memory(table.value, values)
-
-
 def test_rows_that_rise_alike_share_their_costs() -> None:
     costs = np.array([[3, 5, 9], [10, 12, 16]])
-    (table,) = flatten(Problem.from_blocks([Block(costs, np.zeros((2, 3)))], 99)).tables
+    (table,) = flatten(Problem.from_groups(rows_of(costs, np.zeros((2, 3))), 99)).tables
     assert table.cost.tolist() == [[0, 2, 6]]
     costs = costs + np.array([[0, 0, 1], [0, 0, 0]])
-    (table,) = flatten(Problem.from_blocks([Block(costs, np.zeros((2, 3)))], 99)).tables
+    (table,) = flatten(Problem.from_groups(rows_of(costs, np.zeros((2, 3))), 99)).tables
     assert table.cost.tolist() == [[0, 2, 7], [0, 2, 6]]
 
 
 def test_a_row_without_its_dearest_repeats_the_last() -> None:
     costs = np.array([[0, 2, 9], [0, 3, 4]])
-    flat = flatten(Problem.from_blocks([Block(costs, np.arange(6.0).reshape(2, 3))], 5))
+    flat = flatten(Problem.from_groups(rows_of(costs, np.arange(6.0).reshape(2, 3)), 5))
     (table,) = flat.tables
     assert table.size is not None
     assert table.size.tolist() == [2, 3]
     assert table.cost.tolist() == [[0, 2, 2], [0, 3, 4]]
     assert table.value.tolist() == [[0, 1, 1], [3, 4, 5]]
     assert flat.cost.tolist() == [0, 2, 0, 3, 4]
-
-
-def test_many_blocks_are_stacked_like_groups() -> None:
-    rng = np.random.default_rng(5)
-    pairs = [(np.sort(rng.integers(0, 50, 6)), rng.normal(size=6)) for _ in range(30)]
-    blocks = [Block(costs, values[None]) for costs, values in pairs]
-    many, groups = Problem.from_blocks(blocks, 500), Problem.from_groups(pairs, 500)
-    assert len(stacks(many.groups)) == 1
-    assert solve(many).choice == solve(groups).choice

@@ -1,15 +1,13 @@
 """make_factors and carrier_of: the table of kinds decides, and what it names is checked."""
 
 import sys
-from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
 
-from gacfx.core import kinds as table
 from gacfx.core.decision import DENSE, LowRank, Pivot
-from gacfx.core.kinds import Kind, find_kind
+from gacfx.core.kinds import KINDS, Kind
 from gacfx.errors import DecompositionFailed, PlanError
 from gacfx.modules.low_rank import LowRankLinear
 from gacfx.modules.make import carrier_names, carrier_of, make_factors
@@ -44,9 +42,7 @@ def test_layers_that_cannot_be_are_refused_in_one_line(
     home = ModuleType("toy_home")
     vars(home)["NUMBER"] = 3
     monkeypatch.setitem(sys.modules, "toy_home", home)
-    kind = replace(find_kind("pivot"), carrier=carrier)
-    assert isinstance(kind, Kind)
-    monkeypatch.setitem(table._KINDS, "pivot", kind)
+    monkeypatch.setitem(KINDS._known, "pivot", Kind(Pivot, carrier))
     with pytest.raises(PlanError, match=f"^pivot: .*{message}") as caught:
         carrier_of(Pivot(3))
     assert "\n" not in str(caught.value)

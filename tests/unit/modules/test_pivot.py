@@ -272,3 +272,16 @@ def test_lora_goes_on_both_halves(targets: list[str] | str) -> None:
     merged = lora.merge_and_unload()
     assert len(compressed_modules(merged)) == 4
     torch.testing.assert_close(merged(token_ids()).logits, want)
+
+
+@pytest.mark.parametrize("shape", [WIDE, TALL])
+def test_a_product_that_is_not_the_pairs_is_refused(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(side_SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        chosen_R, rest_Q, coefficients_QR = eliminated(side_SR)
+        return chosen_R, rest_Q, coefficients_QR.float().double()
+
+    monkeypatch.setattr("gacfx.modules.pivot.eliminated", careless)
+    with pytest.raises(DecompositionFailed, match=r"its product is .*e-0\d away from that of"):
+        pivots(pair(*shape))

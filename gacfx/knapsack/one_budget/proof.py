@@ -1,10 +1,7 @@
-"""From a first plan to the best one: rounds of core search with ever wider beams.
+"""From a first plan to the best one: the core is searched, with a wider beam if need be.
 
 A plan at distance d from the Lagrangian bound leaves only candidates that lose at most d, so a
-better plan makes a smaller core. The first rounds are bets: they look only at a share of the
-distance, for plans much better than the one at hand, with a beam of few states. A bet that is lost
-lowers the bound; one that is won shrinks the core several times over. The later rounds look at all
-that is left, and the one that need not drop a state is the proof.
+better plan makes a smaller core. A search that need not drop a state is the proof.
 """
 
 import math
@@ -17,17 +14,13 @@ from gacfx.knapsack.one_budget.core_dp import search
 from gacfx.knapsack.one_budget.core_problem import build
 from gacfx.knapsack.one_budget.fixing import Near
 from gacfx.knapsack.one_budget.items import opened
-from gacfx.knapsack.one_budget.small_core import search_small
 from gacfx.knapsack.work import Work
 
-_ROUNDS = ((1 / 16, 16), (1 / 2, 16), (1.0, 1024), (1.0, 65536))
-"""Share of the distance that a round looks at, and its beam"""
-_SMALL_CORE = 2000
-"""Candidates, beyond one per group, that need no bets"""
+_BEAMS = (1024, 65536)
 
 
 @dataclass
-class Rounds:
+class Proof:
     """The best plan so far and what is proven about it; gains count from the relaxed plan."""
 
     near: Near
@@ -41,7 +34,7 @@ class Rounds:
     upper: float
     """No plan gains more"""
     rounding: float = 0.0
-    """What the grid of the last round can hide"""
+    """What the grid of the last search can hide"""
     proven: bool = False
     blurred: int = 0
     core_groups: int = 0
@@ -54,17 +47,10 @@ class Rounds:
         """Search until the plan is proven, good enough, or the work is used up."""
         if self._proven_by_relaxation():
             return
-        won = False
-        for share, beam in _ROUNDS:
-            distance = self.upper - self.gain
-            if distance <= self.tolerance or self.work.spent():
+        for beam in _BEAMS:
+            if self.upper - self.gain <= self.tolerance or self.work.spent():
                 return
-            if share < 1 and (won or self._is_small(distance)):
-                continue
-            floor = self.gain + (self.tolerance if share == 1 else (1 - share) * distance)
-            complete, won_now = self._round(floor, beam)
-            won |= won_now
-            if complete and (won_now or share == 1):
+            if self._search(self.gain + self.tolerance, beam):
                 self.proven = self.tolerance == 0
                 return
 
@@ -79,33 +65,29 @@ class Rounds:
         self.proven = True
         return True
 
-    def _is_small(self, distance: float) -> bool:
-        return len(self.near.within(distance)) < len(self.near.group) + _SMALL_CORE
-
-    def _round(self, floor: float, beam: int) -> tuple[bool, bool]:
-        """Look for plans that gain more than ``floor``: (is that exhausted, was one found)."""
+    def _search(self, floor: float, beam: int) -> bool:
+        """Look for plans that gain more than ``floor``; is that exhausted?"""
         near = self.near
         distance = near.slack - floor
         if distance < -near.margin:  # even the best of every group lose too much
             self.upper, self.rounding = min(self.upper, floor), 0.0
-            return True, False
+            return True
         core = opened(near, near.within(distance))
         if core is None:
             self.upper, self.rounding = min(self.upper, max(floor, 0.0)), 0.0
-            return True, False
-        grid = core.grid
-        self.core_groups, self.core_candidates = core.items.groups, len(core.kept)
+            return True
+        items, grid = core
+        self.core_groups, self.core_candidates = items.groups, len(items.cost)
         self.blurred, self.rounding = grid.blurred, grid.rounding
+        built = build(items, grid, near.multiplier, near.left)
         goal = grid.floor(floor), grid.floor(self.tolerance)
-        found = search_small(near, core, *goal, self.work) or search(
-            build(near, core, floor), near.left, *goal, beam, self.work
-        )
+        found = search(built, near.left, *goal, beam, self.work)
         # Candidates outside this core are in no plan above the floor, but they may be in one at it.
         reached = math.ldexp(found.bound, -grid.exponent) + grid.rounding
         self.upper = min(self.upper, max(floor, reached))
         if found.picks:
             self._take(found.picks)
-        return found.complete, bool(found.picks)
+        return found.complete
 
     def _take(self, picks: list[int]) -> None:
         plan = self.near.base.copy()

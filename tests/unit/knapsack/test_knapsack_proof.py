@@ -1,24 +1,22 @@
-"""Rounds: bets on a share of the distance, proofs, and the relaxation as proof."""
+"""The proof of a plan: by search of the core, or by the relaxation."""
 
 import math
 
 import numpy as np
-import pytest
 
 from gacfx.knapsack import Problem
 from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget import rounds
 from gacfx.knapsack.one_budget.fixing import near
 from gacfx.knapsack.one_budget.items import opened
+from gacfx.knapsack.one_budget.proof import Proof
 from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
-from gacfx.knapsack.one_budget.rounds import Rounds
 from gacfx.knapsack.work import Work
 
 
-def rounds_of(problem: Problem, steps: int = 10**8) -> Rounds:
+def proof_of(problem: Problem, steps: int = 10**8) -> Proof:
     flat = flatten(problem)
     found = near(flat, relax(flat))
-    return Rounds(found, flat.groups, 0.0, Work(steps, math.inf), found.base, upper=found.slack)
+    return Proof(found, flat.groups, 0.0, Work(steps, math.inf), found.base, upper=found.slack)
 
 
 def large(seed: int) -> Problem:
@@ -33,34 +31,33 @@ def large(seed: int) -> Problem:
     return Problem.from_groups(pairs, 40 * 800)
 
 
-def test_bets_end_in_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "_SMALL_CORE", 0)
-    found = rounds_of(large(0))
+def test_a_search_ends_in_a_proof() -> None:
+    found = proof_of(large(0))
     found.run()
     assert found.proven
     assert found.gain <= found.upper
     plan, base = found.plan, found.near.base
     assert int((found.near.cost[plan] - found.near.cost[base]).sum()) <= found.near.left
-    # The proof needs fewer candidates than the first plan left open.
-    assert found.core_candidates < len(found.near.owner)
+    assert found.gain > found.near.gain(base)
+    assert found.core_candidates > 0
 
 
 def test_without_work_nothing_is_claimed() -> None:
-    found = rounds_of(large(0), steps=0)
+    found = proof_of(large(0), steps=0)
     found.run()
     assert not found.proven
     assert found.upper == found.near.slack
 
 
 def test_a_plan_that_meets_the_bound_needs_no_search() -> None:
-    found = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
+    found = proof_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 6))
     found.run()
     assert found.proven
     assert (found.rounding, found.work.steps_left) == (0.0, 10**8)
 
 
 def test_a_worse_plan_is_not_taken() -> None:
-    found = rounds_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 7], [0, 6])], 7))
+    found = proof_of(Problem.from_groups([([0, 4], [0, 4]), ([0, 7], [0, 6])], 7))
     before = found.plan.tolist()
     found._take([0, 2])
     assert found.plan.tolist() == before
@@ -73,6 +70,6 @@ def test_a_floor_far_above_a_tiny_core_does_not_overflow() -> None:
     first = flat.start[:-1]
     core = opened(near(flat, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2))
     assert core is not None
-    grid = core.grid
-    assert grid.floor(2.0**-997) == core.items.gain.max()
+    items, grid = core
+    assert grid.floor(2.0**-997) == items.gain.max()
     assert 0 <= 2.0**60 - grid.floor(1e150) < grid.unit

@@ -1,0 +1,53 @@
+"""The dense layers that can be replaced: ``nn.Linear``, and the Conv1D of transformers."""
+
+import sys
+
+from torch import Tensor, nn
+
+
+def is_conv1d(layer: nn.Module) -> bool:
+    """Whether this is a Conv1D of transformers, whose weight lies as [in, out]."""
+    found = _conv1d()
+    return found is not None and isinstance(layer, found)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether this is one of the two classes itself.
+
+    Subclasses may compute something else, or have their weight read by their parent.
+    """
+    return type(layer) in (nn.Linear, _conv1d())
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight as the layer has it."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """Weight [out, in], detached, in its own dtype."""
+    weight = weight_of(layer).detach()
+    return weight.T if is_conv1d(layer) else weight
+
+
+def features(layer: nn.Module) -> tuple[int, int]:
+    """(out, in)."""
+    first, second = weight_of(layer).shape
+    return (second, first) if is_conv1d(layer) else (first, second)
+
+
+def bias_of(layer: nn.Module) -> nn.Parameter | None:
+    """The bias, if there is one."""
+    bias = layer.bias
+    assert bias is None or isinstance(bias, nn.Parameter)
+    return bias
+
+
+def _conv1d() -> type[nn.Module] | None:
+    # A model that holds a Conv1D has imported its module; one that has not needs no transformers.
+    home = sys.modules.get("transformers.pytorch_utils")
+    found = None if home is None else home.Conv1D
+    assert found is None or (isinstance(found, type) and issubclass(found, nn.Module))
+    return found
