@@ -77,7 +77,7 @@ class Table(Mapping[str, T]):
             said = printable(repr(entry.name))
             raise self.error(f"{self.what} {said}: a name has letters, digits, - . and _ only")
         if entry.name in self.also or self._known.setdefault(entry.name, entry) != entry:
-            raise self.error(f"two {self.what}s are called {entry.name!r}; rename one")
+            raise self.error(f"{self.what} {entry.name!r} is known twice; rename one")
         return entry
 
     def forget(self, name: str) -> None:

@@ -162,7 +162,7 @@ def test_gacfx_methods_lists_both(capsys: Printed) -> None:
         ),
         (
             {"gacfx.values": {"fisher": "impostor"}},
-            "two value models are called 'fisher'; rename one",
+            "value model 'fisher' is known twice; rename one",
         ),
     ],
 )

@@ -26,7 +26,8 @@ from torch.fx import GraphModule
 
 from gacfx.compressors.methods import Method, Metric, register as register_method
 from gacfx.graph.gacpass import GacPass, register
-from gacfx.graph.notes import Fact, matmuls, refuse, state
+from gacfx.graph.limiting import LimitingPass
+from gacfx.graph.notes import Fact, matmuls, refuse
 from gacfx.knapsack.limits import Limit, SameLabel
 
 register_method(Method("toy-output", Metric.MOMENT, Metric.IDENTITY, "a toy"))
@@ -50,53 +51,43 @@ class ToyFlag(GacPass):
 
 @register
 @dataclass(frozen=True)
-class ToyForbid(GacPass):
-    """Nobody may have this rank."""
+class ToyForbid(LimitingPass):
+    """Nobody may have this rank, in whatever form."""
 
     name = "toy-forbid"
-    needs = frozenset({Fact.CANDIDATES})
 
     rank: int = 16
 
-    def run(self, gm: GraphModule) -> bool:
-        about = state(gm)
-        kept = {m: tuple(r for r in c if r != self.rank) for m, c in about.candidates.items()}
-        about.offer(kept)
-        return False
+    def restrict(self, offered, sites):
+        known = offered.candidates.items()
+        offered.offer({m: tuple(d for d in c if d.rank != self.rank) for m, c in known})
 
 
 @register
 @dataclass(frozen=True)
-class ToyTie(GacPass):
-    """Gate and down of a layer get one rank."""
+class ToyTie(LimitingPass):
+    """Gate and down of a layer get one decision."""
 
     name = "toy-tie"
-    needs = frozenset({Fact.CANDIDATES})
 
-    def run(self, gm: GraphModule) -> bool:
-        for module in state(gm).candidates:
+    def restrict(self, offered, sites):
+        for module in sites:
             if module.endswith("gate_proj"):
-                state(gm).rule(SameLabel((module, module.replace("gate", "down"))))
-        return False
+                offered.rule(SameLabel((module, module.replace("gate", "down"))))
 
 
 @register
 @dataclass(frozen=True)
-class ToyTotal(GacPass):
-    """The ranks of all pairs together."""
+class ToyTotal(LimitingPass):
+    """The ranks of all weights together; a dense one counts nothing."""
 
     name = "toy-total"
-    needs = frozenset({Fact.CANDIDATES})
 
     most: int = 100
 
-    def run(self, gm: GraphModule) -> bool:
-        costs = {
-            module: np.array([0 if rank is None else rank for rank in sizes])
-            for module, sizes in state(gm).candidates.items()
-        }
-        state(gm).limit(Limit("ranks", self.most, costs))
-        return False
+    def restrict(self, offered, sites):
+        costs = {m: np.array([d.rank or 0 for d in c]) for m, c in offered.candidates.items()}
+        offered.limit(Limit("ranks", self.most, costs))
 '''
 TOYS = ("toy-flag", "toy-forbid", "toy-tie", "toy-total")
 
@@ -157,9 +148,9 @@ def test_outside_pass_forbids_a_rank(toy: Path) -> None:
 
 def test_outside_pass_ties_two_weights(toy: Path) -> None:
     def differ(plan: Plan) -> bool:
-        ranks = {choice.module: choice.rank for choice in plan.choices}
-        gates = [module for module in ranks if "gate" in module]
-        return any(ranks[module] != ranks[module.replace("gate", "down")] for module in gates)
+        taken = {choice.group: choice.decision for choice in plan.choices}
+        gates = [module for module in taken if "gate" in module]
+        return any(taken[module] != taken[module.replace("gate", "down")] for module in gates)
 
     assert differ(planned())
     plan = planned("toy-tie")

@@ -218,8 +218,8 @@ def test_a_weight_is_explained_from_a_plan_and_its_curves(
     assert said.startswith(f"{MODULE}  176 x 64  ") and "\nprice of " in said
     raw: dict[str, Any] = json.loads(shown(capsys, *words, "--json"))
     plan = json.loads((kept / "plan" / "plan.json").read_text(encoding="utf-8"))
-    choice = next(choice for choice in plan["choices"] if choice["module"] == MODULE)
-    assert (raw["rank"], raw["loss_nats"]) == (choice["rank"], choice["loss_nats"])
+    choice = next(choice for choice in plan["choices"] if choice["group"] == MODULE)
+    assert (raw["decision"], raw["loss_nats"]) == (choice["decision"], choice["loss_nats"])
     assert raw["price"] == plan["proof"]["multiplier"] * 1e6
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,14 @@ def shown(capsys: pytest.CaptureFixture[str], dense: Path, *words: str) -> dict[
     return found
 
 
+def ranks_of(plan: dict[str, Any]) -> list[int]:
+    """Of all weights that do not stay dense; there is one at least."""
+    taken = (choice["decision"] for choice in plan["choices"])
+    found = [each["rank"] for each in taken if each["kind"] != "dense"]
+    assert found
+    return found
+
+
 # -- what is asked for ---------------------------------------------------------------------------
 
 
@@ -67,8 +76,9 @@ def test_the_goal_is_one_of_three(words: tuple[str, ...], goal: Goal) -> None:
         (("--align", "16"), Search(align=16)),
         (("--value", "fisher"), Search(value="fisher")),
         (("--paper",), Search.paper()),
-        (("--paper", "--window", "4"), Search(None, "paper", "window", 4, "dp")),
+        (("--paper", "--window", "4"), replace(Search.paper(), window=4)),
         (("--candidates", "window"), Search(candidates="window")),
+        (("--form", "pivot"), Search(form="pivot")),
         (("--window", "12"), Search(candidates="window", window=12)),
         (("--solver", "ilp"), Search(solver="ilp")),
         (("--solver", "cbc", "--time-limit", "9"), Search(solver="cbc", time_limit=9)),
@@ -115,6 +125,8 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
         ("--solver", "greedy"),
         ("--solver", "round"),
         ("--candidates", "window"),
+        ("--form", "pair"),
+        ("--form", "pivot"),
         ("--tp", "2", "--align", "4"),
         ("--quant", "int8"),
         ("--bound", "*.q_proj=8:16"),
@@ -133,16 +145,14 @@ def test_every_option_makes_a_plan(
     plan = shown(capsys, dense, *words)
     asked = options.search_of(read(*words))
     search = plan["provenance"]["search"]
-    assert (search["solver"], search["tp"], search["quant"]) == (
-        asked.solver,
-        asked.tp,
-        asked.quant,
-    )
+    for name in ("solver", "tp", "quant", "form"):
+        assert search[name] == getattr(asked, name)
     assert plan["proof"]["solver"] == asked.solver
     assert search["limits"] == list(asked.limits)
     mode = read(*words).mode
     assert [limit["name"] for limit in plan["limits"]] == [f"{mode} latency"] * len(asked.limits)
-    assert any(choice["rank"] for choice in plan["choices"])
+    kinds = {choice["decision"]["kind"] for choice in plan["choices"]} - {"dense"}
+    assert kinds and kinds <= set(asked.kinds)
 
 
 @pytest.mark.parametrize("goal", [("--params", "600G"), ("--ratio", "0")], ids=" ".join)
@@ -241,7 +251,7 @@ def test_compress_takes_the_same_options(
     plan = json.loads((out / "plan" / "plan.json").read_text())
     assert plan["provenance"]["value_model"] == "paper:activation"
     assert plan["budget"]["amount"] == "80k"
-    assert all(choice["rank"] % 8 == 0 for choice in plan["choices"] if choice["rank"])
+    assert all(rank % 8 == 0 for rank in ranks_of(plan))
     assert "80k parameters of the model" in capsys.readouterr().out
 
 
@@ -251,7 +261,7 @@ def test_compress_takes_the_same_options(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--paper", "--solver", "core"), "--paper says value, candidates and solver itself"),
+        (("--paper", "--solver", "core"), "--paper says value, candidates, solver and form itself"),
         (("--paper", "--value", "paper"), "leave out --value"),
         (("--candidates", "full", "--window", "4"), "--window goes with --candidates window"),
         (("--params", "80k", "--ratio-of", "model"), "--ratio-of goes with --ratio"),
@@ -318,7 +328,7 @@ def test_what_no_command_takes_exits_with_2(
         ),
         (("--params", "1k"), "1k parameters of the model asks to remove"),
         (("--bound", "*.q_proj"), "write PATTERN=LEAST:MOST"),
-        (("--bound", "*.q_proj=3:7"), "q_proj: no candidate is left: no rank from 8 to 24"),
+        (("--bound", "*.q_proj=3:7"), "q_proj: no candidate is left: no rank from 8 to 56"),
         (("--bound", "*.no_such=8:16"), "matches no targeted weight"),
         (("--limit", "limit-latency{share=1e400}"), "share inf is not a finite number above 0"),
         (("--latency-share", "0.1"), "smallest reachable share is"),
@@ -396,5 +406,5 @@ def test_item_5_tp_that_does_not_divide_the_heads_is_refused(
 def test_item_5_tp_that_divides_the_heads_is_planned_for(
     dense: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    choices = shown(capsys, dense, "--tp", "2")["choices"]
-    assert all((choice["rank"] or 16) % 16 == 0 for choice in choices)
+    plan = shown(capsys, dense, "--tp", "2")
+    assert all(rank % 16 == 0 for rank in ranks_of(plan))

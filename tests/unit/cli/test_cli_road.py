@@ -83,7 +83,7 @@ def test_inspect_shows_the_factors_of_a_compressed_folder(
 ) -> None:
     assert run("inspect", compressed, "--json", "--seq", "32") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
-    assert any(r["name"].endswith(".down") for r in rows)
+    assert any(r["name"].endswith(".coefficients") for r in rows)
     assert any("already factorized" in r["note"] for r in rows)
 
 
@@ -193,7 +193,7 @@ def test_skipped_weights_stay_dense_and_say_why(
 ) -> None:
     assert run("plan", dense, "--calibration", text, "--json", "--skip", "*.down_proj") == 0
     plan: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert not any(c["module"].endswith("down_proj") for c in plan["choices"])
+    assert not any(c["group"].endswith("down_proj") for c in plan["choices"])
     assert "skip" in plan["refusals"]["model.layers.0.mlp.down_proj"]
 
 

@@ -39,7 +39,7 @@ def test_an_equal_entry_is_the_same_and_another_of_its_name_is_refused() -> None
     found, svd = table(), LOW_RANK["svd"]
     assert found.register(replace(svd)) is not None and found["svd"] is svd
     for other in (replace(svd, right=Metric.MOMENT), replace(svd, name="auto")):
-        with pytest.raises(PipelineError, match=f"two methods are called '{other.name}'"):
+        with pytest.raises(PipelineError, match=f"method '{other.name}' is known twice"):
             found.register(other)
     assert found["svd"] is svd
 
@@ -109,7 +109,7 @@ def test_an_entry_point_cannot_take_a_name_of_ours(
     brings("svd", "made", code, tmp_path, monkeypatch)
     found = table()
     assert found.find("svd") is LOW_RANK["svd"]
-    with pytest.raises(PipelineError, match="two methods are called 'svd'"):
+    with pytest.raises(PipelineError, match="method 'svd' is known twice"):
         found.everything()
 
 
@@ -117,9 +117,9 @@ def test_value_models_have_a_table_of_the_same_kind() -> None:
     assert list(VALUES) == ["two-sided", "fisher", "relative", "paper"]
     assert [model.in_nats for model in VALUES.values()] == [True, True, False, False]
     impostor = ValueModel("fisher", "gold", "", "", VALUES["fisher"].losses)
-    with pytest.raises(PipelineError, match="two value models are called 'fisher'"):
+    with pytest.raises(PipelineError, match="value model 'fisher' is known twice"):
         register(impostor)
-    with pytest.raises(PipelineError, match="two value models are called 'auto'"):
+    with pytest.raises(PipelineError, match="value model 'auto' is known twice"):
         register(replace(impostor, name="auto"))
 
 
