@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 from gacfx.knapsack.grid import Grid, on_grid
-from gacfx.knapsack.normal_form.dominance import records
 from gacfx.knapsack.one_budget.fixing import Near
 from gacfx.knapsack.order import ends_of
 
@@ -55,11 +54,7 @@ class Items:
 
 
 def opened(near: Near, kept: IntArray) -> tuple[Items, Grid] | None:
-    """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one.
-
-    Only those stay that are worth more than cheaper ones, in groups where that leaves a choice.
-    """
-    kept = kept[records(near.value[kept], near.owner[kept])]
+    """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one."""
     owner = near.owner[kept]
     kept = np.compress((np.bincount(owner)[owner] > 1) | (kept != near.base[owner]), kept)
     if not len(kept):

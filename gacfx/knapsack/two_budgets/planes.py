@@ -40,7 +40,7 @@ class Planes:
         prices: to begin with, the dual's first; those that find no room are left out.
     """
 
-    def __init__(self, core: TwoCore, left: Price, prices: Sequence[Price]) -> None:
+    def __init__(self, core: TwoCore, left: Sequence[int], prices: Sequence[Price]) -> None:
         most = max(1, min(_MOST_PLANES, _LARGEST_TABLE // max(1, len(core.gain))))
         self.core = core
         self.count = 0

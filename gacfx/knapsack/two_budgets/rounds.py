@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.normal_form import NormalForm
 from gacfx.knapsack.two_budgets.dual import Dual
-from gacfx.knapsack.two_budgets.flat import TwoFlat
 from gacfx.knapsack.two_budgets.items import build_two
 from gacfx.knapsack.two_budgets.lagrange import Price
 from gacfx.knapsack.two_budgets.planes import Planes, prices_around
@@ -38,7 +38,7 @@ _REMEMBERED = 24  # planes
 class TwoRounds:
     """The best plan so far and what is proven about it; gains count from the dual's plan."""
 
-    flat: TwoFlat
+    form: NormalForm
     dual: Dual
     tolerance: float
     """Value by which the result may miss the best"""
@@ -61,7 +61,7 @@ class TwoRounds:
     def __post_init__(self) -> None:
         self.upper = self.dual.slack
         # The searches look at what follows from the dual's plan, not at that plan itself.
-        if self.chosen is None and min(self.flat.left(self.dual.chosen)) >= 0:
+        if self.chosen is None and min(self.form.left(self.dual.chosen)) >= 0:
             self.chosen = self.dual.chosen
 
     @property
@@ -71,7 +71,7 @@ class TwoRounds:
 
     def gain_of(self, plan: IntArray) -> float:
         """What any plan gains."""
-        return math.fsum(self.flat.value[plan] - self.flat.value[self.dual.chosen])
+        return math.fsum(self.form.value[plan] - self.form.value[self.dual.chosen])
 
     def take(self, plan: IntArray) -> None:
         """Keep a plan if it is the best so far; it must keep both rooms."""
@@ -83,9 +83,9 @@ class TwoRounds:
         distance = self.upper - self.gain
         if self.proven or distance <= self.tolerance:
             return True
-        if distance > 2 * self.flat.groups * self.dual.margin:
+        if distance > 2 * self.form.groups * self.dual.margin:
             return False
-        whole = distance < 0.5 and bool((self.flat.value == np.rint(self.flat.value)).all())
+        whole = distance < 0.5 and bool((self.form.value == np.rint(self.form.value)).all())
         self.rounding = 0.0 if whole else distance
         self.proven = True
         return True
@@ -107,7 +107,7 @@ class TwoRounds:
             complete = self._round(reach, floor, _FIRST_BEAM)
             near = self.dual.slack - self.gain <= reach
             self.proven = complete and near and self.tolerance == 0
-            open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.flat.groups
+            open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.form.groups
             reach = max(_WIDER * reach, self._reach_of(2 * open_candidates))
 
     def improve(self) -> None:
@@ -126,23 +126,23 @@ class TwoRounds:
 
     def _reach_of(self, candidates: int) -> float:
         """How far a core of so many candidates, beyond one per group, reaches."""
-        size = min(self.flat.groups + candidates, len(self.dual.loss) - 1)
+        size = min(self.form.groups + candidates, len(self.dual.loss) - 1)
         return float(np.partition(self.dual.loss, size)[size])
 
     def _farthest(self) -> float:
         """Farther from the bound than any plan that keeps both rooms."""
-        worst = float(np.maximum.reduceat(self.dual.loss, self.flat.start[:-1]).sum())
-        rooms = zip(self.dual.price, self.flat.room, strict=True)
+        worst = float(np.maximum.reduceat(self.dual.loss, self.form.start[:-1]).sum())
+        rooms = zip(self.dual.price, self.form.room, strict=True)
         return 2 * (worst + sum(price * room for price, room in rooms)) + self.dual.margin
 
     def _is_small(self, distance: float) -> bool:
         near = int(np.count_nonzero(self.dual.loss <= distance))
-        return near < self.flat.groups + _SMALL_CORE
+        return near < self.form.groups + _SMALL_CORE
 
     def _round(self, reach: float, floor: float, beam: int) -> bool:
         """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""
-        core = build_two(self.flat, self.dual, reach)
-        left = self.flat.left(self.dual.chosen)
+        core = build_two(self.form, self.dual, reach)
+        left = self.form.left(self.dual.chosen)
         scaled = [core.priced(price) for price in (self.dual.price, *self._learned)]
         planes = Planes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
         begun = planes.count

@@ -9,6 +9,7 @@ The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); written from its
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,7 +50,7 @@ _Trace = list[tuple[int, NDArray[np.int32], int]]
 def search_two(
     core: TwoCore,
     planes: Planes,
-    left: tuple[int, int],
+    left: Sequence[int],
     *,
     floor: float,
     tolerance: float,
@@ -110,7 +111,7 @@ class _Search:
     rest: int = 1
     """How long the next wait will be"""
 
-    def root(self, left: tuple[int, int]) -> States:
+    def root(self, left: Sequence[int]) -> States:
         # Room that nothing can use is none: so states become equal that leave too much.
         rooms = np.minimum(np.array(left)[:, None], self.core.spending[:, :1])
         plane, bound = self.planes.bound(0, rooms, np.zeros(1))

@@ -1,6 +1,6 @@
 """Solve a problem with one budget and one further limit exactly: proven, or with an honest bound.
 
-    flatten -> best prices -> first plan -> search of cores that grow
+    normal form -> best prices -> first plan -> search of cores that grow
 
 A price for each of the two gives a Lagrangian bound, and leaves a small core to search. If one of
 the prices is 0, that resource hardly matters: the problem with the other one alone is solved, and
@@ -21,13 +21,13 @@ import numpy as np
 from gacfx.errors import PlanError
 from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of
 from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.normal_form import NormalForm, normal_form
 from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
-from gacfx.knapsack.two_budgets.alone import leanest, refuse_alone, refuse_together, solve_alone
+from gacfx.knapsack.two_budgets.alone import leanest, refuse_together, solve_alone
 from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
 from gacfx.knapsack.two_budgets.first import filled, first_plan
-from gacfx.knapsack.two_budgets.flat import TwoFlat, flatten_two
 from gacfx.knapsack.two_budgets.rounds import TwoRounds
 from gacfx.knapsack.work import Work
 
@@ -59,16 +59,15 @@ def solve_two_budgets(
     if not problem.groups:
         alone = core.solve(replace(problem, limits=()))
         return replace(alone, limit_multipliers=(0.0,))
-    flat = flatten_two(problem)
-    refuse_alone(problem, flat.least)
-    if flat.closed:
+    form = normal_form(problem)
+    if form.closed:
         _, needed, floor = leanest(problem, deadline)
         refuse_together(problem, needed, floor)
-    dual = solve_dual(flat)
-    easy = _without_one(problem, flat, dual, gap, deadline)
+    dual = solve_dual(form)
+    easy = _without_one(problem, form, dual, gap, deadline)
     if easy:
         return easy
-    rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
+    rounds = TwoRounds(form, dual, gap, Work(_MOST_STEPS, deadline), first_plan(form, dual))
     if dual.open_rooms:
         rounds.approach()
     if rounds.chosen is None:
@@ -85,7 +84,7 @@ def solve_two_budgets(
 
 
 def _without_one(
-    problem: Problem, flat: TwoFlat, dual: Dual, gap: float, deadline: float
+    problem: Problem, form: NormalForm, dual: Dual, gap: float, deadline: float
 ) -> Solution | None:
     """The solution if one of the two has no price and the plan of the other alone keeps both."""
     for keep in (0, 1):
@@ -93,23 +92,23 @@ def _without_one(
             continue
         alone = solve_alone(problem, keep, gap, deadline)
         if alone:
-            return _of_both(flat, alone)
+            return _of_both(form, alone)
     return None
 
 
-def _of_both(flat: TwoFlat, alone: Solution) -> Solution:
+def _of_both(form: NormalForm, alone: Solution) -> Solution:
     """A solution that looked at one of the two only, as one of both."""
-    position = _cheapest_equal(flat, flat.positions(alone.choice))
-    value = math.fsum(flat.value[position])
+    position = _cheapest_equal(form, form.positions(alone.choice))
+    value = math.fsum(form.value[position])
     distance = max(0.0, alone.gap - (value - alone.value))
     return replace(
         alone,
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        choice=tuple(form.origin[position].tolist()),
+        cost=form.least[0] + int(form.cost[0, position].sum()),
         value=value,
         bound=value + distance,
         gap=distance,
-        usable_budget=flat.least[0] + flat.room[0],
+        usable_budget=form.usable_budget,
     )
 
 
@@ -130,21 +129,21 @@ def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
             f"{limit.name!r} of {limit.most}, nor a proof that there is none; allow {needed} "
             "for that limit, or more time"
         )
-    return filled(rounds.flat, rounds.dual, rounds.flat.positions(choice))
+    return filled(rounds.form, rounds.dual, rounds.form.positions(choice))
 
 
 def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: float) -> Solution:
-    flat, dual = rounds.flat, rounds.dual
+    form, dual = rounds.form, rounds.dual
     distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
-    position = _cheapest_equal(flat, chosen)
-    value = math.fsum(flat.value[position])
+    position = _cheapest_equal(form, chosen)
+    value = math.fsum(form.value[position])
     stats: dict[str, float | int] = {
-        "candidates": sum(len(group.costs) for group in problem.groups),
-        "groups": flat.groups,
-        "quantum": flat.quantum[0],
-        "capacity": flat.room[0] // flat.quantum[0],
-        "limit_quantum": flat.quantum[1],
-        "limit_capacity": flat.room[1] // flat.quantum[1],
+        "candidates": form.offered,
+        "groups": form.groups,
+        "quantum": form.quantum[0],
+        "capacity": form.room[0] // form.quantum[0],
+        "limit_quantum": form.quantum[1],
+        "limit_capacity": form.room[1] // form.quantum[1],
         "core_groups": rounds.core_groups,
         "core_candidates": rounds.core_candidates,
         "max_states": rounds.work.max_states,
@@ -153,26 +152,26 @@ def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: floa
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        choice=tuple(form.origin[position].tolist()),
+        cost=form.least[0] + int(form.cost[0, position].sum()),
         value=value,
         bound=value + distance,
         gap=distance,
         status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
         multiplier=dual.price[0],
-        usable_budget=flat.least[0] + flat.room[0],
+        usable_budget=form.usable_budget,
         rounding_bound=rounds.rounding,
         stats=stats,
         limit_multipliers=(dual.price[1],),
     )
 
 
-def _cheapest_equal(flat: TwoFlat, chosen: IntArray) -> IntArray:
+def _cheapest_equal(form: NormalForm, chosen: IntArray) -> IntArray:
     """[groups] the cheapest candidates that are worth as much and cost no more of either."""
-    good = flat.value >= flat.spread(flat.value[chosen])
-    for cost in flat.cost:
-        good &= cost <= np.repeat(cost[chosen], flat.sizes)
+    good = form.value >= form.spread(form.value[chosen])
+    for cost in form.cost:
+        good &= cost <= np.repeat(cost[chosen], form.sizes)
     hits = np.flatnonzero(good)
-    first, second = flat.cost[:, hits]
-    order = np.lexsort((hits, second, first, flat.owner(hits)))
-    return hits[order][np.searchsorted(hits, flat.start[:-1])]
+    first, second = form.cost[:, hits]
+    order = np.lexsort((hits, second, first, form.owner(hits)))
+    return hits[order][np.searchsorted(hits, form.start[:-1])]

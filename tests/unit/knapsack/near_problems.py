@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.knapsack import Problem
-from gacfx.knapsack.normal_form.lattice import flatten
+from gacfx.knapsack.normal_form import normal_form
 from gacfx.knapsack.one_budget.fixing import Near, near
 from gacfx.knapsack.one_budget.relaxation import relax
 
@@ -19,9 +19,9 @@ def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:
         costs = np.sort(rng.integers(0, 40, 5))
         noise = rng.integers(0, 9, 5) if whole else rng.normal(0, 2, 5)
         pairs.append((costs, np.sort(costs + noise)))
-    flat = flatten(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
-    relaxed = replace(relax(flat), better=flat.start[:-1])  # so poor that nothing is fixed
-    return near(flat, replace(relaxed, multiplier=relaxed.multiplier * stretch))
+    form = normal_form(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
+    relaxed = replace(relax(form), better=form.start[:-1])  # so poor that nothing is fixed
+    return near(form, replace(relaxed, multiplier=relaxed.multiplier * stretch))
 
 
 def best_gain(found: Near, exponent: int) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from gacfx.knapsack import Problem
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.normal_form.lattice import flatten
+from gacfx.knapsack.normal_form import normal_form
 from gacfx.knapsack.one_budget import core_dp
 from gacfx.knapsack.one_budget.core_dp import search
 from gacfx.knapsack.one_budget.core_problem import Core, build, narrowed
@@ -132,9 +132,9 @@ def test_widest_groups_come_first() -> None:
 
 
 def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
-    flat = flatten(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
-    first = flat.start[:-1]
-    found = near(flat, Relaxed(1.0, first, 10, first, first))
+    form = normal_form(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
+    first = form.start[:-1]
+    found = near(form, Relaxed(1.0, first, 10, first, first))
     core = core_of_candidates(found, np.array([1, 2]))
     assert core is not None
     assert core.scale.groups == 1

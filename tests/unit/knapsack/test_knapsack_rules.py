@@ -193,8 +193,8 @@ def test_a_problem_without_groups_has_the_empty_plan() -> None:
 @pytest.mark.parametrize(
     ("budget", "most", "message", "needed"),
     [
-        (2, 5, "^budget: the cheapest plan costs 3, which is 1 over the 2 allowed", 3),
-        (9, 1, "^limit 'kv': the cheapest plan costs 2, which is 1 over the 1 allowed", 2),
+        (2, 5, "^the cheapest plan costs 3, which is 1 over the budget of 2", 3),
+        (9, 1, "^the cheapest plan costs 2, which is 1 over the limit 'kv' of 1", 2),
     ],
 )
 def test_what_cannot_be_kept_alone_is_named(
