@@ -114,14 +114,12 @@ def test_equals_an_exact_program(seed: int) -> None:
 
 
 def use_every_trick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dominance, learned planes and bets are for large problems; use them on small ones."""
+    """Dominance, learned planes and narrow beams are for large problems; use them on small ones."""
     monkeypatch.setattr(two_search, "_WORTH_SORTING", 0)
     monkeypatch.setattr(two_search, "_WORTH_A_LESSON", 1)
     monkeypatch.setattr(two_rounds, "_FIRST_CORE", 2)
     monkeypatch.setattr(two_rounds, "_FIRST_BEAM", 2)
-    monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
-    bets_and_beams = (1.0, 1), (1 / 8, 1), (1 / 3, 4), (3 / 4, 4), (1.0, 2), (1.0, 2**18)
-    monkeypatch.setattr(two_rounds, "_ROUNDS", bets_and_beams)
+    monkeypatch.setattr(two_rounds, "_BEAMS", (1, 4, 2, 2**18))
 
 
 def test_equals_an_exact_program_with_every_trick_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

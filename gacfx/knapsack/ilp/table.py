@@ -12,7 +12,7 @@ from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.limits import Implies, Label
 from gacfx.knapsack.normal_form import NormalForm, normal_form
 from gacfx.knapsack.problem import Group, Problem
-from gacfx.knapsack.rules.merge import labels_of
+from gacfx.knapsack.rules.reduction import labels_of
 
 Link = tuple[IntArray, IntArray]
 """Positions (if, then): a plan that holds one of the first holds one of the second"""
@@ -34,6 +34,7 @@ class Table:
     """[resources] quanta left above the cheapest plan"""
     quantum: IntArray
     """[resources] units of cost in one quantum"""
+    usable_budget: int
     links: tuple[Link, ...]
 
     @property
@@ -88,6 +89,7 @@ def tabulate(problem: Problem) -> Table:
         cost=form.cost[:, keep] // quantum[:, None],
         room=np.array(form.room) // quantum,
         quantum=quantum,
+        usable_budget=form.usable_budget,
         links=tuple((place[given], place[then]) for given, then in links if given.any()),
     )
 

@@ -2,9 +2,8 @@
 
 The first cores hold only the candidates nearest to the Lagrangian bound. They grow until they reach
 about as far from the bound as the best plan known: whatever lies farther is in no better plan. Then
-everything nearer is searched with ever wider beams. One round between is a bet: it looks only at a
-share of the distance, for plans much better than the one at hand. A round that need not drop a
-state proves that there is nothing better as far as it looks, and lowers the bound.
+everything nearer is searched, with a wider beam if need be. A search that need not drop a state
+proves that there is nothing better as far as it looks, and lowers the bound.
 """
 
 import math
@@ -28,9 +27,7 @@ _FARTHER = 256.0  # at most how much farther than the first core the known plan 
 _WIDER = 3.0  # how much farther the next core reaches
 _BEYOND = 8.0  # how much farther than its core reaches a plan may be to be of interest
 _NEARLY = 2.0  # a core that reaches this close to the known plan is near enough
-_ROUNDS = ((1.0, 1024), (1 / 3, 1024), (1.0, 4096), (1.0, 2**18))
-"""Share of the distance that a round looks at, and its beam"""
-_SMALL_CORE = 150  # candidates, beyond one per group, that need no bets
+_BEAMS = (1024, 2**18)
 _REMEMBERED = 24  # planes
 
 
@@ -112,17 +109,12 @@ class TwoRounds:
 
     def improve(self) -> None:
         """From a plan to the best, or until it is good enough, or the work is used up."""
-        for share, beam in _ROUNDS:
+        for beam in _BEAMS:
             if self.good_enough() or self.work.spent():
                 return
-            before = self.gain
-            distance = self.upper - before
-            if share < 1 and self._is_small(distance):
-                continue
-            floor = before + self.tolerance if share == 1 else self.upper - share * distance
+            floor = self.gain + self.tolerance
             complete = self._round(self.dual.slack - floor, floor, beam)
-            exhausted = complete and (share == 1 or self.gain > before)
-            self.proven = exhausted and self.tolerance == 0
+            self.proven = complete and self.tolerance == 0
 
     def _reach_of(self, candidates: int) -> float:
         """How far a core of so many candidates, beyond one per group, reaches."""
@@ -134,10 +126,6 @@ class TwoRounds:
         worst = float(np.maximum.reduceat(self.dual.loss, self.form.start[:-1]).sum())
         rooms = zip(self.dual.price, self.form.room, strict=True)
         return 2 * (worst + sum(price * room for price, room in rooms)) + self.dual.margin
-
-    def _is_small(self, distance: float) -> bool:
-        near = int(np.count_nonzero(self.dual.loss <= distance))
-        return near < self.form.groups + _SMALL_CORE
 
     def _round(self, reach: float, floor: float, beam: int) -> bool:
         """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""

@@ -109,7 +109,7 @@ def test_a_core_of_few_candidates_is_enough() -> None:
     solution = solve_ilp(problem, 120)
     product = multiply(problem)
     assert product is not None
-    exact = product.expand(solve(product.problem))
+    exact = product.invert(solve(product.problem))
     assert solution.status == exact.status == "optimal"
     assert abs(solution.value - exact.value) <= solution.rounding_bound + exact.rounding_bound
     assert solution.stats["core_candidates"] < solution.stats["candidates"] / 10

@@ -110,7 +110,7 @@ def test_products_equal_brute_force() -> None:
             continue
         assert product.problem.rules == ()
         try:
-            solution = product.expand(solve(product.problem))
+            solution = product.invert(solve(product.problem))
         except InfeasibleBudget as error:
             assert_no_plan(problem, error)
         else:
@@ -129,7 +129,7 @@ def test_products_keep_limits() -> None:
         merged = merge(problem)
         product = multiply(merged.problem)
         assert product is not None
-        solution = merged.expand(product.expand(solve_ilp(product.problem)))
+        solution = merged.invert(product.invert(solve_ilp(product.problem)))
         assert_best(problem, solution)
 
 
@@ -154,7 +154,7 @@ def test_rules_by_label(rule: Implies | SameLabel, choice: tuple[int, ...]) -> N
     merged = merge(problem)
     product = multiply(merged.problem)
     assert product is not None
-    assert merged.expand(product.expand(solve(product.problem))).choice == choice
+    assert merged.invert(product.invert(solve(product.problem))).choice == choice
 
 
 def test_rules_by_index_where_there_are_no_labels() -> None:

@@ -272,10 +272,9 @@ def test_rounds_prove_what_they_find() -> None:
         assert rounds.gain <= rounds.upper + rounds.rounding
 
 
-def test_a_lost_bet_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second best plan: the bet looks too near to the bound to see the best one."""
-    monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
-    monkeypatch.setattr(two_rounds, "_ROUNDS", ((1 / 16, 2**18), (1.0, 2**18)))
+def test_a_narrow_beam_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second best plan: the first beam drops states, the second finds the best one."""
+    monkeypatch.setattr(two_rounds, "_BEAMS", (1, 2**18))
     for seed in range(12):
         form = normal_form(problem_of(seed, groups=6))
         every = feasible(form)
