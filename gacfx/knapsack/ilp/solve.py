@@ -13,8 +13,8 @@ import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.knapsack.amounts import check_amounts, deadline_of
-from gacfx.knapsack.ilp.dual import dual
-from gacfx.knapsack.ilp.shrinking import Found, solve_core, solve_whole
+from gacfx.knapsack.ilp.column_generation import dual
+from gacfx.knapsack.ilp.core_programs import Found, solve_core, solve_whole
 from gacfx.knapsack.ilp.solvers import Solver, SolverName, find_solver
 from gacfx.knapsack.ilp.table import Table, tabulate
 from gacfx.knapsack.one_budget import core

@@ -18,10 +18,10 @@ import warnings
 
 from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of, refuse_extras
 from gacfx.knapsack.normal_form import NormalForm, normal_form
-from gacfx.knapsack.one_budget.fixing import near
-from gacfx.knapsack.one_budget.greedy import first_plan
-from gacfx.knapsack.one_budget.proof import Proof
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.core_search import CoreSearch
+from gacfx.knapsack.one_budget.local_search import first_plan
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import unfixed
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 from gacfx.knapsack.work import Work
@@ -51,8 +51,8 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
         return _nothing_to_choose(problem.budget)
     form = normal_form(problem)
     relaxed = relax(form)
-    candidates = near(form, relaxed)
-    proof = Proof(
+    candidates = unfixed(form, relaxed)
+    search = CoreSearch(
         near=candidates,
         groups=form.groups,
         tolerance=gap,
@@ -60,31 +60,31 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
         plan=first_plan(candidates),
         upper=candidates.slack,
     )
-    proof.run()
-    if proof.blurred:
+    search.run()
+    if search.blurred:
         warnings.warn(
-            f"{proof.blurred} groups have values too small to tell apart beside the others; "
-            f"the plan can miss up to {proof.rounding:.3g}",
+            f"{search.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {search.rounding:.3g}",
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(form, relaxed, proof, begin)
+    return _solution(form, relaxed, search, begin)
 
 
-def _solution(form: NormalForm, relaxed: Relaxed, proof: Proof, begin: float) -> Solution:
-    distance = proof.rounding if proof.proven else max(0.0, proof.upper - proof.gain)
+def _solution(form: NormalForm, relaxed: Relaxed, search: CoreSearch, begin: float) -> Solution:
+    distance = search.rounding if search.proven else max(0.0, search.upper - search.gain)
     chosen = relaxed.chosen.copy()
-    chosen[proof.near.group] = proof.near.position[proof.plan]
+    chosen[search.near.group] = search.near.position[search.plan]
     value = math.fsum(form.value[chosen].tolist())
     stats: dict[str, float | int] = {
         "candidates": form.offered,
         "groups": form.groups,
         "quantum": form.quantum[0],
         "capacity": form.room[0] // form.quantum[0],
-        "core_groups": proof.core_groups,
-        "core_candidates": proof.core_candidates,
-        "max_states": proof.work.max_states,
-        "steps": _MOST_STEPS - proof.work.steps_left,
+        "core_groups": search.core_groups,
+        "core_candidates": search.core_candidates,
+        "max_states": search.work.max_states,
+        "steps": _MOST_STEPS - search.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
@@ -93,10 +93,10 @@ def _solution(form: NormalForm, relaxed: Relaxed, proof: Proof, begin: float) ->
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if proof.proven or distance <= proof.rounding else "bounded",
+        status="optimal" if search.proven or distance <= search.rounding else "bounded",
         multiplier=relaxed.multiplier,
         usable_budget=form.usable_budget,
-        rounding_bound=proof.rounding,
+        rounding_bound=search.rounding,
         stats=stats,
     )
 

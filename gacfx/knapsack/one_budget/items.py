@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 from gacfx.knapsack.grid import Grid, on_grid
-from gacfx.knapsack.one_budget.fixing import Near
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed
 from gacfx.knapsack.order import ends_of
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -25,7 +25,7 @@ class Items:
     gain: FloatArray
     """Whole grid steps"""
     source: IntArray
-    """Which candidates of ``Near`` they are"""
+    """Which candidates of ``Unfixed`` they are"""
 
     @property
     def groups(self) -> int:
@@ -53,7 +53,7 @@ class Items:
         return Items(ends, self.cost[place], self.gain[place], self.source[place])
 
 
-def opened(near: Near, kept: IntArray) -> tuple[Items, Grid] | None:
+def opened(near: Unfixed, kept: IntArray) -> tuple[Items, Grid] | None:
     """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one."""
     owner = near.owner[kept]
     kept = np.compress((np.bincount(owner)[owner] > 1) | (kept != near.base[owner]), kept)

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.one_budget.fixing import near
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import unfixed
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 
@@ -65,7 +65,7 @@ def finished(
 
 def _upper(form: NormalForm, relaxed: Relaxed) -> float:
     """The Lagrangian bound: no plan within the budget is worth more."""
-    return math.fsum(form.value[relaxed.chosen]) + near(form, relaxed).slack
+    return math.fsum(form.value[relaxed.chosen]) + unfixed(form, relaxed).slack
 
 
 def total_cost(problem: Problem, choice: Sequence[int]) -> int:

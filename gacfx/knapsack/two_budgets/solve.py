@@ -25,10 +25,10 @@ from gacfx.knapsack.normal_form import NormalForm, normal_form
 from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
-from gacfx.knapsack.two_budgets.alone import leanest, refuse_together, solve_alone
-from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
-from gacfx.knapsack.two_budgets.first import filled, first_plan
-from gacfx.knapsack.two_budgets.rounds import TwoRounds
+from gacfx.knapsack.two_budgets.core_search import TwoCoreSearch
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual, solve_dual
+from gacfx.knapsack.two_budgets.primal_heuristic import filled, first_plan
+from gacfx.knapsack.two_budgets.single_budget import leanest, refuse_together, solve_alone
 from gacfx.knapsack.work import Work
 
 _MOST_STEPS = 40_000_000  # four seconds on an idle machine, up to fifteen on a busy one
@@ -67,20 +67,20 @@ def solve_two_budgets(
     easy = _without_one(problem, form, dual, gap, deadline)
     if easy:
         return easy
-    rounds = TwoRounds(form, dual, gap, Work(_MOST_STEPS, deadline), first_plan(form, dual))
+    search = TwoCoreSearch(form, dual, gap, Work(_MOST_STEPS, deadline), first_plan(form, dual))
     if dual.open_rooms:
-        rounds.approach()
-    if rounds.chosen is None:
-        rounds.chosen = _any_plan(problem, rounds, deadline)
-    rounds.improve()
-    if rounds.blurred:
+        search.approach()
+    if search.chosen is None:
+        search.chosen = _any_plan(problem, search, deadline)
+    search.improve()
+    if search.blurred:
         warnings.warn(
-            f"{rounds.blurred} groups have values too small to tell apart beside the others; "
-            f"the plan can miss up to {rounds.rounding:.3g}",
+            f"{search.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {search.rounding:.3g}",
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(problem, rounds, rounds.chosen, begin)
+    return _solution(problem, search, search.chosen, begin)
 
 
 def _without_one(
@@ -112,7 +112,7 @@ def _of_both(form: NormalForm, alone: Solution) -> Solution:
     )
 
 
-def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
+def _any_plan(problem: Problem, search: TwoCoreSearch, deadline: float) -> IntArray:
     """[groups] positions of some plan, since the search found none.
 
     Raises:
@@ -121,7 +121,7 @@ def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
     """
     limit = problem.limits[0]
     choice, needed, floor = leanest(problem, deadline)
-    if rounds.proven or floor > limit.most:
+    if search.proven or floor > limit.most:
         refuse_together(problem, needed, floor)
     if needed > limit.most:
         raise PlanError(
@@ -129,12 +129,12 @@ def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
             f"{limit.name!r} of {limit.most}, nor a proof that there is none; allow {needed} "
             "for that limit, or more time"
         )
-    return filled(rounds.form, rounds.dual, rounds.form.positions(choice))
+    return filled(search.form, search.dual, search.form.positions(choice))
 
 
-def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: float) -> Solution:
-    form, dual = rounds.form, rounds.dual
-    distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
+def _solution(problem: Problem, search: TwoCoreSearch, chosen: IntArray, begin: float) -> Solution:
+    form, dual = search.form, search.dual
+    distance = search.rounding if search.proven else max(0.0, search.upper - search.gain)
     position = _cheapest_equal(form, chosen)
     value = math.fsum(form.value[position])
     stats: dict[str, float | int] = {
@@ -144,11 +144,11 @@ def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: floa
         "capacity": form.room[0] // form.quantum[0],
         "limit_quantum": form.quantum[1],
         "limit_capacity": form.room[1] // form.quantum[1],
-        "core_groups": rounds.core_groups,
-        "core_candidates": rounds.core_candidates,
-        "max_states": rounds.work.max_states,
-        "planes": rounds.planes,
-        "steps": _MOST_STEPS - rounds.work.steps_left,
+        "core_groups": search.core_groups,
+        "core_candidates": search.core_candidates,
+        "max_states": search.work.max_states,
+        "planes": search.planes,
+        "steps": _MOST_STEPS - search.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
@@ -157,10 +157,10 @@ def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: floa
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
+        status="optimal" if search.proven or distance <= search.rounding else "bounded",
         multiplier=dual.price[0],
         usable_budget=form.usable_budget,
-        rounding_bound=rounds.rounding,
+        rounding_bound=search.rounding,
         stats=stats,
         limit_multipliers=(dual.price[1],),
     )

@@ -11,15 +11,15 @@ from gacfx.knapsack import Group, Problem
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.limits import Limit
 from gacfx.knapsack.normal_form import NormalForm, normal_form
-from gacfx.knapsack.two_budgets import dual as two_dual
-from gacfx.knapsack.two_budgets import rounds as two_rounds
-from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
-from gacfx.knapsack.two_budgets.first import filled, first_plan
-from gacfx.knapsack.two_budgets.items import TwoCore, build_two
-from gacfx.knapsack.two_budgets.lagrange import Lagrangian, Peak, highest
-from gacfx.knapsack.two_budgets.planes import Planes, prices_around
-from gacfx.knapsack.two_budgets.rounds import TwoRounds
-from gacfx.knapsack.two_budgets.search import Found, search_two
+from gacfx.knapsack.two_budgets import core_search as two_core_search
+from gacfx.knapsack.two_budgets import lagrangian_dual as two_dual
+from gacfx.knapsack.two_budgets.core_problem import TwoCore, build_two
+from gacfx.knapsack.two_budgets.core_search import TwoCoreSearch
+from gacfx.knapsack.two_budgets.cutting_planes import CuttingPlanes, prices_around
+from gacfx.knapsack.two_budgets.dynamic_program import Found, search_two
+from gacfx.knapsack.two_budgets.lagrangian import Lagrangian, Peak, highest
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual, solve_dual
+from gacfx.knapsack.two_budgets.primal_heuristic import filled, first_plan
 from gacfx.knapsack.two_budgets.states import undominated
 from gacfx.knapsack.work import Work
 from tests.unit.knapsack.two_budget_problems import limited_problem
@@ -130,12 +130,12 @@ def core_of(form: NormalForm, dual: Dual) -> TwoCore:
     return build_two(form, dual, math.inf)
 
 
-def planes_of(form: NormalForm, dual: Dual, core: TwoCore) -> Planes:
+def planes_of(form: NormalForm, dual: Dual, core: TwoCore) -> CuttingPlanes:
     price = (
         math.ldexp(dual.price[0], core.grid.exponent),
         math.ldexp(dual.price[1], core.grid.exponent),
     )
-    return Planes(core, form.left(dual.chosen), prices_around(core, price))
+    return CuttingPlanes(core, form.left(dual.chosen), prices_around(core, price))
 
 
 def test_core_is_in_the_order_of_search_and_counts_from_the_chosen_plan() -> None:
@@ -170,7 +170,7 @@ def completions(core: TwoCore, depth: int) -> tuple[IntArray, FloatArray]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_bound_is_below_what_can_be_reached(seed: int) -> None:
-    """Neither on the first planes nor on learned ones, and a lesson tightens its own state."""
+    """Neither on the first planes nor on learned ones, and a cut tightens its own state."""
     rng = np.random.default_rng(seed)
     form = normal_form(problem_of(seed))
     dual = solve_dual(form)
@@ -186,7 +186,7 @@ def test_no_bound_is_below_what_can_be_reached(seed: int) -> None:
         assert (bound >= reached).all()
         assert (planes.bound_on(int(plane[3]), depth, left, np.zeros(20))[3] == bound[3]).all()
         if not planes.full:
-            learned = planes.learn(depth, (int(left[0, 3]), int(left[1, 3])), int(plane[3]))
+            learned = planes.add_tightest(depth, (int(left[0, 3]), int(left[1, 3])), int(plane[3]))
             tighter = planes.bound_on(learned, depth, left, np.zeros(20))
             assert (tighter >= reached).all()
             assert tighter[3] <= bound[3] + 2.0**30
@@ -204,7 +204,7 @@ def test_a_state_that_cannot_keep_both_rooms_learns_it() -> None:
     core = core_of(form, dual)
     planes = planes_of(form, dual, core)
     tight = np.array([5, 6]) - core.savings[:, 0]
-    plane = planes.learn(0, (int(tight[0]), int(tight[1])), 0)
+    plane = planes.add_tightest(0, (int(tight[0]), int(tight[1])), 0)
     assert planes.bound_on(plane, 0, tight[:, None], np.zeros(1))[0] < -(2.0**50)
 
 
@@ -262,7 +262,7 @@ def test_rounds_prove_what_they_find() -> None:
     for seed in range(12):
         form = normal_form(problem_of(seed, groups=6))
         dual = solve_dual(form)
-        rounds = TwoRounds(form, dual, 0.0, Work(10**8, math.inf), None)
+        rounds = TwoCoreSearch(form, dual, 0.0, Work(10**8, math.inf), None)
         rounds.approach()
         rounds.improve()
         assert rounds.proven
@@ -274,14 +274,14 @@ def test_rounds_prove_what_they_find() -> None:
 
 def test_a_narrow_beam_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second best plan: the first beam drops states, the second finds the best one."""
-    monkeypatch.setattr(two_rounds, "_BEAMS", (1, 2**18))
+    monkeypatch.setattr(two_core_search, "_BEAMS", (1, 2**18))
     for seed in range(12):
         form = normal_form(problem_of(seed, groups=6))
         every = feasible(form)
         values = form.value[every].sum(axis=1)
         order = np.argsort(values)
         work = Work(10**8, math.inf)
-        rounds = TwoRounds(form, solve_dual(form), 0.0, work, every[order[-2]])
+        rounds = TwoCoreSearch(form, solve_dual(form), 0.0, work, every[order[-2]])
         rounds.improve()
         assert rounds.proven
         assert rounds.chosen is not None
@@ -297,7 +297,7 @@ def test_rounds_prove_that_there_is_no_plan() -> None:
     dual = solve_dual(form)
     assert dual.open_rooms
     assert first_plan(form, dual) is None
-    rounds = TwoRounds(form, dual, 0.0, Work(10**8, math.inf), None)
+    rounds = TwoCoreSearch(form, dual, 0.0, Work(10**8, math.inf), None)
     rounds.approach()
     assert rounds.proven
     assert rounds.chosen is None

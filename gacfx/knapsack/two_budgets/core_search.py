@@ -1,4 +1,4 @@
-"""From the best prices to the best plan of two resources: rounds of core search.
+"""From the best prices to the best plan of two resources: a core that grows.
 
 The first cores hold only the candidates nearest to the Lagrangian bound. They grow until they reach
 about as far from the bound as the best plan known: whatever lies farther is in no better plan. Then
@@ -13,11 +13,11 @@ import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.two_budgets.dual import Dual
-from gacfx.knapsack.two_budgets.items import build_two
-from gacfx.knapsack.two_budgets.lagrange import Price
-from gacfx.knapsack.two_budgets.planes import Planes, prices_around
-from gacfx.knapsack.two_budgets.search import search_two
+from gacfx.knapsack.two_budgets.core_problem import build_two
+from gacfx.knapsack.two_budgets.cutting_planes import CuttingPlanes, prices_around
+from gacfx.knapsack.two_budgets.dynamic_program import search_two
+from gacfx.knapsack.two_budgets.lagrangian import Price
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual
 from gacfx.knapsack.work import Work
 
 _FIRST_CORE = 64  # candidates, beyond one per group
@@ -32,7 +32,7 @@ _REMEMBERED = 24  # planes
 
 
 @dataclass
-class TwoRounds:
+class TwoCoreSearch:
     """The best plan so far and what is proven about it; gains count from the dual's plan."""
 
     form: NormalForm
@@ -52,7 +52,7 @@ class TwoRounds:
     core_groups: int = 0
     core_candidates: int = 0
     planes: int = 0
-    """Most planes of a round"""
+    """Most planes of a search"""
     _learned: list[Price] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,11 +97,11 @@ class TwoRounds:
             if _NEARLY * reach >= self.dual.slack - self.gain:
                 return
             if reach >= farthest:
-                complete = self._round(farthest, -math.inf, _FIRST_BEAM)
+                complete = self._search(farthest, -math.inf, _FIRST_BEAM)
                 self.proven = complete and (self.chosen is None or self.tolerance == 0)
                 return
             floor = max(self.gain + self.tolerance, self.dual.slack - _BEYOND * reach)
-            complete = self._round(reach, floor, _FIRST_BEAM)
+            complete = self._search(reach, floor, _FIRST_BEAM)
             near = self.dual.slack - self.gain <= reach
             self.proven = complete and near and self.tolerance == 0
             open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.form.groups
@@ -113,7 +113,7 @@ class TwoRounds:
             if self.good_enough() or self.work.spent():
                 return
             floor = self.gain + self.tolerance
-            complete = self._round(self.dual.slack - floor, floor, beam)
+            complete = self._search(self.dual.slack - floor, floor, beam)
             self.proven = complete and self.tolerance == 0
 
     def _reach_of(self, candidates: int) -> float:
@@ -127,12 +127,12 @@ class TwoRounds:
         rooms = zip(self.dual.price, self.form.room, strict=True)
         return 2 * (worst + sum(price * room for price, room in rooms)) + self.dual.margin
 
-    def _round(self, reach: float, floor: float, beam: int) -> bool:
+    def _search(self, reach: float, floor: float, beam: int) -> bool:
         """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""
         core = build_two(self.form, self.dual, reach)
         left = self.form.left(self.dual.chosen)
         scaled = [core.priced(price) for price in (self.dual.price, *self._learned)]
-        planes = Planes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
+        planes = CuttingPlanes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
         begun = planes.count
         found = search_two(
             core,

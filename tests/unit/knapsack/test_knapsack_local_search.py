@@ -5,17 +5,17 @@ import pytest
 
 from gacfx.knapsack import Problem
 from gacfx.knapsack.normal_form import normal_form
-from gacfx.knapsack.one_budget.fixing import Near, near
-from gacfx.knapsack.one_budget.greedy import exchange, fill, first_plan
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.local_search import exchange, fill, first_plan
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed, unfixed
 
 
-def cheapest_of(pairs: list[tuple[list[int], list[int]]], budget: int) -> Near:
+def cheapest_of(pairs: list[tuple[list[int], list[int]]], budget: int) -> Unfixed:
     """All candidates, with the cheapest plan as the relaxed one."""
     form = normal_form(Problem.from_groups(pairs, budget))
     first = form.start[:-1]
     rich = form.start[1:] - 1
-    return near(form, Relaxed(0.0, first, form.room[0], first, rich))
+    return unfixed(form, Relaxed(0.0, first, form.room[0], first, rich))
 
 
 def test_fill_takes_the_most_valuable_upgrades_that_fit() -> None:
@@ -43,7 +43,7 @@ def test_the_first_plan_fits_and_is_no_worse_than_the_relaxed_one(seed: int) -> 
     rng = np.random.default_rng(seed)
     pairs = [(np.sort(rng.integers(0, 40, 6)), np.sort(rng.normal(size=6))) for _ in range(20)]
     form = normal_form(Problem.from_groups(pairs, 300))
-    found = near(form, relax(form))
+    found = unfixed(form, relax(form))
     plan = first_plan(found)
     assert found.owner[plan].tolist() == list(range(len(found.group)))
     assert int((found.cost[plan] - found.cost[found.base]).sum()) <= found.left

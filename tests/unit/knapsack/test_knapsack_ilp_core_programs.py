@@ -9,9 +9,9 @@ import pytest
 
 from gacfx.errors import PlanError
 from gacfx.knapsack.certificate.check import check
-from gacfx.knapsack.ilp import shrinking
-from gacfx.knapsack.ilp.dual import dual, evaluate
-from gacfx.knapsack.ilp.shrinking import read_plan, solve_core, solve_whole
+from gacfx.knapsack.ilp import core_programs
+from gacfx.knapsack.ilp.column_generation import dual, evaluate
+from gacfx.knapsack.ilp.core_programs import read_plan, solve_core, solve_whole
 from gacfx.knapsack.ilp.solve import solve_ilp
 from gacfx.knapsack.ilp.solvers import Answer, Solver, Status, find_solver
 from gacfx.knapsack.ilp.table import tabulate
@@ -118,7 +118,7 @@ def test_a_core_of_few_candidates_is_enough() -> None:
 def test_cores_grow_until_they_prove(monkeypatch: pytest.MonkeyPatch) -> None:
     for problem in (with_extras(), weights(6, 40)):
         whole = solve_ilp(problem, shrink=False)
-        monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+        monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
         grown = solve_ilp(problem)
         monkeypatch.undo()
         assert grown.stats["programs"] > 2
@@ -127,10 +127,10 @@ def test_cores_grow_until_they_prove(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_core_that_was_too_small_leaves_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+    monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
     problem = weights(6, 40)
     best, table = solve_ilp(problem).value, tabulate(problem)
-    rounds = shrinking.Rounds(table, dual(table, CBC), CBC, size=table.groups + 1)
+    rounds = core_programs.CoreSearch(table, dual(table, CBC), CBC, size=table.groups + 1)
     seen = []
     while not rounds.done:
         rounds.look()
@@ -186,7 +186,7 @@ def test_a_solver_that_finds_nothing_in_any_core_is_named() -> None:
 def test_infeasible_cores_are_widened_and_only_the_whole_one_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+    monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
     table = tabulate(with_extras())
     found = solve_core(table, dual(table, CBC), says("infeasible"))
     assert (found.position, found.core) == (None, len(table.value))

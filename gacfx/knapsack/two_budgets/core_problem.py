@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 from gacfx.knapsack.grid import Grid, on_grid
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.two_budgets.dual import Dual
-from gacfx.knapsack.two_budgets.lagrange import Price
+from gacfx.knapsack.two_budgets.lagrangian import Price
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual
 
 Number = TypeVar("Number", np.int64, np.float64)
 

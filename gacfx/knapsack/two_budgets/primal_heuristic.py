@@ -6,7 +6,7 @@ import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.two_budgets.dual import Dual
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual
 
 _RAISES = 24
 _FIRST_RAISE = 1e-3  # of the price

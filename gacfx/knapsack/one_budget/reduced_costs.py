@@ -13,14 +13,14 @@ import numpy as np
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.one_budget.relaxation import Relaxed
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed
 from gacfx.knapsack.order import ends_of
 
 _LAST = 2.0**-1074
 
 
 @dataclass(frozen=True)
-class Near:
+class Unfixed:
     """The candidates near the Lagrangian bound, where a group has more than the relaxed plan's."""
 
     group: IntArray
@@ -55,7 +55,7 @@ class Near:
         return math.fsum((self.value[plan] - self.value[self.base]).tolist())
 
 
-def near(form: NormalForm, relaxed: Relaxed) -> Near:
+def unfixed(form: NormalForm, relaxed: Relaxed) -> Unfixed:
     """The candidates that can be in a plan better than the best one of ``relaxed``."""
     price, margin = relaxed.multiplier, _margin(form, relaxed.multiplier)
 
@@ -82,7 +82,7 @@ def near(form: NormalForm, relaxed: Relaxed) -> Near:
     is_open = np.flatnonzero(count > 1)
     position = position[count[group] > 1]
     owner = np.repeat(np.arange(len(is_open)), count[is_open])
-    return Near(
+    return Unfixed(
         group=is_open,
         ends=ends_of(count[is_open]),
         owner=owner,

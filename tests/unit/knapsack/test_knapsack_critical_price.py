@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gacfx.knapsack.one_budget.critical import Runs, cross
+from gacfx.knapsack.one_budget.critical_price import Runs, cross
 from gacfx.knapsack.order import ends_of, stable_order
 
 

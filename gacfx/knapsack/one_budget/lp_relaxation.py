@@ -19,7 +19,7 @@ import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.one_budget.critical import Runs, cross
+from gacfx.knapsack.one_budget.critical_price import Runs, cross
 from gacfx.knapsack.order import ends_of
 
 _SMALL = 4096  # candidates that need no guess

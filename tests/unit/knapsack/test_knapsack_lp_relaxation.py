@@ -5,8 +5,8 @@ import pytest
 
 from gacfx.knapsack import Problem
 from gacfx.knapsack.normal_form import NormalForm, normal_form
-from gacfx.knapsack.one_budget import relaxation
-from gacfx.knapsack.one_budget.relaxation import relax
+from gacfx.knapsack.one_budget import lp_relaxation
+from gacfx.knapsack.one_budget.lp_relaxation import relax
 
 
 def bound(form: NormalForm, multiplier: float) -> float:
@@ -81,7 +81,7 @@ def test_more_jumps_taken_away_never_make_the_plan_worse(monkeypatch: pytest.Mon
         form = curves(seed, 8, 60, dense=True)
         values = []
         for jumps in range(6):
-            monkeypatch.setattr(relaxation, "_JUMPS_OF_SMALL", jumps)
+            monkeypatch.setattr(lp_relaxation, "_JUMPS_OF_SMALL", jumps)
             better = relax(form).better
             assert form.cost[0, better].sum() <= form.room[0]
             values.append(float(form.value[better].sum()))

@@ -17,7 +17,7 @@ import numpy as np
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.normal_form import NormalForm
-from gacfx.knapsack.two_budgets.lagrange import Lagrangian, Peak, Price, highest
+from gacfx.knapsack.two_budgets.lagrangian import Lagrangian, Peak, Price, highest
 
 _SAMPLES = 17  # candidates per group in the first guess
 _ROUGH = 1e-7
