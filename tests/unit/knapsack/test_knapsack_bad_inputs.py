@@ -38,7 +38,7 @@ from gacfx.core.search import Bound
 from gacfx.errors import GacError, InfeasibleBudget, PlanError
 from gacfx.knapsack import Group, PrecisionWarning, Problem, check, kept_budget, solve, solve_ilp
 from gacfx.knapsack.ilp import solvers as ilp_solvers
-from gacfx.knapsack.ilp.shrinking import solve_whole
+from gacfx.knapsack.ilp.core_programs import solve_whole
 from gacfx.knapsack.ilp.solvers import Solver
 from gacfx.knapsack.ilp.table import tabulate
 from gacfx.knapsack.limits import Implies, Limit, SameLabel

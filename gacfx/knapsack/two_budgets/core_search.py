@@ -1,10 +1,9 @@
-"""From the best prices to the best plan of two resources: rounds of core search.
+"""From the best prices to the best plan of two resources: a core that grows.
 
 The first cores hold only the candidates nearest to the Lagrangian bound. They grow until they reach
 about as far from the bound as the best plan known: whatever lies farther is in no better plan. Then
-everything nearer is searched with ever wider beams. One round between is a bet: it looks only at a
-share of the distance, for plans much better than the one at hand. A round that need not drop a
-state proves that there is nothing better as far as it looks, and lowers the bound.
+everything nearer is searched, with a wider beam if need be. A search that need not drop a state
+proves that there is nothing better as far as it looks, and lowers the bound.
 """
 
 import math
@@ -13,12 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.two_budgets.dual import Dual
-from gacfx.knapsack.two_budgets.flat import TwoFlat
-from gacfx.knapsack.two_budgets.items import build_two
-from gacfx.knapsack.two_budgets.lagrange import Price
-from gacfx.knapsack.two_budgets.planes import Planes, prices_around
-from gacfx.knapsack.two_budgets.search import search_two
+from gacfx.knapsack.normal_form import NormalForm
+from gacfx.knapsack.two_budgets.core_problem import build_two
+from gacfx.knapsack.two_budgets.cutting_planes import CuttingPlanes, prices_around
+from gacfx.knapsack.two_budgets.dynamic_program import search_two
+from gacfx.knapsack.two_budgets.lagrangian import Price
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual
 from gacfx.knapsack.work import Work
 
 _FIRST_CORE = 64  # candidates, beyond one per group
@@ -28,17 +27,15 @@ _FARTHER = 256.0  # at most how much farther than the first core the known plan 
 _WIDER = 3.0  # how much farther the next core reaches
 _BEYOND = 8.0  # how much farther than its core reaches a plan may be to be of interest
 _NEARLY = 2.0  # a core that reaches this close to the known plan is near enough
-_ROUNDS = ((1.0, 1024), (1 / 3, 1024), (1.0, 4096), (1.0, 2**18))
-"""Share of the distance that a round looks at, and its beam"""
-_SMALL_CORE = 150  # candidates, beyond one per group, that need no bets
+_BEAMS = (1024, 2**18)
 _REMEMBERED = 24  # planes
 
 
 @dataclass
-class TwoRounds:
+class TwoCoreSearch:
     """The best plan so far and what is proven about it; gains count from the dual's plan."""
 
-    flat: TwoFlat
+    form: NormalForm
     dual: Dual
     tolerance: float
     """Value by which the result may miss the best"""
@@ -55,13 +52,13 @@ class TwoRounds:
     core_groups: int = 0
     core_candidates: int = 0
     planes: int = 0
-    """Most planes of a round"""
+    """Most planes of a search"""
     _learned: list[Price] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.upper = self.dual.slack
         # The searches look at what follows from the dual's plan, not at that plan itself.
-        if self.chosen is None and min(self.flat.left(self.dual.chosen)) >= 0:
+        if self.chosen is None and min(self.form.left(self.dual.chosen)) >= 0:
             self.chosen = self.dual.chosen
 
     @property
@@ -71,7 +68,7 @@ class TwoRounds:
 
     def gain_of(self, plan: IntArray) -> float:
         """What any plan gains."""
-        return math.fsum(self.flat.value[plan] - self.flat.value[self.dual.chosen])
+        return math.fsum(self.form.value[plan] - self.form.value[self.dual.chosen])
 
     def take(self, plan: IntArray) -> None:
         """Keep a plan if it is the best so far; it must keep both rooms."""
@@ -83,9 +80,9 @@ class TwoRounds:
         distance = self.upper - self.gain
         if self.proven or distance <= self.tolerance:
             return True
-        if distance > 2 * self.flat.groups * self.dual.margin:
+        if distance > 2 * self.form.groups * self.dual.margin:
             return False
-        whole = distance < 0.5 and bool((self.flat.value == np.rint(self.flat.value)).all())
+        whole = distance < 0.5 and bool((self.form.value == np.rint(self.form.value)).all())
         self.rounding = 0.0 if whole else distance
         self.proven = True
         return True
@@ -100,51 +97,42 @@ class TwoRounds:
             if _NEARLY * reach >= self.dual.slack - self.gain:
                 return
             if reach >= farthest:
-                complete = self._round(farthest, -math.inf, _FIRST_BEAM)
+                complete = self._search(farthest, -math.inf, _FIRST_BEAM)
                 self.proven = complete and (self.chosen is None or self.tolerance == 0)
                 return
             floor = max(self.gain + self.tolerance, self.dual.slack - _BEYOND * reach)
-            complete = self._round(reach, floor, _FIRST_BEAM)
+            complete = self._search(reach, floor, _FIRST_BEAM)
             near = self.dual.slack - self.gain <= reach
             self.proven = complete and near and self.tolerance == 0
-            open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.flat.groups
+            open_candidates = int(np.count_nonzero(self.dual.loss <= reach)) - self.form.groups
             reach = max(_WIDER * reach, self._reach_of(2 * open_candidates))
 
     def improve(self) -> None:
         """From a plan to the best, or until it is good enough, or the work is used up."""
-        for share, beam in _ROUNDS:
+        for beam in _BEAMS:
             if self.good_enough() or self.work.spent():
                 return
-            before = self.gain
-            distance = self.upper - before
-            if share < 1 and self._is_small(distance):
-                continue
-            floor = before + self.tolerance if share == 1 else self.upper - share * distance
-            complete = self._round(self.dual.slack - floor, floor, beam)
-            exhausted = complete and (share == 1 or self.gain > before)
-            self.proven = exhausted and self.tolerance == 0
+            floor = self.gain + self.tolerance
+            complete = self._search(self.dual.slack - floor, floor, beam)
+            self.proven = complete and self.tolerance == 0
 
     def _reach_of(self, candidates: int) -> float:
         """How far a core of so many candidates, beyond one per group, reaches."""
-        size = min(self.flat.groups + candidates, len(self.dual.loss) - 1)
+        size = min(self.form.groups + candidates, len(self.dual.loss) - 1)
         return float(np.partition(self.dual.loss, size)[size])
 
     def _farthest(self) -> float:
         """Farther from the bound than any plan that keeps both rooms."""
-        worst = float(np.maximum.reduceat(self.dual.loss, self.flat.start[:-1]).sum())
-        rooms = zip(self.dual.price, self.flat.room, strict=True)
+        worst = float(np.maximum.reduceat(self.dual.loss, self.form.start[:-1]).sum())
+        rooms = zip(self.dual.price, self.form.room, strict=True)
         return 2 * (worst + sum(price * room for price, room in rooms)) + self.dual.margin
 
-    def _is_small(self, distance: float) -> bool:
-        near = int(np.count_nonzero(self.dual.loss <= distance))
-        return near < self.flat.groups + _SMALL_CORE
-
-    def _round(self, reach: float, floor: float, beam: int) -> bool:
+    def _search(self, reach: float, floor: float, beam: int) -> bool:
         """Look for plans above ``floor`` in the core that reaches so far; was it exhausted?"""
-        core = build_two(self.flat, self.dual, reach)
-        left = self.flat.left(self.dual.chosen)
+        core = build_two(self.form, self.dual, reach)
+        left = self.form.left(self.dual.chosen)
         scaled = [core.priced(price) for price in (self.dual.price, *self._learned)]
-        planes = Planes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
+        planes = CuttingPlanes(core, left, [*prices_around(core, scaled[0]), *scaled[1:]])
         begun = planes.count
         found = search_two(
             core,

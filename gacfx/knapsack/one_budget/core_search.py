@@ -10,20 +10,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.one_budget.core_dp import search
 from gacfx.knapsack.one_budget.core_problem import build
-from gacfx.knapsack.one_budget.fixing import Near
+from gacfx.knapsack.one_budget.dynamic_program import search
 from gacfx.knapsack.one_budget.items import opened
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed
 from gacfx.knapsack.work import Work
 
 _BEAMS = (1024, 65536)
 
 
 @dataclass
-class Proof:
+class CoreSearch:
     """The best plan so far and what is proven about it; gains count from the relaxed plan."""
 
-    near: Near
+    near: Unfixed
     groups: int
     """All groups of the problem"""
     tolerance: float

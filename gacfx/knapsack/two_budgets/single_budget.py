@@ -5,14 +5,25 @@ import warnings
 from dataclasses import replace
 from typing import NoReturn
 
+import numpy as np
+
 from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack.amounts import PrecisionWarning, seconds_left
+from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Group, Problem
 from gacfx.knapsack.solution import Solution
-from gacfx.knapsack.two_budgets.flat import other_costs
 
 _LARGEST_EXACT_FLOAT = 2**53
+
+
+def other_costs(problem: Problem) -> list[IntArray]:
+    """[groups] [candidates] what the candidates cost under the limit."""
+    costs = problem.limits[0].costs
+    return [
+        costs[group.name] if group.name in costs else np.zeros(len(group.costs), np.int64)
+        for group in problem.groups
+    ]
 
 
 def swapped(problem: Problem) -> Problem:
@@ -60,24 +71,6 @@ def leanest(problem: Problem, deadline: float) -> tuple[tuple[int, ...], int, in
     most = sum(int(costs.max()) for costs in others)
     dust = 0.0 if most < _LARGEST_EXACT_FLOAT else math.ldexp(most, -50)
     return solution.choice, found, math.ceil(-solution.bound - dust)
-
-
-def refuse_alone(problem: Problem, least: tuple[int, int]) -> None:
-    """Raise if the budget or the limit is below the sum of the least costs.
-
-    Raises:
-        InfeasibleBudget: it says which, and what is missing.
-    """
-    limit = problem.limits[0]
-    names = ("budget", f"limit {limit.name!r}")
-    for name, needed, most in zip(names, least, (problem.budget, limit.most), strict=True):
-        if needed > most:
-            raise InfeasibleBudget(
-                f"the cheapest plan costs {needed}, which is {needed - most} over the {name} of "
-                f"{most}; allow at least {needed}, or offer cheaper candidates",
-                needed=needed,
-                budget=most,
-            )
 
 
 def refuse_together(problem: Problem, needed: int, floor: int) -> NoReturn:

@@ -2,7 +2,7 @@
 
 At prices (p, q) every group takes the candidate with the least ``short + p * first + q * second``.
 The sum of these, less what the rooms are worth at the prices, is no more than any plan that keeps
-both rooms falls short. As a function of the prices it is concave and made of flat pieces, one for
+both rooms falls short. As a function of the prices it is concave and made of form pieces, one for
 each plan. It is climbed along the second price, and at each second price along the first: a climb
 keeps one piece on either side of the peak and looks where they meet, until nothing lies below.
 """

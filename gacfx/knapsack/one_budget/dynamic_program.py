@@ -35,7 +35,7 @@ class Found:
     complete: bool
     """Nothing that could matter was dropped for lack of room or time"""
     picks: list[int]
-    """Candidates of ``Near`` in the best plan above the floor, where it may differ from the
+    """Candidates of ``Unfixed`` in the best plan above the floor, where it may differ from the
     relaxed one; empty if none was found"""
 
 

@@ -8,24 +8,24 @@ import pytest
 
 from gacfx.knapsack import Problem
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget import core_dp
-from gacfx.knapsack.one_budget.core_dp import search
+from gacfx.knapsack.normal_form import normal_form
+from gacfx.knapsack.one_budget import dynamic_program
 from gacfx.knapsack.one_budget.core_problem import Core, build, narrowed
-from gacfx.knapsack.one_budget.fixing import Near, near
+from gacfx.knapsack.one_budget.dynamic_program import search
 from gacfx.knapsack.one_budget.items import opened
-from gacfx.knapsack.one_budget.relaxation import Relaxed
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed, unfixed
 from gacfx.knapsack.work import Work
 from tests.unit.knapsack.near_problems import best_gain, near_of
 
 
-def core_of_candidates(found: Near, kept: IntArray) -> Core | None:
+def core_of_candidates(found: Unfixed, kept: IntArray) -> Core | None:
     """Their core."""
     items = opened(found, kept)
     return build(*items, found.multiplier, found.left) if items else None
 
 
-def core_of(seed: int, whole: bool = False, stretch: float = 1.0) -> tuple[Core, Near]:
+def core_of(seed: int, whole: bool = False, stretch: float = 1.0) -> tuple[Core, Unfixed]:
     found = near_of(seed, whole, stretch)
     core = core_of_candidates(found, np.arange(len(found.owner)))
     assert core is not None
@@ -45,7 +45,7 @@ def completions(core: Core, depth: int) -> list[tuple[int, float]]:
 @pytest.fixture(params=[1, 6])
 def narrowing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """New cores on every level, and only where that pays."""
-    monkeypatch.setattr(core_dp, "_FEW_LEVELS", request.param)
+    monkeypatch.setattr(dynamic_program, "_FEW_LEVELS", request.param)
 
 
 @pytest.mark.usefixtures("narrowing")
@@ -132,9 +132,9 @@ def test_widest_groups_come_first() -> None:
 
 
 def test_a_single_candidate_that_is_not_the_relaxed_one_must_be_taken() -> None:
-    flat = flatten(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
-    first = flat.start[:-1]
-    found = near(flat, Relaxed(1.0, first, 10, first, first))
+    form = normal_form(Problem.from_groups([([0, 4], [0, 4]), ([0, 6], [0, 6])], 10))
+    first = form.start[:-1]
+    found = unfixed(form, Relaxed(1.0, first, 10, first, first))
     core = core_of_candidates(found, np.array([1, 2]))
     assert core is not None
     assert core.scale.groups == 1

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from gacfx.knapsack import Problem
-from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget.fixing import Near, near
-from gacfx.knapsack.one_budget.greedy import exchange, fill, first_plan
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.normal_form import normal_form
+from gacfx.knapsack.one_budget.local_search import exchange, fill, first_plan
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed, unfixed
 
 
-def cheapest_of(pairs: list[tuple[list[int], list[int]]], budget: int) -> Near:
+def cheapest_of(pairs: list[tuple[list[int], list[int]]], budget: int) -> Unfixed:
     """All candidates, with the cheapest plan as the relaxed one."""
-    flat = flatten(Problem.from_groups(pairs, budget))
-    first = flat.start[:-1]
-    rich = flat.start[1:] - 1
-    return near(flat, Relaxed(0.0, first, flat.room, first, rich))
+    form = normal_form(Problem.from_groups(pairs, budget))
+    first = form.start[:-1]
+    rich = form.start[1:] - 1
+    return unfixed(form, Relaxed(0.0, first, form.room[0], first, rich))
 
 
 def test_fill_takes_the_most_valuable_upgrades_that_fit() -> None:
@@ -42,8 +42,8 @@ def test_no_exchange_takes_two_candidates_of_one_group() -> None:
 def test_the_first_plan_fits_and_is_no_worse_than_the_relaxed_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = [(np.sort(rng.integers(0, 40, 6)), np.sort(rng.normal(size=6))) for _ in range(20)]
-    flat = flatten(Problem.from_groups(pairs, 300))
-    found = near(flat, relax(flat))
+    form = normal_form(Problem.from_groups(pairs, 300))
+    found = unfixed(form, relax(form))
     plan = first_plan(found)
     assert found.owner[plan].tolist() == list(range(len(found.group)))
     assert int((found.cost[plan] - found.cost[found.base]).sum()) <= found.left

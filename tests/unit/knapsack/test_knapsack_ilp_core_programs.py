@@ -9,9 +9,9 @@ import pytest
 
 from gacfx.errors import PlanError
 from gacfx.knapsack.certificate.check import check
-from gacfx.knapsack.ilp import shrinking
-from gacfx.knapsack.ilp.dual import dual, evaluate
-from gacfx.knapsack.ilp.shrinking import read_plan, solve_core, solve_whole
+from gacfx.knapsack.ilp import core_programs
+from gacfx.knapsack.ilp.column_generation import dual, evaluate
+from gacfx.knapsack.ilp.core_programs import read_plan, solve_core, solve_whole
 from gacfx.knapsack.ilp.solve import solve_ilp
 from gacfx.knapsack.ilp.solvers import Answer, Solver, Status, find_solver
 from gacfx.knapsack.ilp.table import tabulate
@@ -49,9 +49,9 @@ def says(status: Status) -> Says:
         ([2, 3], "exactly one candidate per group"),
         ([0], "exactly one candidate per group"),
         ([0, 1, 2], "exactly one candidate per group"),
-        ([1, 3], "a plan 4 over the budget"),
-        ([1, 4], "a plan 1 over limit 1"),
-        ([0, 4], "a plan that breaks 1 rules"),
+        ([1, 4], "a plan 4 over the budget"),
+        ([1, 3], "a plan 1 over limit 1"),
+        ([0, 3], "a plan that breaks 1 rules"),
     ],
 )
 def test_wrong_plans_are_refused_whatever_the_status(ones: list[int], message: str) -> None:
@@ -60,7 +60,7 @@ def test_wrong_plans_are_refused_whatever_the_status(ones: list[int], message: s
     rules = (Implies("group0", (0,), "group1", (0, 1)),)
     problem = Problem(Problem.from_groups(costs, 7).groups, 7, (Limit("ns", 1, rows),), rules)
     table = tabulate(replace(problem, budget=7))
-    if ones == [1, 3]:
+    if ones == [1, 4]:
         table = replace(table, room=np.array([4, 1]))
     wrong = Answer("optimal", {f"x{place}": 1.0 for place in ones}, {})
     plan, fault = read_plan(table, wrong)
@@ -109,7 +109,7 @@ def test_a_core_of_few_candidates_is_enough() -> None:
     solution = solve_ilp(problem, 120)
     product = multiply(problem)
     assert product is not None
-    exact = product.expand(solve(product.problem))
+    exact = product.invert(solve(product.problem))
     assert solution.status == exact.status == "optimal"
     assert abs(solution.value - exact.value) <= solution.rounding_bound + exact.rounding_bound
     assert solution.stats["core_candidates"] < solution.stats["candidates"] / 10
@@ -118,7 +118,7 @@ def test_a_core_of_few_candidates_is_enough() -> None:
 def test_cores_grow_until_they_prove(monkeypatch: pytest.MonkeyPatch) -> None:
     for problem in (with_extras(), weights(6, 40)):
         whole = solve_ilp(problem, shrink=False)
-        monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+        monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
         grown = solve_ilp(problem)
         monkeypatch.undo()
         assert grown.stats["programs"] > 2
@@ -127,10 +127,10 @@ def test_cores_grow_until_they_prove(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_core_that_was_too_small_leaves_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+    monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
     problem = weights(6, 40)
     best, table = solve_ilp(problem).value, tabulate(problem)
-    rounds = shrinking.Rounds(table, dual(table, CBC), CBC, size=table.groups + 1)
+    rounds = core_programs.CoreSearch(table, dual(table, CBC), CBC, size=table.groups + 1)
     seen = []
     while not rounds.done:
         rounds.look()
@@ -186,7 +186,7 @@ def test_a_solver_that_finds_nothing_in_any_core_is_named() -> None:
 def test_infeasible_cores_are_widened_and_only_the_whole_one_decides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shrinking, "_FIRST_CORE", 1)
+    monkeypatch.setattr(core_programs, "_FIRST_CORE", 1)
     table = tabulate(with_extras())
     found = solve_core(table, dual(table, CBC), says("infeasible"))
     assert (found.position, found.core) == (None, len(table.value))

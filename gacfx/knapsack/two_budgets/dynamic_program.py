@@ -9,30 +9,31 @@ The idea of a core in a knapsack is Pisinger's (EJOR 83, 1995); written from its
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.two_budgets.items import TwoCore
-from gacfx.knapsack.two_budgets.planes import Planes
+from gacfx.knapsack.two_budgets.core_problem import TwoCore
+from gacfx.knapsack.two_budgets.cutting_planes import CuttingPlanes
 from gacfx.knapsack.two_budgets.states import States, undominated
 from gacfx.knapsack.work import Work
 
 _MOST_PAIRS = 2**22  # states times candidates on one level
 _BOUND_STEPS = 4  # a bound on every plane takes about as long as this many pairs
 _WORTH_SORTING = 96  # states; fewer are faster decided than compared with each other
-_WORTH_A_LESSON = 512  # states; a lesson takes about as long as one level of so many
-_LESSONS = 3
-_LESSON_STEPS = 16  # per candidate of the core
-_TOO_LITTLE = 0.1  # share of the states that a lesson must settle to be followed by another
+_WORTH_A_CUT = 512  # states; a cut takes about as long as one level of so many
+_CUTS = 3
+_CUT_STEPS = 16  # per candidate of the core
+_TOO_LITTLE = 0.1  # share of the states that a cut must settle to be followed by another
 _LONGEST_BREAK = 16  # levels
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one round of search proved, in grid steps above the chosen plan."""
+    """What one search proved, in grid steps above the chosen plan."""
 
     bound: float
     """No plan gains more"""
@@ -48,8 +49,8 @@ _Trace = list[tuple[int, NDArray[np.int32], int]]
 
 def search_two(
     core: TwoCore,
-    planes: Planes,
-    left: tuple[int, int],
+    planes: CuttingPlanes,
+    left: Sequence[int],
     *,
     floor: float,
     tolerance: float,
@@ -60,7 +61,7 @@ def search_two(
 
     Args:
         core: the open groups.
-        planes: bounds over the core, the first at the dual prices; it learns.
+        planes: bounds over the core, the first at the dual prices; more are added.
         left: what the chosen plan leaves of both rooms.
         floor: grid steps; plans that gain no more are of no interest.
         tolerance: grid steps by which later finds must beat earlier ones; 0 finds the best.
@@ -100,17 +101,17 @@ def search_two(
 @dataclass
 class _Search:
     core: TwoCore
-    planes: Planes
+    planes: CuttingPlanes
     beam: int
     work: Work
     dropped: float = -math.inf
     """The highest bound that had to go for lack of room"""
     wait: int = 0
-    """Levels to go without a lesson"""
+    """Levels to go without a cut"""
     rest: int = 1
     """How long the next wait will be"""
 
-    def root(self, left: tuple[int, int]) -> States:
+    def root(self, left: Sequence[int]) -> States:
         # Room that nothing can use is none: so states become equal that leave too much.
         rooms = np.minimum(np.array(left)[:, None], self.core.spending[:, :1])
         plane, bound = self.planes.bound(0, rooms, np.zeros(1))
@@ -122,7 +123,7 @@ class _Search:
         plane, bound = self.planes.bound(depth + 1, left, gain)
         self.work.steps_left -= _BOUND_STEPS * len(gain)
         found = States(left, gain, plane, bound, pair).reaching(need)
-        found = self._learn(depth + 1, found, need)
+        found = self._tighten(depth + 1, found, need)
         return self._within_beam(found, self._room(depth))
 
     def _children(
@@ -144,17 +145,17 @@ class _Search:
         keep = undominated(left, gain)
         return left[:, keep], gain[keep], pair[keep]
 
-    def _learn(self, depth: int, states: States, need: float) -> States:
+    def _tighten(self, depth: int, states: States, need: float) -> States:
         """Drop more states with planes that are made for some of them."""
         self.wait -= 1
         if self.wait >= 0 or depth == self.core.levels:
             return states
-        for lesson in range(_LESSONS):
+        for cut in range(_CUTS):
             count = len(states.gain)
-            if count < _WORTH_A_LESSON or self.planes.full:
+            if count < _WORTH_A_CUT or self.planes.full:
                 break
             middle = int(np.argpartition(states.bound, count // 2)[count // 2])
-            states = self._lesson(depth, states, middle if lesson else int(states.bound.argmax()))
+            states = self._cut(depth, states, middle if cut else int(states.bound.argmax()))
             states = states.reaching(need)
             useful = len(states.gain) < (1 - _TOO_LITTLE) * count
             self.rest = 1 if useful else min(2 * self.rest, _LONGEST_BREAK)
@@ -163,10 +164,10 @@ class _Search:
                 break
         return states
 
-    def _lesson(self, depth: int, states: States, example: int) -> States:
+    def _cut(self, depth: int, states: States, example: int) -> States:
         first, second = states.left[:, example].tolist()
-        plane = self.planes.learn(depth, (first, second), int(states.plane[example]))
-        self.work.steps_left -= _LESSON_STEPS * len(self.core.gain)
+        plane = self.planes.add_tightest(depth, (first, second), int(states.plane[example]))
+        self.work.steps_left -= _CUT_STEPS * len(self.core.gain)
         bound = self.planes.bound_on(plane, depth, states.left, states.gain)
         better = bound < states.bound
         return replace(

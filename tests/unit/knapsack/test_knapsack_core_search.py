@@ -5,18 +5,18 @@ import math
 import numpy as np
 
 from gacfx.knapsack import Problem
-from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget.fixing import near
+from gacfx.knapsack.normal_form import normal_form
+from gacfx.knapsack.one_budget.core_search import CoreSearch
 from gacfx.knapsack.one_budget.items import opened
-from gacfx.knapsack.one_budget.proof import Proof
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import unfixed
 from gacfx.knapsack.work import Work
 
 
-def proof_of(problem: Problem, steps: int = 10**8) -> Proof:
-    flat = flatten(problem)
-    found = near(flat, relax(flat))
-    return Proof(found, flat.groups, 0.0, Work(steps, math.inf), found.base, upper=found.slack)
+def proof_of(problem: Problem, steps: int = 10**8) -> CoreSearch:
+    form = normal_form(problem)
+    found = unfixed(form, relax(form))
+    return CoreSearch(found, form.groups, 0.0, Work(steps, math.inf), found.base, upper=found.slack)
 
 
 def large(seed: int) -> Problem:
@@ -66,9 +66,9 @@ def test_a_worse_plan_is_not_taken() -> None:
 
 
 def test_a_floor_far_above_a_tiny_core_does_not_overflow() -> None:
-    flat = flatten(Problem.from_groups([([0, 1], [0, 2.0**-997])], 1))
-    first = flat.start[:-1]
-    core = opened(near(flat, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2))
+    form = normal_form(Problem.from_groups([([0, 1], [0, 2.0**-997])], 1))
+    first = form.start[:-1]
+    core = opened(unfixed(form, Relaxed(0.0, first, 1, first, first + 1)), np.arange(2))
     assert core is not None
     items, grid = core
     assert grid.floor(2.0**-997) == items.gain.max()

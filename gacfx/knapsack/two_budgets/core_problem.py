@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 from gacfx.knapsack.grid import Grid, on_grid
-from gacfx.knapsack.two_budgets.dual import Dual
-from gacfx.knapsack.two_budgets.flat import TwoFlat
-from gacfx.knapsack.two_budgets.lagrange import Price
+from gacfx.knapsack.normal_form import NormalForm
+from gacfx.knapsack.two_budgets.lagrangian import Price
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual
 
 Number = TypeVar("Number", np.int64, np.float64)
 
@@ -61,14 +61,14 @@ class TwoCore:
         return first, second
 
 
-def build_two(flat: TwoFlat, dual: Dual, distance: float) -> TwoCore:
+def build_two(form: NormalForm, dual: Dual, distance: float) -> TwoCore:
     """The core of all candidates that lose at most ``distance``."""
     near = dual.within(distance)
-    owner = flat.owner(near)
-    is_open = np.bincount(owner, minlength=flat.groups)[owner] > 1
+    owner = form.owner(near)
+    is_open = np.bincount(owner, minlength=form.groups)[owner] > 1
     position, owner = near[is_open], owner[is_open]
     ends = run_ends(owner) if len(owner) else np.zeros(1, np.int64)
-    cost = flat.cost[:, position] - flat.cost[:, dual.chosen[owner]]
+    cost = form.cost[:, position] - form.cost[:, dual.chosen[owner]]
     turn = _order(dual, cost, ends)
     sizes = np.diff(ends)[turn]
     begins = np.cumsum(sizes) - sizes
@@ -76,7 +76,7 @@ def build_two(flat: TwoFlat, dual: Dual, distance: float) -> TwoCore:
     ends = np.append(begins, len(position))
     position, owner, cost = position[take], owner[take], cost[:, take]
     base = dual.chosen[owner]
-    gain, grid = on_grid(flat.value[position], flat.value[base], ends)
+    gain, grid = on_grid(form.value[position], form.value[base], ends)
     loss = np.ldexp(dual.loss[position], grid.exponent)
     return TwoCore(
         group=owner[ends[:-1]],

@@ -5,7 +5,7 @@ better than
 
     g + p . r + sum over open groups of max_j (gain_j - p . cost_j)        for every p >= 0,
 
-a plane over r for every p. The search begins with planes around the dual prices, and learns more
+a plane over r for every p. The search begins with planes around the dual prices, and adds more
 on the way: the linear relaxation of one unfinished plan is a small dual problem, and the prices
 that solve it bound its neighbours well, too.
 """
@@ -17,8 +17,8 @@ import numpy as np
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.grid import TOP
-from gacfx.knapsack.two_budgets.items import TwoCore, suffix_sums
-from gacfx.knapsack.two_budgets.lagrange import Lagrangian, Price, highest
+from gacfx.knapsack.two_budgets.core_problem import TwoCore, suffix_sums
+from gacfx.knapsack.two_budgets.lagrangian import Lagrangian, Price, highest
 
 _MOST_PLANES = 96
 _LARGEST_TABLE = 2**22  # entries, planes x candidates
@@ -31,7 +31,7 @@ _TOLERANCE = 1e-9
 _FAR = 2.0**20  # along a ray, in units where all gains sum up to 1
 
 
-class Planes:
+class CuttingPlanes:
     """The planes over one core, its prices in grid steps per unit of cost.
 
     Args:
@@ -40,7 +40,7 @@ class Planes:
         prices: to begin with, the dual's first; those that find no room are left out.
     """
 
-    def __init__(self, core: TwoCore, left: Price, prices: Sequence[Price]) -> None:
+    def __init__(self, core: TwoCore, left: Sequence[int], prices: Sequence[Price]) -> None:
         most = max(1, min(_MOST_PLANES, _LARGEST_TABLE // max(1, len(core.gain))))
         self.core = core
         self.count = 0
@@ -104,7 +104,7 @@ class Planes:
         height: FloatArray = first * left[0] + second * left[1] + self._tail[plane, depth]
         return height + gain
 
-    def learn(self, depth: int, left: tuple[int, int], plane: int) -> int:
+    def add_tightest(self, depth: int, left: tuple[int, int], plane: int) -> int:
         """Add the plane that is tightest for a state, looking first near the best so far."""
         first, second = self._price[:, plane].tolist()
         return self.add(self._tails.price(depth, left, (first, second)))

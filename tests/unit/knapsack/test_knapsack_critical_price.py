@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gacfx.knapsack.one_budget.chords import Runs, cross
+from gacfx.knapsack.one_budget.critical_price import Runs, cross
 from gacfx.knapsack.order import ends_of, stable_order
 
 
@@ -17,7 +17,7 @@ def random_runs(seed: int, concave: bool) -> Runs:
         slopes = -np.sort(-slopes) if concave else slopes
         cost.append(np.cumsum(widths))
         value.append(np.cumsum(widths * slopes).astype(np.float64))
-    return Runs(np.arange(12), ends_of(sizes), np.concatenate(cost), np.concatenate(value))
+    return Runs(ends_of(sizes), np.concatenate(cost), np.concatenate(value))
 
 
 @pytest.mark.parametrize("concave", [True, False])

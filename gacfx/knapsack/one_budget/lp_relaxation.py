@@ -6,7 +6,7 @@ the total crosses the budget. In steps:
 
     a guess from a sample of groups and candidates
     looks at prices beside the guess, until one plan is within the budget and one is over it
-    the critical price of the candidates between the two plans (``chords``)
+    the critical price of the candidates between the two plans (``critical``)
     of equally good candidates at that price, the widest that fit
     where a jump to a dense weight did not fit: all of that again without the jump
 
@@ -18,15 +18,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.normal_form.lattice import Flat
-from gacfx.knapsack.one_budget.chords import Runs, cross
+from gacfx.knapsack.normal_form import NormalForm
+from gacfx.knapsack.one_budget.critical_price import Runs, cross
 from gacfx.knapsack.order import ends_of
 
 _SMALL = 4096  # candidates that need no guess
 _SAMPLE = 2048  # candidates for the guess, or 1 of 64 if that is more, ...
 _SAMPLE_SHARE = 64
-_COLUMNS = 17  # ... of a row at most
-_ROWS = 8  # of a table at least
+_COLUMNS = 17  # ... of a group at most
 _JUMPS = 4  # taken away at most ...
 _JUMPS_OF_SMALL = 1  # ... where searching takes longer than relaxing again
 _STRETCHES = (1.04, 1.04, 1.1, 1.3, 2.0, 10.0, 1e3)  # from one look to the next
@@ -40,35 +39,30 @@ class Relaxed:
     chosen: IntArray
     """[groups] positions"""
     left: int
-    """What the plan leaves of ``room``"""
+    """What the plan leaves of the room"""
     better: IntArray
     """[groups] positions of a plan worth more, if jumps did not fit, or ``chosen`` again"""
     best: IntArray
     """[groups] positions of the best candidates at the multiplier, but for the dust of float64"""
 
 
-def relax(flat: Flat) -> Relaxed:
+def relax(form: NormalForm) -> Relaxed:
     """Solve the linear relaxation and round it down to a plan within the budget."""
-    rich = best_columns(flat, 0.0)
-    left = flat.room - int(flat.at(rich)[0].sum())
+    cheap, rich, room = form.start[:-1], form.start[1:] - 1, form.room[0]
+    left = room - int(form.cost[0, rich].sum())
     if left >= 0:
-        position = flat.start[:-1] + rich
-        return Relaxed(0.0, position, left, position, position)
-    cheap = np.zeros(flat.groups, np.int64)
-    room = flat.room
-    if flat.candidates > _SMALL:
-        cheap, rich = _bracket(flat, cheap, rich)
-        spent = flat.at(cheap)[0]
-        room -= int(spent[cheap >= rich].sum())  # no runs count these
-    runs = _between(flat, cheap, rich)
+        return Relaxed(0.0, rich, left, rich, rich)
+    small = len(form.value) <= _SMALL
+    if not small:
+        cheap, rich = _bracket(form, cheap, rich)
+        room -= int(form.cost[0, cheap[cheap >= rich]].sum())  # no runs count these
+    group, runs = _between(form, cheap, rich)
     first = _round_down(runs, room)
-    jumps = _JUMPS if flat.candidates > _SMALL else _JUMPS_OF_SMALL
-    better = _without_jumps(runs, room, first, jumps)
-    start = flat.start[:-1] + cheap
+    better = _without_jumps(runs, room, first, _JUMPS_OF_SMALL if small else _JUMPS)
 
     def positions(steps: IntArray) -> IntArray:
-        found = start.copy()
-        found[runs.group] += steps
+        found = cheap.copy()
+        found[group] += steps
         return found
 
     chosen = positions(first.steps)
@@ -81,24 +75,28 @@ def relax(flat: Flat) -> Relaxed:
     )
 
 
-def best_columns(flat: Flat, price: float) -> IntArray:
+def _best(form: NormalForm, price: float) -> IntArray:
     """[groups] the best candidate of each group at ``price``; of equals the cheapest."""
-    column = np.empty(flat.groups, np.int64)
-    for table in flat.tables:
-        for rows in table.pieces():
-            column[table.member[rows]] = table.reduced(price, rows).argmax(axis=1)
-    return column
+    found = []
+    for first, last in form.pieces():
+        begin, end = int(form.start[first]), int(form.start[last])
+        starts = form.start[first:last] - begin
+        reduced = form.value[begin:end] - price * form.cost[0, begin:end]
+        top = np.maximum.reduceat(reduced, starts)
+        hits = np.flatnonzero(reduced == np.repeat(top, form.sizes[first:last]))
+        found.append(begin + hits[np.searchsorted(hits, starts)])
+    return np.concatenate(found)
 
 
-def _bracket(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[IntArray, IntArray]:
+def _bracket(form: NormalForm, cheap: IntArray, rich: IntArray) -> tuple[IntArray, IntArray]:
     """A closer pair of plans around the budget."""
-    price, sides = _guess(flat, rich), set()
+    price, sides = _guess(form), set()
     for stretch in _STRETCHES:
         if price == 0:
             break
-        column = best_columns(flat, price)
-        over = int(flat.at(column)[0].sum()) > flat.room
-        cheap, rich = (cheap, column) if over else (column, rich)
+        plan = _best(form, price)
+        over = int(form.cost[0, plan].sum()) > form.room[0]
+        cheap, rich = (cheap, plan) if over else (plan, rich)
         sides.add(over)
         if len(sides) == 2:
             break
@@ -106,49 +104,27 @@ def _bracket(flat: Flat, cheap: IntArray, rich: IntArray) -> tuple[IntArray, Int
     return cheap, rich
 
 
-def _guess(flat: Flat, rich: IntArray) -> float:
+def _guess(form: NormalForm) -> float:
     """The critical price of a sample of groups and candidates, for a like share of the budget."""
-    group, size, cost, value = [], [], [], []
-    whole = sum(len(table.member) * min(table.value.shape[1], _COLUMNS) for table in flat.tables)
-    stride = max(1, whole // max(_SAMPLE, flat.candidates // _SAMPLE_SHARE))
-    for table in flat.tables:
-        columns = table.value.shape[1]
-        row = np.arange(0, len(table.member), min(stride, 1 + len(table.member) // _ROWS))
-        # Nothing is worth more than the most valuable candidate, which ends the sample.
-        share = np.linspace(0, 1, min(columns, _COLUMNS))
-        end = rich[table.member[row]]
-        column = np.rint(end[:, None] * share).astype(np.int64)
-        group.append(table.member[row])
-        size.append(np.full(len(row), column.shape[1]))
-        cost.append(table.costs_at(row[:, None], column).ravel())
-        value.append(table.value[row[:, None], column].ravel())
-    sample = Runs(
-        np.concatenate(group),
-        ends_of(np.concatenate(size)),
-        np.concatenate(cost),
-        np.concatenate(value),
-    )
-    whole = int(flat.at(rich)[0].sum())
-    part = int(sample.cost[sample.ends[1:] - 1].sum())
-    room = flat.room * part // whole
+    widest = form.cost[0, form.start[1:] - 1]
+    stride = max(1, form.groups * _COLUMNS // max(_SAMPLE, len(form.value) // _SAMPLE_SHARE))
+    group = np.argsort(widest, kind="stable")[::-stride]  # of every width some
+    share = np.linspace(0, 1, _COLUMNS)
+    column = np.rint((form.sizes[group, None] - 1) * share).astype(np.int64)
+    position = (form.start[group, None] + column).ravel()
+    ends = np.arange(0, len(position) + 1, _COLUMNS)
+    sample = Runs(ends, form.cost[0, position], form.value[position])
+    part = int(widest[group].sum())
+    room = form.room[0] * part // int(widest.sum())
     return cross(sample, room)[0] if room < part else 0.0
 
 
-def _between(flat: Flat, cheap: IntArray, rich: IntArray) -> Runs:
-    """The candidates from ``cheap`` to ``rich`` of the groups where these differ."""
-    group, size, cost, value = [], [], [], []
-    for table in flat.tables:
-        first, last = cheap[table.member], rich[table.member]
-        row = np.flatnonzero(first < last)
-        count = last[row] - first[row] + 1
-        column = np.repeat(first[row] - np.cumsum(count) + count, count) + np.arange(count.sum())
-        every = np.repeat(row, count)
-        group.append(table.member[row])
-        size.append(count)
-        cost.append(table.costs_at(every, column))
-        value.append(table.value[every, column])
-    ends = ends_of(np.concatenate(size))
-    return Runs(np.concatenate(group), ends, np.concatenate(cost), np.concatenate(value))
+def _between(form: NormalForm, cheap: IntArray, rich: IntArray) -> tuple[IntArray, Runs]:
+    """The groups where two plans differ, and their candidates from one to the other."""
+    group = np.flatnonzero(cheap < rich)
+    ends = ends_of(rich[group] - cheap[group] + 1)
+    position = np.repeat(cheap[group] - ends[:-1], np.diff(ends)) + np.arange(ends[-1])
+    return group, Runs(ends, form.cost[0, position], form.value[position])
 
 
 @dataclass(frozen=True)
@@ -177,7 +153,7 @@ def _round_down(runs: Runs, room: int) -> _Rounded:
     picks = first.copy()
     width = runs.cost[last] - runs.cost[first]
     ties = np.flatnonzero(width)
-    ties = ties[np.lexsort((runs.group[ties], -width[ties]))]
+    ties = ties[np.argsort(-width[ties], kind="stable")]
     fit = int(np.searchsorted(np.cumsum(width[ties]), left, side="right"))
     picks[ties[:fit]] = last[ties[:fit]]
     left -= int(width[ties[:fit]].sum())

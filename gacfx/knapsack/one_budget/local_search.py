@@ -8,7 +8,7 @@ to the last unit at next to no loss, which leaves little for the search to decid
 import numpy as np
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.one_budget.fixing import Near
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed
 from gacfx.knapsack.order import stable_order
 
 _UPGRADES = 64
@@ -16,7 +16,7 @@ _EXCHANGES = 32
 _WORTH_IT = 0.99  # go on while the distance from the bound shrinks at least to this share
 
 
-def first_plan(near: Near) -> IntArray:
+def first_plan(near: Unfixed) -> IntArray:
     """[open] indices of candidates: the plan of the relaxation after upgrades and exchanges."""
     left = near.left - int((near.cost[near.better] - near.cost[near.base]).sum())
     plan, left = fill(near, near.better.copy(), left)
@@ -32,7 +32,7 @@ def first_plan(near: Near) -> IntArray:
     return plan
 
 
-def fill(near: Near, plan: IntArray, left: int) -> tuple[IntArray, int]:
+def fill(near: Unfixed, plan: IntArray, left: int) -> tuple[IntArray, int]:
     """``plan`` after the most valuable upgrades of single groups that fit, and what they leave."""
     cost, value, owner = near.cost, near.value, near.owner
     fits = np.arange(len(cost))
@@ -50,7 +50,7 @@ def fill(near: Near, plan: IntArray, left: int) -> tuple[IntArray, int]:
     return plan, left
 
 
-def exchange(near: Near, among: IntArray, plan: IntArray, left: int) -> list[int]:
+def exchange(near: Unfixed, among: IntArray, plan: IntArray, left: int) -> list[int]:
     """The one or two candidates that gain most over ``plan`` and fit into ``left``; maybe none."""
     among = among[among != plan[near.owner[among]]]
     if not len(among):

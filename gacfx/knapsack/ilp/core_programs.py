@@ -15,7 +15,7 @@ import numpy as np
 
 from gacfx.errors import PlanError
 from gacfx.knapsack.arrays import IntArray
-from gacfx.knapsack.ilp.dual import Dual
+from gacfx.knapsack.ilp.column_generation import Dual
 from gacfx.knapsack.ilp.program import SPAN, Goal, build, fair_goal, is_exact
 from gacfx.knapsack.ilp.solvers import Answer, Solver
 from gacfx.knapsack.ilp.table import Table
@@ -67,23 +67,23 @@ def solve_core(table: Table, dual: Dual, solver: Solver) -> Found:
     Raises:
         PlanError: the solver returned no legal plan.
     """
-    rounds = Rounds(table, dual, solver, size=table.groups + _FIRST_CORE)
-    while not rounds.done:
-        rounds.look()
-    if rounds.position is None and not rounds.infeasible:
-        raise _no_plan(solver, rounds.fault)
+    search = CoreSearch(table, dual, solver, size=table.groups + _FIRST_CORE)
+    while not search.done:
+        search.look()
+    if search.position is None and not search.infeasible:
+        raise _no_plan(solver, search.fault)
     return Found(
-        rounds.position,
-        rounds.proven or rounds.infeasible,
-        rounds.tolerance,
-        rounds.core,
-        rounds.programs,
-        min(rounds.bound, dual.bound),
+        search.position,
+        search.proven or search.infeasible,
+        search.tolerance,
+        search.core,
+        search.programs,
+        min(search.bound, dual.bound),
     )
 
 
 @dataclass
-class Rounds:
+class CoreSearch:
     """Rounds of looking further, each from the plan of the last."""
 
     table: Table

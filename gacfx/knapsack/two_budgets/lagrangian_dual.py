@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.two_budgets.flat import TwoFlat
-from gacfx.knapsack.two_budgets.lagrange import Lagrangian, Peak, Price, highest
+from gacfx.knapsack.normal_form import NormalForm
+from gacfx.knapsack.two_budgets.lagrangian import Lagrangian, Peak, Price, highest
 
 _SAMPLES = 17  # candidates per group in the first guess
 _ROUGH = 1e-7
@@ -51,22 +51,22 @@ class Dual:
         return np.flatnonzero(self.loss <= reach)
 
 
-def solve_dual(flat: TwoFlat) -> Dual:
+def solve_dual(form: NormalForm) -> Dual:
     """The best prices for a problem with at least one group; every group has a candidate."""
-    scales = [float(room or 1) for room in flat.room]
-    top = np.maximum.reduceat(flat.value, flat.start[:-1])
-    short = flat.spread(top) - flat.value
-    unit = float(np.maximum.reduceat(short, flat.start[:-1]).sum()) or 1.0
+    scales = [float(room or 1) for room in form.room]
+    top = np.maximum.reduceat(form.value, form.start[:-1])
+    short = form.spread(top) - form.value
+    unit = float(np.maximum.reduceat(short, form.start[:-1]).sum()) or 1.0
     lagrangian = Lagrangian(
-        start=flat.start,
+        start=form.start,
         short=short / unit,
-        first=flat.cost[0] / scales[0],
-        second=flat.cost[1] / scales[1],
-        room=(flat.room[0] / scales[0], flat.room[1] / scales[1]),
+        first=form.cost[0] / scales[0],
+        second=form.cost[1] / scales[1],
+        room=(form.room[0] / scales[0], form.room[1] / scales[1]),
     )
     peak = _peak(lagrangian)
     price = (peak.price[0] * unit / scales[0], peak.price[1] * unit / scales[1])
-    return _losses(flat, short, price, open_rooms=peak.ray is None)
+    return _losses(form, short, price, open_rooms=peak.ray is None)
 
 
 def _peak(lagrangian: Lagrangian) -> Peak:
@@ -93,25 +93,25 @@ def _peak(lagrangian: Lagrangian) -> Peak:
 
 
 def _beside(lagrangian: Lagrangian, pick: IntArray, stride: int) -> IntArray:
-    """[groups, candidates] those near the picked ones, in the order in which they were given."""
+    """[groups, candidates] those near the picked ones, in the order of their costs."""
     beside: IntArray = pick[:, None] + stride * np.arange(-_BESIDE, _BESIDE + 1)
     np.clip(beside, lagrangian.start[:-1, None], lagrangian.start[1:, None] - 1, out=beside)
     return beside
 
 
-def _losses(flat: TwoFlat, short: FloatArray, price: Price, *, open_rooms: bool) -> Dual:
-    reduced = flat.cost[0] * price[0]
-    reduced += flat.cost[1] * price[1]
+def _losses(form: NormalForm, short: FloatArray, price: Price, *, open_rooms: bool) -> Dual:
+    reduced = form.cost[0] * price[0]
+    reduced += form.cost[1] * price[1]
     reduced += short
-    low = np.minimum.reduceat(reduced, flat.start[:-1])
-    loss = reduced - flat.spread(low)
+    low = np.minimum.reduceat(reduced, form.start[:-1])
+    loss = reduced - form.spread(low)
     hits = np.flatnonzero(loss == 0)
-    chosen = hits[np.searchsorted(hits, flat.start[:-1])]
+    chosen = hits[np.searchsorted(hits, form.start[:-1])]
     # Sums of terms >= 0: each is off by less than 2**-50 of itself, and a loss by twice that. Those
     # that matter are hardly above the chosen one; the rest may be off by more and still be large.
-    left = flat.left(chosen)
+    left = form.left(chosen)
     priced = price[0] * left[0], price[1] * left[1]
     size = float(low.max()) + max(0.0, sum(priced)) + max(abs(term) for term in priced)
     margin = math.ldexp(size, -48)
-    slack = sum(priced) + flat.groups * margin
+    slack = sum(priced) + form.groups * margin
     return Dual(price, chosen, loss, slack, margin, open_rooms)

@@ -18,8 +18,6 @@ from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 class Runs:
     """Candidates of some groups, each run by rising cost; its last is worth most."""
 
-    group: IntArray
-    """[runs]"""
     ends: IntArray
     """[runs + 1] where the runs begin, and the end"""
     cost: IntArray
@@ -31,11 +29,11 @@ class Runs:
         gone = slice(begin, end)
         ends = self.ends.copy()
         ends[run + 1 :] -= end - begin
-        return Runs(self.group, ends, np.delete(self.cost, gone), np.delete(self.value, gone))
+        return Runs(ends, np.delete(self.cost, gone), np.delete(self.value, gone))
 
     def inner(self) -> tuple[IntArray, IntArray]:
         """The candidates that are neither first nor last of their run, and the run of each."""
-        owner = np.repeat(np.arange(len(self.group)), self.ends[1:] - self.ends[:-1])
+        owner = np.repeat(np.arange(len(self.ends) - 1), self.ends[1:] - self.ends[:-1])
         inside = np.ones(len(self.cost), np.bool_)
         inside[self.ends[:-1]] = inside[self.ends[1:] - 1] = False
         return np.flatnonzero(inside), owner[inside]
