@@ -12,7 +12,7 @@ from pathlib import Path
 from torch.fx import GraphModule
 
 from gacfx import pipelines
-from gacfx.allocation.allocate import Case, allocate, lacking, offer, restrict
+from gacfx.allocation.allocate import Case, allocate, offer, restrict
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
@@ -163,9 +163,8 @@ def problem_again(
             "that defines it first"
         ) from error
     wanted = {c.group: c.wanted for c in plan.choices if c.wanted is not None}
-    offers = offers_again(plan)
-    without = {c.group: lacking(c.reason, offers.kinds) for c in plan.choices}
-    case = offer(curves, offers, wanted, without)
+    without = {c.group: c.lacks for c in plan.choices}
+    case = offer(curves, offers_again(plan), wanted, without)
     if instead:
         case.offered.offer({**(case.offered.candidates or {}), **instead})
     needy = any("profile" in step.required for step in limiters)

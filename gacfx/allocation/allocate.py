@@ -6,8 +6,8 @@ A pure function of its arguments: no model, no graph, no torch.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
@@ -100,7 +100,9 @@ class Case:
     curves: Mapping[str, Curve]
     offered: Offered
     reasons: Mapping[str, str]
-    """Module -> why only the dense weight is offered, or why one form is not."""
+    """Module -> why only the dense weight is offered."""
+    lacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Module -> kind -> why it is not offered."""
 
 
 def offer(
@@ -125,17 +127,11 @@ def offer(
         if key not in alike:
             alike[key] = offers.without(*lacks).candidates(curve, size)
         candidates[module], reason = alike[key]
-        if why := "; ".join(filter(None, (reason, *map(": ".join, lacks.items())))):
-            reasons[module] = why
+        if reason:
+            reasons[module] = "; ".join((reason, *map(": ".join, lacks.items())))
     offered = Offered()
     offered.offer(candidates)
-    return Case(known, offered, reasons)
-
-
-def lacking(reason: str, kinds: Iterable[str]) -> dict[str, str]:
-    """Kind -> why a weight cannot have it, by the reason that :func:`offer` gave it."""
-    parts = (part.partition(": ") for part in reason.split("; "))
-    return {kind: why for kind, colon, why in parts if colon and kind in kinds}
+    return Case(known, offered, reasons, without)
 
 
 def restrict(
@@ -204,7 +200,7 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
         reason = curve.failed or case.reasons.get(name, "")
         if not reason and all(each.is_dense for each in offered):
             reason = "no other size was offered"
-        yield Choice.single(
+        made = Choice.single(
             name,
             curve.rows,
             curve.columns,
@@ -213,6 +209,7 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
             curve.loss(offered[pick]),
             reason,
         )
+        yield replace(made, lacks=dict(case.lacks.get(name, {})))
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:

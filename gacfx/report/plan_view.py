@@ -48,6 +48,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield from map(listing, dense_lines(plan))
     else:
         yield sentence("the budget holds the whole model: nothing needs to go")
+    for lack, modules in lack_groups(plan).items():
+        yield listing(f"not offered: {_some(modules)} ({lack})")
     for reason, modules in refusal_groups(plan).items():
         yield listing(f"left alone: {_some(modules)} ({reason})")
     yield sentence(budget_line(plan))
@@ -194,6 +196,15 @@ def trials_line(plan: Plan) -> str:
 
 def _loss(nats: float | None) -> str:
     return "not finite" if nats is None else f"{nats:.4f}"
+
+
+def lack_groups(plan: Plan) -> dict[str, list[str]]:
+    """``pivot: why`` -> groups that were not offered this form and got another one."""
+    groups: dict[str, list[str]] = {}
+    for choice in plan.choices:
+        for kind, why in choice.lacks.items() if not choice.reason else ():
+            groups.setdefault(f"{kind}: {why}", []).append(choice.group)
+    return groups
 
 
 def refusal_groups(plan: Plan) -> dict[str, list[str]]:
