@@ -16,8 +16,9 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
 from gacfx.hardware.profile import load
+from gacfx.modules.install import compressed_modules
 from gacfx.modules.low_rank import LowRankLinear
-from gacfx.replan import curves_of
+from gacfx.modules.pivot import PivotLinear
 from gacfx.tracing.export import example_inputs
 from tests import tiny
 
@@ -46,10 +47,11 @@ def test_planning_leaves_the_model_as_it_was(planned: Planned) -> None:
 def test_same_input_gives_the_same_plan(planned: Planned) -> None:
     again = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0.3")
     assert again.plan.choices == planned.plan.choices
-    assert all(
-        torch.equal(again.factors[n].tensors["up"], f.tensors["up"])
-        for n, f in planned.factors.items()
-    )
+    assert again.factors.keys() == planned.factors.keys()
+    for name, factors in planned.factors.items():
+        assert all(
+            torch.equal(again.factors[name].tensors[k], t) for k, t in factors.tensors.items()
+        )
 
 
 def test_a_model_calibrated_once_gives_the_plans_and_holds_their_curves(planned: Planned) -> None:
@@ -60,7 +62,7 @@ def test_a_model_calibrated_once_gives_the_plans_and_holds_their_curves(planned:
     one, two = (study.plan(ratio, profile=load("h200")).plan for ratio in ("0.2", "0.3"))
     assert one.kept_params > two.kept_params
     assert len(one.choices) == len(planned.plan.choices) - 2  # o_proj of both layers
-    assert len(curves_of(study.graph, two).facts.weights) == len(two.choices)
+    assert len(study.curves_of(two).facts.weights) == len(two.choices)
 
 
 def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:
@@ -70,7 +72,8 @@ def test_apply_copies_and_apply_in_place_does_not(planned: Planned) -> None:
     assert torch.equal(logits(model), before)
     gacfx.apply_(model, planned)
     assert torch.equal(logits(model), logits(made))
-    assert any(isinstance(m, LowRankLinear) for m in model.modules())
+    kinds = {type(layer) for layer in compressed_modules(model).values()}
+    assert PivotLinear in kinds <= {PivotLinear, LowRankLinear}
 
 
 def test_apply_on_a_graph_equals_apply_on_the_module(planned: Planned) -> None:
@@ -145,8 +148,8 @@ def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
     profile = load_profile("h200")
     search = Search(value="two-sided")
     planned = replace(study, full=full).plan("0.2", profile=profile, search=search)
-    choice = next(c for c in planned.plan.choices if c.module == name)
-    assert choice.rank is None
+    choice = next(c for c in planned.plan.choices if c.group == name)
+    assert choice.decision.is_dense
     assert "NaN" in choice.reason
     assert planned.plan.kept_params <= planned.plan.budget.limit_params
 
@@ -176,7 +179,7 @@ def test_nothing_to_compress_is_refused_with_the_reasons() -> None:
 
 def test_ratio_zero_keeps_every_weight_dense() -> None:
     planned = gacfx.plan(tiny.llama(), tiny.tokenizer(), calibration=tiny.texts(), ratio="0")
-    assert planned.plan.ranks == {}
+    assert planned.plan.decisions == {}
 
 
 def test_requests_that_cannot_work_fail_before_calibration() -> None:
