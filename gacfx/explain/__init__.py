@@ -101,12 +101,28 @@ def _every(curve: Curve, offers: Offers) -> Candidates:
 
 
 def _neighbours(choice: Choice, bundle: Bundle) -> tuple[tuple[Other, ...], tuple[Other, ...]]:
-    """The next candidates with fewer parameters, and those with more, each from the next one on."""
+    """The next candidates with fewer parameters, and those with more, each from the next one on.
+
+    A rank that is there in two forms is shown in the one that needs less.
+    """
     own = {each: replace(choice, decision=each).params for each in bundle.others}
-    order = sorted(bundle.others.values(), key=lambda other: own[other.decision])
+    forms = [(other.decision.rank, other.needs) for other in bundle.others.values()]
+    forms.append((choice.decision.rank, (0,) * len(bundle.prices)))
+    kept = [other for other in bundle.others.values() if not _is_spared(other, forms)]
+    order = sorted(kept, key=lambda other: own[other.decision])
     below = [other for other in reversed(order) if own[other.decision] < choice.params]
     above = [other for other in order if own[other.decision] > choice.params]
     return tuple(below[:NEIGHBOURS]), tuple(above[:NEIGHBOURS])
+
+
+def _is_spared(other: Other, forms: list[tuple[int | None, tuple[int, ...]]]) -> bool:
+    """Another form of its rank needs less of something and more of nothing."""
+    needs = [found for rank, found in forms if rank is not None and rank == other.decision.rank]
+    return any(
+        found != other.needs
+        and all(less <= more for less, more in zip(found, other.needs, strict=True))
+        for found in needs
+    )
 
 
 def _nearest(bundle: Bundle) -> tuple[Other | None, float | None]:

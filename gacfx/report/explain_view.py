@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.core.decision import Decision
 from gacfx.explain import Explanation, Moved, Other, Price, Tie
 from gacfx.graph.layers import split_layer
 from gacfx.inspection import ranges
+from gacfx.report.layout import Flow, listing, sentence
 from gacfx.report.numbers import count, signed
 
 CHOSEN = "bold"
@@ -21,25 +21,27 @@ BELOW_0 = "below 0: worth its price, but the budget is filled with whole sizes"
 
 def explain_view(seen: Explanation) -> RenderableType:
     """The prices, the chosen size among its neighbours, and what holds it."""
-    size = str(seen.decision)
     head = (
-        f"{seen.module}  {seen.rows} x {seen.columns}  {size}  {count(seen.params)} of "
-        f"{count(seen.rows * seen.columns)} parameters  loss {seen.loss_nats:.2e}"
+        seen.module,
+        f"{seen.rows} x {seen.columns}",
+        str(seen.decision),
+        f"{count(seen.params)} of {count(seen.rows * seen.columns)} parameters",
+        f"loss {seen.loss_nats:.2e}",
     )
-    parts: list[RenderableType] = [Text(head, style="bold"), Text(), _prices(seen.prices), Text()]
-    parts += [Text(tie_line(tie)) for tie in seen.tied]
+    parts: list[RenderableType] = [Flow(head, style="bold"), Text(), _prices(seen.prices), Text()]
+    parts += [listing(tie_line(tie)) for tie in seen.tied]
     if seen.below or seen.above:
         parts += [_sizes(seen), Text(), Text(LEGEND)]
         if any(other.reduced_cost_nats < 0 for other in (*seen.below, *seen.above)):
             parts.append(Text(BELOW_0))
     if seen.nearest is not None:
-        parts.append(Text(dense_line(seen)))
+        parts.append(sentence(dense_line(seen)))
     for hold in seen.held_by:
         gain = "" if hold.gain_nats is None else f" ({hold.gain_nats:.1e} less loss without it)"
-        parts.append(Text(f"held by {hold.by}: {hold.why}{gain}"))
+        parts.append(sentence(f"held by {hold.by}: {hold.why}{gain}"))
     if not seen.held_by:
         parts.append(Text("held by nothing: no other size loses less"))
-    parts += [Text(f"note: {note}") for note in seen.notes]
+    parts += [sentence(f"note: {note}") for note in seen.notes]
     return Group(*parts)
 
 
@@ -96,28 +98,24 @@ def _sizes(seen: Explanation) -> Table:
         heading = price.name.replace(" ", "\n")  # narrow columns fit a terminal
         headings += [f">{heading}", *[">worth"] * bool(price.nats_per_unit)]
     moves = any(other.moved for other in (*seen.below, *seen.above))
-    table = _table("", ">rank", ">loss", *headings, ">in all", *["with"] * moves)
+    table = _table("", ">size", ">loss", *headings, ">in all", *["with"] * moves)
     far = [seen.nearest] if seen.nearest and seen.nearest not in seen.below else []
     for other in (*far, *reversed(seen.below)):
         table.add_row("", *_cells(other, seen.prices))
-    table.add_row(">", _size(seen.decision), style=CHOSEN)
+    table.add_row(">", str(seen.decision), style=CHOSEN)
     for other in seen.above:
         table.add_row("", *_cells(other, seen.prices))
     return table
 
 
 def _cells(other: Other, prices: Sequence[Price]) -> list[str]:
-    cells = [_size(other.decision), _nats(other.loss_change_nats)]
+    cells = [str(other.decision), _nats(other.loss_change_nats)]
     for price, need in zip(prices, other.needs, strict=True):
         cells.append(amount(price, need, change=True))
         if price.nats_per_unit:
             cells.append(_nats(price.nats_per_unit * need))
     moved = [", ".join(map(_moved, other.moved))] if other.moved else []
     return [*cells, _nats(other.reduced_cost_nats), *moved]
-
-
-def _size(decision: Decision) -> str:
-    return str(decision.label)
 
 
 def _nats(number: float) -> str:

@@ -79,15 +79,16 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
     one, two = ({c.group: c for c in plan.choices} for plan in (before, after))
     groups = [*one, *(group for group in two if group not in one)]
     made = [_change(one.get(group), two.get(group)) for group in groups]
-    kinds = [
+    losses = [
         (plan.provenance.value_model, plan.provenance.calibration_digest)
         for plan in (before, after)
     ]
+    kinds = tuple(dict.fromkeys((*before.counts, *after.counts)))
     return PlanDiff(
         changes=tuple(change for change in made if change is not None),
-        totals=_differences(_totals(before), _totals(after)),
+        totals=_differences(_totals(before, kinds), _totals(after, kinds)),
         provenance=_differences(_origin(before), _origin(after)) + _weights(before, after),
-        comparable=kinds[0] == kinds[1],
+        comparable=losses[0] == losses[1],
         unit_before=loss_unit(before),
         unit_after=loss_unit(after),
     )
@@ -146,15 +147,17 @@ def _counts(choice: Choice | None, shape: Choice) -> tuple[int, float]:
     return choice.params, choice.loss_nats
 
 
-def _totals(plan: Plan) -> dict[str, Any]:
-    proof = plan.proof
+def _totals(plan: Plan, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """What a plan comes to; weights are counted for every kind that one of the plans has."""
+    proof, counts = plan.proof, plan.counts
     return {
         "budget": plan.budget.asked,
         "limit_params": plan.budget.limit_params,
         "targeted_params": plan.budget.targeted_params,
         "kept_params": plan.kept_params,
         "loss": plan.loss_nats,
-        **plan.counts,
+        **{kind: counts.get(kind, 0) for kind in kinds if kind != "dense"},
+        "dense": counts["dense"],
         "left_alone": len(plan.refusals),
         **{f"limit {limit.name}": (limit.spent, limit.most) for limit in plan.limits},
         "rules": plan.rules,
@@ -238,7 +241,7 @@ def _changes_table(found: PlanDiff, names: tuple[str, str]) -> Table:
             signed(moved),
         ]
         if found.comparable:
-            cells.append(f"{sum(c.loss_after - c.loss_before for c in same):+.1e}")
+            cells.append(_moved(sum(c.loss_after - c.loss_before for c in same)))
         table.add_row(*cells)
     return table
 
@@ -278,6 +281,8 @@ def _text(found: object) -> str:
 
 
 def _moved(number: float) -> str:
+    if not number:
+        return "0"
     return signed(number) if isinstance(number, int) else f"{number:+.1e}"
 
 

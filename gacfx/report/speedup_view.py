@@ -9,10 +9,10 @@ from rich.text import Text
 from gacfx.speedup import BATCHES, MODES, Cause, Point, Speedup
 
 WHY: dict[Cause, str] = {
-    "launch": "launch cost, two products are several kernels",
-    "memory": "memory traffic, two products also move what passes between them",
-    "compute": "arithmetic, two narrow products fill the GPU less than one",
-    "kernel": "some ranks are off the fast kernels",
+    "launch": "launch cost, several kernels stand for one",
+    "memory": "memory traffic, several kernels also move what passes between them",
+    "compute": "arithmetic, narrow products fill the GPU less than a wide one",
+    "kernel": "some sizes are off the fast kernels",
 }
 SMALL = (
     "at this size most of a decode step is starting kernels; "

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from gacfx.core.decision import Decision, LowRank, Pivot
 from gacfx.core.materialise import Factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.sites import Workload
@@ -42,32 +43,54 @@ def test_reasons_below_their_rows_on_80_columns() -> None:
     check("llama-3-8b_t4_80", render(tables.inspection_view(seen), NARROW))
 
 
-def factorized() -> Inspection:
-    """Llama-3-8B with one odd rank and one even one."""
-    gm, factors, choices = shapes("llama-3-8b"), {}, []
-    for layer, rank in enumerate((1107, 1112)):
-        name = f"model.layers.{layer}.self_attn.q_proj"
-        factors[name] = Factors(
-            torch.empty(rank, 4096, device="meta"), torch.empty(4096, rank, device="meta")
-        )
-        choices.append(Choice(name, 4096, 4096, rank, 1107.3, 0.0))
+Q0, Q1 = (f"model.layers.{layer}.self_attn.q_proj" for layer in (0, 1))
+UP0, DOWN1 = "model.layers.0.mlp.up_proj", "model.layers.1.mlp.down_proj"
+REPLACED: dict[str, dict[str, Decision]] = {
+    "factorized": {Q0: LowRank(1107), Q1: LowRank(1112)},
+    "pivots": {Q0: Pivot(1107), Q1: Pivot(1112), UP0: Pivot(2048), DOWN1: Pivot(1111)},
+}
+"""Odd ranks and even ones; pivots on outputs and, of the tall up_proj, on inputs."""
+
+
+def replaced(name: str) -> Inspection:
+    """Llama-3-8B with some of its weights replaced."""
+    gm = shapes("llama-3-8b")
+    weights = {
+        n.removesuffix(".weight"): p.shape
+        for n, p in gm.named_parameters()
+        if n.removesuffix(".weight") in REPLACED[name]
+    }
+    factors, choices = {}, []
+    for module, decision in REPLACED[name].items():
+        rows, columns = weights[module]
+        tensors = {
+            key: torch.empty(
+                stored.shape, device="meta", dtype=torch.int32 if stored.integer else None
+            )
+            for key, stored in decision.tensors(rows, columns).items()
+        }
+        factors[module] = Factors(decision, rows, columns, tensors)
+        choices.append(Choice.single(module, rows, columns, decision, 1107.3, 0.0))
     made = Provenance("gfwsvd", "two-sided", "h200", 8, "bf16")
     plan = Plan(tuple(choices), Budget("0.2", "targeted", 0, 0, 0), None, made)
     for step in (AnnotateSites(), Factorize(plan=plan, factors=factors), Clean()):
         step(gm)
-    return inspected(gm, "llama-3-8b, q_proj factorized", PREFILL)
+    title = "q_proj factorized" if name == "factorized" else name
+    return inspected(gm, f"llama-3-8b, {title}", PREFILL)
 
 
-def test_an_odd_rank_at_real_size_and_the_next_even_one() -> None:
-    seen = factorized()
-    check("llama-3-8b_factorized", render(tables.inspection_view(seen)))
-    check("llama-3-8b_factorized_80", render(tables.inspection_view(seen), NARROW))
+@pytest.mark.parametrize("name", REPLACED)
+def test_an_odd_rank_at_real_size_and_the_next_even_one(name: str) -> None:
+    seen = replaced(name)
+    check(f"llama-3-8b_{name}", render(tables.inspection_view(seen)))
+    check(f"llama-3-8b_{name}_80", render(tables.inspection_view(seen), NARROW))
 
 
+@pytest.mark.parametrize("name", REPLACED)
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 240])
-def test_no_width_loses_a_word(width: int) -> None:
+def test_no_width_loses_a_word(width: int, name: str) -> None:
     """Whatever the layout: every name, size, reason and note is there, and every line fits."""
-    seen = factorized()
+    seen = replaced(name)
     text = render(tables.inspection_view(seen), width)
     assert max(map(len, text.splitlines())) <= width
     words = " ".join(text.replace("x", " x ").split())

@@ -1,11 +1,10 @@
-"""What ``gacfx plan`` shows: two real layers with made-up curves, planned three ways."""
+"""What ``gacfx plan`` shows: two real layers with made-up curves, planned four ways."""
 
 from dataclasses import replace
 from pathlib import Path
 from textwrap import indent
 
 import pytest
-from gacfx.passes.planning.budget import make_budget, wanted_ranks
 from rich.console import Group
 from torch.fx import GraphModule
 
@@ -16,7 +15,8 @@ from gacfx.core.search import Bound, Search
 from gacfx.demo import REAL
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware import profile as profiles
-from gacfx.hardware.contracts import rank_step
+from gacfx.passes.planning.read_graph import graph_curves
+from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.replan import plan_from_curves, synthetic_graph
 from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view
@@ -25,6 +25,7 @@ from tests.golden.goldens import NARROW, check, render, shapes
 
 WAYS = {
     "default": (Goal(ratio="0.2"), Search()),
+    "pairs": (Goal(ratio="0.2"), Search(form="pair")),
     "limited": (
         Goal(params="1.4G"),
         Search(
@@ -42,18 +43,11 @@ WAYS = {
 def planned(gm: GraphModule, goal: Goal, search: Search) -> Plan:
     """The plan of two layers of Llama-3-8B, as ``gacfx plan --synthetic 0.5`` makes it."""
     Pipeline.parse(pipelines.SELECT).run(gm)
-    budget = make_budget(gm, goal)
-    value = "paper" if search.value == "paper" else ""
-    model = "synthetic decay 0.5" + (f", {value}" if value else "")
-    made = Provenance("none", model, "h200", rank_step(8, search), "bf16", search=search)
-    return run_planning(
-        gm,
-        pipelines.planning(search, pipelines.step("synthetic-curves", value=value), 8),
-        budget=budget,
-        provenance=made,
-        wanted=wanted_ranks(gm, budget),
-        profile=profiles.load("h200"),
-    )
+    paper = search.value == "paper"
+    SyntheticCurves(value="paper" if paper else SyntheticCurves.value)(gm)
+    model = "synthetic decay 0.5" + (", paper" if paper else "")
+    curves = graph_curves(gm, Provenance("none", model, gpu="", align=1, dtype="bf16"))
+    return plan_from_curves(curves, goal=goal, search=search)
 
 
 @pytest.mark.parametrize("way", WAYS)

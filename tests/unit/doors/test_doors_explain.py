@@ -224,9 +224,9 @@ def test_the_view_shows_prices_neighbours_and_what_holds() -> None:
     for row in (
         "layers.0.a 8 x 8 rank 3 48 of 64 parameters loss 1.25e-01",
         "parameters 7.81e+03 per million 64 64 0",
-        "1 +3.75e-01 -32 -2.50e-01 +1.25e-01",
-        "2 +1.25e-01 -16 -1.25e-01 0",
-        "> 3",
+        "rank 1 +3.75e-01 -32 -2.50e-01 +1.25e-01",
+        "rank 2 +1.25e-01 -16 -1.25e-01 0",
+        "> rank 3",
         "dense -1.25e-01 +16 +1.25e-01 0",
         "held by budget: the next size that loses less needs 16 parameters, 0 are left "
         "(1.2e-01 less loss without it)",
@@ -246,14 +246,20 @@ def test_prices_of_the_relaxation_can_be_too_low() -> None:
 # A pivot of rank r costs r (16 - r) of 64 parameters: 15, 28, 39, 48, 55, 60, 63.
 
 
-def test_neighbours_are_of_either_form_in_the_order_of_their_parameters() -> None:
+def test_neighbours_have_the_form_that_needs_less_in_the_order_of_their_parameters() -> None:
     found = seen(A, form="auto")
     assert (found.decision, found.params) == (Pivot(4), 48)
-    assert [other.decision for other in found.below] == [Pivot(3), LowRank(2), Pivot(2)]
+    assert [other.decision for other in found.below] == [Pivot(3), Pivot(2), Pivot(1)]
     assert [other.decision for other in found.above] == [Pivot(5), Pivot(6), Pivot(7)]
-    assert [other.params_change for other in found.below] == [-9, -16, -20]
+    assert [other.params_change for other in found.below] == [-9, -20, -33]
     assert found.below[0].loss_change_nats == 0.125
     assert found.below[0].reduced_cost_nats == pytest.approx(0.125 - 9 / 128)
+
+
+def test_a_form_that_needs_less_of_a_limit_is_a_neighbour_too() -> None:
+    found = seen(A, form="auto", limits=("limit-latency{share=9}",))
+    shown = [other.decision for other in (*found.below, *found.above)]
+    assert LowRank(2) in shown and Pivot(2) in shown
 
 
 def test_a_form_that_was_not_offered_holds_nothing() -> None:

@@ -74,7 +74,7 @@ def test_another_form_of_the_same_rank_is_a_difference() -> None:
         Change(B, "8 x 8", 1, "pivot 1", 16, 15, 0.1, 0.1),
     )
     totals = facts(found.totals)
-    assert (totals["low-rank"], totals["pivot"]) == ((2, None), (None, 2))
+    assert (totals["low-rank"], totals["pivot"]) == ((2, 0), (0, 2))
     assert facts(found.provenance) == {"search.form": ("pair", "auto")}
 
 
