@@ -25,7 +25,7 @@ class Side:
     tiers: dict[str, float]
     """Tier -> share of the FLOPs."""
     forecast_us: float
-    """One step of the workload: all matmuls, attention, and the copies of compressed layers."""
+    """One step of the workload: all matmuls and attention, and what decisions copy."""
     nats_per_token: float
     """On the text that the summary names."""
     speedup: Speedup | None = None

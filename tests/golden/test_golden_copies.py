@@ -32,8 +32,8 @@ def pivoted(execution: Execution = "eager") -> Inspection:
 
 def test_rows_of_copies() -> None:
     seen = pivoted()
-    check("llama-3-8b_pivots", render(tables.inspection_view(seen), WIDE))
-    check("llama-3-8b_pivots_80", render(tables.inspection_view(seen), NARROW))
+    check("llama-3-8b_copies", render(tables.inspection_view(seen), WIDE))
+    check("llama-3-8b_copies_80", render(tables.inspection_view(seen), NARROW))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 240])
@@ -47,4 +47,4 @@ def test_no_width_loses_what_a_copy_does(width: int) -> None:
 def test_the_copies_in_the_graph_as_text() -> None:
     lines = pivoted("compiled").code().splitlines()
     first = next(i for i, line in enumerate(lines) if "self_attn.q_proj.product.weight" in line)
-    check("llama-3-8b_pivots_code", "\n".join(lines[first : first + 8]))
+    check("llama-3-8b_copies_code", "\n".join(lines[first : first + 8]))
