@@ -16,14 +16,15 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.asked import check_module
 from gacfx.core.dims import Dims
-from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
+from gacfx.core.sites import AttentionSite, CopySite, Execution, Mode, Site, Workload
 from gacfx.core.surroundings import plain_torch
+from gacfx.core.tiers import COPY
 from gacfx.errors import UnsupportedModel
 from gacfx.graph.layers import in_layer, layers_of, split_layer
 from gacfx.graph.notes import note, sites, state
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
-from gacfx.graph.printer import annotated_code
+from gacfx.graph.printer import annotated_code, elements_text
 from gacfx.hardware.profile import USUAL, Profile, load_profile
 from gacfx.tracing import export
 from gacfx.tracing.skeleton import read_config, skeleton
@@ -40,7 +41,7 @@ class Row:
     layers: str
     """``7``, or ``0-31`` once folded; empty outside the repeated layers."""
     sizes: str
-    """``1024 x 4096 x 1107``, or ``32/8 heads x 128``."""
+    """``1024 x 4096 x 1107``, ``32/8 heads x 128``, or ``1024 x 4096`` of a copy."""
     dtype: str
     tier: int
     kernel: str
@@ -82,9 +83,9 @@ class Inspection:
         return dims
 
     def tiers(self) -> dict[int, tuple[int, float]]:
-        """Tier -> (number of sites, share of the FLOPs 0..1), best tier first."""
+        """Tier -> (number of sites, share of the FLOPs 0..1), best tier first; no copies."""
         count, work = Counter[int](), Counter[int]()
-        for row in self.rows:
+        for row in (row for row in self.rows if row.kernel != COPY):
             count[row.tier] += row.count
             work[row.tier] += row.flops
         return {t: (count[t], work[t] / max(self.flops, 1)) for t in sorted(count)}
@@ -139,10 +140,12 @@ def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
 
 
 def sizes_text(site: Site, workload: Workload) -> str:
-    """Sizes in elements: M x K x N, or heads and their widths."""
+    """Sizes in elements: M x K x N, heads and their widths, or what a copy writes."""
     if isinstance(site, AttentionSite):
         width = str(site.d_qk) if site.d_qk == site.d_v else f"{site.d_qk}/{site.d_v}"
         return f"{site.heads_q}/{site.heads_kv} heads x {width}"
+    if isinstance(site, CopySite):
+        return f"{site.m.at(workload)} x {elements_text(site)}"
     text = " x ".join(map(str, site.sizes(workload)))
     many = site.count.at(workload) if site.experts == 1 else site.experts
     return text if many == 1 else f"{text} ({many})"

@@ -23,7 +23,10 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One kernel that reads and writes ``elements`` numbers for every token: a gather, a sum."""
+    """One kernel that reads and writes ``elements`` numbers for every token: a gather, a sum.
+
+    torch.compile makes one kernel of those that follow each other.
+    """
 
     elements: int
 
