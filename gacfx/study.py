@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 import gacfx
 from gacfx import pipelines
-from gacfx.allocation.allocate import allocate
+from gacfx.allocation.allocate import allocate, keeps_limits
 from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather
@@ -293,7 +293,9 @@ class Study:
             factors, failed = self._factors(plan, known)
             if not failed:
                 sources, before = known.decompositions, feeders(self.graph)
-                return Planned(*in_order(plan, factors, sources, self.model, before))
+                ordered = Planned(*in_order(plan, factors, sources, self.model, before))
+                kept = keeps_limits(ordered.plan, curves, limiters)
+                return ordered if kept else Planned(plan, factors)
             for module, reason in failed.items():
                 kind = plan.decisions[module].kind
                 without.setdefault(module, {})[kind] = f"{kind}: {reason}"
