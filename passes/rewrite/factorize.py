@@ -4,6 +4,7 @@ Before:  linear(x, q_proj.weight, q_proj.bias)
 After:   linear(linear(x, q_proj.down.weight), q_proj.up.weight, q_proj.up.bias)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ class Factorize(GacPass):
         assert self.plan is not None and self.factors is not None
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
         check_factors(self.plan, self.factors)
-        check_shapes(self.factors, {name: site for name, (_, site) in todo.items()})
+        check_shapes(self.plan, {name: site for name, (_, site) in todo.items()}, self.factors)
         for choice in self.plan.choices:
             for weight in choice.weights:
                 node = todo[weight.module][0] if weight.module in todo else None
@@ -59,23 +60,27 @@ class Factorize(GacPass):
                 raise PassError(f"{self.name}: {odd}")
 
 
-def check_shapes(factors: FactorSet, sites: dict[str, MatmulSite]) -> None:
-    """Nothing when all factors have their matmul, of the planned shape.
+def check_shapes(
+    plan: Plan, sites: dict[str, MatmulSite], modules: Iterable[str] | None = None
+) -> None:
+    """Nothing when every module, by default every replaced one, has its matmul, of the planned
+    shape.
 
     Raises:
         PlanMismatch: names the first module that differs.
     """
-    for module, made in factors.items():
+    for module in plan.decisions if modules is None else modules:
         if module not in sites:
             raise PlanMismatch(
                 f"factorize: the graph has no matmul {module}; "
                 "give it the dense graph that the plan was made for"
             )
+        weight = plan.weights[module]
         rows, columns = sites[module].n.times, sites[module].k.times
-        if (rows, columns) != (made.rows, made.columns):
+        if (rows, columns) != (weight.rows, weight.columns):
             raise PlanMismatch(
                 f"factorize: {module}: its weight is {rows} x {columns}, the plan is for "
-                f"{made.rows} x {made.columns}"
+                f"{weight.rows} x {weight.columns}"
             )
 
 
