@@ -8,7 +8,7 @@ print([(point.mode, point.batch, point.ratio) for point in found.points])
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
@@ -102,15 +102,6 @@ def graph_speedup(
     """
     sites = (site for _, site in notes.sites(gm))
     return _speedup(plan, sites, "whole model", load_profile(gpu), seq, execution)
-
-
-def graph_us(gm: GraphModule, plan: Plan, profile: Profile, workload: Workload) -> float:
-    """Microseconds of one step of the planned model; infinite where the GPU cannot run it."""
-    sites = (site for _, site in notes.sites(gm))
-    try:
-        return _point(Clock(profile, workload), sites, plan.decisions).planned_us
-    except ProfileError:
-        return inf
 
 
 def curves_speedup(

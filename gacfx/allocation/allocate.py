@@ -26,7 +26,7 @@ from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite
-from gacfx.errors import InfeasibleBudget
+from gacfx.errors import GacError, InfeasibleBudget
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack import Problem, Solution, check
@@ -142,6 +142,20 @@ def restrict(
         tie_layers(sites, case.offered)
     for limiter in limiters:
         limiter.restrict(case.offered, sites)
+
+
+def keeps_limits(plan: Plan, curves: Curves, limiters: Sequence[Limiter]) -> bool:
+    """A plan whose decisions were changed after planning still keeps the limits of its search."""
+    offered = Offered()
+    offered.offer({choice.group: (choice.decision,) for choice in plan.choices})
+    sites = {weight.module: weight.site for weight in curves.facts.weights}
+    try:
+        for limiter in limiters:
+            limiter.restrict(offered, sites)
+    except GacError:  # of a pass that takes such decisions for none of its own
+        return False
+    spent = ((sum(int(costs[0]) for costs in x.costs.values()), x.most) for x in offered.limits)
+    return all(found <= most for found, most in spent)
 
 
 def solve_case(
