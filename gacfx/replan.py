@@ -26,12 +26,12 @@ from gacfx.graph.notes import targets
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align
 from gacfx.hardware.profile import Profile, load_profile
-from gacfx.inspection import capture
 from gacfx.knapsack import Problem
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.read_graph import graph_curves, target_names
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
+from gacfx.tracing.capture import capture
 
 
 def synthetic_curves(

@@ -50,7 +50,7 @@ from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
@@ -123,7 +123,7 @@ class Study:
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
-        graph = capture(model, attention_seq=seq)
+        graph = export_model(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
         names = target_names(graph)
         progress("capture", 1, 1)

@@ -17,7 +17,8 @@ from rich.text import Text
 from gacfx.core.sites import AttentionSite, CopySite, MatmulSite
 from gacfx.core.tiers import COPY
 from gacfx.graph.notes import sites
-from gacfx.inspection import Inspection, Row
+from gacfx.graph.rows import Row
+from gacfx.inspection import Inspection
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, width_of
 from gacfx.report.numbers import count
 

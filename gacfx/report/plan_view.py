@@ -10,9 +10,8 @@ from gacfx.compressors.values import unit_of
 from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
-from gacfx.graph.layers import split_layer
+from gacfx.graph.layers import ranges, split_layer
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import ranges
 from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
 

@@ -7,7 +7,7 @@ from gacfx.core.sites import Execution, Workload
 from gacfx.inspection import Inspection
 from gacfx.modules.install import skeleton_
 from gacfx.report import tables
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from gacfx.tracing.skeleton import read_config, skeleton
 from tests.golden.goldens import LAYERS, NARROW, check, inspected, render
 
@@ -27,7 +27,7 @@ def pivoted(execution: Execution = "eager") -> Inspection:
     }
     skeleton_(model, decisions)
     run = Workload(batch=1, seq=1024, execution=execution)
-    return inspected(capture(model), "llama-3-8b, pivots", run)
+    return inspected(export_model(model), "llama-3-8b, pivots", run)
 
 
 def test_rows_of_copies() -> None:

@@ -22,7 +22,7 @@ from gacfx.inspection import Inspection, annotate_graph
 from gacfx.modules.install import install_
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.speedup import graph_speedup
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests import tiny
 from tests.passes.graphs import annotated, h200, planned, run, snapshot
 
@@ -53,7 +53,7 @@ def dense(bias: bool) -> Any:
 @cache
 def made(bias: bool) -> tuple[GraphModule, Planned, GraphModule]:
     """A dense graph, a plan, and the rewritten graph."""
-    gm = annotated(capture(dense(bias)))
+    gm = annotated(export_model(dense(bias)))
     one = planned(gm, DECISIONS)
     return gm, one, apply_to_graph(gm, one)
 
@@ -113,7 +113,7 @@ def test_a_captured_model_has_the_sites_of_the_rewritten_graph(bias: bool) -> No
     model = copy.deepcopy(dense(bias))
     install_(model, one.factors)
     ours = seen(gm, Workload())
-    theirs = seen(capture(model), Workload())
+    theirs = seen(export_model(model), Workload())
     assert theirs.rows == ours.rows
     assert [site for _, site in sites(theirs.graph)] == [site for _, site in sites(gm)]
 

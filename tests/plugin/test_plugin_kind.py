@@ -26,7 +26,7 @@ from gacfx.inspection import annotate_graph
 from gacfx.modules.install import compressed_modules
 from gacfx.modules.make import carrier_names
 from gacfx.passes.verify.check_budget import weight_params
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.passes.graphs import annotated
 from tests.plugin.toy_kind import KIND, forget, installed
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, qwen2, token_ids
@@ -70,14 +70,14 @@ def test_its_plan_and_tensors_come_back(toy: ModuleType, tmp_path: Path) -> None
 
 def test_graph_and_module_agree_to_the_last_bit(toy: ModuleType) -> None:
     model, planned = made(toy)
-    gm = apply_to_graph(capture(model), planned)
+    gm = apply_to_graph(export_model(model), planned)
     module = apply(model, planned)
     assert [type(layer).__name__ for layer in compressed_modules(module).values()] == [
         "ScaledLinear",
         "ScaledLinear",
     ]
     inputs = {"input_ids": token_ids(3, 17), "use_cache": False}
-    graphs = [graph(**inputs)[0] for graph in (gm, capture(module))]
+    graphs = [graph(**inputs)[0] for graph in (gm, export_model(module))]
     assert (graphs[0] - graphs[1]).abs().max() == 0.0
     assert not torch.allclose(graphs[0], model(**inputs)[0])
     assert weight_params(gm, Q0) == toy.Scaled(9).params(48, 48)
@@ -87,9 +87,9 @@ def test_graph_and_module_agree_to_the_last_bit(toy: ModuleType) -> None:
 
 def test_its_copies_are_forecast_as_they_are_planned(toy: ModuleType) -> None:
     model, planned = made(toy)
-    dense, profile = annotated(capture(model)), load_profile("h200")
+    dense, profile = annotated(export_model(model)), load_profile("h200")
     weight = next(site for _, site in matmuls(dense) if site.name == Q0)
-    graphs = [apply_to_graph(capture(model), planned), capture(apply(model, planned))]
+    graphs = [apply_to_graph(export_model(model), planned), export_model(apply(model, planned))]
     for gm, run in product(graphs, (Workload(4, 512), Workload(4, 512, "decode"))):
         rows = [row for row in annotate_graph(gm, profile, run, "toy").rows if Q0 in row.name]
         assert [row.name for row in rows] == [f"{Q0}.inner", Q0, f"{Q0}.outer"]

@@ -11,7 +11,7 @@ from gacfx.coupling.feeders import feeders
 from gacfx.graph.notes import state
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import graph_of, run
 
@@ -33,14 +33,15 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, 12] -> [B, S, 12]."""
         out: Tensor = self.last(self.middle(self, x))
-        return out + self.other(x.repeat(1, 1, 2)[..., :20])
+        beside: Tensor = self.other(x.repeat(1, 1, 2)[..., :20])
+        return out + beside
 
 
 def found(middle: Middle, change: Callable[[Net], None] = lambda _: None) -> tuple[str, ...]:
     """What makes the inputs of the last layer."""
     net = Net(middle).eval()
     change(net)
-    gm = capture(net, {"x": torch.randn(3, 17, 12)})
+    gm = export_model(net, {"x": torch.randn(3, 17, 12)})
     return feeders(run(gm, AnnotateSites())).get("last", ())
 
 
@@ -122,7 +123,7 @@ def test_channels_that_leave_the_model_are_refused() -> None:
             h = self.a(x).tanh()
             return self.last(h), h
 
-    assert feeders(run(capture(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
+    assert feeders(run(export_model(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

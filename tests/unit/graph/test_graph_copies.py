@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from gacfx.graph import ops
 from gacfx.graph.copies import copy_runs, word
 from gacfx.modules.pivot import PivotLinear
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 
 X = torch.zeros(3, 17, 24)
 
@@ -66,7 +66,7 @@ def by_dynamo(model: nn.Module) -> GraphModule:
 
 
 def by_export(model: nn.Module) -> GraphModule:
-    return capture(model, {"x": X})
+    return export_model(model, {"x": X})
 
 
 def words(gm: GraphModule, *layers: str) -> list[tuple[str, list[str]]]:

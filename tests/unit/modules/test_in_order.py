@@ -27,7 +27,7 @@ from gacfx.modules.in_order import in_order
 from gacfx.modules.install import swapped
 from gacfx.modules.pivot_in_order import PivotInOrderLinear
 from gacfx.passes.planning.measure_curves import dense_weight
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import annotated, planned
 from tests.svd import Svd
@@ -57,7 +57,7 @@ class Made:
     def __init__(
         self, model: nn.Module, choose: Callable[[str], Decision], align: int = 8, **inputs: Any
     ) -> None:
-        self.model, self.graph = model, annotated(capture(model, inputs or None))
+        self.model, self.graph = model, annotated(export_model(model, inputs or None))
         weights = {site.name: dense_weight(self.graph, site) for _, site in targets(self.graph)}
         self.sources = {name: Svd.of(weight, name) for name, weight in weights.items()}
         choices, factors = [], FactorSet()
@@ -155,11 +155,11 @@ def test_narrow_dtypes_stay_within_their_rounding(dtype: torch.dtype) -> None:
 def test_graph_and_module_compute_the_very_same(name: str, neighbour: str) -> None:
     made = family(name, NEIGHBOURS[neighbour])
     graph = gacfx.apply(made.graph, made.ordered)
-    module = capture(gacfx.apply(made.model, made.ordered))
+    module = export_model(gacfx.apply(made.model, made.ordered))
     assert apart(graph, module, name) == 0.0
     theirs = dict(module.named_parameters(remove_duplicate=False))
     assert all(torch.equal(each, theirs[name]) for name, each in graph.named_parameters())
-    assert apart(made.graph, capture(made.model), name) == 0.0  # left as it was
+    assert apart(made.graph, export_model(made.model), name) == 0.0  # left as it was
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
