@@ -15,7 +15,7 @@ from tests.trials.extremes import EXTREMES
 ROOT = Path(__file__).parents[2]
 MOST_MIB = 500
 """For a problem of a million candidates with everything around it (goal S10)"""
-BOUNDED = {"no_common_step_hard": 1e-6}
+BOUNDED = {"no_common_step_hard": 1e-6, "strong": 1e-6}
 """Those that need not be proven, and the relative gap that must be"""
 PATIENCE_SECONDS = 120
 
