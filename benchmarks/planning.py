@@ -30,38 +30,37 @@ from benchmarks.planning_problems import (
 )
 
 PLANS = (
-    Plan(Case(LLAMA_8B, window=True, dense=False), Goal(1, max_ms=3), seeds=25, rivals=4),
-    Plan(Case(LLAMA_8B, window=True, dense=False, curve="linear"), Goal(1, max_ms=3), seeds=25),
-    Plan(Case(LLAMA_8B, window=True, dense=False, curve="noisy"), Goal(1, max_ms=3), seeds=25),
-    Plan(Case(LLAMA_8B, window=True, dense=True), None, seeds=25, rivals=4),
-    Plan(Case(LLAMA_8B, window=False, dense=False), Goal(5, times=500), rivals=2),
-    Plan(Case(LLAMA_8B, window=False, dense=False, curve="linear"), Goal(5)),
-    Plan(Case(LLAMA_8B, window=False, dense=False, curve="noisy"), Goal(5)),
+    Plan(Case(LLAMA_8B, window=True, dense=False), Goal(20), seeds=25, rivals=4),
+    Plan(Case(LLAMA_8B, window=True, dense=False, curve="linear"), Goal(20), seeds=25),
+    Plan(Case(LLAMA_8B, window=True, dense=False, curve="noisy"), Goal(20), seeds=25),
+    Plan(Case(LLAMA_8B, window=True, dense=True), Goal(20), seeds=25, rivals=4),
+    Plan(Case(LLAMA_8B, window=False, dense=False), Goal(20, times=300), rivals=2),
+    Plan(Case(LLAMA_8B, window=False, dense=False, curve="linear"), Goal(20)),
+    Plan(Case(LLAMA_8B, window=False, dense=False, curve="noisy"), Goal(20)),
     Plan(Case(LLAMA_8B, window=False, dense=True), Goal(20)),
-    Plan(Case(LLAMA_70B, window=False, dense=False), Goal(20)),
-    Plan(Case(LLAMA_70B, window=False, dense=True), Goal(20)),
+    Plan(Case(LLAMA_70B, window=False, dense=False), Goal(60)),
+    Plan(Case(LLAMA_70B, window=False, dense=True), Goal(60)),
     Plan(Case(LLAMA_8B, window=False, dense=True, forms=True), Goal(20)),
     Plan(Case(LLAMA_70B, window=False, dense=True, forms=True), Goal(60)),
     Plan(Case(LLAMA_405B, window=False, dense=False), Goal(60), seeds=2),
     Plan(Case(LLAMA_405B, window=False, dense=True), Goal(60), seeds=2),
-    Plan(Case(DEEPSEEK_V3, window=True, dense=False), Goal(50), seeds=2),
+    Plan(Case(DEEPSEEK_V3, window=True, dense=False), None, seeds=2),
     Plan(Case(DEEPSEEK_V3, window=True, dense=True), None, seeds=2),
-    Plan(Case(DEEPSEEK_V3, window=False, dense=False), Goal(1000, peak_mib=800), seeds=1),
-    Plan(Case(DEEPSEEK_V3, window=False, dense=True), None, seeds=1),
+    Plan(Case(DEEPSEEK_V3, window=False, dense=False), None, seeds=1, repeats=1),
+    Plan(Case(DEEPSEEK_V3, window=False, dense=True), None, seeds=1, repeats=1),
     *(
         Plan(Classic(kind, 10_000, 100), Goal(2000), seeds=4)
         for kind in ("uncorrelated", "weakly correlated", "subset sum", "zig-zag")
     ),
-    Plan(Classic("0-1, strongly correlated", 10_000, 2), Goal(2000), seeds=4),
+    Plan(Classic("0-1, strongly correlated", 10_000, 2), None, seeds=4),
     *(
         Plan(Classic(kind, 100_000, 20), Goal(2000), seeds=4)
         for kind in ("uncorrelated", "weakly correlated")
     ),
-    Plan(Classic("strongly correlated", 100, 10), Goal(1000)),
-    Plan(Classic("strongly correlated", 1000, 10), Goal(1000)),
-    Plan(Classic("strongly correlated", 1000, 100), Goal(10_000, gap=1e-8), seeds=4),
-    Plan(Classic("strongly correlated", 10_000, 10), Goal(10_000, gap=1e-8), seeds=4),
-    Plan(Classic("strongly correlated", 10_000, 100), Goal(10_000, gap=1e-8), seeds=4),
+    Plan(Classic("strongly correlated", 100, 10), None),
+    Plan(Classic("strongly correlated", 1000, 10), None, seeds=4),
+    Plan(Classic("strongly correlated", 1000, 100), None, seeds=4),
+    Plan(Classic("strongly correlated", 10_000, 10), None, seeds=4, repeats=2),
     Plan(Classic("subset sum", 224, 273, 10**7), Goal(2000, peak_mib=500, gap=1e-6)),
 )
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from gacfx.core.search import Search
     from gacfx.errors import GacError
     from gacfx.graph.pipeline import Pipeline
-    from gacfx.inspection import capture, inspect
+    from gacfx.inspection import inspect
     from gacfx.request import Request
+    from gacfx.tracing.capture import capture
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,7 @@ _HOME = {
     "Pipeline": "gacfx.graph.pipeline",
     "Request": "gacfx.request",
     "Search": "gacfx.core.search",
-    "capture": "gacfx.inspection",
+    "capture": "gacfx.tracing.capture",
     "inspect": "gacfx.inspection",
 }
 

@@ -39,16 +39,13 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import CalibrationError, CheckpointError, PlanError, UnsupportedModel
 from gacfx.hardware.profile import Profile, load_profile
-from gacfx.inspection import (
-    annotate_graph,
-    capture,
-    inspect,
-)
+from gacfx.inspection import annotate_graph, inspect
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.request import Asked, Request, check_request
 from gacfx.study import Progress, Study
 from gacfx.suitable import check_dtype, check_tp
 from gacfx.summary import Summary
+from gacfx.tracing.capture import capture
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
 

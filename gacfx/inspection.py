@@ -4,53 +4,24 @@ print(inspect("llama-3-8b", gpu="h200").code())
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import GraphModule
 
 from gacfx import pipelines
-from gacfx.core.asked import check_module
 from gacfx.core.dims import Dims
-from gacfx.core.sites import AttentionSite, Execution, Mode, Site, Workload
+from gacfx.core.sites import Execution, Mode, Workload
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import UnsupportedModel
-from gacfx.graph.layers import in_layer, layers_of, split_layer
-from gacfx.graph.notes import note, sites, state
-from gacfx.graph.ops import DTYPES
+from gacfx.core.tiers import COPY
+from gacfx.graph.notes import sites, state
 from gacfx.graph.pipeline import Pipeline
 from gacfx.graph.printer import annotated_code
+from gacfx.graph.rows import Row, fold, read_rows
 from gacfx.hardware.profile import USUAL, Profile, load_profile
-from gacfx.tracing import export
-from gacfx.tracing.skeleton import read_config, skeleton
-
-MODEL_DTYPES = ("fp32", "bf16", "fp16")
-"""What the weights of a model can be asked for in."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One site under one workload on one GPU."""
-
-    name: str
-    layers: str
-    """``7``, or ``0-31`` once folded; empty outside the repeated layers."""
-    sizes: str
-    """``1024 x 4096 x 1107``, or ``32/8 heads x 128``."""
-    dtype: str
-    tier: int
-    kernel: str
-    reason: str
-    latency_us: float
-    flops: int
-    note: str
-    """Why it was left alone."""
-    count: int = 1
-    """Sites that this row stands for."""
+from gacfx.tracing.capture import capture
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +53,9 @@ class Inspection:
         return dims
 
     def tiers(self) -> dict[int, tuple[int, float]]:
-        """Tier -> (number of sites, share of the FLOPs 0..1), best tier first."""
+        """Tier -> (number of sites, share of the FLOPs 0..1), best tier first; no copies."""
         count, work = Counter[int](), Counter[int]()
-        for row in self.rows:
+        for row in (row for row in self.rows if row.kernel != COPY):
             count[row.tier] += row.count
             work[row.tier] += row.flops
         return {t: (count[t], work[t] / max(self.flops, 1)) for t in sorted(count)}
@@ -112,124 +83,6 @@ class Inspection:
             },
             "rows": [asdict(r) for r in self.rows],
         }
-
-
-def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
-    """One row for each site of an annotated graph, in graph order."""
-    rows, layers = [], layers_of(gm)
-    for node, site in sites(gm):
-        known = note(node)
-        assert known.tier is not None and known.latency_us is not None
-        layer = split_layer(site.name)[1] if in_layer(node, layers) else ""
-        rows.append(
-            Row(
-                name=site.name,
-                layers=layer,
-                sizes=sizes_text(site, workload),
-                dtype=site.dtype,
-                tier=known.tier.tier,
-                kernel=known.tier.kernel,
-                reason=known.tier.reason,
-                latency_us=known.latency_us,
-                flops=site.flops(workload),
-                note="; ".join(r.reason for r in known.refusals),
-            )
-        )
-    return tuple(rows)
-
-
-def sizes_text(site: Site, workload: Workload) -> str:
-    """Sizes in elements: M x K x N, or heads and their widths."""
-    if isinstance(site, AttentionSite):
-        width = str(site.d_qk) if site.d_qk == site.d_v else f"{site.d_qk}/{site.d_v}"
-        return f"{site.heads_q}/{site.heads_kv} heads x {width}"
-    text = " x ".join(map(str, site.sizes(workload)))
-    many = site.count.at(workload) if site.experts == 1 else site.experts
-    return text if many == 1 else f"{text} ({many})"
-
-
-def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Rows that differ in nothing but the layer become one, in order of first appearance.
-
-    Names lose what stands before the layer number, unless there are several stacks of layers.
-    """
-    groups: dict[tuple[object, ...], list[Row]] = {}
-    prefixes = set()
-    for row in rows:
-        prefix, layer, rest = _split(row)
-        prefixes |= {prefix} if layer else set()
-        key = (prefix, rest, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
-        groups.setdefault(key, []).append(row)
-    folded = []
-    for same in groups.values():
-        prefix, layer, name = _split(same[0])
-        if layer and len(prefixes) > 1:
-            name = f"{prefix}.*.{name}"
-        folded.append(
-            replace(
-                same[0],
-                name=name,
-                layers=ranges(int(r.layers) for r in same) if layer else "",
-                latency_us=sum(r.latency_us for r in same),
-                flops=sum(r.flops for r in same),
-                count=len(same),
-            )
-        )
-    return tuple(folded)
-
-
-def _split(row: Row) -> tuple[str, str, str]:
-    return split_layer(row.name) if row.layers else ("", "", row.name)
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """``0-3,5`` for 0, 1, 2, 3, 5."""
-    runs: list[list[int]] = []
-    for n in sorted(set(numbers)):
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-
-
-@plain_torch()
-def capture(
-    model: "nn.Module | str | Path", *, seq: int = 1024, dtype: str | None = None
-) -> GraphModule:
-    """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
-
-    Args:
-        model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
-        seq: tokens of a sequence for which eager attention calls are recorded.
-        dtype: fp32, bf16 or fp16, instead of the configuration's own.
-
-    Raises:
-        CaptureError: torch.export refuses the model.
-        UnsupportedModel: it is no model, or a wrapper of one.
-        CheckpointError, UnsupportedModel: nothing readable behind the name; or no such dtype.
-    """
-    if not isinstance(model, str | Path):
-        check_module(model)
-    if not isinstance(model, nn.Module):
-        model = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
-    elif dtype is not None:
-        raise UnsupportedModel(
-            f"{type(model).__name__}: a module has its dtype already; leave out dtype={dtype!r} or "
-            "cast the module"
-        )
-    return export.capture(model, attention_seq=seq)
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """``torch.float16`` for ``fp16``.
-
-    Raises:
-        UnsupportedModel: models are not held in such a dtype.
-    """
-    if name not in MODEL_DTYPES:
-        raise UnsupportedModel(f"no model in dtype {name!r}; take {', '.join(MODEL_DTYPES)}")
-    return next(dtype for dtype, short in DTYPES.items() if short == name)
 
 
 @plain_torch()

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch.fx import GraphModule
 
 from gacfx import pipelines
-from gacfx.allocation.allocate import Case, allocate, lacking, offer, restrict
+from gacfx.allocation.allocate import Case, allocate, offer, restrict
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
@@ -26,12 +26,12 @@ from gacfx.graph.notes import targets
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.contracts import chosen_align
 from gacfx.hardware.profile import Profile, load_profile
-from gacfx.inspection import capture
 from gacfx.knapsack import Problem
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import PAPER
 from gacfx.passes.planning.read_graph import graph_curves, target_names
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
+from gacfx.tracing.capture import capture
 
 
 def synthetic_curves(
@@ -163,9 +163,8 @@ def problem_again(
             "that defines it first"
         ) from error
     wanted = {c.group: c.wanted for c in plan.choices if c.wanted is not None}
-    offers = offers_again(plan)
-    without = {c.group: lacking(c.reason, offers.kinds) for c in plan.choices}
-    case = offer(curves, offers, wanted, without)
+    without = {c.group: c.lacks for c in plan.choices}
+    case = offer(curves, offers_again(plan), wanted, without)
     if instead:
         case.offered.offer({**(case.offered.candidates or {}), **instead})
     needy = any("profile" in step.required for step in limiters)

@@ -8,7 +8,7 @@ print([(point.mode, point.batch, point.ratio) for point in found.points])
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from math import inf, isfinite
+from math import isfinite
 from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
@@ -104,15 +104,6 @@ def graph_speedup(
     return _speedup(plan, sites, "whole model", load_profile(gpu), seq, execution)
 
 
-def graph_us(gm: GraphModule, plan: Plan, profile: Profile, workload: Workload) -> float:
-    """Microseconds of one step of the planned model; infinite where the GPU cannot run it."""
-    sites = (site for _, site in notes.sites(gm))
-    try:
-        return _point(Clock(profile, workload), sites, plan.decisions).planned_us
-    except ProfileError:
-        return inf
-
-
 def curves_speedup(
     curves: Curves, plan: Plan, *, gpu: str | Profile = "h200", seq: int = 1024
 ) -> Speedup:
@@ -177,7 +168,7 @@ def _point(clock: Clock, sites: Iterable[Site], decisions: dict[str, Decision]) 
 
 
 def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...]:
-    """Kernel and time of each launch.
+    """Kernel and time of each product, and of the copies between them.
 
     Raises:
         ProfileError: the GPU cannot run one of them.
@@ -185,8 +176,7 @@ def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...
     found = clock.launches(site, decision)
     for launch in found:
         if not isfinite(launch.latency.us):
-            why = launch.tier.reason if launch.tier else "it cannot run"
-            raise ProfileError(f"{site.name}: {why}")
+            raise ProfileError(f"{site.name}: {launch.tier.reason}")
     return found
 
 
@@ -196,8 +186,7 @@ def _growth(before: Launch, after: tuple[Launch, ...]) -> dict[Cause, float]:
     compute_us = sum(one.compute_us for one in steps) - dense.compute_us
     memory_us = sum(one.memory_us for one in steps) - dense.memory_us
     launch_us = sum(one.launch_us for one in steps) - dense.launch_us
-    assert before.tier is not None
-    if any(launch.tier and launch.tier.tier > before.tier.tier for launch in after):
+    if any(launch.tier.tier > before.tier.tier for launch in after):
         return {"launch": launch_us, "kernel": compute_us + memory_us}
     return {"launch": launch_us, "compute": compute_us, "memory": memory_us}
 

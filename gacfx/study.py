@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 import gacfx
 from gacfx import pipelines
-from gacfx.allocation.allocate import allocate
+from gacfx.allocation.allocate import allocate, keeps_limits
 from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather
@@ -38,17 +38,19 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.statistics import Statistics, merge
 from gacfx.core.surroundings import plain_torch
+from gacfx.coupling.feeders import feeders
 from gacfx.errors import DecompositionFailed
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
+from gacfx.modules.in_order import in_order
 from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
@@ -121,7 +123,7 @@ class Study:
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
-        graph = capture(model, attention_seq=seq)
+        graph = export_model(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
         names = target_names(graph)
         progress("capture", 1, 1)
@@ -290,7 +292,10 @@ class Study:
             )
             factors, failed = self._factors(plan, known)
             if not failed:
-                return Planned(plan, factors)
+                sources, before = known.decompositions, feeders(self.graph)
+                ordered = Planned(*in_order(plan, factors, sources, self.model, before))
+                kept = keeps_limits(ordered.plan, curves, limiters)
+                return ordered if kept else Planned(plan, factors)
             for module, reason in failed.items():
                 kind = plan.decisions[module].kind
                 without.setdefault(module, {})[kind] = reason

@@ -1,7 +1,5 @@
 """Dense and planned side by side: forecast, losses, and the proof on the rewritten graph."""
 
-from dataclasses import replace
-
 import torch
 
 from gacfx import pipelines
@@ -19,7 +17,7 @@ from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
 from gacfx.inspection import Inspection, annotate_graph
 from gacfx.modules.install import swapped
-from gacfx.speedup import graph_speedup, graph_us
+from gacfx.speedup import graph_speedup
 from gacfx.study import Study
 from gacfx.summary import Summary, make_side
 from gacfx.tracing import export
@@ -55,9 +53,7 @@ def summarise(
         faster = graph_speedup(
             study.graph, one.plan, gpu=profile, seq=workload.seq, execution=workload.execution
         )
-        # The graph's own forecast knows matmuls and attention alone, not what decisions copy.
-        us = graph_us(study.graph, one.plan, profile, workload)
-        sides.append(replace(make_side(name, seen, nats, one.plan, 0, faster), forecast_us=us))
+        sides.append(make_side(name, seen, nats, one.plan, 0, faster))
     label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
     text = "calibration text" if judge is study.held_back else "evaluation text"
     rises = [rise_of(one.plan) for one in planned.values()]

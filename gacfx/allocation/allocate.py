@@ -6,8 +6,8 @@ A pure function of its arguments: no model, no graph, no torch.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite
-from gacfx.errors import InfeasibleBudget
+from gacfx.errors import GacError, InfeasibleBudget
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack import Problem, Solution, check
@@ -100,7 +100,9 @@ class Case:
     curves: Mapping[str, Curve]
     offered: Offered
     reasons: Mapping[str, str]
-    """Module -> why only the dense weight is offered, or why one form is not."""
+    """Module -> why only the dense weight is offered."""
+    lacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Module -> kind -> why it is not offered."""
 
 
 def offer(
@@ -125,17 +127,11 @@ def offer(
         if key not in alike:
             alike[key] = offers.without(*lacks).candidates(curve, size)
         candidates[module], reason = alike[key]
-        if why := "; ".join(filter(None, (reason, *map(": ".join, lacks.items())))):
-            reasons[module] = why
+        if reason:
+            reasons[module] = "; ".join((reason, *map(": ".join, lacks.items())))
     offered = Offered()
     offered.offer(candidates)
-    return Case(known, offered, reasons)
-
-
-def lacking(reason: str, kinds: Iterable[str]) -> dict[str, str]:
-    """Kind -> why a weight cannot have it, by the reason that :func:`offer` gave it."""
-    parts = (part.partition(": ") for part in reason.split("; "))
-    return {kind: why for kind, colon, why in parts if colon and kind in kinds}
+    return Case(known, offered, reasons, without)
 
 
 def restrict(
@@ -146,6 +142,20 @@ def restrict(
         tie_layers(sites, case.offered)
     for limiter in limiters:
         limiter.restrict(case.offered, sites)
+
+
+def keeps_limits(plan: Plan, curves: Curves, limiters: Sequence[Limiter]) -> bool:
+    """A plan whose decisions were changed after planning still keeps the limits of its search."""
+    offered = Offered()
+    offered.offer({choice.group: (choice.decision,) for choice in plan.choices})
+    sites = {weight.module: weight.site for weight in curves.facts.weights}
+    try:
+        for limiter in limiters:
+            limiter.restrict(offered, sites)
+    except GacError:  # of a pass that takes such decisions for none of its own
+        return False
+    spent = ((sum(int(costs[0]) for costs in x.costs.values()), x.most) for x in offered.limits)
+    return all(found <= most for found, most in spent)
 
 
 def solve_case(
@@ -204,7 +214,7 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
         reason = curve.failed or case.reasons.get(name, "")
         if not reason and all(each.is_dense for each in offered):
             reason = "no other size was offered"
-        yield Choice.single(
+        made = Choice.single(
             name,
             curve.rows,
             curve.columns,
@@ -213,6 +223,7 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
             curve.loss(offered[pick]),
             reason,
         )
+        yield replace(made, lacks=dict(case.lacks.get(name, {})))
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:

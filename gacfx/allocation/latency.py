@@ -4,19 +4,20 @@ layers.0.mlp.up_proj   8, 16, ..., dense:  9.1, 9.1, ..., 35.1 us; all together 
                        dense weights, rule-based, prefill, 1 x 1024 tokens
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import groupby
 from math import isfinite
 
 import numpy as np
 
-from gacfx.core.decision import DENSE, Copy, Decision, Gemm
+from gacfx.core.decision import DENSE, Copy, Decision, Gemm, Work
 from gacfx.core.offered import Candidates, Offered
-from gacfx.core.sites import AttentionSite, Extent, Layout, MatmulSite, Site, Workload
+from gacfx.core.sites import CopySite, Extent, Layout, MatmulSite, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PassError
-from gacfx.hardware.latency import Latency, copy_us, estimate_us
+from gacfx.hardware.latency import Latency, estimate_us
 from gacfx.hardware.predict import predict
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack.arrays import IntArray
@@ -70,11 +71,10 @@ def latency_limit(
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel of a decision, with its forecast."""
+    """One product of a decision, or the copies between two of them, with its forecast."""
 
     latency: Latency
-    tier: TierPrediction | None
-    """None for a copy: it has no kernel to choose."""
+    tier: TierPrediction
 
 
 class Clock:
@@ -103,28 +103,37 @@ class Clock:
         return sum(_ns(launch, site.name) for launch in self.launches(site, decision))
 
     def launches(self, site: Site, decision: Decision) -> tuple[Launch, ...]:
-        """What a site runs under a decision, infinite where it is illegal; attention as it is."""
-        if isinstance(site, AttentionSite):
+        """What a site runs under a decision, infinite where it is illegal.
+
+        Everything but a matmul runs as it is.
+        """
+        if not isinstance(site, MatmulSite):
             return (self.forecast(replace(site, name="")),)
         if decision.is_dense:
             return (self.forecast(bare(site)),)
         work = decision.work(site.n.times, site.k.times, site.bias)
-        return tuple(self._step(site, step) for step in work)
+        return tuple(self.forecast(step) for step in self._steps(site, work))
 
     def forecast(self, site: Site) -> Launch:
-        """Kernel and time of one matmul or attention call, infinite where it is illegal."""
+        """Kernel and time of one site, infinite where it is illegal."""
         if site not in self._known:
             tier = predict(site, self.profile, self.workload)
             latency = estimate_us(site, tier, self.profile, self.workload)
             self._known[site] = Launch(latency, tier)
         return self._known[site]
 
-    def _step(self, site: MatmulSite, step: Gemm | Copy) -> Launch:
-        if isinstance(step, Copy):
-            tokens = site.m.at(self.workload) * site.count.at(self.workload)
-            return Launch(copy_us(tokens * step.elements, site.dtype, self.profile), None)
-        product = replace(bare(site), layout=Layout.LINEAR, bias=step.bias)
-        return self.forecast(replace(product, k=Extent(step.k), n=Extent(step.n)))
+    def _steps(self, site: MatmulSite, work: Work) -> Iterator[Site]:
+        """The sites that a graph has where the work stands for a weight."""
+        product = replace(bare(site), layout=Layout.LINEAR)
+        times = site.count.at(self.workload)
+        for kind, steps in groupby(work, type):
+            if kind is Copy:
+                elements = tuple(times * step.elements for step in steps if isinstance(step, Copy))
+                yield CopySite("", site.m, elements, site.dtype)
+                continue
+            for step in steps:
+                assert isinstance(step, Gemm)
+                yield replace(product, k=Extent(step.k), n=Extent(step.n), bias=step.bias)
 
 
 def bare(site: MatmulSite) -> MatmulSite:
@@ -134,6 +143,5 @@ def bare(site: MatmulSite) -> MatmulSite:
 
 def _ns(launch: Launch, module: str) -> int:
     if not isfinite(launch.latency.us):
-        why = launch.tier.reason if launch.tier else "it cannot run"
-        raise PassError(f"{BY}: {module}: {why}; no time can be forecast")
+        raise PassError(f"{BY}: {module}: {launch.tier.reason}; no time can be forecast")
     return round(launch.latency.us * 1000)

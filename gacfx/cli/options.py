@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
-from gacfx.core.defaults import METHOD, RATIO
+from gacfx.core.defaults import METHOD, MODEL_DTYPES, RATIO
 from gacfx.core.search import Bound, Candidates, Quant, Search, Solver
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 CANDIDATES = get_args(Candidates)
 SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
-DTYPES = ("fp32", "bf16", "fp16")
 
 
 class WrongUse(Exception):  # noqa: N818 - exit code 2
@@ -37,7 +36,7 @@ def add_gpu(command: argparse.ArgumentParser, default: str | None = "h200") -> N
 
 def add_dtype(command: argparse.ArgumentParser) -> None:
     """``--dtype``, for models that are published in another."""
-    command.add_argument("--dtype", choices=DTYPES, help="of the model (default: its own)")
+    command.add_argument("--dtype", choices=MODEL_DTYPES, help="of the model (default: its own)")
 
 
 def add_workload(command: argparse.ArgumentParser) -> None:
@@ -231,7 +230,7 @@ def profile_of(arguments: argparse.Namespace) -> "Profile":
 
 def dtype_of(arguments: argparse.Namespace) -> "torch.dtype | None":
     """The dtype that the model is asked for in, if it is."""
-    from gacfx.inspection import torch_dtype
+    from gacfx.tracing.capture import torch_dtype
 
     return None if arguments.dtype is None else torch_dtype(arguments.dtype)
 

@@ -23,7 +23,10 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One kernel that reads and writes ``elements`` numbers for every token: a gather, a sum."""
+    """One kernel that reads and writes ``elements`` numbers for every token: a gather, a sum.
+
+    torch.compile makes one kernel of those that follow each other.
+    """
 
     elements: int
 
@@ -272,6 +275,48 @@ class Pivot(_OfRank):
 
     def __str__(self) -> str:
         return f"pivot {self.rank}"
+
+
+@dataclass(frozen=True, slots=True)
+class PivotInOrder(Pivot):
+    """The same product with r pivots among its inputs, which come first: r (rows + columns - r).
+
+    Nothing is gathered: the layers that make the inputs give them in this order. It is never
+    offered; a pivot becomes one where the model allows it (:mod:`gacfx.modules.in_order`).
+    """
+
+    kind: ClassVar[str] = "pivot-in-order"
+
+    @property
+    def label(self) -> int | str:
+        """That of the candidate that it was chosen as."""
+        return f"pivot {self.rank}"
+
+    def work(self, rows: int, columns: int, bias: bool) -> Work:
+        """Two products and a sum."""
+        r = self.rank
+        return Gemm(columns - r, r), Copy(r), Gemm(r, rows, bias)
+
+    def tensors(self, rows: int, columns: int) -> dict[str, Stored]:
+        """The product and the coefficients."""
+        r = self.rank
+        return {
+            "product": Stored((rows, r), "product.weight"),
+            "coefficients": Stored((r, columns - r), "coefficients.weight"),
+        }
+
+    def sizes(self, rows: int, columns: int) -> tuple[int, ...]:
+        """The rank, and what is left of the inputs."""
+        return self.rank, columns - self.rank
+
+    @classmethod
+    def offers(cls, rows: int, columns: int, step: int) -> tuple[tuple[Decision, ...], str]:
+        """Nothing: neighbours decide."""
+        del rows, columns, step
+        return (), "is offered by itself: pivots become it"
+
+    def __str__(self) -> str:
+        return f"pivot-in-order {self.rank}"
 
 
 def of_rank(rank: int | None) -> Decision:

@@ -8,3 +8,5 @@ GPU = "h200"
 """Profile whose alignment the sizes follow."""
 SEQ = 1024
 """Tokens of a sequence."""
+MODEL_DTYPES = ("fp32", "bf16", "fp16")
+"""What the weights of a model can be asked for in."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from gacfx.core.decision import Decision, Dense, LowRank, Pivot
+from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
 from gacfx.core.names import printable
 from gacfx.core.table import Table
 from gacfx.errors import PlanError
@@ -34,6 +34,7 @@ BUILT_IN = (
     Kind(Dense),
     Kind(LowRank, "gacfx.modules.low_rank:LowRankLinear"),
     Kind(Pivot, "gacfx.modules.pivot:PivotLinear"),
+    Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
 )
 KINDS = Table(
     "kind of decision",

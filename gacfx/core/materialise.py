@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gacfx.core.decision import Decision, LowRank
+from gacfx.core.decision import DENSE, Decision, LowRank
 from gacfx.core.plan import Plan
 from gacfx.errors import PlanError
 
@@ -22,6 +22,10 @@ class Factors:
     columns: int
     tensors: dict[str, Tensor]
     """Named, and of the shapes, that the decision says."""
+    order: Tensor | None = None
+    """int32 [rows]: output i is output ``order[i]`` of the dense layer, for neighbours that want
+    their inputs so. The tensors have this order; a bias, and a weight that stays dense, are given
+    it with them. None: the outputs are as they were."""
 
     def __post_init__(self) -> None:
         """Refuses what is not what the decision stores.
@@ -63,6 +67,14 @@ class Factors:
         """No NaN and no infinity."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors.values())
 
+    def reorder(self, parameter: nn.Parameter, axis: int = 0) -> nn.Parameter:
+        """A parameter of the dense layer with its outputs in the order of these factors; itself
+        where they keep it."""
+        if self.order is None:
+            return parameter
+        made = parameter.detach().index_select(axis, self.order.to(parameter.device))
+        return nn.Parameter(made, requires_grad=parameter.requires_grad)
+
     def _problem(self) -> str:
         shape = (self.rows, self.columns)
         if problem := self.decision.problem(*shape):
@@ -83,7 +95,17 @@ class Factors:
             ):
                 wanted = "torch.int32" if each.integer else "floating"
                 return f"factors of {self.decision}: {name} is {found.dtype}, it must be {wanted}"
-        return odd_integers(self.decision, *shape, self.tensors)
+        return odd_integers(self.decision, *shape, self.tensors) or self._odd_order()
+
+    def _odd_order(self) -> str:
+        """What is wrong with the order of the outputs; empty where nothing is."""
+        if self.order is None:
+            return "nothing is done to a dense weight" if self.decision.is_dense else ""
+        if self.order.dtype != torch.int32 or tuple(self.order.shape) != (self.rows,):
+            return f"the order of outputs must be torch.int32 of shape ({self.rows},)"
+        every = torch.arange(self.rows, dtype=torch.int32, device=self.order.device)
+        same = self.order.is_meta or torch.equal(self.order.sort().values, every)
+        return "" if same else "its order of outputs is none: every output must be there once"
 
 
 def odd_integers(decision: Decision, rows: int, columns: int, tensors: Mapping[str, Tensor]) -> str:
@@ -110,7 +132,9 @@ def check_factors(plan: Plan, factors: Mapping[str, Factors]) -> None:
     Raises:
         PlanError: names the first module that differs.
     """
-    planned, weights = plan.decisions, plan.weights
+    weights = plan.weights
+    reordered = {module for module, made in factors.items() if made.order is not None}
+    planned = {**dict.fromkeys(reordered & weights.keys(), DENSE), **plan.decisions}
     for module in sorted(planned.keys() ^ factors.keys()):
         have, lack = ("plan", "factors") if module in planned else ("factors", "plan")
         raise PlanError(f"{module}: is in the {have} but not in the {lack}; make the plan again")

@@ -55,7 +55,9 @@ class Choice:
     loss_nats: float
     """Estimated rise of the task loss, nats per token, in the value model of the plan."""
     reason: str = ""
-    """Why it was left dense, or why it has this form, when that was not the planner's choice."""
+    """Why it was left dense, when that was not the planner's free choice."""
+    lacks: dict[str, str] = field(default_factory=dict)
+    """Kind of decision -> why the weights cannot have it."""
 
     @staticmethod
     def single(

@@ -27,6 +27,8 @@ PLAN_FILE = "plan.json"
 FACTORS_FILE = "factors.safetensors"
 _FORMAT = "gacfx-factors-2"
 _READS = ("gacfx-factors-1", _FORMAT)
+_ORDER = "outputs:order"
+"""Of a layer with reordered outputs; no decision can have a tensor of this name."""
 
 
 def save_factors(
@@ -61,13 +63,20 @@ def _tensors(factors: Mapping[str, Factors]) -> dict[str, Tensor]:
             raise PlanError(f"{module}: its factors are NaN or infinite; make the plan again")
         for name, tensor in made.tensors.items():
             tensors[f"{module}.{name}"] = _own(tensor, seen)
+        if made.order is not None:
+            tensors[f"{module}.{_ORDER}"] = _own(made.order, seen)
     return tensors
 
 
 def _decisions(factors: Mapping[str, Factors]) -> dict[str, str]:
     """Metadata of the file: module -> rows, columns and decision, as JSON."""
     said = {
-        module: {"rows": f.rows, "columns": f.columns, "decision": write_decision(f.decision)}
+        module: {
+            "rows": f.rows,
+            "columns": f.columns,
+            "decision": write_decision(f.decision),
+            **({} if f.order is None else {"reordered": True}),
+        }
         for module, f in sorted(factors.items())
     }
     return {"decisions": json.dumps(said)}
@@ -165,25 +174,30 @@ def _any(file: Any, metadata: dict[str, str], path: Path) -> FactorSet:
     said = _said(metadata.get("decisions", ""), path)
     wanted = {
         f"{module}.{name}": module
-        for module, (rows, columns, decision) in said.items()
-        for name in decision.tensors(rows, columns)
+        for module, (rows, columns, decision, reordered) in said.items()
+        for name in (*decision.tensors(rows, columns), *([_ORDER] if reordered else []))
     }
     for key in sorted(wanted.keys() ^ set(file.keys())):
         what = "is missing" if key in wanted else "belongs to no decision of the file"
         raise CheckpointError(f"{path}: {printable(key)} {what}")
     factors = {}
-    for module, (rows, columns, decision) in said.items():
+    for module, (rows, columns, decision, reordered) in said.items():
         names = decision.tensors(rows, columns)
         tensors = {name: file.get_tensor(f"{module}.{name}") for name in names}
+        order = file.get_tensor(f"{module}.{_ORDER}") if reordered else None
         try:
-            factors[module] = Factors(decision, rows, columns, tensors)
+            factors[module] = Factors(decision, rows, columns, tensors, order)
         except PlanError as error:
             raise PlanError(f"{path}: {module}: {error}") from error
     return factors
 
 
-def _said(text: str, path: Path) -> dict[str, tuple[int, int, Decision]]:
-    """Module -> (rows, columns, decision), as the metadata of a file says.
+_Said = tuple[int, int, Decision, bool]
+"""(rows, columns, decision, whether the outputs are reordered) of one module."""
+
+
+def _said(text: str, path: Path) -> dict[str, _Said]:
+    """What the metadata of a file say of each module.
 
     Raises:
         CheckpointError: it says nothing of the kind.
@@ -206,8 +220,8 @@ def _said(text: str, path: Path) -> dict[str, tuple[int, int, Decision]]:
     return found
 
 
-def _one_said(raw: object) -> tuple[int, int, Decision]:
-    """(rows, columns, decision) of one module."""
+def _one_said(raw: object) -> _Said:
+    """What is said of one module."""
     table = raw if isinstance(raw, dict) else {}
     rows, columns = table.get("rows"), table.get("columns")
     if type(rows) is not int or type(columns) is not int or min(rows, columns) < 1:
@@ -215,7 +229,7 @@ def _one_said(raw: object) -> tuple[int, int, Decision]:
     decision = read_decision(table.get("decision"))
     if problem := decision.problem(rows, columns):
         raise PlanError(problem)
-    return rows, columns, decision
+    return rows, columns, decision, table.get("reordered") is True
 
 
 def _pairs(file: Any, path: Path) -> FactorSet:

@@ -1,4 +1,4 @@
-"""Sites: matmul and attention nodes seen as operations, and the workload they run under.
+"""Sites: nodes of a graph seen as operations, and the workload they run under.
 
 Sizes that grow with the input are kept as multiples (:class:`Extent`), so one capture answers for
 prefill and decode at any batch and length.
@@ -148,4 +148,32 @@ class AttentionSite:
         return 2 * workload.batch * self.heads_q * q * k * (self.d_qk + self.d_v)
 
 
-Site = MatmulSite | AttentionSite
+@dataclass(frozen=True, slots=True)
+class CopySite:
+    """Kernels in a row that multiply nothing: they gather, join or add what a decision needs."""
+
+    name: str
+    """Module that does it, for example ``model.layers.0.self_attn.q_proj``."""
+    m: Extent
+    elements: tuple[int, ...]
+    """Numbers that each kernel reads and writes for each of the M rows, in order."""
+    dtype: str
+    what: tuple[str, ...] = ()
+    """What each kernel does: ``join``, ``gather``, ``sum``, or the name of its operator."""
+
+    def kernels(self, workload: Workload) -> tuple[int, ...]:
+        """Numbers that each kernel reads and writes under ``workload``.
+
+        One reads what the one before it wrote, and torch.compile makes one kernel of them.
+        """
+        compiled = workload.execution == "compiled"
+        each = (max(self.elements),) if compiled else self.elements
+        return tuple(self.m.at(workload) * elements for elements in each)
+
+    def flops(self, workload: Workload) -> int:
+        """None."""
+        del workload
+        return 0
+
+
+Site = MatmulSite | AttentionSite | CopySite

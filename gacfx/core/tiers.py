@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+COPY = "copy"
+"""Class of the kernels that multiply nothing. There is no better one, and none that is worse."""
+
 
 @dataclass(frozen=True, slots=True)
 class TierPrediction:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from gacfx.allocation.allocate import Case, lacking
+from gacfx.allocation.allocate import Case
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
@@ -100,8 +100,7 @@ def problem_around(
 
 def offers_of(plan: Plan, choice: Choice) -> Offers:
     """How the candidates of one weight were listed."""
-    offers = offers_again(plan)
-    return offers.without(*lacking(choice.reason, offers.kinds))
+    return offers_again(plan).without(*choice.lacks)
 
 
 def _alone(

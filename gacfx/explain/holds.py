@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gacfx.allocation.allocate import lacking
 from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
-from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
 from gacfx.core.plan import Choice
 from gacfx.core.search import Bound
@@ -34,11 +32,12 @@ class Held:
     def holds(self) -> Iterator[Hold]:
         """Everything that binds, the budget first."""
         failed, legal = bool(self.curve.failed), self._listed(())
+        lacks = self.choice.lacks
         if self.choice.reason:
-            lacks = lacking(self.choice.reason, KINDS)
             by = "bound" if len(legal) > 1 else "contract"
-            by = "failure" if failed or lacks else by
-            yield Hold(by, self.choice.reason, None)
+            yield Hold("failure" if failed or lacks else by, self.choice.reason, None)
+        else:
+            yield from (Hold("failure", f"{kind}: {why}", None) for kind, why in lacks.items())
         if failed:
             return
         yield from self._scarce()

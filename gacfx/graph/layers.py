@@ -9,6 +9,7 @@ the names of its elements.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 
 from torch.fx import GraphModule, Node
 
@@ -42,3 +43,14 @@ def split_layer(name: str) -> tuple[str, str, str]:
     if at is None:
         return "", "", name
     return ".".join(parts[:at]), parts[at], ".".join(parts[at + 1 :])
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """``0-3,5`` for 0, 1, 2, 3, 5."""
+    runs: list[list[int]] = []
+    for n in sorted(set(numbers)):
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

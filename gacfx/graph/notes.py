@@ -18,7 +18,15 @@ from torch.fx import GraphModule, Node
 from gacfx.core.dims import Dims
 from gacfx.core.offered import Offered
 from gacfx.core.plan import Plan
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Site
+from gacfx.core.sites import (
+    AttentionCall,
+    AttentionSite,
+    CopySite,
+    Extent,
+    Layout,
+    MatmulSite,
+    Site,
+)
 from gacfx.core.tiers import TierPrediction
 from gacfx.graph import ops
 
@@ -143,7 +151,7 @@ def forgive(node: Node, *, by: str) -> None:
 def sites(gm: GraphModule) -> Iterator[tuple[Node, Site]]:
     """Every node that has a fresh site, in graph order."""
     for node in gm.graph.nodes:
-        if ops.op_of(node) is not None and (site := note(node).site) is not None:
+        if (site := note(node).site) is not None:
             yield node, site
 
 
@@ -163,8 +171,7 @@ def targets(gm: GraphModule) -> Iterator[tuple[Node, MatmulSite]]:
 
 def facts(gm: GraphModule) -> frozenset[Fact]:
     """What holds for ``gm`` right now, read from its notes and its state."""
-    notes = [note(n) for n in gm.graph.nodes if ops.op_of(n) is not None]
-    known = [n for n in notes if n.site is not None]
+    known = [n for n in map(note, gm.graph.nodes) if n.site is not None]
     held: set[Fact] = set()
     if known:
         held.add(Fact.SITES)
@@ -203,12 +210,21 @@ def drop(gm: GraphModule, facts_to_drop: frozenset[Fact]) -> None:
             setattr(about, fact.value, None)
 
 
+_KINDS: dict[type[Site], str] = {
+    MatmulSite: "matmul",
+    AttentionSite: "attention",
+    CopySite: "copy",
+}
+
+
 def _plain(value: Note) -> dict[str, Any]:
-    raw = asdict(value)
-    if value.site is not None:
-        raw["kind"] = "matmul" if isinstance(value.site, MatmulSite) else "attention"
-    if isinstance(value.site, MatmulSite):
-        raw["site"]["layout"] = value.site.layout.value  # plain text, no class of ours
+    raw, site = asdict(value), value.site
+    if site is not None:
+        raw["kind"] = _KINDS[type(site)]
+    if isinstance(site, MatmulSite):
+        raw["site"]["layout"] = site.layout.value  # plain text, no class of ours
+    if isinstance(site, CopySite):
+        raw["site"] |= {"elements": list(site.elements), "what": list(site.what)}
     raw["refusals"] = [asdict(r) for r in value.refusals]
     return raw
 
@@ -229,6 +245,9 @@ def _read_site(raw: dict[str, Any]) -> Site | None:
     data = raw.get("site")
     if data is None:
         return None
+    if raw.get("kind") == "copy":
+        lists = {key: tuple(data[key]) for key in ("elements", "what")}
+        return CopySite(**{**data, **lists, "m": Extent(**data["m"])})
     if raw.get("kind") == "matmul":
         extents = {key: Extent(**data[key]) for key in ("m", "k", "n", "count")}
         return MatmulSite(**{**data, **extents, "layout": Layout(data["layout"])})

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
@@ -100,6 +101,28 @@ def short_name(node: Node) -> str:
     """``linear`` for ``aten.linear.default``; empty for anything that is no aten operator."""
     schema = getattr(node.target, "_schema", None)
     return str(schema.name).rpartition("::")[2] if schema is not None else ""
+
+
+def call_name(node: Node) -> str:
+    """``cat`` for ``aten.cat.default``, ``torch.cat`` and a method of that name."""
+    return short_name(node) or str(getattr(node.target, "__name__", node.target))
+
+
+def moves(node: Node) -> bool:
+    """A call that writes numbers of its own: no view, no item of several results, no indices."""
+    found = value(node) if node.op in ("call_function", "call_method") else None
+    return found is not None and found.dtype in DTYPES and not _is_view(node)
+
+
+def _is_view(node: Node) -> bool:
+    """The operator hands out memory of its input; dynamo's spelling is judged by the name."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, OpOverload):
+        packet = getattr(aten, call_name(node), None)
+        return packet is not None and getattr(packet, packet.overloads()[0]).is_view
+    cast = any(dtype_name(source) != dtype_name(node) for source in node.all_input_nodes[:1])
+    return node.target.is_view and not cast
 
 
 def origin(node: object) -> Node | None:

@@ -2,7 +2,7 @@
 
 from torch.fx import GraphModule, Node
 
-from gacfx.core.sites import AttentionSite, Extent, MatmulSite, Site
+from gacfx.core.sites import AttentionSite, CopySite, Extent, Site
 from gacfx.graph import ops
 from gacfx.graph.notes import Note, note
 
@@ -17,7 +17,7 @@ def annotated_code(gm: GraphModule) -> str:
             lines.append(f"return {_args(node)}")
             continue
         known = note(node)
-        lines.append(f"{node.name} = {_target(node)}({_args(node)}){_shape(node)}")
+        lines.append(f"{node.name} = {ops.call_name(node)}({_args(node)}){_shape(node)}")
         if known.site is not None:
             lines.append(f"    # {site_text(known.site)}{_verdict(known)}")
     return "\n".join(lines) + "\n"
@@ -28,10 +28,17 @@ def site_text(site: Site) -> str:
     if isinstance(site, AttentionSite):
         heads = f"{site.heads_q} over {site.heads_kv} heads"
         return f"{site.name}  {heads}, d_qk {site.d_qk}, d_v {site.d_v}, {site.dtype}"
-    assert isinstance(site, MatmulSite)
+    if isinstance(site, CopySite):
+        sizes = " x ".join((extent_text(site.m), elements_text(site)))
+        return f"{site.name}  {sizes} {site.dtype}"
     sizes = " x ".join(extent_text(e) for e in (site.m, site.k, site.n))
     many = f" of {site.experts} experts" if site.experts > 1 else ""
     return f"{site.name}  {sizes} {site.dtype}{many}"
+
+
+def elements_text(site: CopySite) -> str:
+    """``4096``; ``4096, 2048`` where kernels differ."""
+    return ", ".join(map(str, dict.fromkeys(site.elements)))
 
 
 def extent_text(extent: Extent) -> str:
@@ -49,11 +56,6 @@ def _verdict(known: Note) -> str:
         parts.append(f"{known.latency_us:.1f} us")
     parts += [f"{r.by}: {r.reason}" for r in known.refusals]
     return "".join(f"  | {p}" for p in parts)
-
-
-def _target(node: Node) -> str:
-    short = ops.short_name(node)
-    return short or str(getattr(node.target, "__name__", node.target))
 
 
 def _args(node: Node) -> str:

@@ -17,17 +17,19 @@ with it, do not quote it. Measured times in a profile are not mixed in: the two 
 
 # B batch, H heads, S sequence, D head dim
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Literal
 
-from gacfx.core.sites import AttentionSite, Extent, MatmulSite, Site, Workload
+from gacfx.core.sites import AttentionSite, CopySite, Extent, MatmulSite, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.hardware.gemm import HALF, round_up
 from gacfx.hardware.profile import DTYPE_BYTES, Profile, Tile
 from gacfx.hardware.sdpa import FLASH_MULTIPLE, flash_template
 
 Bound = Literal["compute", "memory", "launch"]
+Product = MatmulSite | AttentionSite
 
 SPLITS = (1, 2, 4, 8, 16)
 """Ways to split K over thread blocks; estimate of what cuBLAS considers."""
@@ -76,7 +78,7 @@ class _Stage:
     """Share of the usual bandwidth."""
 
 
-def _parts(stages: tuple[_Stage, ...], profile: Profile) -> dict[Bound, float]:
+def _parts(stages: Sequence[_Stage], profile: Profile) -> dict[Bound, float]:
     """Microseconds by what bounds them; their sum is the time of all stages."""
     parts: dict[Bound, float] = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
     usual = profile.bandwidth_gbps * profile.latency.f_mem * 1e3
@@ -98,6 +100,8 @@ def estimate_us(site: Site, tier: TierPrediction, profile: Profile, workload: Wo
     Raises:
         ProfileError: the profile has no peak for the dtype or no f_tier for the kernel.
     """
+    if isinstance(site, CopySite):
+        return copy_us(site.kernels(workload), site.dtype, profile)
     flops = _flops(site, workload)
     if tier.tier == 4:
         return Latency(us=inf, bound="compute", floor_us=0.0, flops=flops, bytes=0)
@@ -107,37 +111,31 @@ def estimate_us(site: Site, tier: TierPrediction, profile: Profile, workload: Wo
         stages = _matmul(site, tier.kernel, profile, workload)
     else:
         stages = _attention(site, tier.kernel, profile, workload)
-    parts = _parts(stages, profile)
-    bound = max(parts, key=lambda cause: parts[cause])
-    moved = sum(stage.bytes for stage in stages)
-    return Latency(
-        us=sum(parts.values()),
-        bound=bound,
-        floor_us=floor_us,
-        flops=flops,
-        bytes=moved,
-        compute_us=parts["compute"],
-        memory_us=parts["memory"],
-        launch_us=parts["launch"],
-    )
+    return _latency(stages, floor_us, flops, profile)
 
 
-def copy_us(elements: int, dtype: str, profile: Profile) -> Latency:
-    """Estimated time of one kernel that reads and writes so many numbers: a gather, a join, a sum.
+def copy_us(kernels: Sequence[int], dtype: str, profile: Profile) -> Latency:
+    """Estimated time of kernels that read and write so many numbers: a gather, a join, a sum.
 
     Args:
-        elements: numbers that are written.
+        kernels: numbers that each of them writes.
         dtype: of the numbers.
         profile: whose bandwidth and launch cost count.
     """
-    moved = 2 * elements * DTYPE_BYTES[dtype]
-    parts = _parts((_Stage(0.0, moved),), profile)
+    stages = tuple(_Stage(0.0, 2 * elements * DTYPE_BYTES[dtype]) for elements in kernels)
+    floor_us = sum(stage.bytes for stage in stages) / (profile.bandwidth_gbps * 1e3)
+    return _latency(stages, floor_us, 0, profile)
+
+
+def _latency(stages: Sequence[_Stage], floor_us: float, flops: int, profile: Profile) -> Latency:
+    parts = _parts(stages, profile)
     return Latency(
         us=sum(parts.values()),
-        bound="memory" if parts["memory"] >= parts["launch"] else "launch",
-        floor_us=moved / (profile.bandwidth_gbps * 1e3),
-        flops=0,
-        bytes=moved,
+        bound=max(parts, key=lambda cause: parts[cause]),
+        floor_us=floor_us,
+        flops=flops,
+        bytes=sum(stage.bytes for stage in stages),
+        compute_us=parts["compute"],
         memory_us=parts["memory"],
         launch_us=parts["launch"],
     )
@@ -161,7 +159,7 @@ def flash_pad_bytes(site: AttentionSite, workload: Workload) -> int:
     return (queries + 2 * keys) * (site.d_qk + 2 * padded) * DTYPE_BYTES[site.dtype]
 
 
-def _flops(site: Site, workload: Workload) -> int:
+def _flops(site: Product, workload: Workload) -> int:
     """What the operation needs: about half of the products of a causal square."""
     flops = site.flops(workload)
     if isinstance(site, MatmulSite) or not site.call(workload).causal:
@@ -170,7 +168,7 @@ def _flops(site: Site, workload: Workload) -> int:
     return flops * (s_k + 1) // (2 * s_k) if s_q == s_k else flops
 
 
-def _bytes(site: Site, workload: Workload, multiple: int = 1) -> int:
+def _bytes(site: Product, workload: Workload, multiple: int = 1) -> int:
     """Operands and result, each once; head dims are rounded up to ``multiple``."""
     size = DTYPE_BYTES[site.dtype]
     if isinstance(site, MatmulSite):

@@ -1,8 +1,8 @@
 """Predict the kernel of any site: from the profile's measured table if it has the exact shape,
 else from the rules."""
 
-from gacfx.core.sites import AttentionSite, Extent, MatmulSite, Site, Workload
-from gacfx.core.tiers import TierPrediction
+from gacfx.core.sites import AttentionSite, CopySite, Extent, MatmulSite, Site, Workload
+from gacfx.core.tiers import COPY, TierPrediction
 from gacfx.hardware.gemm import predict_matmul
 from gacfx.hardware.profile import Profile
 from gacfx.hardware.sdpa import predict_attention
@@ -12,6 +12,8 @@ def predict(
     site: Site, profile: Profile, workload: Workload, *, measured: bool = True
 ) -> TierPrediction:
     """Kernel class of a site under a workload; ``measured=False`` asks the rules alone."""
+    if isinstance(site, CopySite):
+        return TierPrediction(1, COPY, ", ".join(site.what))
     seen = profile.measured.get(measured_key(site, workload)) if measured else None
     if seen is not None:
         return TierPrediction(seen.tier, seen.kernel, seen.reason, source="measured")
@@ -20,7 +22,7 @@ def predict(
     return predict_attention(site, profile, workload)
 
 
-def measured_key(site: Site, workload: Workload) -> str:
+def measured_key(site: MatmulSite | AttentionSite, workload: Workload) -> str:
     """Everything that decides the kernel, as one line of text; sites of equal shape share it.
 
     ``matmul bf16 linear 1024x4096x1107`` (M x K x N; ``+bias`` and ``x8``, the count, where they

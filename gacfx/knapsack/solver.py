@@ -36,14 +36,14 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     check_amounts(gap=gap, time_limit=time_limit)
     deadline = deadline_of(time_limit)
     merged = merge(problem)
-    return merged.expand(_solve_merged(merged.problem, gap, deadline))
+    return merged.invert(_solve_merged(merged.problem, gap, deadline))
 
 
 def _solve_merged(problem: Problem, gap: float, deadline: float) -> Solution:
     if problem.rules:
         product = multiply(problem)
         if product is not None:
-            return product.expand(_solve_merged(product.problem, gap, deadline))
+            return product.invert(_solve_merged(product.problem, gap, deadline))
     time_limit = seconds_left(deadline)
     if problem.rules or len(problem.limits) > 1:
         return solve_ilp(problem, time_limit=time_limit)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Work:
-    """The guards of a search, shared by its rounds."""
+    """The guards of a search, shared by its parts."""
 
     steps_left: int
     """One per state and candidate, and a few more for those that get their bound. It bounds the

@@ -127,6 +127,20 @@ class Carrier(nn.Module, ABC):
         del rows, columns
         return "bias"
 
+    @classmethod
+    def reordered(
+        cls, decision: Any, tensors: Mapping[str, Tensor], order_O: Tensor
+    ) -> dict[str, Tensor] | None:
+        """The tensors that give output ``order[i]`` as output i; None where no tensors do.
+
+        Args:
+            decision: that the tensors are of.
+            tensors: as it names them.
+            order_O: every output once.
+        """
+        del decision, tensors, order_O
+        return None
+
     @property
     def own_bias(self) -> nn.Parameter | None:
         """The bias of the dense layer, wherever this layer keeps it."""

@@ -3,7 +3,8 @@
 Everything is checked before the first module is replaced, so a refusal leaves the model as it was.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,7 +14,7 @@ from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.carrier import Carrier
-from gacfx.modules.dense import bias_of, features, is_plain, weight_of
+from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
 from gacfx.modules.make import carrier_of
 from gacfx.modules.ties import tied_modules
 
@@ -33,9 +34,14 @@ def install_(model: nn.Module, factors: Mapping[str, Factors]) -> None:
         layer = _replaceable(model, name, ties)
         _check_shape(name, layer, made)
         _check_values(name, layer, made)
-        carrier_of(made.decision)
+        if not made.decision.is_dense:
+            carrier_of(made.decision)
     for name, made in factors.items():
-        _put_(model, name, _filled(model.get_submodule(name), made))
+        dense = model.get_submodule(name)
+        if made.decision.is_dense:
+            model.set_submodule(name, _reordered(dense, made))
+        else:
+            _put_(model, name, _filled(dense, made))
 
 
 def skeleton_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
@@ -82,6 +88,15 @@ def swapped(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
 def compressed_modules(model: nn.Module) -> dict[str, Carrier]:
     """Name -> layer that carries out a decision, for all in place, in the model's order."""
     return {n: m for n, m in model.named_modules() if isinstance(m, Carrier)}
+
+
+def replaceable(model: nn.Module, names: Iterable[str]) -> bool:
+    """Every one of these layers could be replaced."""
+    ties = tied_modules(model)
+    try:
+        return all(_replaceable(model, name, ties) for name in names)
+    except UnsupportedModel:
+        return False
 
 
 def _replaceable(model: nn.Module, name: str, ties: Mapping[str, str]) -> nn.Module:
@@ -152,8 +167,18 @@ def _put_(model: nn.Module, name: str, layer: Carrier) -> None:
 
 def _filled(dense: nn.Module, made: Factors) -> Carrier:
     like = weight_of(dense)
+    bias = bias_of(dense)
+    bias = None if bias is None else made.reorder(bias)
     carrier = carrier_of(made.decision)
-    return carrier.holding(made, bias_of(dense), device=like.device, dtype=like.dtype)
+    return carrier.holding(made, bias, device=like.device, dtype=like.dtype)
+
+
+def _reordered(dense: nn.Module, made: Factors) -> nn.Module:
+    """The same layer with its outputs in another order."""
+    axes = {"weight": int(is_conv1d(dense))}
+    found = dense.named_parameters(recurse=False)
+    new = {id(each): made.reorder(each, axes.get(name, 0)) for name, each in found}
+    return copy.deepcopy(dense, new)  # takes what stands under the old ones
 
 
 def _empty(dense: nn.Module, decision: Decision) -> Carrier:

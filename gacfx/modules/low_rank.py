@@ -85,6 +85,13 @@ class LowRankLinear(Carrier):
         up_OR, down_RD = balanced(*source.pair(decision.rank))
         return {"down": down_RD, "up": up_OR}
 
+    @classmethod
+    def reordered(
+        cls, decision: LowRank, tensors: Mapping[str, Tensor], order_O: Tensor
+    ) -> dict[str, Tensor] | None:
+        """The second factor has the outputs."""
+        return {**tensors, "up": tensors["up"][order_O]}
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         out: Tensor = self.up(self.down(x))

@@ -99,17 +99,16 @@ class PivotLinear(Carrier):
             DecompositionFailed: coefficients too large to be stored in half precision, or a product
                 that is not the pair's.
         """
-        up_OR, down_RD = source.pair(decision.rank)
-        outputs = on_outputs(len(up_OR), down_RD.shape[1])
-        side_SR, other_RL = (up_OR, down_RD) if outputs else (down_RD.T, up_OR.T)
-        pivots_R, rest_Q, coefficients_QR = eliminated(side_SR)
-        if problem := _problem(side_SR, other_RL, pivots_R, rest_Q, coefficients_QR):
-            raise DecompositionFailed(source.module, f"{decision}: {problem}")
-        product_RL = side_SR[pivots_R] @ other_RL
-        order_S = torch.cat([pivots_R, rest_Q])
-        if not outputs:
-            return _named(product_RL.T, coefficients_QR.T, order_S)
-        return _named(product_RL, coefficients_QR, order_S.argsort())
+        outputs = on_outputs(*source.weight_MN.shape)
+        return with_pivots(source, decision, outputs=outputs)
+
+    @classmethod
+    def reordered(
+        cls, decision: Pivot, tensors: Mapping[str, Tensor], order_O: Tensor
+    ) -> dict[str, Tensor] | None:
+        """Outputs are gathered anyway; else the product has them."""
+        name = "order" if len(tensors["order"]) == len(order_O) else "product"
+        return {**tensors, name: tensors[name][order_O]}
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
@@ -150,6 +149,25 @@ class PivotLinear(Carrier):
         more = build.linear(rest, coefficients, child="coefficients")
         hidden = build.call(aten.add.Tensor, (pivots, more))
         return build.linear(hidden, product, bias, child="product")
+
+
+def with_pivots(source: Source, decision: Pivot, *, outputs: bool) -> dict[str, Tensor]:
+    """Product, coefficients and order of a decision, with pivots among the outputs or the inputs.
+
+    Raises:
+        DecompositionFailed: coefficients too large to be stored in half precision, or a product
+            that is not the pair's.
+    """
+    up_OR, down_RD = source.pair(decision.rank)
+    side_SR, other_RL = (up_OR, down_RD) if outputs else (down_RD.T, up_OR.T)
+    pivots_R, rest_Q, coefficients_QR = eliminated(side_SR)
+    if problem := _problem(side_SR, other_RL, pivots_R, rest_Q, coefficients_QR):
+        raise DecompositionFailed(source.module, f"{decision}: {problem}")
+    product_RL = side_SR[pivots_R] @ other_RL
+    order_S = torch.cat([pivots_R, rest_Q])
+    if not outputs:
+        return _named(product_RL.T, coefficients_QR.T, order_S)
+    return _named(product_RL, coefficients_QR, order_S.argsort())
 
 
 def eliminated(side_SR: Tensor) -> tuple[Tensor, Tensor, Tensor]:

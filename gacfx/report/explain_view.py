@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gacfx.explain import Explanation, Moved, Other, Price, Tie
-from gacfx.graph.layers import split_layer
-from gacfx.inspection import ranges
+from gacfx.graph.layers import ranges, split_layer
 from gacfx.report.layout import Flow, listing, sentence
 from gacfx.report.numbers import count, signed
 

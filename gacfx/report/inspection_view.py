@@ -7,15 +7,18 @@ each reason below its row    80 columns and long reasons
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from gacfx.core.sites import AttentionSite
+from gacfx.core.sites import AttentionSite, CopySite, MatmulSite
+from gacfx.core.tiers import COPY
 from gacfx.graph.notes import sites
-from gacfx.inspection import Inspection, Row
+from gacfx.graph.rows import Row
+from gacfx.inspection import Inspection
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, width_of
 from gacfx.report.numbers import count
 
@@ -136,14 +139,18 @@ def note_lines(rows: tuple[Row, ...]) -> list[str]:
 
 
 def tiers_line(seen: Inspection) -> Text:
-    """``225 matmuls, 32 attentions  tier1 257 (100% flops)``."""
-    attentions = sum(isinstance(site, AttentionSite) for _, site in sites(seen.graph))
-    line = Text(f"{len(seen.rows) - attentions} matmuls, {attentions} attentions")
+    """``225 matmuls, 32 attentions  tier1 257 (100% flops)``; copies where there are some."""
+    number_of = Counter(type(site) for _, site in sites(seen.graph))
+    line = Text(f"{number_of[MatmulSite]} matmuls, {number_of[AttentionSite]} attentions")
+    if copies := number_of[CopySite]:
+        line.append(f", {copies} copies")
     for tier, (number, share) in seen.tiers().items():
         line.append(f"  tier{tier} {number} ({share:.0%} flops)", style=TIER_STYLE[tier])
     return line
 
 
 def tier_text(row: Row) -> Text:
-    """``3 align1``, in the colour of the tier."""
+    """``3 align1``, in the colour of the tier; a copy has none."""
+    if row.kernel == COPY:
+        return Text(f"- {COPY}")
     return Text(f"{row.tier} {row.kernel}", style=TIER_STYLE[row.tier])

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from gacfx.core.plan import Choice, Plan
 from gacfx.errors import PlanMismatch
-from gacfx.graph.layers import split_layer
-from gacfx.inspection import ranges
+from gacfx.graph.layers import ranges, split_layer
 from gacfx.report.numbers import signed
 from gacfx.report.plan_view import loss_unit
 

@@ -10,9 +10,8 @@ from gacfx.compressors.values import unit_of
 from gacfx.core.plan import LimitKept, Plan, Provenance
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
-from gacfx.graph.layers import split_layer
+from gacfx.graph.layers import ranges, split_layer
 from gacfx.hardware.profile import Profile
-from gacfx.inspection import ranges
 from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
 
@@ -48,6 +47,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield from map(listing, dense_lines(plan))
     else:
         yield sentence("the budget holds the whole model: nothing needs to go")
+    for lack, modules in lack_groups(plan).items():
+        yield listing(f"not offered: {_some(modules)} ({lack})")
     for reason, modules in refusal_groups(plan).items():
         yield listing(f"left alone: {_some(modules)} ({reason})")
     yield sentence(budget_line(plan))
@@ -194,6 +195,15 @@ def trials_line(plan: Plan) -> str:
 
 def _loss(nats: float | None) -> str:
     return "not finite" if nats is None else f"{nats:.4f}"
+
+
+def lack_groups(plan: Plan) -> dict[str, list[str]]:
+    """``pivot: why`` -> groups that were not offered this form and got another one."""
+    groups: dict[str, list[str]] = {}
+    for choice in plan.choices:
+        for kind, why in choice.lacks.items() if not choice.reason else ():
+            groups.setdefault(f"{kind}: {why}", []).append(choice.group)
+    return groups
 
 
 def refusal_groups(plan: Plan) -> dict[str, list[str]]:

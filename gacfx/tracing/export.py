@@ -22,7 +22,7 @@ BATCH, SEQ = 3, 17
 """Capture sizes: odd, distinct primes."""
 
 
-def capture(
+def export_model(
     model: nn.Module,
     inputs: Mapping[str, Any] | None = None,
     *,

@@ -1,26 +1,31 @@
-"""Say of every matmul and attention node which operation it is: node -> site note.
+"""Say of every node whose time counts which operation it is: node -> site note.
+
+Those are matmul and attention nodes, and the copies inside compressed layers: the last one of each
+run has the note.
 
 Before:  linear_3 = aten.linear(silu, model.layers.0.self_attn.q_proj.weight)
 After:   linear_3  model.layers.0.self_attn.q_proj  1 x token x 4096 x 4096  bf16
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from torch.fx import GraphModule, Node
 
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
+from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Layout, MatmulSite
 from gacfx.graph import ops
+from gacfx.graph.copies import copy_runs, word
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.notes import Fact, annotate, note, refuse
 from gacfx.graph.ops import Op
 from gacfx.graph.readable import check_readable
+from gacfx.modules.make import carrier_names
 
 
 @register
 @dataclass(frozen=True)
 class AnnotateSites(GacPass):
-    """Annotate matmul and attention nodes with their sizes; M grows with batch and sequence."""
+    """Annotate matmuls, attention and the copies of compressed layers with growing sizes."""
 
     name = "annotate-sites"
     gives = frozenset({Fact.SITES})
@@ -37,6 +42,8 @@ class AnnotateSites(GacPass):
                     refuse(node, by=self.name, reason=why)
             elif op is not None and (site := matmul_site(node, op, frame)) is not None:
                 annotate(node, site=site)
+        for layer, nodes in copy_runs(gm, carrier_names()):
+            annotate(nodes[-1], site=copy_site(layer, nodes, frame))
         return False
 
 
@@ -161,6 +168,19 @@ def attention_site(node: Node) -> AttentionSite:
         dtype=ops.dtype_name(node),
         compiled=compiled,
         eager=note(node).eager or compiled,
+    )
+
+
+def copy_site(layer: str, nodes: list[Node], frame: Frame) -> CopySite:
+    """The site of copies that follow each other; rows are those of the last one's result."""
+    shapes = [found for node in nodes if (found := ops.shape(node)) is not None]
+    rows = max(prod(shapes[-1][:-1]), 1)
+    return CopySite(
+        name=layer,
+        m=frame.extent(rows),
+        elements=tuple(ceil(prod(found) / rows) for found in shapes),
+        dtype=ops.dtype_name(nodes[-1]),
+        what=tuple(word(node) for node in nodes),
     )
 
 

@@ -4,6 +4,7 @@ Before:  linear(x, q_proj.weight, q_proj.bias)
 After:   linear(linear(x, q_proj.down.weight), q_proj.up.weight, q_proj.up.bias)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +42,14 @@ class Factorize(GacPass):
         assert self.plan is not None and self.factors is not None
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
         check_factors(self.plan, self.factors)
-        check_shapes(self.plan, {name: site for name, (_, site) in todo.items()})
+        check_shapes(self.plan, {name: site for name, (_, site) in todo.items()}, self.factors)
         for choice in self.plan.choices:
             for weight in choice.weights:
                 node = todo[weight.module][0] if weight.module in todo else None
                 if choice.decision.of(weight.module).is_dense and node is not None:
                     refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
-        for module in self.plan.decisions:
-            factorize_node(gm, *todo[module], self.factors[module])
+        for module, made in self.factors.items():
+            factorize_node(gm, *todo[module], made)
         state(gm).plan = self.plan
         return bool(self.plan.decisions)
 
@@ -59,13 +60,16 @@ class Factorize(GacPass):
                 raise PassError(f"{self.name}: {odd}")
 
 
-def check_shapes(plan: Plan, sites: dict[str, MatmulSite]) -> None:
-    """Nothing when every planned decision has its matmul, of the planned shape.
+def check_shapes(
+    plan: Plan, sites: dict[str, MatmulSite], modules: Iterable[str] | None = None
+) -> None:
+    """Nothing when every module, by default every replaced one, has its matmul, of the planned
+    shape.
 
     Raises:
         PlanMismatch: names the first module that differs.
     """
-    for module in plan.decisions:
+    for module in plan.decisions if modules is None else modules:
         if module not in sites:
             raise PlanMismatch(
                 f"factorize: the graph has no matmul {module}; "
@@ -86,6 +90,14 @@ def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Facto
     if site.layout not in (Layout.LINEAR, Layout.CONV1D):
         raise PassError(f"factorize: {site.name}: layout {site.layout} cannot be factorized")
     x, weight, bias = operands(node)
+    if factors.order is not None:
+        axes = {weight: int(site.layout is Layout.CONV1D)}
+        for held in (weight, bias) if factors.decision.is_dense else (bias,):
+            if held is not None:
+                old = gm.get_parameter(name := str(held.target))
+                edit.set_parameter(gm, name, factors.reorder(old, axes.get(held, 0)))
+    if factors.decision.is_dense:
+        return
     decision, rows, columns = factors.decision, factors.rows, factors.columns
     carrier = carrier_of(decision)
     tensors = _put(gm, node, site, factors)

@@ -15,10 +15,10 @@ from gacfx.errors import CaptureError, CheckpointError, UnsupportedModel
 from gacfx.graph.layers import in_layer, layers_of
 from gacfx.graph.notes import matmuls, note, sites
 from gacfx.graph.pipeline import Pipeline
+from gacfx.graph.rows import fold, read_rows
 from gacfx.hardware.profile import load
-from gacfx.inspection import fold, read_rows
 from gacfx.tracing.attention import _spy
-from gacfx.tracing.export import capture, example_inputs
+from gacfx.tracing.export import example_inputs, export_model
 from gacfx.tracing.skeleton import known_configs, read_config, skeleton
 from tests.families.zoo import FAMILIES
 
@@ -28,7 +28,7 @@ WORKLOAD = Workload(batch=2, seq=13)
 @cache
 def graph(name: str) -> GraphModule:
     """The annotated graph of a family; captured once."""
-    gm = capture(FAMILIES[name].make(), attention_seq=13)
+    gm = export_model(FAMILIES[name].make(), attention_seq=13)
     analyse = Pipeline.parse(pipelines.ANALYSE)
     analyse.bind(profile=load("h200"), workload=WORKLOAD).run(gm)
     return gm
@@ -44,7 +44,7 @@ def test_graph_computes_what_the_model_computes(name: str) -> None:
     model = FAMILIES[name].make()
     inputs = FAMILIES[name].export_kwargs(3, 17)
     with torch.no_grad():
-        got, want = capture(model, inputs)(**inputs)[0], model(**inputs)[0]
+        got, want = export_model(model, inputs)(**inputs)[0], model(**inputs)[0]
     assert torch.linalg.vector_norm(got - want) <= 1e-5 * torch.linalg.vector_norm(want)
 
 
@@ -102,7 +102,7 @@ def test_sliding_window_below_the_length_calls_attention_with_a_mask() -> None:
     model = FAMILIES["gemma3"].make()
     seen = [
         s.eager.mask
-        for _, s in sites_of(capture(model, attention_seq=40))
+        for _, s in sites_of(export_model(model, attention_seq=40))
         if isinstance(s, AttentionSite)
     ]
     assert any(seen)
@@ -114,9 +114,10 @@ def test_eager_attention_is_recorded_for_no_more_tokens_than_the_model_has_posit
     sizes: dict[str, Any] = {**FAMILIES["mistral"].config().to_dict(), "num_hidden_layers": 1}
     # 1024 tokens would be more than the window and need a mask; the model never has so many.
     config = MistralConfig(**{**sizes, "sliding_window": 100, "max_position_embeddings": 64})
+    model = MistralForCausalLM(config).eval()
     ((_, site),) = [
         (node, site)
-        for node, site in sites_of(capture(MistralForCausalLM(config).eval(), attention_seq=1024))
+        for node, site in sites_of(export_model(model, attention_seq=1024))
         if isinstance(site, AttentionSite)
     ]
     assert site.eager.causal and not site.eager.mask
@@ -162,7 +163,7 @@ def test_known_configurations_are_built_without_weights(name: str) -> None:
     config.num_hidden_layers = 1
     model = skeleton(config)
     assert all(p.is_meta for p in model.parameters())
-    assert capture(model).graph.output_node() is not None
+    assert export_model(model).graph.output_node() is not None
 
 
 def test_unknown_architecture_is_refused_with_a_reason(tmp_path: object) -> None:
@@ -185,7 +186,7 @@ def test_a_module_that_cannot_be_exported_says_why() -> None:
             return x + 1 if bool(x.sum() > 0) else x - 1
 
     with pytest.raises(CaptureError, match="Branches: torch.export failed"):
-        capture(Branches(), {"x": torch.ones(3, 5)})
+        export_model(Branches(), {"x": torch.ones(3, 5)})
 
 
 def test_experts_take_at_least_the_time_of_reading_their_weights() -> None:

@@ -17,7 +17,7 @@ from gacfx.core.sites import Workload
 from gacfx.graph import edit
 from gacfx.hardware import profile as profiles
 from gacfx.inspection import Inspection
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from gacfx.tracing.skeleton import read_config, skeleton
 
 FOLDER = Path(__file__).parent
@@ -48,7 +48,7 @@ def render(view: RenderableType, width: int = WIDTH) -> str:
 def _captured(name: str, dtype: torch.dtype | None) -> GraphModule:
     config = read_config(name)
     config.num_hidden_layers = LAYERS
-    return capture(skeleton(config, dtype))
+    return export_model(skeleton(config, dtype))
 
 
 def shapes(name: str, dtype: torch.dtype | None = None) -> GraphModule:

@@ -15,7 +15,7 @@ from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.rewrite.clean import Clean
 from gacfx.passes.rewrite.factorize import Factorize
 from gacfx.report import tables
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.golden.goldens import NARROW, check, inspected, render, shapes
 
@@ -110,7 +110,7 @@ def test_one_layer_as_text_with_its_notes() -> None:
     config.num_hidden_layers = 1
     with torch.device("meta"):
         model = LlamaForCausalLM(config).eval()
-    lines = inspected(capture(model), "tiny", PREFILL).code().splitlines()
+    lines = inspected(export_model(model), "tiny", PREFILL).code().splitlines()
     # From the first projection to the last; before it stands the mask, which is no layer's.
     first = next(i for i, line in enumerate(lines) if "self_attn.q_proj.weight" in line)
     last = next(

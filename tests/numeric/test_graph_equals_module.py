@@ -27,7 +27,7 @@ from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.passes.rewrite.clean import Clean
 from gacfx.passes.rewrite.factorize import Factorize
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import VOCAB
 from tests.passes.graphs import annotated, ids, model_of, planned, run
 from tests.svd import Svd
@@ -82,11 +82,11 @@ CASES = [(family, kind) for family in FAMILIES for kind in (LowRank, Pivot)]
 def case(request: pytest.FixtureRequest) -> Case:
     family, kind = request.param
     model = with_biases(model_of(family))
-    dense = capture(model)
+    dense = export_model(model)
     made = plan_all(edit.fork(dense), kind(13))
     installed = copy.deepcopy(model)
     install_(installed, made.factors)
-    return Case(family, made, dense, rewritten(edit.fork(dense), made), capture(installed))
+    return Case(family, made, dense, rewritten(edit.fork(dense), made), export_model(installed))
 
 
 def rewritten(gm: GraphModule, made: Planned) -> GraphModule:

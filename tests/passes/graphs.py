@@ -21,7 +21,7 @@ from gacfx.hardware import profile as profiles
 from gacfx.hardware.profile import Profile
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.svd import Svd
 
@@ -74,7 +74,7 @@ def ids(vocab: int = 11) -> Tensor:
 def _net() -> GraphModule:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return capture(Net().eval(), {"ids": ids()})
+        return export_model(Net().eval(), {"ids": ids()})
 
 
 @cache
@@ -85,7 +85,7 @@ def model_of(family: str) -> nn.Module:
 
 @cache
 def _captured(family: str) -> GraphModule:
-    return capture(model_of(family))
+    return export_model(model_of(family))
 
 
 def net() -> GraphModule:

@@ -12,7 +12,7 @@ from gacfx.graph import ops
 from gacfx.graph.notes import Fact, Note, facts, note, sites
 from gacfx.graph.ops import Op
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.passes.graphs import DOWN0, PREFILL, graph_of, ids, llama, net, run, site_of, snapshot
 
 TOKEN = Extent(1, "token")
@@ -97,7 +97,7 @@ class Direct(nn.Module):
 
 
 def test_an_eager_call_that_could_not_be_recorded_is_said_so_once() -> None:
-    gm = capture(Direct(), {"x": torch.zeros(3, 2, 17, 8)})
+    gm = export_model(Direct(), {"x": torch.zeros(3, 2, 17, 8)})
     run(gm, AnnotateSites(), AnnotateSites())
     ((node, site),) = sites(gm)
     assert isinstance(site, AttentionSite)
@@ -122,7 +122,7 @@ class Scores(nn.Module):
 
 
 def test_products_of_activations_grow_with_queries_keys_and_sequences() -> None:
-    gm = run(capture(Scores(), {"ids": ids()}), AnnotateSites())
+    gm = run(export_model(Scores(), {"ids": ids()}), AnnotateSites())
     scores, mixed = (site for _, site in sites(gm))
     assert isinstance(scores, MatmulSite) and isinstance(mixed, MatmulSite)
     query, key, width = Extent(1, "query"), Extent(1, "key"), Extent(20)
@@ -157,7 +157,7 @@ class Rotary(nn.Module):
 
 
 def test_an_outer_product_is_no_site() -> None:
-    gm = run(capture(Rotary(), {"ids": ids()}), AnnotateSites())
+    gm = run(export_model(Rotary(), {"ids": ids()}), AnnotateSites())
     assert any(ops.op_of(n) is Op.MATMUL for n in gm.graph.nodes)
     assert [site.name for _, site in sites(gm)] == ["up"]
 

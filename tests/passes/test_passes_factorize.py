@@ -22,7 +22,7 @@ from gacfx.passes.analysis.predict_tiers import PredictTiers
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.passes.rewrite.factorize import Factorize
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.passes.graphs import (
     DOWN0,
     PREFILL,
@@ -230,7 +230,7 @@ def test_a_weight_that_is_cast_on_the_way_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return nn.functional.linear(x, self.up.weight.float())
 
-    gm = capture(Casts(), {"x": torch.ones(3, 17, 20)})
+    gm = export_model(Casts(), {"x": torch.ones(3, 17, 20)})
     run(gm, AnnotateSites())
     with pytest.raises(PassError, match="its weight is computed, not a parameter"):
         factorize(gm, planned(gm, {"up": 8}))

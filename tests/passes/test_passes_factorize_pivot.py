@@ -63,10 +63,10 @@ def test_the_bias_stays_where_the_layer_adds_it() -> None:
             out: torch.Tensor = self.up(x)
             return out
 
-    from gacfx.tracing.export import capture
+    from gacfx.tracing.export import export_model
 
     torch.manual_seed(0)
-    gm = run(capture(Wide(), {"x": torch.randn(3, 17, 24)}), AnnotateSites())
+    gm = run(export_model(Wide(), {"x": torch.randn(3, 17, 24)}), AnnotateSites())
     bias = gm.get_parameter("up.bias")
     made = planned(gm, {"up": Pivot(20 - 1)})
     run(gm, Factorize(plan=made.plan, factors=made.factors), Clean())

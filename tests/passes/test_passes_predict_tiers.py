@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gacfx.core.sites import Workload
+from gacfx.core.sites import MatmulSite, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.graph.notes import Fact, facts, note, sites
 from gacfx.hardware.predict import measured_key, predict
@@ -42,6 +42,7 @@ def test_the_workload_decides() -> None:
 def test_a_measured_shape_beats_the_rules_unless_it_is_told_not_to() -> None:
     gm = annotated(net())
     node, site = site_of(gm, "head")
+    assert isinstance(site, MatmulSite)
     seen = Measurement(1, "native", us=5.0)
     profile = replace(h200(), measured={measured_key(site, PREFILL): seen})
     run(gm, PredictTiers(profile=profile, workload=PREFILL))

@@ -10,7 +10,7 @@ from gacfx.graph.notes import Fact, facts, matmuls, note, state, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.passes.rewrite.factorize import Factorize
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.passes.graphs import Q0, annotated, graph_of, ids, llama, planned, run, snapshot
 
 
@@ -57,7 +57,7 @@ class Router(nn.Module):
 
 @pytest.fixture(scope="module")
 def odd() -> GraphModule:
-    return annotated(capture(Odd().eval(), {"ids": ids()}))
+    return annotated(export_model(Odd().eval(), {"ids": ids()}))
 
 
 def test_the_linears_of_the_layers_are_targets() -> None:

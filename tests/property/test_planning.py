@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack import Group, Implies, Problem, Solution, check, kept_budget, solve
-from gacfx.knapsack.one_budget import proof
+from gacfx.knapsack.one_budget import core_search
 from tests.trials.oracles import best_of_all, textbook_dp
 from tests.trials.problems import KINDS, curves, random_problem
 from tests.trials.tampering import CHANGES
@@ -62,7 +62,7 @@ def test_three_thousand_problems_are_tried() -> None:
 
 
 def test_narrow_beams_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof, "_BEAMS", (1, 2, 65536))
+    monkeypatch.setattr(core_search, "_BEAMS", (1, 2, 65536))
     for seed in range(12):
         problem = curves(np.random.default_rng(seed), seed)
         assert_optimal(problem, solve(problem), textbook_dp(problem))

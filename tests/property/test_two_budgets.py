@@ -11,8 +11,8 @@ from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack import Group, Problem, Solution, check
 from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.limits import Limit
-from gacfx.knapsack.two_budgets import rounds as two_rounds
-from gacfx.knapsack.two_budgets import search as two_search
+from gacfx.knapsack.two_budgets import core_search as two_core_search
+from gacfx.knapsack.two_budgets import dynamic_program as two_program
 from gacfx.knapsack.two_budgets.solve import solve_two_budgets
 from tests.trials.problems import nasty_values
 
@@ -114,14 +114,12 @@ def test_equals_an_exact_program(seed: int) -> None:
 
 
 def use_every_trick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dominance, learned planes and bets are for large problems; use them on small ones."""
-    monkeypatch.setattr(two_search, "_WORTH_SORTING", 0)
-    monkeypatch.setattr(two_search, "_WORTH_A_LESSON", 1)
-    monkeypatch.setattr(two_rounds, "_FIRST_CORE", 2)
-    monkeypatch.setattr(two_rounds, "_FIRST_BEAM", 2)
-    monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
-    bets_and_beams = (1.0, 1), (1 / 8, 1), (1 / 3, 4), (3 / 4, 4), (1.0, 2), (1.0, 2**18)
-    monkeypatch.setattr(two_rounds, "_ROUNDS", bets_and_beams)
+    """Dominance, learned planes and narrow beams are for large problems; use them on small ones."""
+    monkeypatch.setattr(two_program, "_WORTH_SORTING", 0)
+    monkeypatch.setattr(two_program, "_WORTH_A_CUT", 1)
+    monkeypatch.setattr(two_core_search, "_FIRST_CORE", 2)
+    monkeypatch.setattr(two_core_search, "_FIRST_BEAM", 2)
+    monkeypatch.setattr(two_core_search, "_BEAMS", (1, 4, 2, 2**18))
 
 
 def test_equals_an_exact_program_with_every_trick_in_use(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,122 +1,78 @@
-"""The upper concave hull of every group at once: at which price does each candidate come in?
+"""The upper concave hull of every group: at which price does each candidate come in?
 
-A line that falls onto the points of a group touches only its hull. The hull is found from above:
-the chord between the cheapest and the richest point is split at the point farthest above it, and
-so on, for all groups together. Points on a chord belong to the hull too, so curves that are
-straight but for rounding keep all their candidates.
+A line that falls onto the candidates of a group touches only its hull. Gains above the cheapest
+candidate are put on a grid of 2**60 steps for the whole problem, so that sums of many steps are
+exact in any order and the hull is decided in whole numbers; the grid is finer than float64 for
+every group that matters. Candidates on a chord belong to the hull too, so curves that are straight
+but for rounding keep all their candidates.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
-from gacfx.knapsack.frontier.rising import Rising
+from gacfx.knapsack.arrays import FloatArray, IntArray
+from gacfx.knapsack.normal_form import NormalForm
 
+_GRID_BITS = 60
 _DUST = 2.0**-48  # of the largest gain of a group
 
 
-def dust(points: Rising) -> FloatArray:
-    """[groups] grid steps: a point this near to a chord lies on it."""
-    return points.top.astype(np.float64) * _DUST + 2.0  # two for the rounding to the grid
-
-
-def entry_rates(points: Rising) -> FloatArray:
-    """[points] gain per unit of cost at which each point enters, never rising in a group.
-
-    The first point of a group has inf, and points below the hull have -1.
-    """
-    steps = points.steps
-    rate = np.full(len(points.cost), np.inf)
-    rate[steps] = _slope(points, steps - 1, steps)
-    bent = np.zeros(points.groups, np.bool_)
-    bent[points.owner[steps[rate[steps] > rate[steps - 1]]]] = True
-    chords, inner = _whole_groups(points, np.flatnonzero(bent))
-    while len(chords.left):
-        chords, inner = _settle(points, chords, inner, rate)
-    return rate
-
-
 @dataclass(frozen=True)
-class _Chords:
-    """[chords] lines between two points of a group."""
+class Hulls:
+    """The candidates of a normal form, with gains in whole numbers and the prices they come in."""
 
-    left: IntArray
-    right: IntArray
-    low: FloatArray
-    high: FloatArray
-    """Slopes of the chords to the right and to the left: rounding must not change their order"""
-
-
-@dataclass(frozen=True)
-class _Inner:
-    """Points strictly between the ends of their chord, ascending."""
-
-    point: IntArray
-    chord: IntArray
-
-
-def _slope(points: Rising, left: IntArray, right: IntArray) -> FloatArray:
-    """Gain per unit of cost from each point in ``left`` to that in ``right``."""
-    width = points.cost[right] - points.cost[left]
-    slope: FloatArray = (points.gain[right] - points.gain[left]) / width
-    return slope
+    form: NormalForm
+    gain: IntArray
+    """[positions] grid steps above the first of the group, never falling in a group"""
+    rate: FloatArray
+    """[positions] gain per unit of cost at which each comes in, never rising in a group; inf for
+    the first of a group, -1 for those below the hull"""
+    exponent: int
+    """A grid step is worth 2**-exponent"""
+    base: float
+    """What the first candidates of all groups are worth together"""
+    dust: float
+    """Grid steps, the sum over all groups: so near to its chord a candidate lies on it"""
 
 
-def _whole_groups(points: Rising, groups: IntArray) -> tuple[_Chords, _Inner]:
-    """One chord over each of ``groups``."""
-    left, right = points.start[groups], points.start[groups + 1] - 1
-    below, above = np.zeros(len(groups)), np.full(len(groups), np.inf)
-    size = right - left - 1
-    before = np.cumsum(size) - size
-    point = np.repeat(left + 1 - before, size) + np.arange(int(size.sum()))
-    inner = _Inner(point, np.repeat(np.arange(len(groups)), size))
-    return _Chords(left, right, below, above), inner
+def hulls(form: NormalForm) -> Hulls:
+    """The hulls of all groups."""
+    first = form.value[form.start[:-1]]
+    gain = form.value - form.spread(first)
+    exponent = _GRID_BITS - math.frexp(float(gain[form.start[1:] - 1].sum()))[1]
+    whole = np.rint(np.ldexp(gain, exponent)).astype(np.int64)
+    rate = np.empty(len(gain))
+    total = 0.0
+    for begin, end in pairwise(form.start.tolist()):
+        dust = float(whole[end - 1]) * _DUST + 2.0  # two for the rounding to the grid
+        rate[begin:end] = _rates(form.cost[0, begin:end], whole[begin:end], dust)
+        total += dust
+    return Hulls(form, whole, rate, exponent, math.fsum(first.tolist()), total)
 
 
-def _settle(
-    points: Rising, chords: _Chords, inner: _Inner, rate: FloatArray
-) -> tuple[_Chords, _Inner]:
-    """Write the rates of the points on each chord into ``rate``.
-
-    Chords with points above them come back in two halves, with the points beside the summit.
-    """
-    slope = np.clip(_slope(points, chords.left, chords.right), chords.low, chords.high)
-    rate[chords.right] = slope  # if this chord is split, its right half will write it again
-    point, chord = inner.point, inner.chord
-    foot = chords.left[chord]
-    height = (points.gain[point] - points.gain[foot]).astype(np.float64)
-    height -= slope[chord] * (points.cost[point] - points.cost[foot])
-    peak, summit = _summits(len(slope), inner, height)
-    near = dust(points)[points.owner[chords.left]]
-    split = peak > near
-    rate[point] = np.where(~split[chord] & (height >= -near[chord]), slope[chord], -1.0)
-    turn = np.cumsum(split) - 1
-    half = 2 * turn[chord] + (point > summit[chord])
-    rest = split[chord] & (point != summit[chord])
-    return _halves(chords, slope, summit, split), _Inner(point[rest], half[rest])
+def _rates(cost: IntArray, gain: IntArray, dust: float) -> FloatArray:
+    """The rates of one group."""
+    ends = np.array(_hull(cost.tolist(), gain.tolist()))
+    slope = (gain[ends[1:]] - gain[ends[:-1]]) / (cost[ends[1:]] - cost[ends[:-1]])
+    slope = np.minimum.accumulate(slope)  # rounding must not turn their order
+    chord = np.searchsorted(ends, np.arange(1, len(cost))) - 1
+    foot = ends[chord]
+    below = slope[chord] * (cost[1:] - cost[foot]) - (gain[1:] - gain[foot])
+    return np.append(np.inf, np.where(below <= dust, slope[chord], -1.0))
 
 
-def _summits(chords: int, inner: _Inner, height: FloatArray) -> tuple[FloatArray, IntArray]:
-    """[chords] the largest height above each chord (-inf: no points), and the first point there."""
-    peak, summit = np.full(chords, -np.inf), np.zeros(chords, np.int64)
-    if len(height):
-        runs = run_ends(inner.chord)
-        largest = np.maximum.reduceat(height, runs[:-1])
-        hits = np.flatnonzero(height == np.repeat(largest, np.diff(runs)))
-        peak[inner.chord[runs[:-1]]] = largest
-        summit[inner.chord[runs[:-1]]] = inner.point[hits[np.searchsorted(hits, runs[:-1])]]
-    return peak, summit
-
-
-def _halves(
-    chords: _Chords, slope: FloatArray, summit: IntArray, split: NDArray[np.bool_]
-) -> _Chords:
-    """Two chords, over the summit, for each that is to be ``split``."""
-    return _Chords(
-        left=np.stack([chords.left, summit], axis=1)[split].ravel(),
-        right=np.stack([summit, chords.right], axis=1)[split].ravel(),
-        low=np.stack([slope, chords.low], axis=1)[split].ravel(),
-        high=np.stack([chords.high, slope], axis=1)[split].ravel(),
-    )
+def _hull(cost: list[int], gain: list[int]) -> list[int]:
+    """Indices of the corners, by Andrew's monotone chain in whole numbers."""
+    ends = [0]
+    for new in range(1, len(cost)):
+        while len(ends) > 1:
+            first, last = ends[-2:]
+            rise, run = gain[new] - gain[last], cost[new] - cost[last]
+            if (gain[last] - gain[first]) * run > rise * (cost[last] - cost[first]):
+                break
+            ends.pop()
+        ends.append(new)
+    return ends

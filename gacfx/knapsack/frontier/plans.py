@@ -3,12 +3,12 @@
     best = frontier(problem)
     plan = best.plan_at(budget)
 
-Start from the cheapest plan and take all steps along the hulls, steepest first. Each plan on this
-way is the best of all for a budget equal to its own cost. Between two of them no plan is worth more
-than the straight line, so every other budget has a certified gap; its plan takes of the next step
-what fits. Any curves will do: hulls that skip many candidates only make the gaps wider.
+Start from the cheapest plan and take all steps along the hulls, steepest first. Each plan between
+two steps is the best of all for a budget equal to its own cost. Between two of them no plan is
+worth more than the straight line, so every other budget has a certified gap; its plan takes of the
+next step what fits. Any curves will do: hulls that skip many candidates only make the gaps wider.
 
-Values are sums of whole numbers on a grid (``rising.py``), the same in any order of adding.
+Values are sums of whole numbers on a grid (``hull.py``), the same in any order of adding.
 """
 
 import math
@@ -20,10 +20,9 @@ import numpy as np
 from gacfx.errors import PlanError
 from gacfx.knapsack.amounts import refuse_extras
 from gacfx.knapsack.arrays import LARGEST_COST, FloatArray, IntArray
-from gacfx.knapsack.frontier.hull import dust
-from gacfx.knapsack.frontier.rising import rising
-from gacfx.knapsack.frontier.way import Way, frozen, way_over
-from gacfx.knapsack.normal_form.lattice import flatten
+from gacfx.knapsack.frontier.hull import hulls
+from gacfx.knapsack.frontier.increments import Increments, frozen, increments
+from gacfx.knapsack.normal_form import normal_form
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 
@@ -66,7 +65,7 @@ class Frontier:
     """Budgets between two multiples of it above the cheapest plan buy the same"""
     rounding_bound: float
     """Most value by which a plan that is called optimal can miss the best"""
-    way: Way = field(repr=False)
+    steps: Increments = field(repr=False)
 
     def point_at(self, budget: int) -> Point:
         """What ``budget`` buys, without the choice.
@@ -92,9 +91,9 @@ class Frontier:
             PlanError: the budget is not a whole number.
         """
         spot = self._spot(budget)
-        points = self.way.points_of(spot.plan)
-        points[spot.group] = spot.point
-        choice = tuple(self.way.candidate[points].tolist())
+        position = self.steps.positions_of(spot.plan)
+        position[spot.group] = spot.point
+        choice = tuple(self.steps.candidate[position].tolist())
         picks = zip(self.problem.groups, choice, strict=True)
         value = math.fsum(float(group.values[index]) for group, index in picks)
         return Solution(
@@ -117,18 +116,18 @@ class Frontier:
         cost = int(self.cost[plan])
         if cost == most:  # it holds the most valuable candidate of every group
             return _Spot(plan, usable, cost, 0.0, 0.0, slice(0), 0)
-        before, point = self.way.part(plan, usable - cost)
-        group = int(np.searchsorted(self.way.start, point, side="right")) - 1
+        before, point = self.steps.part(plan, usable - cost)
+        group = int(np.searchsorted(self.steps.start, point, side="right")) - 1
         values = self.problem.groups[group].values
-        added = float(values[self.way.candidate[point]] - values[self.way.candidate[before]])
+        added = float(values[self.steps.candidate[point]] - values[self.steps.candidate[before]])
         above = float(self.multiplier[plan]) * (usable - cost) + self.rounding_bound
-        cost += int(self.way.cost[point] - self.way.cost[before])
+        cost += int(self.steps.cost[point] - self.steps.cost[before])
         return _Spot(plan, usable, cost, added, max(0.0, above - added), group, point)
 
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where a budget lies on the way."""
+    """Where a budget lies between the plans."""
 
     plan: int
     """The richest within the budget"""
@@ -153,20 +152,20 @@ def frontier(problem: Problem) -> Frontier:
     refuse_extras(problem, "frontier")
     if not problem.groups:
         none, zero = frozen(np.zeros(0, np.int64)), frozen(np.zeros(1, np.int64))
-        way = Way(zero, none, none, none, none, none, none)
-        return Frontier(problem, zero, frozen(np.zeros(1)), frozen(np.zeros(1)), 1, 0.0, way)
-    flat = flatten(replace(problem, budget=LARGEST_COST - 1))
-    points = rising(flat)
-    way, price = way_over(points)
-    least = flat.usable_budget - flat.room
-    cost = np.append(least, least + np.cumsum(points.cost[way.after] - points.cost[way.before]))
-    gain = np.append(0, np.cumsum(points.gain[way.after] - points.gain[way.before]))
-    value = points.values(gain.astype(np.float64))
+        steps = Increments(zero, none, none, none, none, none, none)
+        return Frontier(problem, zero, frozen(np.zeros(1)), frozen(np.zeros(1)), 1, 0.0, steps)
+    form = normal_form(replace(problem, budget=LARGEST_COST - 1))
+    found = hulls(form)
+    steps, price = increments(found)
+    least = form.least[0]
+    cost = np.append(least, least + np.cumsum(steps.cost[steps.after] - steps.cost[steps.before]))
+    gain = np.append(0, np.cumsum(found.gain[steps.after] - found.gain[steps.before]))
+    value = np.ldexp(gain.astype(np.float64), -found.exponent) + found.base
     # In each group the best point may lie above its chord and the chosen one below it.
-    rounding = points.worth(4 * float(dust(points).sum()))
+    rounding = math.ldexp(4 * found.dust, -found.exponent)
     rounding += _FLOAT * float(np.abs(value[[0, -1]]).max()) + _TINY * float(cost[-1])
     return Frontier(
-        problem, frozen(cost), frozen(value), frozen(price), flat.quantum, rounding, way
+        problem, frozen(cost), frozen(value), frozen(price), form.quantum[0], rounding, steps
     )
 
 
@@ -192,5 +191,5 @@ def spendable(problem: Problem, budget: int, least: int, quantum: int) -> int:
     """
     whole = isinstance(budget, int | np.integer) and not isinstance(budget, bool)
     if not whole or budget < least:
-        flatten(replace(problem, budget=budget))  # raises, and says what is wrong
+        normal_form(replace(problem, budget=budget))  # raises, and says what is wrong
     return (as_index(budget) - least) // quantum * quantum

@@ -44,18 +44,6 @@ class Goal:
     """[links] for a conclusion that holds without need"""
 
 
-@dataclass(frozen=True)
-class Row:
-    """Terms that sum to ``right``, with a variable for the rest where there can be one."""
-
-    terms: Terms
-    right: float
-    sign: int = 0
-    """Of the rest: 1, something may be missing; -1, something may be too much; 0, neither"""
-    price: float = 0.0
-    """Of one unit of the rest"""
-
-
 def fair_goal(table: Table) -> tuple[Goal, float]:
     """(values turned into weights, value of one unit): the widest group spans 1000.
 
@@ -90,21 +78,33 @@ def build(
     total = getattr(pulp.LpAffineExpression, "from_list", pulp.LpAffineExpression)
     kind = {"cat": "Binary"} if whole else {"lowBound": 0}
     take = {place: make(f"x{place}", **kind) for place in position.tolist()}
-    objective: Terms = list(zip(take.values(), goal.weight[position].tolist(), strict=True))
-    rows = _group_rows(table, position, take) | _resource_rows(table, position, take, goal)
-    rows |= _link_rows(table, take, goal)
-    for name, row in rows.items():
-        if row.sign:
-            rest = make(f"rest_{name}", lowBound=0)
-            row.terms.append((rest, row.sign))
-            objective.append((rest, row.price))
-        if row.sign and penalty:
-            over = make(f"over_{name}", lowBound=0)
-            row.terms.append((over, -row.sign))
-            objective.append((over, penalty))
+    members = list(take.values())
+    objective: Terms = list(zip(members, goal.weight[position].tolist(), strict=True))
+
+    def add(name: str, terms: Terms, right: float, sign: int = 0, price: float = 0.0) -> None:
+        """A row; with a sign something may be missing (1) or too much (-1), at a price a unit."""
+        if sign:
+            terms.append((make(f"rest_{name}", lowBound=0), sign))
+            objective.append((terms[-1][0], price))
+        if sign and penalty:
+            terms.append((make(f"over_{name}", lowBound=0), -sign))
+            objective.append((terms[-1][0], penalty))
+        nonlocal program
+        program += total(terms) == right, name
+
+    for number, (begin, end) in enumerate(pairwise(np.searchsorted(position, table.start))):
+        add(f"g{number}", [(x, 1.0) for x in members[begin:end]], 1.0)
+    for number, unit in enumerate(row_units(table).tolist()):
+        costs = (table.cost[number, position] / unit).tolist()
+        spare = 0.5 if unit > 1 else 0.0  # whole coefficients need none
+        room = (int(table.room[number]) + spare) / unit
+        price = float(goal.price[number] * unit)
+        add(f"r{number}", list(zip(members, costs, strict=True)), room, 1, price)
+    for number, (given, then) in enumerate(table.links):
+        terms: Terms = [(take[place], -1.0) for place in given.tolist() if place in take]
+        terms += [(take[place], 1.0) for place in then.tolist() if place in take]
+        add(f"l{number}", terms, 0.0, -1, float(goal.link_price[number]))
     program += total(objective)
-    for name, row in rows.items():
-        program += total(row.terms) == row.right, name
     return program
 
 
@@ -138,34 +138,3 @@ def import_pulp() -> ModuleType:
         return import_module("pulp")
     except ImportError:
         raise PlanError("integer programs need PuLP: pip install pulp") from None
-
-
-def _group_rows(table: Table, position: IntArray, take: dict[int, Any]) -> dict[str, Row]:
-    members = list(take.values())
-    edges = np.searchsorted(position, table.start).tolist()
-    return {
-        f"g{number}": Row([(x, 1.0) for x in members[begin:end]], 1.0)
-        for number, (begin, end) in enumerate(pairwise(edges))
-    }
-
-
-def _resource_rows(
-    table: Table, position: IntArray, take: dict[int, Any], goal: Goal
-) -> dict[str, Row]:
-    rows = {}
-    for number, unit in enumerate(row_units(table).tolist()):
-        costs = (table.cost[number, position] / unit).tolist()
-        terms: Terms = list(zip(take.values(), costs, strict=True))
-        spare = 0.5 if unit > 1 else 0.0  # whole coefficients need none
-        room, price = (int(table.room[number]) + spare) / unit, float(goal.price[number] * unit)
-        rows[f"r{number}"] = Row(terms, room, 1, price)
-    return rows
-
-
-def _link_rows(table: Table, take: dict[int, Any], goal: Goal) -> dict[str, Row]:
-    rows = {}
-    for number, (given, then) in enumerate(table.links):
-        terms: Terms = [(take[place], -1.0) for place in given.tolist() if place in take]
-        terms += [(take[place], 1.0) for place in then.tolist() if place in take]
-        rows[f"l{number}"] = Row(terms, 0.0, -1, float(goal.link_price[number]))
-    return rows

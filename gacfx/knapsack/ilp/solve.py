@@ -13,13 +13,13 @@ import numpy as np
 
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.knapsack.amounts import check_amounts, deadline_of
-from gacfx.knapsack.ilp.dual import dual
-from gacfx.knapsack.ilp.shrinking import Found, solve_core, solve_whole
+from gacfx.knapsack.ilp.column_generation import dual
+from gacfx.knapsack.ilp.core_programs import Found, solve_core, solve_whole
 from gacfx.knapsack.ilp.solvers import Solver, SolverName, find_solver
 from gacfx.knapsack.ilp.table import Table, tabulate
 from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Problem
-from gacfx.knapsack.rules.merge import merge, usable_budget
+from gacfx.knapsack.rules.merge import merge
 from gacfx.knapsack.solution import Solution
 
 _NAMED_RULES = 4  # in one message
@@ -62,7 +62,7 @@ def solve_ilp(
     solution = _solve(merged.problem, chosen, shrink, begin)
     if solution is None:
         raise _explain(problem, merged.problem, chosen)
-    return merged.expand(solution)
+    return merged.invert(solution)
 
 
 def _solve(problem: Problem, solver: Solver, shrink: bool, begin: float) -> Solution | None:
@@ -143,7 +143,7 @@ def _solution(
         gap=distance,
         status="optimal" if found.claimed else "bounded",
         multiplier=multipliers[0],
-        usable_budget=usable_budget(problem),
+        usable_budget=table.usable_budget,
         rounding_bound=found.tolerance,
         stats={
             "candidates": sum(len(group.costs) for group in problem.groups),

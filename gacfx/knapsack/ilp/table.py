@@ -1,8 +1,6 @@
-"""A problem as flat arrays for integer programs: one row of costs for every budget.
+"""A problem for integer programs: its normal form in quanta, and the rules as links.
 
-The budget and all limits are *resources*. Of each resource every plan pays at least the cheapest
-candidate of every group, so only the extra cost above it counts, in steps of the greatest common
-divisor of all extras. That is lossless, and keeps the numbers of the program small and whole.
+That keeps the numbers of the program small and whole.
 """
 
 from dataclasses import dataclass
@@ -10,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.errors import InfeasibleBudget
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.limits import Implies, Label
-from gacfx.knapsack.problem import Problem
-from gacfx.knapsack.rules.merge import labels_of
+from gacfx.knapsack.normal_form import NormalForm, normal_form
+from gacfx.knapsack.problem import Group, Problem
+from gacfx.knapsack.rules.reduction import labels_of
 
 Link = tuple[IntArray, IntArray]
 """Positions (if, then): a plan that holds one of the first holds one of the second"""
@@ -22,15 +20,11 @@ Link = tuple[IntArray, IntArray]
 
 @dataclass(frozen=True)
 class Table:
-    """Candidates of all groups, one group after the other; a *position* is an index into them.
-
-    Candidates that fit in no plan are left out: those over a resource beside the cheapest of all
-    other groups.
-    """
+    """Candidates of all groups, one group after the other; a *position* is an index into them."""
 
     start: IntArray
     """[groups + 1] group i owns the positions ``start[i]:start[i + 1]``; it may own none"""
-    index: IntArray
+    index: NDArray[np.int32]
     """[positions] index of the candidate in its group"""
     value: FloatArray
     """[positions]"""
@@ -40,6 +34,7 @@ class Table:
     """[resources] quanta left above the cheapest plan"""
     quantum: IntArray
     """[resources] units of cost in one quantum"""
+    usable_budget: int
     links: tuple[Link, ...]
 
     @property
@@ -79,85 +74,50 @@ def tabulate(problem: Problem) -> Table:
     Raises:
         InfeasibleBudget: the budget or a limit is too small, whatever the others are.
     """
-    sizes = np.array([len(group.costs) for group in problem.groups], np.int64)
-    start = np.append(0, np.cumsum(sizes))
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    cost = np.stack([_row(problem, start, number) for number in range(1 + len(problem.limits))])
-    cheapest = np.minimum.reduceat(cost, start[:-1], axis=1)
-    most = np.array([problem.budget, *(limit.most for limit in problem.limits)])
-    room = most - cheapest.sum(axis=1)
-    _refuse_too_little(problem, room)
-    cost -= cheapest[:, owner]
-    keep = (cost <= room[:, None]).all(axis=0) & ~_barred(problem, start)
-    cost = cost[:, keep]
-    quantum = np.maximum(np.gcd.reduce(cost, axis=1), 1)
+    form = normal_form(problem)
+    rules = _implications(problem, form)
+    keep = np.ones(len(form.value), np.bool_)
+    for given, then, alone in rules:
+        if alone or not then.any():  # then the rule forbids candidates by itself
+            keep &= ~(given & ~then)
+    quantum, place = np.array(form.quantum), np.cumsum(keep) - 1
+    links = [(given & keep, then & keep) for given, then, alone in rules if not alone]
     return Table(
-        start=np.append(0, np.cumsum(np.bincount(owner[keep], minlength=len(sizes)))),
-        index=(np.arange(len(owner)) - start[owner])[keep],
-        value=np.concatenate([group.values for group in problem.groups])[keep],
-        cost=cost // quantum[:, None],
-        room=room // quantum,
+        start=np.append(0, np.cumsum(keep))[form.start],
+        index=form.origin[keep],
+        value=form.value[keep],
+        cost=form.cost[:, keep] // quantum[:, None],
+        room=np.array(form.room) // quantum,
         quantum=quantum,
-        links=_links(problem, start, keep),
+        usable_budget=form.usable_budget,
+        links=tuple((place[given], place[then]) for given, then in links if given.any()),
     )
 
 
-def _row(problem: Problem, start: IntArray, number: int) -> IntArray:
-    """[candidates] costs under resource ``number``; groups that a limit does not name pay 0."""
-    if number == 0:
-        return np.concatenate([group.costs for group in problem.groups])
-    row = np.zeros(start[-1], np.int64)
-    limit = problem.limits[number - 1]
-    for group, begin, end in zip(problem.groups, start[:-1], start[1:], strict=True):
-        if group.name in limit.costs:
-            row[begin:end] = limit.costs[group.name]
-    return row
+_Implication = tuple[NDArray[np.bool_], NDArray[np.bool_], bool]
+"""[positions] whether a candidate is meant; whether it satisfies; whether of the same group"""
 
 
-def _refuse_too_little(problem: Problem, room: IntArray) -> None:
-    names = ["budget", *(f"limit {limit.name!r}" for limit in problem.limits)]
-    most = [problem.budget, *(limit.most for limit in problem.limits)]
-    for name, allowed, left in zip(names, most, room.tolist(), strict=True):
-        if left < 0:
-            raise InfeasibleBudget(
-                f"{name}: the cheapest plan costs {allowed - left}, which is {-left} over the "
-                f"{allowed} allowed; allow at least {allowed - left}, or offer cheaper candidates",
-                needed=allowed - left,
-                budget=allowed,
-            )
-
-
-def _barred(problem: Problem, start: IntArray) -> NDArray[np.bool_]:
-    """[candidates] whether a rule about one group alone forbids it."""
-    barred = np.zeros(start[-1], np.bool_)
-    for given, then, rule in _implications(problem, start):
-        if rule.group == rule.then_group or not len(then):
-            barred[np.setdiff1d(given, then)] = True
-    return barred
-
-
-def _links(problem: Problem, start: IntArray, keep: NDArray[np.bool_]) -> tuple[Link, ...]:
-    """Rules between two groups, in positions of what is kept."""
-    position = np.cumsum(keep) - 1
-    return tuple(
-        (position[given[keep[given]]], position[then[keep[then]]])
-        for given, then, rule in _implications(problem, start)
-        if rule.group != rule.then_group and len(then) and keep[given].any()
-    )
-
-
-def _implications(problem: Problem, start: IntArray) -> list[tuple[IntArray, IntArray, Implies]]:
+def _implications(problem: Problem, form: NormalForm) -> list[_Implication]:
     number = {group.name: place for place, group in enumerate(problem.groups)}
 
-    def places(name: str, labels: tuple[Label, ...]) -> IntArray:
-        group = problem.groups[number[name]]
-        place_of = {label: place for place, label in enumerate(labels_of(group))}
-        found = sorted({place_of[label] for label in labels})
-        first = int(start[number[name]])
-        return np.array([first + place for place in found], np.int64)
+    def named(name: str, labels: tuple[Label, ...]) -> NDArray[np.bool_]:
+        hits = np.zeros(len(form.value), np.bool_)
+        begin, end = form.start[number[name] : number[name] + 2]
+        hits[begin:end] = _has(problem.groups[number[name]], labels)[form.origin[begin:end]]
+        return hits
 
     return [
-        (places(rule.group, rule.labels), places(rule.then_group, rule.then_labels), rule)
+        (
+            named(rule.group, rule.labels),
+            named(rule.then_group, rule.then_labels),
+            rule.group == rule.then_group,
+        )
         for rule in problem.rules
         if isinstance(rule, Implies)
     ]
+
+
+def _has(group: Group, labels: tuple[Label, ...]) -> NDArray[np.bool_]:
+    wanted = set(labels)
+    return np.array([label in wanted for label in labels_of(group)])

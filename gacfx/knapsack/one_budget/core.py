@@ -1,6 +1,6 @@
 """Solve a problem with one budget exactly, with a proof or with an honest bound.
 
-    flatten -> relax -> fix by reduced cost -> first plan -> search the core
+    normal form -> relax -> fix by reduced cost -> first plan -> search the core
 
 The relaxation takes a few passes over the candidates and leaves a few thousand of them near its
 bound. Among these upgrades and exchanges find a plan so good that little stays open, often nothing.
@@ -17,11 +17,11 @@ import time
 import warnings
 
 from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of, refuse_extras
-from gacfx.knapsack.normal_form.lattice import Flat, flatten
-from gacfx.knapsack.one_budget.fixing import near
-from gacfx.knapsack.one_budget.greedy import first_plan
-from gacfx.knapsack.one_budget.proof import Proof
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.normal_form import NormalForm, normal_form
+from gacfx.knapsack.one_budget.core_search import CoreSearch
+from gacfx.knapsack.one_budget.local_search import first_plan
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import unfixed
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 from gacfx.knapsack.work import Work
@@ -49,55 +49,54 @@ def solve(problem: Problem, *, gap: float = 0.0, time_limit: float | None = None
     deadline = deadline_of(time_limit)
     if not problem.groups:
         return _nothing_to_choose(problem.budget)
-    flat = flatten(problem)
-    relaxed = relax(flat)
-    candidates = near(flat, relaxed)
-    proof = Proof(
+    form = normal_form(problem)
+    relaxed = relax(form)
+    candidates = unfixed(form, relaxed)
+    search = CoreSearch(
         near=candidates,
-        groups=flat.groups,
+        groups=form.groups,
         tolerance=gap,
         work=Work(_MOST_STEPS, deadline),
         plan=first_plan(candidates),
         upper=candidates.slack,
     )
-    proof.run()
-    if proof.blurred:
+    search.run()
+    if search.blurred:
         warnings.warn(
-            f"{proof.blurred} groups have values too small to tell apart beside the others; "
-            f"the plan can miss up to {proof.rounding:.3g}",
+            f"{search.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {search.rounding:.3g}",
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(flat, relaxed, proof, begin)
+    return _solution(form, relaxed, search, begin)
 
 
-def _solution(flat: Flat, relaxed: Relaxed, proof: Proof, begin: float) -> Solution:
-    distance = proof.rounding if proof.proven else max(0.0, proof.upper - proof.gain)
-    near, column = proof.near, relaxed.chosen - flat.start[:-1]
-    column[near.group] = near.column[near.cheapest_equal(proof.plan)]
-    cost, values = flat.at(column)
-    value = math.fsum(values.tolist())
+def _solution(form: NormalForm, relaxed: Relaxed, search: CoreSearch, begin: float) -> Solution:
+    distance = search.rounding if search.proven else max(0.0, search.upper - search.gain)
+    chosen = relaxed.chosen.copy()
+    chosen[search.near.group] = search.near.position[search.plan]
+    value = math.fsum(form.value[chosen].tolist())
     stats: dict[str, float | int] = {
-        "candidates": flat.offered,
-        "groups": flat.groups,
-        "quantum": flat.quantum,
-        "capacity": flat.room // flat.quantum,
-        "core_groups": proof.core_groups,
-        "core_candidates": proof.core_candidates,
-        "max_states": proof.work.max_states,
-        "steps": _MOST_STEPS - proof.work.steps_left,
+        "candidates": form.offered,
+        "groups": form.groups,
+        "quantum": form.quantum[0],
+        "capacity": form.room[0] // form.quantum[0],
+        "core_groups": search.core_groups,
+        "core_candidates": search.core_candidates,
+        "max_states": search.work.max_states,
+        "steps": _MOST_STEPS - search.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
-        choice=tuple(flat.index(flat.start[:-1] + column).tolist()),
-        cost=flat.usable_budget - flat.room + int(cost.sum()),
+        choice=tuple(form.origin[chosen].tolist()),
+        cost=form.least[0] + int(form.cost[0, chosen].sum()),
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if proof.proven or distance <= proof.rounding else "bounded",
+        status="optimal" if search.proven or distance <= search.rounding else "bounded",
         multiplier=relaxed.multiplier,
-        usable_budget=flat.usable_budget,
-        rounding_bound=proof.rounding,
+        usable_budget=form.usable_budget,
+        rounding_bound=search.rounding,
         stats=stats,
     )
 

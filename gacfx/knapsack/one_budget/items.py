@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray, run_ends
 from gacfx.knapsack.grid import Grid, on_grid
-from gacfx.knapsack.normal_form.dominance import records
-from gacfx.knapsack.one_budget.fixing import Near
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed
 from gacfx.knapsack.order import ends_of
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -26,7 +25,7 @@ class Items:
     gain: FloatArray
     """Whole grid steps"""
     source: IntArray
-    """Which candidates of ``Near`` they are"""
+    """Which candidates of ``Unfixed`` they are"""
 
     @property
     def groups(self) -> int:
@@ -54,12 +53,8 @@ class Items:
         return Items(ends, self.cost[place], self.gain[place], self.source[place])
 
 
-def opened(near: Near, kept: IntArray) -> tuple[Items, Grid] | None:
-    """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one.
-
-    Only those stay that are worth more than cheaper ones, in groups where that leaves a choice.
-    """
-    kept = kept[records(near.value[kept], near.owner[kept])]
+def opened(near: Unfixed, kept: IntArray) -> tuple[Items, Grid] | None:
+    """What the candidates ``kept`` leave to decide; None: the relaxed plan is the only one."""
     owner = near.owner[kept]
     kept = np.compress((np.bincount(owner)[owner] > 1) | (kept != near.base[owner]), kept)
     if not len(kept):

@@ -20,7 +20,7 @@ import numpy as np
 from gacfx.errors import PlanError
 from gacfx.knapsack.amounts import refuse_extras
 from gacfx.knapsack.arrays import FloatArray, IntArray
-from gacfx.knapsack.normal_form.lattice import Flat, flatten
+from gacfx.knapsack.normal_form import NormalForm, normal_form
 from gacfx.knapsack.one_budget.core import solve
 from gacfx.knapsack.paper.method import finished
 from gacfx.knapsack.problem import Problem
@@ -55,12 +55,12 @@ def solve_dp(problem: Problem, *, limit_cells: int = MOST_CELLS) -> Solution:
     check_limit(limit_cells)
     if not problem.groups:
         return solve(problem)
-    flat = flatten(problem)
-    stride = _stride(flat, limit_cells)
-    levels, rounding = _levels(flat)
-    position, states = _search(levels, flat.room // flat.quantum, stride)
-    choice = flat.index(flat.start[:-1] + np.array(position)).tolist()
-    return finished(problem, flat, choice, begin, rounding=rounding, states=states)
+    form = normal_form(problem)
+    stride = _stride(form, limit_cells)
+    levels, rounding = _levels(form)
+    position, states = _search(levels, form.room[0] // form.quantum[0], stride)
+    choice = form.origin[form.start[:-1] + np.array(position)].tolist()
+    return finished(problem, form, choice, begin, rounding=rounding, states=states)
 
 
 def check_limit(limit_cells: int) -> None:
@@ -73,17 +73,17 @@ def check_limit(limit_cells: int) -> None:
         raise PlanError(f"limit_cells {limit_cells!r}: must be an int of at least 1")
 
 
-def _stride(flat: Flat, limit_cells: int) -> int:
+def _stride(form: NormalForm, limit_cells: int) -> int:
     """Every how many groups a row is kept: 1 if all fit, else the square root of the groups."""
-    most = np.maximum.reduceat(flat.cost, flat.start[:-1]) // flat.quantum
-    longest = min(flat.room // flat.quantum, int(most.sum())) + 1
-    if (flat.groups + 2) * longest <= limit_cells:
+    most = np.maximum.reduceat(form.cost[0], form.start[:-1]) // form.quantum[0]
+    longest = min(form.room[0] // form.quantum[0], int(most.sum())) + 1
+    if (form.groups + 2) * longest <= limit_cells:
         return 1
-    stride = math.isqrt(flat.groups)
-    needed = (flat.groups // stride + stride + 3) * longest
+    stride = math.isqrt(form.groups)
+    needed = (form.groups // stride + stride + 3) * longest
     if needed > limit_cells:
         raise PlanError(
-            f"the table of {flat.groups:,} groups and {longest:,} costs needs {needed:,} cells of "
+            f"the table of {form.groups:,} groups and {longest:,} costs needs {needed:,} cells of "
             f"8 bytes at a time, and limit_cells is {limit_cells:,}; take the exact solver that "
             "needs no table (--solver core, planning.solve), or offer fewer sizes"
         )
@@ -100,21 +100,21 @@ class _Level:
     """[candidates] whole grid steps above the least valuable"""
 
 
-def _levels(flat: Flat) -> tuple[list[_Level], float]:
+def _levels(form: NormalForm) -> tuple[list[_Level], float]:
     """One level per group, and the most value that the grid can hide."""
-    least = flat.spread(np.minimum.reduceat(flat.value, flat.start[:-1]))
-    gain = flat.value - least
+    least = form.spread(np.minimum.reduceat(form.value, form.start[:-1]))
+    gain = form.value - least
     # A difference is exact if and only if it gives back both of its sides.
-    exact = np.array_equal(flat.value - gain, least) and np.array_equal(gain + least, flat.value)
-    top = float(np.maximum.reduceat(gain, flat.start[:-1]).sum())
+    exact = np.array_equal(form.value - gain, least) and np.array_equal(gain + least, form.value)
+    top = float(np.maximum.reduceat(gain, form.start[:-1]).sum())
     exponent = _GRID_BITS - math.frexp(top or 1.0)[1]
     fine = np.ldexp(gain, exponent)
     whole = np.rint(fine)
-    weight = flat.cost // flat.quantum
-    cuts = flat.start[1:-1]
+    weight = form.cost[0] // form.quantum[0]
+    cuts = form.start[1:-1]
     pairs = zip(np.split(weight, cuts), np.split(whole, cuts), strict=True)
     # Half a step per candidate in each of two plans, and one for the rounded differences.
-    hidden = math.ldexp(flat.groups + 1.0, -exponent)
+    hidden = math.ldexp(form.groups + 1.0, -exponent)
     lossless = exact and np.array_equal(fine, whole)
     return [_Level(*pair) for pair in pairs], 0.0 if lossless else hidden
 

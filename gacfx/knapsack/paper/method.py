@@ -11,16 +11,16 @@ import math
 import time
 from collections.abc import Sequence
 
-from gacfx.knapsack.normal_form.lattice import Flat
-from gacfx.knapsack.one_budget.fixing import near
-from gacfx.knapsack.one_budget.relaxation import Relaxed, relax
+from gacfx.knapsack.normal_form import NormalForm
+from gacfx.knapsack.one_budget.lp_relaxation import Relaxed, relax
+from gacfx.knapsack.one_budget.reduced_costs import unfixed
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
 
 
 def finished(
     problem: Problem,
-    flat: Flat,
+    form: NormalForm,
     choice: Sequence[int],
     begin: float,
     *,
@@ -31,16 +31,16 @@ def finished(
 
     Args:
         problem: what was solved.
-        flat: its flat form.
+        form: its normal form.
         choice: [groups] index into the candidates; a plan within the budget.
         begin: ``time.perf_counter()`` when the work began.
         rounding: what an exhausted search can have missed; the plan is optimal but for that. None
             for a rule of thumb: its gap is the distance from the Lagrangian bound.
         states: the most partial plans held at a time.
     """
-    relaxed = relax(flat)
+    relaxed = relax(form)
     value = total_value(problem, choice)
-    gap = max(0.0, _upper(flat, relaxed) - value) if rounding is None else rounding
+    gap = max(0.0, _upper(form, relaxed) - value) if rounding is None else rounding
     return Solution(
         choice=tuple(choice),
         cost=total_cost(problem, choice),
@@ -49,23 +49,23 @@ def finished(
         gap=gap,
         status="bounded" if rounding is None and gap > 0 else "optimal",
         multiplier=relaxed.multiplier,
-        usable_budget=flat.usable_budget,
+        usable_budget=form.usable_budget,
         rounding_bound=rounding or 0.0,
         stats={
             "candidates": sum(len(group.costs) for group in problem.groups),
-            "groups": flat.groups,
-            "quantum": flat.quantum,
-            "capacity": flat.room // flat.quantum,
-            "core_groups": flat.groups,
+            "groups": form.groups,
+            "quantum": form.quantum[0],
+            "capacity": form.room[0] // form.quantum[0],
+            "core_groups": form.groups,
             "max_states": states,
             "seconds": time.perf_counter() - begin,
         },
     )
 
 
-def _upper(flat: Flat, relaxed: Relaxed) -> float:
+def _upper(form: NormalForm, relaxed: Relaxed) -> float:
     """The Lagrangian bound: no plan within the budget is worth more."""
-    return math.fsum(flat.value[relaxed.chosen]) + near(flat, relaxed).slack
+    return math.fsum(form.value[relaxed.chosen]) + unfixed(form, relaxed).slack
 
 
 def total_cost(problem: Problem, choice: Sequence[int]) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from gacfx.errors import PlanError
 from gacfx.knapsack.amounts import refuse_extras
-from gacfx.knapsack.normal_form.lattice import flatten
+from gacfx.knapsack.normal_form import normal_form
 from gacfx.knapsack.one_budget.core import solve
 from gacfx.knapsack.paper.method import finished, total_cost, total_value
 from gacfx.knapsack.paper.wanted import floor_choice, nearest_choice
@@ -58,7 +58,7 @@ def solve_greedy(problem: Problem, wanted: Mapping[str, float]) -> Solution:
     refuse_extras(problem, "greedy")
     if not problem.groups:
         return solve(problem)
-    flat = flatten(problem)
+    form = normal_form(problem)
     start = floor_choice(problem, wanted)
     left = problem.budget - total_cost(problem, start)
     if left < 0:
@@ -69,7 +69,7 @@ def solve_greedy(problem: Problem, wanted: Mapping[str, float]) -> Solution:
         )
     ladders = _ladders(problem, start)
     _upgrade(ladders, left)
-    return finished(problem, flat, [ladder.index for ladder in ladders], begin)
+    return finished(problem, form, [ladder.index for ladder in ladders], begin)
 
 
 def round_nearest(problem: Problem, wanted: Mapping[str, float]) -> Rounded:
@@ -112,11 +112,11 @@ def solve_rounded(
         raise PlanError(f"repair {repair!r}: known are {', '.join(get_args(Repair))}")
     if not problem.groups:
         return solve(problem)
-    flat = flatten(problem)
+    form = normal_form(problem)
     rounded = round_nearest(problem, wanted)
     over = rounded.budget_error
     if over <= 0:
-        return finished(problem, flat, rounded.choice, begin)
+        return finished(problem, form, rounded.choice, begin)
     if repair == "none":
         raise PlanError(
             f"rounding every wanted size to the nearest costs {rounded.cost:,}, which is {over:,} "
@@ -125,7 +125,7 @@ def solve_rounded(
         )
     ladders = _ladders(problem, rounded.choice)
     _downgrade(ladders, over)
-    return finished(problem, flat, [ladder.index for ladder in ladders], begin)
+    return finished(problem, form, [ladder.index for ladder in ladders], begin)
 
 
 class _Ladder:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.knapsack.arrays import FloatArray, IntArray, settled
-from gacfx.knapsack.limits import Implies, Label, Limit
+from gacfx.knapsack.limits import Implies, Label
 from gacfx.knapsack.problem import Group, Problem
-from gacfx.knapsack.rules.merge import Merged, labels_of
+from gacfx.knapsack.rules.reduction import Reduction, components, joined_limits, labels_of
 
 _MOST_COMBINATIONS = 8_000_000  # of all classes; one class at a time is in memory
 _MOST_CANDIDATES = 500_000  # of the problem that is left
@@ -24,14 +24,14 @@ Rules = list[tuple[int, NDArray[np.bool_], int, NDArray[np.bool_]]]
 """(group, [candidates] whether it is meant, group that follows, [candidates] whether it may)"""
 
 
-def multiply(problem: Problem) -> Merged | None:
+def multiply(problem: Problem) -> Reduction | None:
     """The problem without its implications; None: too many combinations, or a class without any.
 
     Args:
         problem: without ``SameLabel`` rules; ``merge`` takes those away.
     """
     rules = _rules(problem)
-    classes = _classes(len(problem.groups), rules)
+    classes = components(len(problem.groups), [(given, then) for given, _, then, _ in rules])
     sizes = [len(group.costs) for group in problem.groups]
     if sum(float(np.prod([float(sizes[i]) for i in found])) for found in classes) > (
         _MOST_COMBINATIONS
@@ -55,14 +55,8 @@ def multiply(problem: Problem) -> Merged | None:
         if not groups[-1].values.any():  # then what the sums were is lost
             rounding += float(np.abs(_sums(own, columns)[1]).max())
         picks.append(columns)
-    limits = tuple(_limit(limit, problem, classes, picks) for limit in problem.limits)
-    return Merged(
-        problem,
-        Problem(tuple(groups), problem.budget, limits),
-        tuple(tuple(members) for members in classes),
-        tuple(picks),
-        rounding,
-    )
+    left_over = Problem(tuple(groups), problem.budget, joined_limits(problem, classes, picks))
+    return Reduction(problem, left_over, tuple(classes), tuple(picks), rounding)
 
 
 def _rules(problem: Problem) -> Rules:
@@ -84,19 +78,7 @@ def _rules(problem: Problem) -> Rules:
     ]
 
 
-def _classes(groups: int, rules: Rules) -> list[list[int]]:
-    """Groups that rules tie together, directly or through others, in order."""
-    home = list(range(groups))
-    for given, _, then, _ in rules:
-        low, high = sorted((home[given], home[then]))
-        home = [low if found == high else found for found in home]
-    members: dict[int, list[int]] = {}
-    for index, found in enumerate(home):
-        members.setdefault(found, []).append(index)
-    return list(members.values())
-
-
-def _allowed(members: list[int], sizes: list[int], rules: Rules) -> IntArray:
+def _allowed(members: Sequence[int], sizes: list[int], rules: Rules) -> IntArray:
     """[members, combinations] index in each member, of every combination that keeps the rules."""
     shape = [sizes[index] for index in members]
     columns = np.indices(shape).reshape(len(members), -1)
@@ -158,18 +140,3 @@ def _group(members: list[Group], columns: IntArray) -> Group:
         return members[0]
     cost, value = _sums(members, columns)
     return Group(members[0].name, cost, settled(value))
-
-
-def _limit(
-    limit: Limit, problem: Problem, classes: list[list[int]], picks: list[IntArray]
-) -> Limit:
-    costs = {}
-    for members, columns in zip(classes, picks, strict=True):
-        parts = [
-            limit.costs[problem.groups[index].name][column]
-            for index, column in zip(members, columns, strict=True)
-            if problem.groups[index].name in limit.costs
-        ]
-        if parts:
-            costs[problem.groups[members[0]].name] = np.sum(parts, axis=0)
-    return Limit(limit.name, limit.most, costs)

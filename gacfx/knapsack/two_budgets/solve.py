@@ -1,6 +1,6 @@
 """Solve a problem with one budget and one further limit exactly: proven, or with an honest bound.
 
-    flatten -> best prices -> first plan -> search of cores that grow
+    normal form -> best prices -> first plan -> search of cores that grow
 
 A price for each of the two gives a Lagrangian bound, and leaves a small core to search. If one of
 the prices is 0, that resource hardly matters: the problem with the other one alone is solved, and
@@ -21,14 +21,14 @@ import numpy as np
 from gacfx.errors import PlanError
 from gacfx.knapsack.amounts import PrecisionWarning, check_amounts, deadline_of
 from gacfx.knapsack.arrays import IntArray
+from gacfx.knapsack.normal_form import NormalForm, normal_form
 from gacfx.knapsack.one_budget import core
 from gacfx.knapsack.problem import Problem
 from gacfx.knapsack.solution import Solution
-from gacfx.knapsack.two_budgets.alone import leanest, refuse_alone, refuse_together, solve_alone
-from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
-from gacfx.knapsack.two_budgets.first import filled, first_plan
-from gacfx.knapsack.two_budgets.flat import TwoFlat, flatten_two
-from gacfx.knapsack.two_budgets.rounds import TwoRounds
+from gacfx.knapsack.two_budgets.core_search import TwoCoreSearch
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual, solve_dual
+from gacfx.knapsack.two_budgets.primal_heuristic import filled, first_plan
+from gacfx.knapsack.two_budgets.single_budget import leanest, refuse_together, solve_alone
 from gacfx.knapsack.work import Work
 
 _MOST_STEPS = 40_000_000  # four seconds on an idle machine, up to fifteen on a busy one
@@ -59,33 +59,32 @@ def solve_two_budgets(
     if not problem.groups:
         alone = core.solve(replace(problem, limits=()))
         return replace(alone, limit_multipliers=(0.0,))
-    flat = flatten_two(problem)
-    refuse_alone(problem, flat.least)
-    if flat.closed:
+    form = normal_form(problem)
+    if form.closed:
         _, needed, floor = leanest(problem, deadline)
         refuse_together(problem, needed, floor)
-    dual = solve_dual(flat)
-    easy = _without_one(problem, flat, dual, gap, deadline)
+    dual = solve_dual(form)
+    easy = _without_one(problem, form, dual, gap, deadline)
     if easy:
         return easy
-    rounds = TwoRounds(flat, dual, gap, Work(_MOST_STEPS, deadline), first_plan(flat, dual))
+    search = TwoCoreSearch(form, dual, gap, Work(_MOST_STEPS, deadline), first_plan(form, dual))
     if dual.open_rooms:
-        rounds.approach()
-    if rounds.chosen is None:
-        rounds.chosen = _any_plan(problem, rounds, deadline)
-    rounds.improve()
-    if rounds.blurred:
+        search.approach()
+    if search.chosen is None:
+        search.chosen = _any_plan(problem, search, deadline)
+    search.improve()
+    if search.blurred:
         warnings.warn(
-            f"{rounds.blurred} groups have values too small to tell apart beside the others; "
-            f"the plan can miss up to {rounds.rounding:.3g}",
+            f"{search.blurred} groups have values too small to tell apart beside the others; "
+            f"the plan can miss up to {search.rounding:.3g}",
             PrecisionWarning,
             stacklevel=2,
         )
-    return _solution(problem, rounds, rounds.chosen, begin)
+    return _solution(problem, search, search.chosen, begin)
 
 
 def _without_one(
-    problem: Problem, flat: TwoFlat, dual: Dual, gap: float, deadline: float
+    problem: Problem, form: NormalForm, dual: Dual, gap: float, deadline: float
 ) -> Solution | None:
     """The solution if one of the two has no price and the plan of the other alone keeps both."""
     for keep in (0, 1):
@@ -93,27 +92,27 @@ def _without_one(
             continue
         alone = solve_alone(problem, keep, gap, deadline)
         if alone:
-            return _of_both(flat, alone)
+            return _of_both(form, alone)
     return None
 
 
-def _of_both(flat: TwoFlat, alone: Solution) -> Solution:
+def _of_both(form: NormalForm, alone: Solution) -> Solution:
     """A solution that looked at one of the two only, as one of both."""
-    position = _cheapest_equal(flat, flat.positions(alone.choice))
-    value = math.fsum(flat.value[position])
+    position = _cheapest_equal(form, form.positions(alone.choice))
+    value = math.fsum(form.value[position])
     distance = max(0.0, alone.gap - (value - alone.value))
     return replace(
         alone,
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        choice=tuple(form.origin[position].tolist()),
+        cost=form.least[0] + int(form.cost[0, position].sum()),
         value=value,
         bound=value + distance,
         gap=distance,
-        usable_budget=flat.least[0] + flat.room[0],
+        usable_budget=form.usable_budget,
     )
 
 
-def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
+def _any_plan(problem: Problem, search: TwoCoreSearch, deadline: float) -> IntArray:
     """[groups] positions of some plan, since the search found none.
 
     Raises:
@@ -122,7 +121,7 @@ def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
     """
     limit = problem.limits[0]
     choice, needed, floor = leanest(problem, deadline)
-    if rounds.proven or floor > limit.most:
+    if search.proven or floor > limit.most:
         refuse_together(problem, needed, floor)
     if needed > limit.most:
         raise PlanError(
@@ -130,49 +129,49 @@ def _any_plan(problem: Problem, rounds: TwoRounds, deadline: float) -> IntArray:
             f"{limit.name!r} of {limit.most}, nor a proof that there is none; allow {needed} "
             "for that limit, or more time"
         )
-    return filled(rounds.flat, rounds.dual, rounds.flat.positions(choice))
+    return filled(search.form, search.dual, search.form.positions(choice))
 
 
-def _solution(problem: Problem, rounds: TwoRounds, chosen: IntArray, begin: float) -> Solution:
-    flat, dual = rounds.flat, rounds.dual
-    distance = rounds.rounding if rounds.proven else max(0.0, rounds.upper - rounds.gain)
-    position = _cheapest_equal(flat, chosen)
-    value = math.fsum(flat.value[position])
+def _solution(problem: Problem, search: TwoCoreSearch, chosen: IntArray, begin: float) -> Solution:
+    form, dual = search.form, search.dual
+    distance = search.rounding if search.proven else max(0.0, search.upper - search.gain)
+    position = _cheapest_equal(form, chosen)
+    value = math.fsum(form.value[position])
     stats: dict[str, float | int] = {
-        "candidates": sum(len(group.costs) for group in problem.groups),
-        "groups": flat.groups,
-        "quantum": flat.quantum[0],
-        "capacity": flat.room[0] // flat.quantum[0],
-        "limit_quantum": flat.quantum[1],
-        "limit_capacity": flat.room[1] // flat.quantum[1],
-        "core_groups": rounds.core_groups,
-        "core_candidates": rounds.core_candidates,
-        "max_states": rounds.work.max_states,
-        "planes": rounds.planes,
-        "steps": _MOST_STEPS - rounds.work.steps_left,
+        "candidates": form.offered,
+        "groups": form.groups,
+        "quantum": form.quantum[0],
+        "capacity": form.room[0] // form.quantum[0],
+        "limit_quantum": form.quantum[1],
+        "limit_capacity": form.room[1] // form.quantum[1],
+        "core_groups": search.core_groups,
+        "core_candidates": search.core_candidates,
+        "max_states": search.work.max_states,
+        "planes": search.planes,
+        "steps": _MOST_STEPS - search.work.steps_left,
         "seconds": time.perf_counter() - begin,
     }
     return Solution(
-        choice=tuple(flat.index(position).tolist()),
-        cost=flat.least[0] + int(flat.cost[0, position].sum()),
+        choice=tuple(form.origin[position].tolist()),
+        cost=form.least[0] + int(form.cost[0, position].sum()),
         value=value,
         bound=value + distance,
         gap=distance,
-        status="optimal" if rounds.proven or distance <= rounds.rounding else "bounded",
+        status="optimal" if search.proven or distance <= search.rounding else "bounded",
         multiplier=dual.price[0],
-        usable_budget=flat.least[0] + flat.room[0],
-        rounding_bound=rounds.rounding,
+        usable_budget=form.usable_budget,
+        rounding_bound=search.rounding,
         stats=stats,
         limit_multipliers=(dual.price[1],),
     )
 
 
-def _cheapest_equal(flat: TwoFlat, chosen: IntArray) -> IntArray:
+def _cheapest_equal(form: NormalForm, chosen: IntArray) -> IntArray:
     """[groups] the cheapest candidates that are worth as much and cost no more of either."""
-    good = flat.value >= flat.spread(flat.value[chosen])
-    for cost in flat.cost:
-        good &= cost <= np.repeat(cost[chosen], flat.sizes)
+    good = form.value >= form.spread(form.value[chosen])
+    for cost in form.cost:
+        good &= cost <= np.repeat(cost[chosen], form.sizes)
     hits = np.flatnonzero(good)
-    first, second = flat.cost[:, hits]
-    order = np.lexsort((hits, second, first, flat.owner(hits)))
-    return hits[order][np.searchsorted(hits, flat.start[:-1])]
+    first, second = form.cost[:, hits]
+    order = np.lexsort((hits, second, first, form.owner(hits)))
+    return hits[order][np.searchsorted(hits, form.start[:-1])]

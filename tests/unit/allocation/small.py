@@ -92,10 +92,10 @@ def ns_of(decision: Decision, site: MatmulSite | None, workload: Workload | None
         return gemm_ns(site, columns, r, workload) + gemm_ns(site, r, rows, workload)
     if isinstance(decision, Pivot) and rows <= columns:
         products = gemm_ns(site, columns, r, workload) + gemm_ns(site, r, rows - r, workload)
-        return products + (2 + site.bias) * copy_ns(site, rows, workload)
+        return products + copies_ns(site, [rows] * (2 + site.bias), workload)
     if isinstance(decision, Pivot):
         products = gemm_ns(site, columns - r, r, workload) + gemm_ns(site, r, rows, workload)
-        return products + copy_ns(site, columns, workload) + copy_ns(site, r, workload)
+        return products + sum(copies_ns(site, [width], workload) for width in (columns, r))
     return gemm_ns(site, columns, rows, workload)
 
 
@@ -105,9 +105,12 @@ def gemm_ns(site: MatmulSite, k: int, n: int, workload: Workload) -> int:
     return round(1000 * estimate_us(one, predict(one, H200, workload), H200, workload).us)
 
 
-def copy_ns(site: MatmulSite, width: int, workload: Workload) -> int:
-    """Of one kernel that writes ``width`` numbers for every row of a site."""
-    return round(1000 * copy_us(site.m.at(workload) * width, site.dtype, H200).us)
+def copies_ns(site: MatmulSite, widths: Sequence[int], workload: Workload) -> int:
+    """Of kernels in a row, each of which writes so many numbers for every row of a site."""
+    written = [site.m.at(workload) * width for width in widths]
+    if workload.execution == "compiled":
+        written = [max(written)]
+    return round(1000 * copy_us(written, site.dtype, H200).us)
 
 
 def best_loss(tables: Sequence[Sequence[Item]], params: int, ns: int | None = None) -> float | None:

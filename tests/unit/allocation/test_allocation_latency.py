@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.allocation.latency import Clock, bare, latency_limit
-from gacfx.core.decision import DENSE, Copy, Decision, LowRank, Pivot
+from gacfx.core.decision import DENSE, Decision, Gemm, LowRank, Pivot
 from gacfx.core.offered import Offered
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Workload
+from gacfx.core.sites import (
+    AttentionCall,
+    AttentionSite,
+    CopySite,
+    Extent,
+    Layout,
+    MatmulSite,
+    Workload,
+)
+from gacfx.core.tiers import COPY
 from gacfx.errors import PassError
 from gacfx.hardware.latency import copy_us, estimate_us
 from gacfx.hardware.predict import predict
@@ -23,6 +32,8 @@ RUNS = (
     Workload(64, 2048),
     Workload(1, 512, "decode"),
     Workload(256, 1, "decode"),
+    Workload(2, 1024, execution="compiled"),
+    Workload(64, 512, "decode", "compiled"),
 )
 SITES = st.builds(
     lambda rows, columns, bias, layout, dtype: MatmulSite(
@@ -68,13 +79,10 @@ def test_a_product_stands_at_the_tier_of_its_own_site(
 ) -> None:
     site, decision = case
     rows, columns = site.n.times, site.k.times
-    steps = decision.work(rows, columns, site.bias)
-    for step, launch in zip(steps, Clock(H200, run).launches(site, decision), strict=True):
-        if isinstance(step, Copy):
-            assert launch.tier is None
-            elements = run.new_tokens * step.elements
-            assert launch.latency == copy_us(elements, site.dtype, H200)
-            continue
+    steps = [s for s in decision.work(rows, columns, site.bias) if isinstance(s, Gemm)]
+    launches = Clock(H200, run).launches(site, decision)
+    products = [launch for launch in launches if launch.tier.kernel != COPY]
+    for step, launch in zip(steps, products, strict=True):
         layout = site.layout if decision.is_dense else Layout.LINEAR
         alone = replace(
             site, k=Extent(step.k), n=Extent(step.n), bias=step.bias, layout=layout, weight=None
@@ -83,9 +91,29 @@ def test_a_product_stands_at_the_tier_of_its_own_site(
         assert launch.latency == estimate_us(alone, predict(alone, H200, run), H200, run)
 
 
+@settings(max_examples=30)
+@given(cases(), st.sampled_from(RUNS))
+def test_copies_in_a_row_are_kernels_of_their_own_until_they_are_compiled(
+    case: tuple[MatmulSite, Decision], run: Workload
+) -> None:
+    site, decision = case
+    launches = Clock(H200, run).launches(site, decision)
+    copied = [launch.latency for launch in launches if launch.tier.kernel == COPY]
+    runs: list[tuple[int, ...]] = []
+    if isinstance(decision, Pivot):
+        long = site.n.times > site.k.times
+        runs = [(site.k.times,), (decision.rank,)] if long else [(site.n.times,) * (2 + site.bias)]
+    size = 2 * run.new_tokens * DTYPE_BYTES[site.dtype]
+    for each, found in zip(runs, copied, strict=True):
+        kernels = len(each) if run.execution == "eager" else 1
+        assert found.bytes == size * max(each) * kernels
+        assert found.launch_us == pytest.approx(kernels * H200.latency.launch_us)
+        assert found.compute_us == found.flops == 0
+
+
 def test_a_copy_reads_and_writes_every_number_once() -> None:
     for dtype in ("bf16", "fp32", "int8"):
-        found = copy_us(10**7, dtype, H200)
+        found = copy_us([10**7], dtype, H200)
         assert (found.bytes, found.flops, found.compute_us) == (
             2 * 10**7 * DTYPE_BYTES[dtype],
             0,
@@ -96,7 +124,15 @@ def test_a_copy_reads_and_writes_every_number_once() -> None:
         assert found.memory_us == pytest.approx(found.bytes / usual)
         assert found.launch_us == H200.latency.launch_us
         assert found.floor_us < found.memory_us and found.bound == "memory"
-    assert copy_us(1, "bf16", H200).bound == "launch"
+    assert copy_us([1], "bf16", H200).bound == "launch"
+
+
+def test_copies_take_the_sum_of_their_times() -> None:
+    one, other = (copy_us([n], "bf16", H200) for n in (10**7, 10**5))
+    both = copy_us([10**7, 10**5], "bf16", H200)
+    assert both.us == pytest.approx(one.us + other.us)
+    assert both.floor_us == pytest.approx(one.floor_us + other.floor_us)
+    assert both.bytes == one.bytes + other.bytes
 
 
 def test_copies_are_done_as_often_as_the_product() -> None:
@@ -107,9 +143,9 @@ def test_copies_are_done_as_often_as_the_product() -> None:
     copies = [
         launch.latency.bytes
         for launch in Clock(H200, run).launches(site, Pivot(32))
-        if launch.tier is None
+        if launch.tier.kernel == COPY
     ]
-    assert copies == [2 * 2 * (4 * 2 * 64) * 64] * 2
+    assert copies == [2 * (2 * 2 * (4 * 2 * 64) * 64)]
 
 
 def test_times_are_computed_once_and_cannot_be_changed() -> None:
@@ -122,12 +158,14 @@ def test_times_are_computed_once_and_cannot_be_changed() -> None:
         found[0] = 1
 
 
-def test_attention_runs_as_it_is_whatever_is_decided() -> None:
+def test_attention_and_copies_run_as_they_are_whatever_is_decided() -> None:
     call = AttentionCall(mask=False, causal=True, gqa=True)
     site = AttentionSite("layers.0", 32, 8, 128, 128, "bf16", compiled=call, eager=call)
     clock = Clock(H200, Workload())
     (launch,) = clock.launches(site, Pivot(8))
-    assert launch == clock.forecast(replace(site, name="")) and launch.tier is not None
+    assert launch == clock.forecast(replace(site, name=""))
+    copied = CopySite("layers.0.a", Extent(1, "token"), (64,), "bf16", ("gather",))
+    assert clock.launches(copied, Pivot(8)) == (clock.forecast(replace(copied, name="")),)
 
 
 def test_the_limit_is_an_exact_share_in_whole_nanoseconds() -> None:

@@ -1,8 +1,18 @@
 """Sites: sizes that grow with the input, under prefill and decode, eager and compiled."""
 
+from dataclasses import replace
+
 import pytest
 
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Workload
+from gacfx.core.sites import (
+    AttentionCall,
+    AttentionSite,
+    CopySite,
+    Extent,
+    Layout,
+    MatmulSite,
+    Workload,
+)
 
 PREFILL = Workload(batch=4, seq=1000)
 DECODE = Workload(batch=4, seq=1000, mode="decode")
@@ -77,3 +87,11 @@ def test_one_new_token_needs_neither_mask_nor_causality_in_eager_mode() -> None:
     assert site.call(DECODE) == AttentionCall(mask=False, causal=False, gqa=True)
     compiled = Workload(batch=4, seq=1000, mode="decode", execution="compiled")
     assert site.call(compiled) == GRAPH
+
+
+def test_copies_are_one_kernel_each_until_they_are_compiled() -> None:
+    site = CopySite("q", Extent(1, "token"), (64, 100, 64), "bf16", ("join", "gather", "sum"))
+    assert site.kernels(PREFILL) == (4000 * 64, 4000 * 100, 4000 * 64)
+    assert site.kernels(DECODE) == (4 * 64, 4 * 100, 4 * 64)
+    assert site.kernels(replace(DECODE, execution="compiled")) == (4 * 100,)
+    assert site.flops(PREFILL) == 0

@@ -13,10 +13,9 @@ from torch import nn
 import gacfx
 from gacfx import api
 from gacfx.checkpoint.rehearsal import ChangedByLoading
-from gacfx.core.materialise import Factors
 from gacfx.core.planned import Planned
 from gacfx.errors import CheckpointError, GacError, PlanError, UnsupportedModel
-from gacfx.modules.low_rank import LowRankLinear
+from gacfx.modules.install import compressed_modules
 from tests import tiny
 
 UP = "model.layers.0.mlp.up_proj"
@@ -209,15 +208,20 @@ def test_a_layer_is_not_replaced_under_what_is_attached_to_it(
     attach(model.get_submodule(UP))
     with pytest.raises(UnsupportedModel, match=f"{UP}: (has hooks|its forward was replaced)"):
         gacfx.apply_(model, planned)
-    assert not any(isinstance(module, LowRankLinear) for module in model.modules())
+    assert compressed_modules(model) == {}
 
 
 # -- threads and modes ---------------------------------------------------------------------------
 
 
-def check_same(one: Factors, two: Factors) -> None:
-    assert one.decision == two.decision and one.tensors.keys() == two.tensors.keys()
-    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+def same(one: Planned, other: Planned) -> bool:
+    """Equal decisions, and equal tensors to the last bit."""
+    assert UP in one.factors
+    return one.plan.decisions == other.plan.decisions and all(
+        torch.equal(tensor, other.factors[module].tensors[name])
+        for module, factors in one.factors.items()
+        for name, tensor in factors.tensors.items()
+    )
 
 
 def test_two_threads_that_compress_do_not_meet(planned: Planned) -> None:
@@ -237,8 +241,7 @@ def test_two_threads_that_compress_do_not_meet(planned: Planned) -> None:
         thread.join()
     for one in found.values():
         assert isinstance(one, Planned), one
-        assert one.plan.decisions == planned.plan.decisions
-        check_same(one.factors[UP], planned.factors[UP])
+        assert same(one, planned)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +260,7 @@ def test_a_mode_around_a_door_changes_nothing(
     model = tiny.llama()
     with around():
         made = compress(model, ratio="0.2")
-    assert made.planned.plan.decisions == planned.plan.decisions
-    check_same(made.planned.factors[UP], planned.factors[UP])
+    assert same(made.planned, planned)
 
 
 def test_loading_names_its_device_itself(tmp_path: Path) -> None:

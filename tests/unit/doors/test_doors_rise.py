@@ -70,7 +70,9 @@ def test_the_worst_weights_are_named_worst_first(plan: Plan) -> None:
     losses = [choice.loss_nats for choice in rise(plan).worst]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] == max(choice.loss_nats for choice in plan.choices)
-    assert len(losses) == 3 and worst_text(rise(plan)).count(" -> pivot ") == 3
+    said = worst_text(rise(plan))
+    assert len(losses) == 3 and said.count(" -> ") == 3
+    assert all(f" -> {choice.decision} (" in said for choice in rise(plan).worst)
 
 
 def test_a_weight_that_costs_nothing_is_no_bad_one(plan: Plan) -> None:

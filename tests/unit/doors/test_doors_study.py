@@ -11,9 +11,9 @@ from gacfx.api import load_profile, read_calibration, summarise, verify
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.values import TRIED
-from gacfx.core.planned import Planned
+from gacfx.core.curve_file import Curves
 from gacfx.core.search import Search
-from gacfx.core.sites import Mode, Workload
+from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
 from gacfx.errors import PlanError
 from gacfx.study import Evidence, Study
@@ -37,13 +37,13 @@ def study() -> Study:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
     """The statistics of every planning, in order."""
     seen: list[Statistics] = []
-    real = Study._solve
+    real = Study.curves
 
-    def spy(self: Study, value: str, case: Any, known: Evidence, *more: Any) -> Planned:
-        seen.append(known.statistics)
-        return real(self, value, case, known, *more)
+    def spy(self: Study, value: str, known: Evidence | None = None) -> Curves:
+        seen.append((known or self.full).statistics)
+        return real(self, value, known)
 
-    monkeypatch.setattr(Study, "_solve", spy)
+    monkeypatch.setattr(Study, "curves", spy)
     return seen
 
 
@@ -113,17 +113,6 @@ def test_losses_of_a_summary_are_those_of_the_text_that_it_names(own: bool) -> N
         evaluate(study().model, text).nats_per_token,
         study().measure(made, text),
     ]
-
-
-@pytest.mark.parametrize("mode", ["prefill", "decode"])
-@pytest.mark.parametrize("form", ["pair", "pivot"])
-def test_the_forecast_of_a_summary_is_that_of_the_table_below_it(form: str, mode: Mode) -> None:
-    made = study().plan("0.3", profile=PROFILE, search=Search(value="fisher", form=form))
-    dense, ours = summarise(study(), {"gacfx": made}, PROFILE, Workload(8, mode=mode)).sides
-    assert ours.speedup is not None
-    (point,) = (p for p in ours.speedup.points if (p.mode, p.batch) == (mode, 8))
-    assert dense.forecast_us == pytest.approx(point.dense_us)
-    assert ours.forecast_us == pytest.approx(point.planned_us)
 
 
 def test_the_remedy_for_a_tp_that_does_not_divide_the_heads_divides_all_of_them() -> None:

@@ -13,7 +13,7 @@ from gacfx.graph.layers import layers_of, split_layer
 from gacfx.graph.notes import targets
 from gacfx.hardware.profile import load
 from gacfx.inspection import annotate_graph
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import annotated
 
@@ -63,7 +63,7 @@ class Row(nn.Module):
 
 
 def captured(model: nn.Module) -> GraphModule:
-    return annotated(capture(model.eval(), X))
+    return annotated(export_model(model.eval(), X))
 
 
 def targeted(gm: GraphModule) -> list[str]:
@@ -79,7 +79,7 @@ def test_numbers_in_the_name_of_a_head_are_no_layers() -> None:
 def test_the_head_of_a_language_model_made_of_two_linears_is_not_targeted() -> None:
     model: Any = FAMILIES["llama"].make()
     model.lm_head = nn.Sequential(nn.Linear(48, 64), nn.Linear(64, 97))
-    names = targeted(annotated(capture(model)))
+    names = targeted(annotated(export_model(model)))
     assert len(names) == 14 and not any("head" in name for name in names)
 
 
@@ -129,7 +129,7 @@ def test_two_linears_of_one_layer_are_of_two_kinds() -> None:
 
 
 def test_an_inspection_folds_layers_and_names_the_parts_of_a_head() -> None:
-    seen = annotate_graph(capture(Stack().eval(), X), load("h200"), Workload(), "stack")
+    seen = annotate_graph(export_model(Stack().eval(), X), load("h200"), Workload(), "stack")
     assert [(row.layers, row.name) for row in seen.folded()] == [
         ("0-1", "mlp.0"),
         ("0-1", "mlp.2"),
@@ -139,7 +139,7 @@ def test_an_inspection_folds_layers_and_names_the_parts_of_a_head() -> None:
 
 
 def test_an_inspection_takes_no_number_outside_the_layers_for_one() -> None:
-    gm = capture(Row(Block(), nn.Linear(20, 20)).eval(), X)
+    gm = export_model(Row(Block(), nn.Linear(20, 20)).eval(), X)
     seen = annotate_graph(gm, load("h200"), Workload(), "row")
     assert [(row.layers, row.name) for row in seen.folded()] == [
         ("", "body.0.mlp.0"),

@@ -1,8 +1,10 @@
 """The graph as text: every call with its shape, and under a site what is known of it."""
 
+from dataclasses import replace
+
 import pytest
 
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
+from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Layout, MatmulSite
 from gacfx.core.tiers import TierPrediction
 from gacfx.graph.notes import annotate, refuse
 from gacfx.graph.printer import annotated_code, extent_text, site_text
@@ -31,6 +33,9 @@ def test_sites_as_text() -> None:
     assert site_text(experts) == "e  token x 4096 x 1107 bf16 of 8 experts"
     attention = AttentionSite("a", 32, 8, 128, 64, "bf16", CALL, CALL)
     assert site_text(attention) == "a  32 over 8 heads, d_qk 128, d_v 64, bf16"
+    copies = CopySite("c", sizes[0], (4096, 4096), "bf16", ("join", "gather"))
+    assert site_text(copies) == "c  token x 4096 bf16"
+    assert site_text(replace(copies, elements=(64, 4096))) == "c  token x 64, 4096 bf16"
 
 
 def test_a_graph_as_text() -> None:

@@ -22,7 +22,7 @@ from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
 from gacfx.passes.rewrite.clean import Clean
 from gacfx.passes.rewrite.factorize import Factorize
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.passes.graphs import Net, annotated, ids, net, planned, run
 
 READERS = (AnnotateSites(), CoupleDims())
@@ -89,7 +89,9 @@ def test_parameters_that_are_inputs_are_found_behind_decomposed_linears() -> Non
         AnnotateSites()(exported().run_decompositions().graph_module)
 
 
-@pytest.mark.parametrize("of", [capture, lambda model, _: traced(model)], ids=["export", "trace"])
+@pytest.mark.parametrize(
+    "of", [export_model, lambda model, _: traced(model)], ids=["export", "trace"]
+)
 def test_a_functional_linear_of_two_inputs_is_a_product_of_activations(of: object) -> None:
     assert callable(of)
     gm = of(Wide().eval(), WIDE)
@@ -121,8 +123,8 @@ def test_a_graph_of_functions_alone_is_refused_where_a_weight_may_be_meant() -> 
 
     given = {"x": torch.ones(3, 17, 24), "w": torch.ones(5, 24)}
     with pytest.raises(PassError, match="the weight of linear is the input w, no parameter of the"):
-        AnnotateSites()(capture(Bare(), given))
-    (site,) = sites_of(run(capture(Scores(), given), AnnotateSites()))
+        AnnotateSites()(export_model(Bare(), given))
+    (site,) = sites_of(run(export_model(Scores(), given), AnnotateSites()))
     assert isinstance(site, MatmulSite) and site.layout is Layout.ACTIVATION
 
 

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite, Workload
+from gacfx.core.sites import (
+    AttentionCall,
+    AttentionSite,
+    CopySite,
+    Extent,
+    Layout,
+    MatmulSite,
+    Workload,
+)
 from gacfx.core.tiers import TierPrediction
 from gacfx.hardware.predict import measured_key, predict
 from gacfx.hardware.profile import Measurement, load
@@ -32,6 +40,8 @@ ATTENTION = AttentionSite(
 def test_rules_by_kind_of_site() -> None:
     assert predict(MATMUL, H200, PREFILL) == TierPrediction(3, "align1", "N=1107 %8==3", "rule")
     assert predict(ATTENTION, H200, PREFILL) == TierPrediction(1, "cudnn", "", "rule")
+    copies = CopySite("q", Extent(1, "token"), (4096, 4096), "bf16", ("join", "gather"))
+    assert predict(copies, H200, PREFILL) == TierPrediction(1, "copy", "join, gather", "rule")
 
 
 def test_a_measured_shape_wins_over_the_rule() -> None:

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 
 from gacfx.knapsack import Problem
-from gacfx.knapsack.normal_form.lattice import flatten
-from gacfx.knapsack.one_budget.fixing import Near, near
-from gacfx.knapsack.one_budget.relaxation import relax
+from gacfx.knapsack.normal_form import normal_form
+from gacfx.knapsack.one_budget.lp_relaxation import relax
+from gacfx.knapsack.one_budget.reduced_costs import Unfixed, unfixed
 
 
-def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:
+def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Unfixed:
     """All candidates of seven groups; any multiplier will do."""
     rng = np.random.default_rng(seed)
     pairs = []
@@ -19,12 +19,12 @@ def near_of(seed: int, whole: bool = False, stretch: float = 1.0) -> Near:
         costs = np.sort(rng.integers(0, 40, 5))
         noise = rng.integers(0, 9, 5) if whole else rng.normal(0, 2, 5)
         pairs.append((costs, np.sort(costs + noise)))
-    flat = flatten(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
-    relaxed = replace(relax(flat), better=flat.start[:-1])  # so poor that nothing is fixed
-    return near(flat, replace(relaxed, multiplier=relaxed.multiplier * stretch))
+    form = normal_form(Problem.from_groups(pairs, int(sum(int(c[3]) for c, _ in pairs) * 0.7)))
+    relaxed = replace(relax(form), better=form.start[:-1])  # so poor that nothing is fixed
+    return unfixed(form, replace(relaxed, multiplier=relaxed.multiplier * stretch))
 
 
-def best_gain(found: Near, exponent: int) -> float:
+def best_gain(found: Unfixed, exponent: int) -> float:
     """The largest gain of any plan within the budget, in grid steps."""
     base = found.base[found.owner]
     costs = (found.cost - found.cost[base]).tolist()

@@ -23,24 +23,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gacfx.passes.planning.doubtful import CandidateWarning, warn_of_doubtful
-from gacfx.passes.planning.infeasible import explain
 
+from gacfx.allocation.doubtful import CandidateWarning, warn_of_costly, warn_of_rising
+from gacfx.allocation.infeasible import explain
+from gacfx.allocation.offers import Offers
+from gacfx.allocation.problem import Axis
 from gacfx.api import check_request
 from gacfx.core.curves import Curve
+from gacfx.core.decision import DENSE, LowRank, Pivot
 from gacfx.core.goal import Goal
+from gacfx.core.offered import Candidates
 from gacfx.core.plan import Budget
 from gacfx.core.search import Bound
 from gacfx.errors import GacError, InfeasibleBudget, PlanError
 from gacfx.knapsack import Group, PrecisionWarning, Problem, check, kept_budget, solve, solve_ilp
 from gacfx.knapsack.ilp import solvers as ilp_solvers
-from gacfx.knapsack.ilp.shrinking import solve_whole
+from gacfx.knapsack.ilp.core_programs import solve_whole
 from gacfx.knapsack.ilp.solvers import Solver
 from gacfx.knapsack.ilp.table import tabulate
 from gacfx.knapsack.limits import Implies, Limit, SameLabel
 from gacfx.knapsack.one_budget import core
-from gacfx.passes.planning.solve import Axis
-from gacfx.passes.planning.sweep_candidates import SweepCandidates, aligned_ranks
 from tests.trials.extremes import EXTREMES
 
 COSTS, VALUES = [8, 16, 24], [-0.5, -0.2, -0.1]
@@ -55,6 +57,11 @@ RATIOS: list[tuple[Any, str]] = [
     (math.nan, "ratio 'nan': not a number"),
     (math.inf, "ratio 'inf': not a number"),
 ]
+
+
+def pairs(*ranks: int | None) -> Candidates:
+    """Pairs of these ranks; None is the dense weight."""
+    return tuple(DENSE if rank is None else LowRank(rank) for rank in ranks)
 
 
 def curve(rows: int = 64, columns: int = 48) -> Curve:
@@ -116,12 +123,16 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "same candidates, or leave one out of the rule",
     ),
     "3 nothing after tensor parallelism and a bound": (
-        lambda: SweepCandidates(align=8, tp=4).sizes(curve(), [Bound("*.q_proj", 1, 40)]),
+        lambda: Offers(
+            align=8, tp=4, kinds=("low-rank",), bounds=(Bound("*.q_proj", 1, 40),)
+        ).candidates(curve()),
         r"layers.0.q_proj: no candidate is left: no rank in steps of 32 \(align 8, tp 4\) is below "
         r"break-even, and \*.q_proj=1:40 leaves out the dense weight, of rank 48",
     ),
     "3 nothing between two bounds": (
-        lambda: SweepCandidates(align=8).sizes(curve(), [Bound("*", 9, 15)]),
+        lambda: Offers(align=8, kinds=("low-rank",), bounds=(Bound("*", 9, 15),)).candidates(
+            curve()
+        ),
         r"no rank from 8 to 24 in steps of 8 is in \*=9:15",
     ),
     "4 NaN": (lambda: one(COSTS, [0.0, math.nan, 1.0]), "'q_proj': value of candidate 1 is nan"),
@@ -164,10 +175,10 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "limit 'latency': the name is used twice",
     ),
     "11 rank 0": (
-        lambda: Axis.make(curve(), (0, 8, None)),
+        lambda: Axis.make(curve(), pairs(0, 8, None)),
         "layers.0.q_proj: rank 0 is outside 1 .. 48; look at the pass that lists them",
     ),
-    "11 above min(m, n)": (lambda: Axis.make(curve(), (8, 49)), "rank 49 is outside 1 .. 48"),
+    "11 above min(m, n)": (lambda: Axis.make(curve(), pairs(8, 49)), "rank 49 is outside 1 .. 48"),
     "11 no size at all": (lambda: Axis.make(curve(), ()), "layers.0.q_proj: no candidate is left"),
     "16 two budgets": (
         lambda: solve(both(most=3, budget=4)),
@@ -287,15 +298,19 @@ def test_item_9_a_loss_that_rises_with_the_rank_is_warned_of() -> None:
     bumpy = np.array([3.0, 2.0, 1.0, 1.5, 0.5] + [0.0] * 44)
     rising = Curve("q_proj", 64, 48, bumpy, "fisher")
     with pytest.warns(CandidateWarning, match=r"1 weights have a loss .* q_proj from rank 2 to 3"):
-        warn_of_doubtful({"q_proj": rising}, {"q_proj": (1, 2, 3, 4, None)})
-    warn_of_doubtful({"q_proj": rising}, {"q_proj": (1, 2, 4, None)})  # no warning
+        warn_of_rising({"q_proj": rising}, {"q_proj": pairs(1, 2, 3, 4, None)})
+    warn_of_rising({"q_proj": rising}, {"q_proj": pairs(1, 2, 4, None)})  # no warning
+    # Of each form by itself: those that are offered in the other one are no neighbours.
+    mixed: Candidates = (LowRank(1), LowRank(2), Pivot(3), Pivot(4), DENSE)
+    warn_of_rising({"q_proj": rising}, {"q_proj": mixed})  # no warning
 
 
 def test_item_10_a_rank_above_break_even_is_not_offered_and_not_taken() -> None:
     assert curve().break_even == 27
-    assert aligned_ranks(curve(), 8) == [8, 16, 24]
-    axis = Axis.make(curve(), (24, 32, 40, None))
-    assert axis.costs.tolist() == [24 * 112, 32 * 112, 40 * 112, 64 * 48]
+    offered = Offers(align=8, kinds=("low-rank",)).candidates(curve())[0]
+    assert offered == pairs(8, 16, 24, None)
+    axis = Axis.make(curve(), pairs(24, 32, 40, None))
+    assert axis.first.costs.tolist() == [24 * 112, 32 * 112, 40 * 112, 64 * 48]
     for budget in (3000, 3100, 5000):
         group = axis.group(curve())
         picked = solve(Problem((group,), budget)).choice[0]
@@ -304,9 +319,12 @@ def test_item_10_a_rank_above_break_even_is_not_offered_and_not_taken() -> None:
 
 def test_item_10_a_rank_above_break_even_is_warned_of() -> None:
     with pytest.warns(CandidateWarning, match=r"rank 40 of q_proj \(break-even 27\); .* never"):
-        warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, 32, 40, None)})
-    warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, None)})  # no warning
-    warn_of_doubtful({"q_proj": curve()}, {"q_proj": (24, 32)})  # without dense it can be wanted
+        warn_of_costly({"q_proj": curve()}, {"q_proj": pairs(24, 32, 40, None)})
+    warn_of_costly({"q_proj": curve()}, {"q_proj": pairs(24, None)})  # no warning
+    warn_of_costly({"q_proj": curve()}, {"q_proj": pairs(24, 32)})  # without dense it can be wanted
+    warn_of_costly(
+        {"q_proj": curve()}, {"q_proj": (Pivot(40), Pivot(47), DENSE)}
+    )  # all are smaller
 
 
 def test_item_12_a_budget_above_the_maximum_takes_the_best_and_shows_the_slack() -> None:

@@ -89,7 +89,7 @@ def exact_fit(bits: int, seed: int) -> Problem:
 
 
 def test_infeasible_problems_are_named() -> None:
-    with pytest.raises(InfeasibleBudget, match="over the 4 allowed"):
+    with pytest.raises(InfeasibleBudget, match="over the budget of 4"):
         solve_ilp(Problem.from_groups([([5], [0.0])], 4))
 
 

@@ -16,8 +16,8 @@ from gacfx.errors import PlanError
 from gacfx.knapsack.certificate.check import check
 from gacfx.knapsack.ilp import program as ilp_program
 from gacfx.knapsack.ilp import solvers as ilp_solvers
+from gacfx.knapsack.ilp.core_programs import solve_whole
 from gacfx.knapsack.ilp.program import build, fair_goal
-from gacfx.knapsack.ilp.shrinking import solve_whole
 from gacfx.knapsack.ilp.solve import solve_ilp
 from gacfx.knapsack.ilp.solvers import Solver, find_solver
 from gacfx.knapsack.ilp.table import tabulate

@@ -9,7 +9,8 @@ from gacfx.knapsack.certificate.check import check
 from gacfx.knapsack.limits import Implies, Label, Limit, SameLabel
 from gacfx.knapsack.one_budget.core import solve
 from gacfx.knapsack.problem import Group, Problem
-from gacfx.knapsack.rules.merge import merge, usable_budget
+from gacfx.knapsack.rules.merge import merge
+from gacfx.knapsack.rules.reduction import components, usable_budget
 from tests.unit.knapsack.small_problems import brute_force, labels_of, random_problem
 
 RANKS: tuple[Label, ...] = (8, 16, 24)
@@ -55,6 +56,13 @@ def test_rules_that_share_a_group_tie_all_of_them() -> None:
     assert merge(Problem(groups, 99, (), rules)).members == ((0, 1, 2, 3), (4,))
 
 
+def test_components_are_in_order_whatever_the_order_of_ties() -> None:
+    assert components(6, [(4, 5), (3, 1), (5, 1)]) == [(0,), (1, 3, 4, 5), (2,)]
+    assert components(3, []) == [(0,), (1,), (2,)]
+    chain = [(number, number + 1) for number in range(5000)]
+    assert components(5001, reversed(chain)) == [tuple(range(5001))]
+
+
 def test_a_merged_group_has_a_name_that_no_other_can_have() -> None:
     groups = tuple(group(name, [1, 2, 3]) for name in ("a", "b", "a & b"))
     merged = merge(Problem(groups, 99, (), (SameLabel(("a", "b")),)))
@@ -94,7 +102,7 @@ def test_rounding_of_sums_is_owned_up_to() -> None:
     problem = Problem(groups, 5, (), (SameLabel(("a", "b")),))
     merged = merge(problem)
     assert merged.rounding == 1
-    solution = merged.expand(solve(merged.problem))
+    solution = merged.invert(solve(merged.problem))
     check(problem, solution).require()
     assert solution.usable_budget == usable_budget(problem) == 4
     assert solution.bound >= brute_force(problem) == 1
@@ -108,7 +116,7 @@ def test_a_problem_without_rules_stays_itself() -> None:
     merged = merge(problem)
     assert merged.problem == problem
     found = solve(problem)
-    assert merged.expand(found) == found
+    assert merged.invert(found) == found
 
 
 def test_merging_equals_brute_force() -> None:
@@ -121,7 +129,7 @@ def test_merging_equals_brute_force() -> None:
         best = brute_force(problem)
         try:
             merged = merge(problem)
-            solution = merged.expand(solve(merged.problem))
+            solution = merged.invert(solve(merged.problem))
         except InfeasibleBudget:
             assert best == -np.inf
         except PlanError:
@@ -160,7 +168,7 @@ def test_pruned_widths_are_tied_in_a_layer_or_across_all_layers(across: bool) ->
     dense = sum(int(found.costs.max()) for found in groups)
     problem = Problem(groups, dense * 7 // 10, (), rules)
     merged = merge(problem)
-    solution = merged.expand(solve(merged.problem))
+    solution = merged.invert(solve(merged.problem))
     check(problem, solution).require()
     widths = [found.labels[j] for found, j in zip(groups, solution.choice, strict=True)]
     by_layer = [set(widths[at : at + 3]) for at in range(0, len(widths), 3)]

@@ -95,7 +95,7 @@ def test_rounding_of_sums_is_owned_up_to() -> None:
     found = multiply(problem)
     assert found is not None
     assert found.rounding == 1
-    solution = found.expand(solve(found.problem))
+    solution = found.invert(solve(found.problem))
     check(problem, solution).require()
     assert solution.bound >= brute_force(problem)
     exact = multiply(Problem((Q, K, V), 12, (), (RULE,)))

@@ -1,4 +1,4 @@
-"""The parts of the solver for two budgets: flat form, prices, core, planes, dominance, search."""
+"""The parts of the solver for two budgets: form form, prices, core, planes, dominance, search."""
 
 import itertools
 import math
@@ -10,16 +10,16 @@ import pytest
 from gacfx.knapsack import Group, Problem
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.limits import Limit
-from gacfx.knapsack.two_budgets import dual as two_dual
-from gacfx.knapsack.two_budgets import rounds as two_rounds
-from gacfx.knapsack.two_budgets.dual import Dual, solve_dual
-from gacfx.knapsack.two_budgets.first import filled, first_plan
-from gacfx.knapsack.two_budgets.flat import TwoFlat, flatten_two
-from gacfx.knapsack.two_budgets.items import TwoCore, build_two
-from gacfx.knapsack.two_budgets.lagrange import Lagrangian, Peak, highest
-from gacfx.knapsack.two_budgets.planes import Planes, prices_around
-from gacfx.knapsack.two_budgets.rounds import TwoRounds
-from gacfx.knapsack.two_budgets.search import Found, search_two
+from gacfx.knapsack.normal_form import NormalForm, normal_form
+from gacfx.knapsack.two_budgets import core_search as two_core_search
+from gacfx.knapsack.two_budgets import lagrangian_dual as two_dual
+from gacfx.knapsack.two_budgets.core_problem import TwoCore, build_two
+from gacfx.knapsack.two_budgets.core_search import TwoCoreSearch
+from gacfx.knapsack.two_budgets.cutting_planes import CuttingPlanes, prices_around
+from gacfx.knapsack.two_budgets.dynamic_program import Found, search_two
+from gacfx.knapsack.two_budgets.lagrangian import Lagrangian, Peak, highest
+from gacfx.knapsack.two_budgets.lagrangian_dual import Dual, solve_dual
+from gacfx.knapsack.two_budgets.primal_heuristic import filled, first_plan
 from gacfx.knapsack.two_budgets.states import undominated
 from gacfx.knapsack.work import Work
 from tests.unit.knapsack.two_budget_problems import limited_problem
@@ -29,54 +29,29 @@ def problem_of(seed: int, groups: int = 5, size: int = 4, high: int = 20) -> Pro
     return limited_problem(seed, groups, size, high)
 
 
-def plans(flat: TwoFlat) -> IntArray:
+def plans(form: NormalForm) -> IntArray:
     """[all plans, groups] positions."""
-    ranges = [range(int(a), int(b)) for a, b in itertools.pairwise(flat.start)]
+    ranges = [range(int(a), int(b)) for a, b in itertools.pairwise(form.start)]
     return np.array(list(itertools.product(*ranges)))
 
 
-def feasible(flat: TwoFlat) -> IntArray:
-    every = plans(flat)
-    spent = flat.cost[:, every].sum(axis=2)
-    kept: IntArray = every[(spent[0] <= flat.room[0]) & (spent[1] <= flat.room[1])]
+def feasible(form: NormalForm) -> IntArray:
+    every = plans(form)
+    spent = form.cost[:, every].sum(axis=2)
+    kept: IntArray = every[(spent[0] <= form.room[0]) & (spent[1] <= form.room[1])]
     return kept
 
 
-def test_flat_form_pays_the_cheapest_and_leaves_out_what_never_fits() -> None:
-    groups = (
-        Group("a", np.array([10, 14, 90]), np.zeros(3)),
-        Group("b", np.array([6, 2]), np.array([1.0, 2.0])),
-    )
-    flat = flatten_two(Problem(groups, 21, (Limit("other", 9, {"a": np.array([5, 2, 2])}),)))
-    assert flat.least == (12, 2)
-    assert flat.quantum == (4, 3)
-    assert flat.room == (8, 6)
-    assert flat.cost.tolist() == [[0, 4, 4, 0], [3, 0, 0, 0]]
-    assert flat.index(np.array([1, 3])).tolist() == [1, 1]
-    assert flat.positions((1, 1)).tolist() == [1, 3]
-    assert flat.left(np.array([0, 2])) == (4, 3)
-    assert not flat.closed
-
-
-@pytest.mark.parametrize("second", [9, 12])
-def test_flat_form_sees_that_nothing_can_fit(second: int) -> None:
-    """Group a has no candidate left; or its only one is too much beside that of b."""
-    groups = tuple(Group(name, np.array([0, 6]), np.zeros(2)) for name in "ab")
-    limit = Limit("other", second, {name: np.array([10, 0]) for name in "ab"})
-    flat = flatten_two(Problem(groups, 9 if second == 9 else 5, (limit,)))
-    assert flat.closed
-
-
-def lagrangian_of(flat: TwoFlat) -> Lagrangian:
-    short = flat.spread(np.maximum.reduceat(flat.value, flat.start[:-1])) - flat.value
-    first, second = flat.cost / 20
-    return Lagrangian(flat.start, short, first, second, (flat.room[0] / 20, flat.room[1] / 20))
+def lagrangian_of(form: NormalForm) -> Lagrangian:
+    short = form.spread(np.maximum.reduceat(form.value, form.start[:-1])) - form.value
+    first, second = form.cost / 20
+    return Lagrangian(form.start, short, first, second, (form.room[0] / 20, form.room[1] / 20))
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_peak_is_the_highest_point(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    lagrangian = lagrangian_of(flatten_two(problem_of(seed, groups=8)))
+    lagrangian = lagrangian_of(normal_form(problem_of(seed, groups=8)))
     peak = highest(lagrangian, 1e-14)
     if peak.ray:
         far = [p + 1e6 * r for p, r in zip(peak.price, peak.ray, strict=True)]
@@ -91,7 +66,7 @@ def test_peak_is_the_highest_point(seed: int) -> None:
 
 def test_a_guess_changes_the_way_but_not_the_peak() -> None:
     for seed in range(20):
-        one, two = (lagrangian_of(flatten_two(problem_of(seed, groups=40))) for _ in range(2))
+        one, two = (lagrangian_of(normal_form(problem_of(seed, groups=40))) for _ in range(2))
         peak = highest(one, 1e-14)
         again = highest(two, 1e-14, (peak.price[0] * 1.01, peak.price[1] * 0.99))
         assert again.height == pytest.approx(peak.height, rel=1e-12)
@@ -105,14 +80,14 @@ def test_no_mixture_keeps_both_rooms() -> None:
     assert highest(lagrangian, 1e-14).ray == pytest.approx((1.0, 1.0))
 
 
-def long_curves(seed: int) -> TwoFlat:
+def long_curves(seed: int) -> NormalForm:
     """More candidates than the sample of the dual takes whole."""
-    return flatten_two(problem_of(seed, groups=12, size=100, high=1000))
+    return normal_form(problem_of(seed, groups=12, size=100, high=1000))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_sample_leads_to_the_same_prices(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    flat = long_curves(seed)
+    form = long_curves(seed)
     sizes = []
 
     def spy(lagrangian: Lagrangian, *options: Any) -> Peak:
@@ -120,67 +95,67 @@ def test_a_sample_leads_to_the_same_prices(seed: int, monkeypatch: pytest.Monkey
         return highest(lagrangian, *options)
 
     monkeypatch.setattr(two_dual, "highest", spy)
-    dual = solve_dual(flat)
-    assert max(sizes) < len(flat.value) // 2, "the whole problem was not needed"
+    dual = solve_dual(form)
+    assert max(sizes) < len(form.value) // 2, "the whole problem was not needed"
     monkeypatch.setattr(two_dual, "_SAMPLES", 1000)
-    whole = solve_dual(flat)
-    bounds = [math.fsum(flat.value[d.chosen]) + d.slack for d in (dual, whole)]
+    whole = solve_dual(form)
+    bounds = [math.fsum(form.value[d.chosen]) + d.slack for d in (dual, whole)]
     assert bounds[0] == pytest.approx(bounds[1], rel=1e-12)
 
 
 def test_losses_and_slack_make_up_the_distance_of_every_plan() -> None:
     for seed in range(10):
-        flat = flatten_two(problem_of(seed))
-        dual = solve_dual(flat)
-        base = math.fsum(flat.value[dual.chosen])
-        for plan in plans(flat)[::7]:
-            left = flat.left(plan)
+        form = normal_form(problem_of(seed))
+        dual = solve_dual(form)
+        base = math.fsum(form.value[dual.chosen])
+        for plan in plans(form)[::7]:
+            left = form.left(plan)
             lost = float(dual.loss[plan].sum()) + dual.price[0] * left[0] + dual.price[1] * left[1]
-            distance = base + dual.slack - float(flat.value[plan].sum())
+            distance = base + dual.slack - float(form.value[plan].sum())
             assert distance == pytest.approx(lost, abs=1e-9)
 
 
 def test_first_plan_keeps_both_rooms() -> None:
     for seed in range(20):
-        flat = flatten_two(problem_of(seed, groups=40))
-        dual = solve_dual(flat)
-        plan = first_plan(flat, dual)
+        form = normal_form(problem_of(seed, groups=40))
+        dual = solve_dual(form)
+        plan = first_plan(form, dual)
         assert plan is not None
-        assert min(flat.left(plan)) >= 0
-        best = filled(flat, dual, plan)
-        assert flat.value[best].sum() >= flat.value[plan].sum()
+        assert min(form.left(plan)) >= 0
+        best = filled(form, dual, plan)
+        assert form.value[best].sum() >= form.value[plan].sum()
 
 
-def core_of(flat: TwoFlat, dual: Dual) -> TwoCore:
-    return build_two(flat, dual, math.inf)
+def core_of(form: NormalForm, dual: Dual) -> TwoCore:
+    return build_two(form, dual, math.inf)
 
 
-def planes_of(flat: TwoFlat, dual: Dual, core: TwoCore) -> Planes:
+def planes_of(form: NormalForm, dual: Dual, core: TwoCore) -> CuttingPlanes:
     price = (
         math.ldexp(dual.price[0], core.grid.exponent),
         math.ldexp(dual.price[1], core.grid.exponent),
     )
-    return Planes(core, flat.left(dual.chosen), prices_around(core, price))
+    return CuttingPlanes(core, form.left(dual.chosen), prices_around(core, price))
 
 
 def test_core_is_in_the_order_of_search_and_counts_from_the_chosen_plan() -> None:
     problem = problem_of(3)
     limit = problem.limits[0]
     partial = Limit("other", limit.most, dict(list(limit.costs.items())[2:4]))
-    flat = flatten_two(Problem(problem.groups, problem.budget, (partial,)))
-    dual = solve_dual(flat)
-    core = core_of(flat, dual)
+    form = normal_form(Problem(problem.groups, problem.budget, (partial,)))
+    dual = solve_dual(form)
+    core = core_of(form, dual)
     assert sorted(core.group[:2].tolist()) == [2, 3], "groups of both resources come first"
     for level in range(core.levels):
         part = slice(int(core.ends[level]), int(core.ends[level + 1]))
-        assert (flat.owner(core.position[part]) == core.group[level]).all()
+        assert (form.owner(core.position[part]) == core.group[level]).all()
         base = dual.chosen[core.group[level]]
         assert (
-            core.cost[:, part] == (flat.cost[:, core.position[part]].T - flat.cost[:, base]).T
+            core.cost[:, part] == (form.cost[:, core.position[part]].T - form.cost[:, base]).T
         ).all()
-        gains = flat.value[core.position[part]] - flat.value[base]
+        gains = form.value[core.position[part]] - form.value[base]
         assert np.allclose(np.ldexp(core.gain[part], -core.grid.exponent), gains, atol=1e-12)
-    assert core.savings[:, 0].tolist() == flat.cost[:, dual.chosen].sum(axis=1).tolist()
+    assert core.savings[:, 0].tolist() == form.cost[:, dual.chosen].sum(axis=1).tolist()
 
 
 def completions(core: TwoCore, depth: int) -> tuple[IntArray, FloatArray]:
@@ -195,12 +170,12 @@ def completions(core: TwoCore, depth: int) -> tuple[IntArray, FloatArray]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_bound_is_below_what_can_be_reached(seed: int) -> None:
-    """Neither on the first planes nor on learned ones, and a lesson tightens its own state."""
+    """Neither on the first planes nor on learned ones, and a cut tightens its own state."""
     rng = np.random.default_rng(seed)
-    flat = flatten_two(problem_of(seed))
-    dual = solve_dual(flat)
-    core = core_of(flat, dual)
-    planes = planes_of(flat, dual, core)
+    form = normal_form(problem_of(seed))
+    dual = solve_dual(form)
+    core = core_of(form, dual)
+    planes = planes_of(form, dual, core)
     tightened = 0
     for depth in range(core.levels):
         cost, gain = completions(core, depth)
@@ -211,7 +186,7 @@ def test_no_bound_is_below_what_can_be_reached(seed: int) -> None:
         assert (bound >= reached).all()
         assert (planes.bound_on(int(plane[3]), depth, left, np.zeros(20))[3] == bound[3]).all()
         if not planes.full:
-            learned = planes.learn(depth, (int(left[0, 3]), int(left[1, 3])), int(plane[3]))
+            learned = planes.add_tightest(depth, (int(left[0, 3]), int(left[1, 3])), int(plane[3]))
             tighter = planes.bound_on(learned, depth, left, np.zeros(20))
             assert (tighter >= reached).all()
             assert tighter[3] <= bound[3] + 2.0**30
@@ -224,12 +199,12 @@ def test_a_state_that_cannot_keep_both_rooms_learns_it() -> None:
     costs = np.array([0, 3, 6])
     groups = tuple(Group(name, costs, np.array([0.0, 1.0, 5.0])) for name in "ab")
     limit = Limit("other", 9, dict.fromkeys("ab", 6 - costs))
-    flat = flatten_two(Problem(groups, 9, (limit,)))
-    dual = solve_dual(flat)
-    core = core_of(flat, dual)
-    planes = planes_of(flat, dual, core)
+    form = normal_form(Problem(groups, 9, (limit,)))
+    dual = solve_dual(form)
+    core = core_of(form, dual)
+    planes = planes_of(form, dual, core)
     tight = np.array([5, 6]) - core.savings[:, 0]
-    plane = planes.learn(0, (int(tight[0]), int(tight[1])), 0)
+    plane = planes.add_tightest(0, (int(tight[0]), int(tight[1])), 0)
     assert planes.bound_on(plane, 0, tight[:, None], np.zeros(1))[0] < -(2.0**50)
 
 
@@ -245,39 +220,39 @@ def test_dominance_keeps_every_state_that_matters(seed: int) -> None:
         assert as_good.any(), "dropped, but nothing that was kept is as good"
 
 
-def run_search(flat: TwoFlat, dual: Dual, beam: int, floor: float = -(2.0**55)) -> Found:
-    core = core_of(flat, dual)
-    planes = planes_of(flat, dual, core)
+def run_search(form: NormalForm, dual: Dual, beam: int, floor: float = -(2.0**55)) -> Found:
+    core = core_of(form, dual)
+    planes = planes_of(form, dual, core)
     work = Work(10**8, math.inf)
-    left = flat.left(dual.chosen)
+    left = form.left(dual.chosen)
     return search_two(core, planes, left, floor=floor, tolerance=0, beam=beam, work=work)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_search_finds_the_best_and_its_bound_is_one(seed: int) -> None:
-    flat = flatten_two(problem_of(seed, groups=6))
-    dual = solve_dual(flat)
-    exponent = core_of(flat, dual).grid.exponent
-    values = flat.value[feasible(flat)].sum(axis=1)
-    best = math.ldexp(float(values.max()) - float(flat.value[dual.chosen].sum()), exponent)
-    found = run_search(flat, dual, 10**6)
+    form = normal_form(problem_of(seed, groups=6))
+    dual = solve_dual(form)
+    exponent = core_of(form, dual).grid.exponent
+    values = form.value[feasible(form)].sum(axis=1)
+    best = math.ldexp(float(values.max()) - float(form.value[dual.chosen].sum()), exponent)
+    found = run_search(form, dual, 10**6)
     assert found.complete
     plan = dual.chosen.copy()
     plan[list(found.picks)] = list(found.picks.values())
-    assert flat.value[plan].sum() == pytest.approx(values.max(), abs=1e-12)
+    assert form.value[plan].sum() == pytest.approx(values.max(), abs=1e-12)
     assert found.bound == pytest.approx(best, abs=16)
-    narrow = run_search(flat, dual, 1)
+    narrow = run_search(form, dual, 1)
     assert narrow.bound >= best - 16
-    assert run_search(flat, dual, 10**6, floor=best + 64).picks == {}
+    assert run_search(form, dual, 10**6, floor=best + 64).picks == {}
 
 
 def test_search_that_runs_out_of_work_is_not_complete() -> None:
-    flat = flatten_two(problem_of(1, groups=6))
-    dual = solve_dual(flat)
-    core = core_of(flat, dual)
-    whole = run_search(flat, dual, 10**6)
+    form = normal_form(problem_of(1, groups=6))
+    dual = solve_dual(form)
+    core = core_of(form, dual)
+    whole = run_search(form, dual, 10**6)
     work = Work(10**8, deadline=0.0)
-    left, planes = flat.left(dual.chosen), planes_of(flat, dual, core)
+    left, planes = form.left(dual.chosen), planes_of(form, dual, core)
     found = search_two(core, planes, left, floor=-(2.0**55), tolerance=0, beam=10**6, work=work)
     assert not found.complete
     assert found.bound >= whole.bound
@@ -285,33 +260,32 @@ def test_search_that_runs_out_of_work_is_not_complete() -> None:
 
 def test_rounds_prove_what_they_find() -> None:
     for seed in range(12):
-        flat = flatten_two(problem_of(seed, groups=6))
-        dual = solve_dual(flat)
-        rounds = TwoRounds(flat, dual, 0.0, Work(10**8, math.inf), None)
+        form = normal_form(problem_of(seed, groups=6))
+        dual = solve_dual(form)
+        rounds = TwoCoreSearch(form, dual, 0.0, Work(10**8, math.inf), None)
         rounds.approach()
         rounds.improve()
         assert rounds.proven
         assert rounds.chosen is not None
-        best = flat.value[feasible(flat)].sum(axis=1).max()
-        assert flat.value[rounds.chosen].sum() == pytest.approx(best, abs=1e-12)
+        best = form.value[feasible(form)].sum(axis=1).max()
+        assert form.value[rounds.chosen].sum() == pytest.approx(best, abs=1e-12)
         assert rounds.gain <= rounds.upper + rounds.rounding
 
 
-def test_a_lost_bet_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second best plan: the bet looks too near to the bound to see the best one."""
-    monkeypatch.setattr(two_rounds, "_SMALL_CORE", 0)
-    monkeypatch.setattr(two_rounds, "_ROUNDS", ((1 / 16, 2**18), (1.0, 2**18)))
+def test_a_narrow_beam_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second best plan: the first beam drops states, the second finds the best one."""
+    monkeypatch.setattr(two_core_search, "_BEAMS", (1, 2**18))
     for seed in range(12):
-        flat = flatten_two(problem_of(seed, groups=6))
-        every = feasible(flat)
-        values = flat.value[every].sum(axis=1)
+        form = normal_form(problem_of(seed, groups=6))
+        every = feasible(form)
+        values = form.value[every].sum(axis=1)
         order = np.argsort(values)
         work = Work(10**8, math.inf)
-        rounds = TwoRounds(flat, solve_dual(flat), 0.0, work, every[order[-2]])
+        rounds = TwoCoreSearch(form, solve_dual(form), 0.0, work, every[order[-2]])
         rounds.improve()
         assert rounds.proven
         assert rounds.chosen is not None
-        assert flat.value[rounds.chosen].sum() == pytest.approx(values.max(), abs=1e-12)
+        assert form.value[rounds.chosen].sum() == pytest.approx(values.max(), abs=1e-12)
 
 
 def test_rounds_prove_that_there_is_no_plan() -> None:
@@ -319,11 +293,11 @@ def test_rounds_prove_that_there_is_no_plan() -> None:
     costs = {name: np.array([0, 10]) for name in "abc"} | {"fine": np.array([0, 1])}
     groups = tuple(Group(name, cost, np.array([0.0, 1.0])) for name, cost in costs.items())
     limit = Limit("other", 17, {name: cost[::-1] for name, cost in costs.items()})
-    flat = flatten_two(Problem(groups, 15, (limit,)))
-    dual = solve_dual(flat)
+    form = normal_form(Problem(groups, 15, (limit,)))
+    dual = solve_dual(form)
     assert dual.open_rooms
-    assert first_plan(flat, dual) is None
-    rounds = TwoRounds(flat, dual, 0.0, Work(10**8, math.inf), None)
+    assert first_plan(form, dual) is None
+    rounds = TwoCoreSearch(form, dual, 0.0, Work(10**8, math.inf), None)
     rounds.approach()
     assert rounds.proven
     assert rounds.chosen is None

@@ -1,0 +1,102 @@
+"""An annotated graph as rows: one for each site, equal layers folded into one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch.fx import GraphModule
+
+from gacfx.core.sites import AttentionSite, CopySite, Site, Workload
+from gacfx.graph.layers import in_layer, layers_of, ranges, split_layer
+from gacfx.graph.notes import note, sites
+from gacfx.graph.printer import elements_text
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One site under one workload on one GPU."""
+
+    name: str
+    layers: str
+    """``7``, or ``0-31`` once folded; empty outside the repeated layers."""
+    sizes: str
+    """``1024 x 4096 x 1107``, ``32/8 heads x 128``, or ``1024 x 4096`` of a copy."""
+    dtype: str
+    tier: int
+    kernel: str
+    reason: str
+    latency_us: float
+    flops: int
+    note: str
+    """Why it was left alone."""
+    count: int = 1
+    """Sites that this row stands for."""
+
+
+def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
+    """One row for each site of an annotated graph, in graph order."""
+    rows, layers = [], layers_of(gm)
+    for node, site in sites(gm):
+        known = note(node)
+        assert known.tier is not None and known.latency_us is not None
+        layer = split_layer(site.name)[1] if in_layer(node, layers) else ""
+        rows.append(
+            Row(
+                name=site.name,
+                layers=layer,
+                sizes=sizes_text(site, workload),
+                dtype=site.dtype,
+                tier=known.tier.tier,
+                kernel=known.tier.kernel,
+                reason=known.tier.reason,
+                latency_us=known.latency_us,
+                flops=site.flops(workload),
+                note="; ".join(r.reason for r in known.refusals),
+            )
+        )
+    return tuple(rows)
+
+
+def sizes_text(site: Site, workload: Workload) -> str:
+    """Sizes in elements: M x K x N, heads and their widths, or what a copy writes."""
+    if isinstance(site, AttentionSite):
+        width = str(site.d_qk) if site.d_qk == site.d_v else f"{site.d_qk}/{site.d_v}"
+        return f"{site.heads_q}/{site.heads_kv} heads x {width}"
+    if isinstance(site, CopySite):
+        return f"{site.m.at(workload)} x {elements_text(site)}"
+    text = " x ".join(map(str, site.sizes(workload)))
+    many = site.count.at(workload) if site.experts == 1 else site.experts
+    return text if many == 1 else f"{text} ({many})"
+
+
+def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows that differ in nothing but the layer become one, in order of first appearance.
+
+    Names lose what stands before the layer number, unless there are several stacks of layers.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    prefixes = set()
+    for row in rows:
+        prefix, layer, rest = _split(row)
+        prefixes |= {prefix} if layer else set()
+        key = (prefix, rest, row.sizes, row.dtype, row.tier, row.kernel, row.reason, row.note)
+        groups.setdefault(key, []).append(row)
+    folded = []
+    for same in groups.values():
+        prefix, layer, name = _split(same[0])
+        if layer and len(prefixes) > 1:
+            name = f"{prefix}.*.{name}"
+        folded.append(
+            replace(
+                same[0],
+                name=name,
+                layers=ranges(int(r.layers) for r in same) if layer else "",
+                latency_us=sum(r.latency_us for r in same),
+                flops=sum(r.flops for r in same),
+                count=len(same),
+            )
+        )
+    return tuple(folded)
+
+
+def _split(row: Row) -> tuple[str, str, str]:
+    return split_layer(row.name) if row.layers else ("", "", row.name)

@@ -1,1 +1,0 @@
-"""Problems as sorted tables on their lattice, the cheapest plan paid in advance."""
