@@ -32,8 +32,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, 12] -> [B, S, 12]."""
-        out: Tensor = self.last(self.middle(self, x))
-        return out + self.other(x.repeat(1, 1, 2)[..., :20])
+        out: Tensor = self.last(self.middle(self, x)) + self.other(x.repeat(1, 1, 2)[..., :20])
+        return out
 
 
 def found(middle: Middle, change: Callable[[Net], None] = lambda _: None) -> tuple[str, ...]:
@@ -105,7 +105,8 @@ def _tie_last(net: Net) -> None:
 @pytest.mark.parametrize("tie", [_tie_weights, _tie_biases, _tie_last])
 def test_shared_parameters_are_refused(tie: Callable[[Net], None]) -> None:
     def gated(net: Net, x: Tensor) -> Tensor:
-        return net.a(x) * net.b(x)
+        out: Tensor = net.a(x) * net.b(x)
+        return out
 
     assert found(gated) == ("a", "b")
     assert found(gated, tie) == ()

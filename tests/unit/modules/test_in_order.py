@@ -136,8 +136,8 @@ def test_every_family_is_exact_or_left_alone(name: str) -> None:
     made = Made(model_of(name), lambda _: Pivot(8))
     assert bool(made.modules) == (name not in ("phi3", "mixtral", "qwen3moe"))
     close = 1e-5 if name == "deepseekv3" else ROUNDING
-    pair = (gacfx.apply(made.model, each) for each in (made.ordered, made.normal))
-    assert apart(*pair, name) < close
+    ordered, normal = (gacfx.apply(made.model, each) for each in (made.ordered, made.normal))
+    assert apart(ordered, normal, name) < close
     assert made.ordered.plan.kept_params == made.normal.plan.kept_params
     assert made.ordered.plan.loss_nats == made.normal.plan.loss_nats
 
