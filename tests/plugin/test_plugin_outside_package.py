@@ -148,7 +148,7 @@ def test_outside_pass_forbids_a_rank(toy: Path) -> None:
 
 def test_outside_pass_ties_two_weights(toy: Path) -> None:
     def differ(plan: Plan) -> bool:
-        taken = {choice.group: choice.decision for choice in plan.choices}
+        taken = {choice.group: choice.decision.label for choice in plan.choices}
         gates = [module for module in taken if "gate" in module]
         return any(taken[module] != taken[module.replace("gate", "down")] for module in gates)
 

@@ -32,9 +32,14 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, 12] -> [B, S, 12]."""
+<<<<<<< HEAD
         out: Tensor = self.last(self.middle(self, x))
         beside: Tensor = self.other(x.repeat(1, 1, 2)[..., :20])
         return out + beside
+=======
+        out: Tensor = self.last(self.middle(self, x)) + self.other(x.repeat(1, 1, 2)[..., :20])
+        return out
+>>>>>>> absorb
 
 
 def found(middle: Middle, change: Callable[[Net], None] = lambda _: None) -> tuple[str, ...]:
@@ -106,8 +111,13 @@ def _tie_last(net: Net) -> None:
 @pytest.mark.parametrize("tie", [_tie_weights, _tie_biases, _tie_last])
 def test_shared_parameters_are_refused(tie: Callable[[Net], None]) -> None:
     def gated(net: Net, x: Tensor) -> Tensor:
+<<<<<<< HEAD
         made: Tensor = net.a(x) * net.b(x)
         return made
+=======
+        out: Tensor = net.a(x) * net.b(x)
+        return out
+>>>>>>> absorb
 
     assert found(gated) == ("a", "b")
     assert found(gated, tie) == ()

@@ -10,7 +10,9 @@ import pytest
 from gacfx import api
 from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.core.curve_file import load_curves, save_curves
+from gacfx.core.decision import Pivot, PivotInOrder
 from gacfx.core.goal import Goal
+from gacfx.core.plan import Plan
 from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.graph.notes import state
@@ -38,6 +40,17 @@ def both(goal: Goal, search: Search, path: Path) -> tuple[Any, Any]:
     return plan, plan_from_curves(load_curves(path), goal=goal, gpu=PROFILE, search=search)
 
 
+def as_offered(plan: Plan) -> Plan:
+    """The plan before its pivots came in order, of which only the model knows."""
+    made = []
+    for choice in plan.choices:
+        decision = choice.decision
+        if isinstance(decision, PivotInOrder):
+            decision = Pivot(decision.rank)
+        made.append(replace(choice, decision=decision))
+    return replace(plan, choices=tuple(made))
+
+
 @pytest.mark.parametrize(
     "search",
     [
@@ -56,7 +69,7 @@ def both(goal: Goal, search: Search, path: Path) -> tuple[Any, Any]:
 )
 def test_a_plan_from_curves_is_the_plan_from_the_model(search: Search, tmp_path: Path) -> None:
     plan, again = both(Goal(ratio="0.3"), search, tmp_path / "c")
-    assert again.choices == plan.choices and again.ranks
+    assert again.choices == as_offered(plan).choices and again.ranks
     assert (again.loss_nats, again.budget) == (plan.loss_nats, plan.budget)
     assert (again.limits, again.rules, again.refusals) == (plan.limits, plan.rules, plan.refusals)
     assert (again.fingerprint, again.digests) == (plan.fingerprint, plan.digests)
@@ -70,7 +83,7 @@ def test_a_plan_from_curves_is_the_plan_from_the_model(search: Search, tmp_path:
 )
 def test_every_goal_means_the_same_without_the_model(goal: Goal, tmp_path: Path) -> None:
     plan, again = both(goal, Search(value="fisher"), tmp_path / "c")
-    assert (again.choices, again.budget) == (plan.choices, plan.budget)
+    assert (again.choices, again.budget) == (as_offered(plan).choices, plan.budget)
 
 
 def test_what_cannot_be_reached_is_said_in_the_same_words(tmp_path: Path) -> None:
