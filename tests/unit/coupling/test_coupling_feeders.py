@@ -11,7 +11,7 @@ from gacfx.coupling.feeders import feeders
 from gacfx.graph.notes import state
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
-from gacfx.tracing.export import export_model
+from gacfx.tracing.export import capture
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import graph_of, run
 
@@ -32,21 +32,15 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, 12] -> [B, S, 12]."""
-<<<<<<< HEAD
-        out: Tensor = self.last(self.middle(self, x))
-        beside: Tensor = self.other(x.repeat(1, 1, 2)[..., :20])
-        return out + beside
-=======
         out: Tensor = self.last(self.middle(self, x)) + self.other(x.repeat(1, 1, 2)[..., :20])
         return out
->>>>>>> absorb
 
 
 def found(middle: Middle, change: Callable[[Net], None] = lambda _: None) -> tuple[str, ...]:
     """What makes the inputs of the last layer."""
     net = Net(middle).eval()
     change(net)
-    gm = export_model(net, {"x": torch.randn(3, 17, 12)})
+    gm = capture(net, {"x": torch.randn(3, 17, 12)})
     return feeders(run(gm, AnnotateSites())).get("last", ())
 
 
@@ -96,6 +90,14 @@ def test_what_tells_channels_apart_is_refused(name: str) -> None:
     assert found(REFUSED[name]) == ()
 
 
+def test_a_tensor_of_unknown_shape_is_no_number() -> None:
+    net = Net(REFUSED["a scale of each channel"]).eval()
+    gm = run(capture(net, {"x": torch.randn(3, 17, 12)}), AnnotateSites())
+    [scale] = [node for node in gm.graph.nodes if node.target == "scale"]
+    scale.meta.clear()
+    assert "last" not in feeders(gm)
+
+
 def _tie_weights(net: Net) -> None:
     net.b.weight = net.a.weight
 
@@ -111,13 +113,8 @@ def _tie_last(net: Net) -> None:
 @pytest.mark.parametrize("tie", [_tie_weights, _tie_biases, _tie_last])
 def test_shared_parameters_are_refused(tie: Callable[[Net], None]) -> None:
     def gated(net: Net, x: Tensor) -> Tensor:
-<<<<<<< HEAD
-        made: Tensor = net.a(x) * net.b(x)
-        return made
-=======
         out: Tensor = net.a(x) * net.b(x)
         return out
->>>>>>> absorb
 
     assert found(gated) == ("a", "b")
     assert found(gated, tie) == ()
@@ -133,7 +130,7 @@ def test_channels_that_leave_the_model_are_refused() -> None:
             h = self.a(x).tanh()
             return self.last(h), h
 
-    assert feeders(run(export_model(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
+    assert feeders(run(capture(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
