@@ -90,6 +90,14 @@ def test_what_tells_channels_apart_is_refused(name: str) -> None:
     assert found(REFUSED[name]) == ()
 
 
+def test_a_tensor_of_unknown_shape_is_no_number() -> None:
+    net = Net(REFUSED["a scale of each channel"]).eval()
+    gm = run(capture(net, {"x": torch.randn(3, 17, 12)}), AnnotateSites())
+    [scale] = [node for node in gm.graph.nodes if node.target == "scale"]
+    scale.meta.clear()
+    assert "last" not in feeders(gm)
+
+
 def _tie_weights(net: Net) -> None:
     net.b.weight = net.a.weight
 
