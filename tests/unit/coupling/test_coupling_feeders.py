@@ -11,7 +11,7 @@ from gacfx.coupling.feeders import feeders
 from gacfx.graph.notes import state
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
-from gacfx.tracing.export import capture
+from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES
 from tests.passes.graphs import graph_of, run
 
@@ -40,7 +40,7 @@ def found(middle: Middle, change: Callable[[Net], None] = lambda _: None) -> tup
     """What makes the inputs of the last layer."""
     net = Net(middle).eval()
     change(net)
-    gm = capture(net, {"x": torch.randn(3, 17, 12)})
+    gm = export_model(net, {"x": torch.randn(3, 17, 12)})
     return feeders(run(gm, AnnotateSites())).get("last", ())
 
 
@@ -92,7 +92,7 @@ def test_what_tells_channels_apart_is_refused(name: str) -> None:
 
 def test_a_tensor_of_unknown_shape_is_no_number() -> None:
     net = Net(REFUSED["a scale of each channel"]).eval()
-    gm = run(capture(net, {"x": torch.randn(3, 17, 12)}), AnnotateSites())
+    gm = run(export_model(net, {"x": torch.randn(3, 17, 12)}), AnnotateSites())
     [scale] = [node for node in gm.graph.nodes if node.target == "scale"]
     scale.meta.clear()
     assert "last" not in feeders(gm)
@@ -130,7 +130,7 @@ def test_channels_that_leave_the_model_are_refused() -> None:
             h = self.a(x).tanh()
             return self.last(h), h
 
-    assert feeders(run(capture(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
+    assert feeders(run(export_model(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
