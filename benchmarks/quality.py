@@ -9,7 +9,7 @@ steps of 8; for the first model also steps of 16 and 1, and the uniform ranks of
 
     babyllama    stories 0-199; stories 600-759, the first window of each (256 tokens), and all
     stories260K  the same stories and windows of 512
-    smollm2      WikiText-2 valid and test, 51,200 tokens each, two-sided curves
+    smollm2      51,200 tokens of WikiText-2 valid, 20,480 of test, two-sided curves, in float32
 """
 
 import argparse
@@ -32,7 +32,8 @@ from gacfx.study import Study
 
 STORIES, CALIBRATION, EVALUATION = "tinystories_stories.jsonl", slice(0, 200), slice(600, 760)
 WIKI = ("wikitext2_valid_tokens.txt", "wikitext2_test_tokens.txt")
-WIKI_TOKENS = 51_200
+WIKI_TOKENS = (51_200, 20_480)
+"""Calibrated on, and judged on."""
 MOST_ALIGNMENT_NATS = 0.003
 
 
@@ -95,8 +96,8 @@ def texts_of(subject: Subject, data: Path, model: nn.Module, tokenizer: Any) -> 
     """The texts of a model, and its loss on them."""
     if subject.name == "smollm2":
         valid, test = (
-            api.read_calibration(data / "text" / name, model, tokenizer, WIKI_TOKENS)
-            for name in WIKI
+            api.read_calibration(data / "text" / name, model, tokenizer, tokens)
+            for name, tokens in zip(WIKI, WIKI_TOKENS, strict=True)
         )
         judges: tuple[Corpus, ...] = (test,)
     else:
@@ -181,7 +182,7 @@ def goals(subject: Subject, rows: list[Row]) -> dict[str, bool]:
 
 def run(subject: Subject, data: Path, folder: Path) -> dict[str, Any]:
     """Calibrate, plan and judge one model."""
-    model, tokenizer = api.load(folder)
+    model, tokenizer = api.load(folder, dtype=torch.float32)
     texts = texts_of(subject, data, model, tokenizer)
     print(subject.name, usage(texts.calibration), sep="\n")
     study = Study.make(model, texts.calibration)
