@@ -112,7 +112,7 @@ class Decision(ABC):
             step: every dim that a candidate makes is a multiple of this.
         """
         del rows, columns, step
-        return (), "is of this kind"
+        return (), f"is {cls.kind}"
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -313,7 +313,7 @@ class PivotInOrder(Pivot):
     def offers(cls, rows: int, columns: int, step: int) -> tuple[tuple[Decision, ...], str]:
         """Nothing: neighbours decide."""
         del rows, columns, step
-        return (), "is offered by itself: pivots become it"
+        return (), f"is {cls.kind} from the start: pivots become it; take form 'pivot'"
 
     def __str__(self) -> str:
         return f"pivot-in-order {self.rank}"

@@ -359,6 +359,8 @@ def _check_texts(plan: Plan, where: str) -> None:
 
 def _check(plan: Plan, where: str) -> None:
     _check_texts(plan, where)
+    if plan.provenance.align < 1:
+        raise PlanError(f"{where}: provenance.align: {plan.provenance.align} is no step of ranks")
     seen, groups = set[str](), set[str]()
     for choice in plan.choices:
         if choice.group in groups:

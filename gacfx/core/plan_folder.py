@@ -223,6 +223,10 @@ def _said(text: str, path: Path) -> dict[str, _Said]:
 def _one_said(raw: object) -> _Said:
     """What is said of one module."""
     table = raw if isinstance(raw, dict) else {}
+    for key in sorted(table.keys() - {"rows", "columns", "decision", "reordered"}):
+        raise PlanError(f"{printable(key)} is no field of it")
+    if table.get("reordered", True) is not True:
+        raise PlanError("reordered is true or is left out")
     rows, columns = table.get("rows"), table.get("columns")
     if type(rows) is not int or type(columns) is not int or min(rows, columns) < 1:
         raise PlanError("its rows and columns are no sizes")

@@ -5,6 +5,7 @@ plan says how it was found. The names of everything that can be asked for stand 
 stands with the passes and in :mod:`gacfx.hardware.contracts`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal, NamedTuple, get_args
@@ -129,7 +130,7 @@ class Search:
                 raise PlanError(f"{name} {getattr(self, name)!r}: must be a whole number above 0")
         if type(self.uniform) is not bool:
             raise PlanError(f"uniform {self.uniform!r}: must be True or False")
-        object.__setattr__(self, "bounds", tuple(_bound(bound) for bound in self.bounds))
+        object.__setattr__(self, "bounds", _bounds(self.bounds))
         object.__setattr__(self, "limits", _steps(self.limits))
         for name in ("gap", "time_limit"):
             if (amount := getattr(self, name)) is not None:
@@ -153,7 +154,11 @@ class Search:
 
     def _check_form(self) -> None:
         if self.form not in get_args(Form):
-            KINDS.find(self.form)
+            try:
+                KINDS.find(self.form)
+            except PlanError as error:
+                forms = ", ".join(get_args(Form))
+                raise PlanError(f"form is none of {forms}, and {error}") from error
         if self.kinds != _KINDS["pair"] and self.pairs_only:
             raise PlanError(f"form {self.form!r}: {self.pairs_only}; take form 'pair'")
 
@@ -212,6 +217,12 @@ def _amount(what: str, given: Any) -> float:
     return float(given)
 
 
+def _bounds(given: Any) -> tuple[Bound, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise PlanError(f"bounds {given!r}: give a tuple of them, for example ('*.k_proj=64:512',)")
+    return tuple(map(_bound, given))
+
+
 def _bound(given: Any) -> Bound:
     try:
         bound = Bound(*given) if not isinstance(given, str) else Bound.parse(given)
@@ -223,6 +234,8 @@ def _bound(given: Any) -> Bound:
 
 
 def _steps(given: Any) -> tuple[str, ...]:
+    if not isinstance(given, Iterable):
+        raise PlanError(f"limits {given!r}: give passes, such as ('limit-latency{{share=0.9}}',)")
     steps = (given,) if isinstance(given, str) else tuple(given)
     for step in steps:
         if not isinstance(step, str) or not step.strip():

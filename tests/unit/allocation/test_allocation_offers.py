@@ -1,5 +1,6 @@
 """Offers: every candidate keeps to the step in all its sizes, and says why there is none."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,21 @@ def test_a_kind_that_nobody_knows_is_refused() -> None:
 def test_a_form_that_is_no_name_is_refused(odd: Any) -> None:
     with pytest.raises(PlanError, match="no kind of decision"):
         Search(form=odd)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("dense", r"no rank in steps of 8 \(align 8\) is dense$"),
+        (
+            "pivot-in-order",
+            r"is pivot-in-order from the start: pivots become it; take form 'pivot'$",
+        ),
+    ],
+)
+def test_a_kind_that_is_never_offered_says_so(kind: str, why: str) -> None:
+    found, reason = Offers(kinds=(kind,)).candidates(curve(64, 64))
+    assert found == (DENSE,) and re.search(why, reason)
 
 
 # -- bounds --------------------------------------------------------------------------------------

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gacfx.core.decision import DENSE, Copy, Decision, Gemm, LowRank, Pivot, break_even, of_rank
+from gacfx.core.decision import (
+    DENSE,
+    Copy,
+    Decision,
+    Gemm,
+    LowRank,
+    Pivot,
+    PivotInOrder,
+    break_even,
+    of_rank,
+)
 from gacfx.modules.make import carrier_of
 
 few = settings(max_examples=30)
@@ -22,9 +32,9 @@ SHAPES = st.tuples(st.integers(2, 40), st.integers(2, 40))
 def cases(draw: st.DrawFn) -> tuple[int, int, Decision]:
     """A shape and a product that a weight of it can become."""
     rows, columns = draw(SHAPES)
-    pivot = draw(st.booleans())
-    rank = draw(st.integers(1, min(rows, columns) - pivot))
-    return rows, columns, Pivot(rank) if pivot else LowRank(rank)
+    kind = draw(st.sampled_from((LowRank, Pivot, PivotInOrder)))
+    rank = draw(st.integers(1, min(rows, columns) - (kind is not LowRank)))
+    return rows, columns, kind(rank)
 
 
 class Kernels(TorchDispatchMode):

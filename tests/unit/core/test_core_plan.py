@@ -163,6 +163,8 @@ DECIDED, WEIGHT = (*FIRST, "decision"), (*FIRST, "weights", 0)
         (DECIDED, {"rank": 0}, "model.layers.0.q_proj: rank 0 is outside 1 .. 32"),
         (DECIDED, {"rank": 33}, "model.layers.0.q_proj: rank 33 is outside 1 .. 32"),
         (DECIDED, {"rank": -1}, "rank -1 is outside 1 .. 32"),
+        (("provenance",), {"align": 0}, "provenance.align: 0 is no step of ranks"),
+        (("provenance",), {"align": -8}, "provenance.align: -8 is no step of ranks"),
         (WEIGHT, {"rows": 0}, "rows and columns must be positive"),
         (WEIGHT, {"module": "model.layers.0.up_proj"}, "is planned twice: model.layers.0.up_proj"),
         (FIRST, {"group": "model.layers.0.up_proj"}, "model.layers.0.up_proj is planned twice"),

@@ -45,6 +45,10 @@ def test_the_names_are_those_of_what_there_is() -> None:
         ({"align": 8.0}, "align 8.0: must be a whole number above 0"),
         ({"window": 0}, "window 0: must be a whole number above 0"),
         ({"uniform": 1}, "uniform 1: must be True or False"),
+        ({"bounds": 5}, "bounds 5: give a tuple of them"),
+        ({"bounds": "*=8:16"}, "bounds '*=8:16': give a tuple of them"),
+        ({"limits": 5}, "limits 5: give passes, such as ('limit-latency{share=0.9}',)"),
+        ({"form": "pairs"}, "form is none of auto, pair, pivot, and no kind of decision 'pairs'"),
         ({"limits": ("",)}, "limits: '' is no pass; write limit-latency{share=0.9}"),
         ({"limits": (0.9,)}, "limits: 0.9 is no pass; write limit-latency{share=0.9}"),
         (

@@ -155,6 +155,14 @@ PAIR = {"kind": "low-rank", "rank": 2}
         ({"m": {"rows": 3, "columns": True, "decision": PAIR}}, "m: its rows and columns"),
         ({"m": {"rows": 3, "columns": -4, "decision": PAIR}}, "m: its rows and columns"),
         ({"m": {"rows": 3, "columns": 4}}, "m: a decision is a table"),
+        (
+            {"m": {"rows": 3, "columns": 4, "decision": PAIR, "order": 1}},
+            "m: order is no field of it",
+        ),
+        (
+            {"m": {"rows": 3, "columns": 4, "decision": PAIR, "reordered": "yes"}},
+            "m: reordered is true or is left out",
+        ),
         ({"m": {"rows": 3, "columns": 4, "decision": {"kind": "x"}}}, "m: no kind of decision 'x'"),
         ({"m": {"rows": 1, "columns": 4, "decision": PAIR}}, "m: rank 2 is outside 1 .. 1"),
         ({"m": {"rows": 10**30, "columns": 4, "decision": PAIR}}, "m: factors of rank 2: up is"),
