@@ -74,6 +74,11 @@ class Choice:
         return Choice(module, weights, decision, wanted, loss_nats, reason)
 
     @property
+    def module(self) -> str:
+        """Name of the module, where the group is one weight; else that of the group."""
+        return self.weights[0].module if len(self.weights) == 1 else self.group
+
+    @property
     def decisions(self) -> dict[str, Decision]:
         """Module -> its part of the decision."""
         return {weight.module: self.decision.of(weight.module) for weight in self.weights}

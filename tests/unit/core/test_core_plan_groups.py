@@ -55,6 +55,7 @@ def test_every_weight_of_a_group_has_its_part() -> None:
     # 2 (8 + 6), 9 x 6 dense, 3 (10 + 6).
     assert (group.params, group.dense_params, group.shape) == (28 + 54 + 48, 162, "3 weights")
     assert (single.params, single.dense_params, single.shape) == (4 * 12, 64, "8 x 8")
+    assert (group.module, single.module) == ("layers.0.experts", "layers.0.a")
     assert plan.kept_params == 28 + 54 + 48 + 48
     assert plan.loss_nats == 0.75
 
