@@ -32,7 +32,8 @@ SHAPES = st.tuples(st.integers(2, 40), st.integers(2, 40))
 def cases(draw: st.DrawFn) -> tuple[int, int, Decision]:
     """A shape and a product that a weight of it can become."""
     rows, columns = draw(SHAPES)
-    kind = draw(st.sampled_from((LowRank, Pivot, PivotInOrder)))
+    kinds: tuple[type[LowRank] | type[Pivot], ...] = (LowRank, Pivot, PivotInOrder)
+    kind = draw(st.sampled_from(kinds))
     rank = draw(st.integers(1, min(rows, columns) - (kind is not LowRank)))
     return rows, columns, kind(rank)
 

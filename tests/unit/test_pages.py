@@ -1,4 +1,4 @@
-"""docs/file-format.md: one page, not two; it names every field of a plan and every kind."""
+"""Pages: whole after merges, and naming what there is: folders, fields of a plan, kinds."""
 
 import re
 from dataclasses import fields
@@ -26,6 +26,13 @@ def test_every_table_begins_with_its_head(page: Path) -> None:
     lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
     heads = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1]]
     assert [lines[at] for at in heads if not re.match(r"\|[-:]", lines[at + 1])] == []
+
+
+def test_the_map_shows_every_folder_of_the_package() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Map\n")[2]
+    shown = set(re.findall(r"^    gacfx/(\w+) ", text.partition("\n## ")[0], re.MULTILINE))
+    there = {each.parent.name for each in (ROOT / "gacfx").glob("*/__init__.py")} - {"passes"}
+    assert shown == there
 
 
 def test_every_field_of_a_plan_has_its_row() -> None:
