@@ -9,7 +9,7 @@ level: while that module is imported, it imports this one.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +23,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
+from gacfx.checkpoint.stored import check_there
 from gacfx.core.config_json import FORMAT_VERSION, METHOD, READS, read_block
 from gacfx.core.decision import Decision
 from gacfx.core.kinds import write_decision
@@ -113,7 +114,7 @@ class GacfxQuantizer(HfQuantizer):
     quantization_config: GacfxConfig
 
     def _process_model_before_weight_loading(
-        self, model: "PreTrainedModel", **_: Any
+        self, model: "PreTrainedModel", checkpoint_files: Sequence[str] | None = None, **_: Any
     ) -> "PreTrainedModel":
         _check_whole(model)
         decisions = _names_in(model, self.quantization_config.decisions)
@@ -121,6 +122,7 @@ class GacfxQuantizer(HfQuantizer):
             skeleton_(model, decisions)
         except (UnsupportedModel, PlanError) as error:
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
+        check_there(compressed_modules(model), checkpoint_files or ())
         self.quantization_config.decisions = decisions
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # Files may have the notice or not, so it is kept out of the load.

@@ -6,6 +6,7 @@ from typing import Any
 
 from gacfx.core.names import printable
 from gacfx.errors import CheckpointError
+from gacfx.modules.carrier import Carrier
 
 _NO_WEIGHTS = ("I", "U", "BOOL", "C")
 """How safetensors begins the names of dtypes that are no real numbers: I8, U8, BOOL, C64."""
@@ -57,3 +58,41 @@ def _is_explained(config: Mapping[str, Any]) -> bool:
         if isinstance(method, str) and method != "gacfx" and method in KNOWN:
             return True
     return False
+
+
+def check_there(layers: Mapping[str, Carrier], files: Iterable[str | Path]) -> None:
+    """Nothing when the files hold every tensor of the compressed layers.
+
+    A loader fills what is missing with random numbers and only warns. Names are compared by their
+    ends, since loaders and savers rename what stands in front.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing.
+    """
+    from safetensors import safe_open
+
+    paths = [Path(file) for file in files]
+    if not paths or any(path.suffix != ".safetensors" for path in paths):
+        return
+    ends = set[str]()
+    for path in paths:
+        with safe_open(path, framework="pt") as opened:
+            ends |= {end for name in opened.keys() for end in _ends(name)}  # noqa: SIM118
+    for module, layer in layers.items():
+        short = ".".join(module.split(".")[-_DEPTH:])
+        for stored in layer.decision.tensors(layer.out_features, layer.in_features).values():
+            if f"{short}.{stored.parameter}" not in ends:
+                raise CheckpointError(
+                    f"{module}: the files have no {stored.parameter} of it, which {layer.decision} "
+                    "in config.json asks for; the two do not belong together"
+                )
+
+
+_DEPTH = 3
+"""Parts of a module's name that are compared: ``0.mlp.up_proj``."""
+
+
+def _ends(name: str) -> Iterable[str]:
+    """``0.mlp.up_proj.down.weight`` and everything that is shorter or longer."""
+    parts = name.split(".")
+    return (".".join(parts[at:]) for at in range(len(parts)))
