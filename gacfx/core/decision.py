@@ -1,9 +1,10 @@
 """Decisions: what becomes of a dense weight. One small frozen value for each kind.
 
-A decision holds integers only. Asked with the shape [rows, columns] of the dense weight, it says
-what it keeps, what it runs and what it stores, so that planning, forecasts, reports and files need
-to know no kind by name. Its other half, the module and the graph nodes that carry it out, needs
-torch and is named by a string in the table of all kinds, :mod:`gacfx.core.kinds`.
+A decision holds integers only, and other decisions. Asked with the shape [rows, columns] of the
+dense weight, it says what it keeps, what it runs and what it stores, so that planning, forecasts,
+reports and files need to know no kind by name. Its other half, the module and the graph nodes that
+carry it out, needs torch and is named by a string in the table of all kinds,
+:mod:`gacfx.core.kinds`. Those for several weights at once stand in :mod:`gacfx.core.pruning`.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +47,10 @@ class Stored:
 
 
 class Decision(ABC):
-    """What becomes of one weight. Subclasses are frozen dataclasses of integers."""
+    """What becomes of one weight, or of a group of weights, which :meth:`of` then tells apart.
+
+    Subclasses are frozen dataclasses of integers, of tuples of them, and of further decisions.
+    """
 
     __slots__ = ()
     kind: ClassVar[str]
@@ -67,10 +71,19 @@ class Decision(ABC):
         """The weight stays as it is."""
         return False
 
-    def of(self, module: str) -> "Decision":
-        """The part that one weight of a group has; by default all weights do the same."""
-        del module
+    def of(self, at: int) -> "Decision":
+        """The part that one weight of a group has; by default all weights do the same.
+
+        Args:
+            at: place of the weight in the group.
+        """
+        del at
         return self
+
+    def misfit(self, count: int) -> str:
+        """Why a group of ``count`` weights cannot have it; empty if it can."""
+        del count
+        return ""
 
     @abstractmethod
     def problem(self, rows: int, columns: int) -> str:

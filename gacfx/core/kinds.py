@@ -6,11 +6,12 @@ found by the entry point ``gacfx.decisions``.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
 from gacfx.core.names import printable
+from gacfx.core.pruning import Each, Gone, Heads, Skip, Sliced, Width
 from gacfx.core.table import Table
 from gacfx.errors import PlanError
 
@@ -35,6 +36,12 @@ BUILT_IN = (
     Kind(LowRank, "gacfx.modules.low_rank:LowRankLinear"),
     Kind(Pivot, "gacfx.modules.pivot:PivotLinear"),
     Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
+    Kind(Sliced, "gacfx.modules.sliced:SlicedLinear"),
+    Kind(Gone),
+    Kind(Each),
+    Kind(Width),
+    Kind(Heads),
+    Kind(Skip),
 )
 KINDS = Table(
     "kind of decision",
@@ -49,14 +56,22 @@ KINDS = Table(
 
 def write_decision(decision: Decision) -> dict[str, Any]:
     """Plain JSON values: the kind and its fields."""
-    return {"kind": decision.kind, **asdict(decision)}  # type: ignore[call-overload]
+    own = fields(decision)  # type: ignore[arg-type]  # every kind is a dataclass
+    return {"kind": decision.kind, **{f.name: _plain(getattr(decision, f.name)) for f in own}}
+
+
+def _plain(found: Any) -> Any:
+    if isinstance(found, Decision):
+        return write_decision(found)
+    return [_plain(each) for each in found] if isinstance(found, tuple) else found
 
 
 def read_decision(raw: object) -> Decision:
     """What :func:`write_decision` wrote.
 
     Raises:
-        PlanError: an unknown kind, a missing or unknown field, or one that is no whole number.
+        PlanError: an unknown kind, a missing or unknown field, or one that is neither a whole
+            number nor a decision.
     """
     if not isinstance(raw, Mapping):
         raise PlanError(f"a decision is a table with its kind, not {printable(repr(raw), 60)}")
@@ -76,6 +91,8 @@ def read_decision(raw: object) -> Decision:
 def _read_field(found: object, whole: bool = False) -> object:
     if isinstance(found, list | tuple) and not whole:
         return tuple(map(_read_field, found))
+    if isinstance(found, Mapping) and not whole:
+        return read_decision(found)
     if type(found) is not int:
         raise ValueError(f"{printable(repr(found), 60)} is no whole number")
     return found

@@ -16,6 +16,7 @@ from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
+from gacfx.core.pruning import Heads, Skip
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.errors import PlanError
 
@@ -81,7 +82,7 @@ class Choice:
     @property
     def decisions(self) -> dict[str, Decision]:
         """Module -> its part of the decision."""
-        return {weight.module: self.decision.of(weight.module) for weight in self.weights}
+        return {weight.module: self.decision.of(at) for at, weight in enumerate(self.weights)}
 
     @property
     def shape(self) -> str:
@@ -98,7 +99,8 @@ class Choice:
     @property
     def params(self) -> int:
         """Parameters that this choice keeps."""
-        return sum(self.decision.of(w.module).params(w.rows, w.columns) for w in self.weights)
+        parts = self.decisions
+        return sum(parts[w.module].params(w.rows, w.columns) for w in self.weights)
 
     @property
     def dense_params(self) -> int:
@@ -255,6 +257,13 @@ class Plan:
         }
 
     @property
+    def blocks(self) -> dict[str, Heads | Skip]:
+        """Module of an attention or MLP -> what becomes of it as a whole; widths of an MLP show in
+        its weights alone."""
+        found = {choice.group: choice.decision for choice in self.choices}
+        return {name: one for name, one in found.items() if isinstance(one, Heads | Skip)}
+
+    @property
     def ranks(self) -> dict[str, int]:
         """Module name -> rank, for the modules that become a product of a rank."""
         return {m: d.rank for m, d in self.decisions.items() if d.rank is not None}
@@ -373,7 +382,9 @@ def _check(plan: Plan, where: str) -> None:
         groups.add(choice.group)
         if not choice.weights:
             raise PlanError(f"{where}: {choice.group}: a group without weights")
-        for weight in choice.weights:
+        if problem := choice.decision.misfit(len(choice.weights)):
+            raise PlanError(f"{where}: {choice.group}: {problem}")
+        for at, weight in enumerate(choice.weights):
             module, shape = weight.module, (weight.rows, weight.columns)
             if module in seen:
                 twice = "lists a weight twice" if len(choice.weights) > 1 else "is planned twice"
@@ -381,5 +392,5 @@ def _check(plan: Plan, where: str) -> None:
             seen.add(module)
             if min(shape) < 1:
                 raise PlanError(f"{where}: {module}: rows and columns must be positive")
-            if problem := choice.decision.of(module).problem(*shape):
+            if problem := choice.decision.of(at).problem(*shape):
                 raise PlanError(f"{where}: {module}: {problem}")

@@ -44,9 +44,9 @@ class Factorize(GacPass):
         check_factors(self.plan, self.factors)
         check_shapes(self.plan, {name: site for name, (_, site) in todo.items()}, self.factors)
         for choice in self.plan.choices:
-            for weight in choice.weights:
-                node = todo[weight.module][0] if weight.module in todo else None
-                if choice.decision.of(weight.module).is_dense and node is not None:
+            for module, decision in choice.decisions.items():
+                node = todo[module][0] if module in todo else None
+                if decision.is_dense and node is not None:
                     refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
         for module, made in self.factors.items():
             factorize_node(gm, *todo[module], made)

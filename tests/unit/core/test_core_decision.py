@@ -175,5 +175,5 @@ def test_decisions_are_values() -> None:
     assert len({LowRank(3), LowRank(3), Pivot(3), DENSE}) == 3
     with pytest.raises(AttributeError):
         LowRank(3).rank = 4  # type: ignore[misc]
-    assert LowRank(3).of("any.module") == LowRank(3)
+    assert LowRank(3).of(0) == LowRank(3)
     assert json.dumps(DENSE.label) == '"dense"'

@@ -91,7 +91,7 @@ def test_a_plan_speaks_of_weights_not_of_groups() -> None:
             True,
             "layers.0.experts: toy-experts: True is no whole number",
         ),
-        ((0, "decision", "kind"), "gone", "layers.0.experts: no kind of decision 'gone'"),
+        ((0, "decision", "kind"), "lost", "layers.0.experts: no kind of decision 'lost'"),
         ((0, "decision"), None, "layers.0.experts: a decision is a table with its kind"),
         ((1, "decision", "rank"), 8, "layers.0.a: pivot rank 8 is outside 1 .. 7"),
         ((1, "decision", "rank"), "4", "layers.0.a: pivot: '4' is no whole number"),

@@ -37,14 +37,14 @@ class _Toy(Decision):
 
 @dataclass(frozen=True, slots=True)
 class Experts(_Toy):
-    """A rank for each weight, by the number that its name ends with; 0 stays dense."""
+    """A rank for each weight; 0 stays dense."""
 
     kind: ClassVar[str] = "toy-experts"
     ranks: tuple[int, ...]
 
-    def of(self, module: str) -> Decision:
+    def of(self, at: int) -> Decision:
         """The part of one weight."""
-        rank = self.ranks[int(module.rpartition(".")[2])]
+        rank = self.ranks[at]
         return LowRank(rank) if rank else DENSE
 
 

@@ -1,0 +1,87 @@
+"""Decisions of structured pruning: what they keep, what they store, and what they refuse."""
+
+import numpy as np
+import pytest
+
+from gacfx.core.decision import DENSE, Decision, Gemm, LowRank, Pivot
+from gacfx.core.kinds import read_decision, write_decision
+from gacfx.core.pruning import GONE, Each, Heads, Skip, Sliced, Width
+from gacfx.core.structures import Positions
+
+WIDTH = Width((Sliced(3, 8), Sliced(3, 8, LowRank(2)), Sliced(8, 3)), (0, 2, 5))
+HEADS = Heads((Sliced(8, 8), Sliced(4, 8, Pivot(3))), (1, 3), ((0,), (1,)))
+
+
+@pytest.mark.parametrize("decision", [WIDTH, HEADS, Skip(), Each((DENSE, LowRank(2))), GONE])
+def test_what_is_written_is_read(decision: Decision) -> None:
+    assert read_decision(write_decision(decision)) == decision
+
+
+def test_a_slice_costs_what_is_left() -> None:
+    dense, pair = Sliced(3, 8), Sliced(3, 8, LowRank(2))
+    assert (dense.params(10, 8), pair.params(10, 8)) == (24, 2 * (3 + 8))
+    assert dense.work(10, 8, True) == (Gemm(8, 3, True),)
+    assert dense.tensors(10, 8)["weight"].shape == (3, 8)
+    assert pair.tensors(10, 8).keys() == {"down", "up"}
+    assert (dense.sizes(10, 8), pair.sizes(10, 8), Sliced(10, 8).sizes(10, 8)) == ((3,), (3, 2), ())
+    assert (dense.rank, pair.rank, dense.is_dense) == (None, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("decision", "shape", "problem"),
+    [
+        (Sliced(0, 8), (10, 8), "0 outputs are outside 1 .. 10"),
+        (Sliced(11, 8), (10, 8), "11 outputs are outside 1 .. 10"),
+        (Sliced(3, 9), (10, 8), "9 inputs are outside 1 .. 8"),
+        (Sliced(3, 8, LowRank(4)), (10, 8), "rank 4 is outside 1 .. 3"),
+        (Sliced(3, 8, Sliced(2, 8)), (10, 8), "what is left of a slice is no sliced"),
+        (WIDTH, (10, 8), "width is a decision for several weights"),
+    ],
+)
+def test_what_a_weight_cannot_have(
+    decision: Decision, shape: tuple[int, int], problem: str
+) -> None:
+    assert decision.problem(*shape) == problem
+
+
+@pytest.mark.parametrize(
+    ("decision", "count", "problem"),
+    [
+        (WIDTH, 3, ""),
+        (WIDTH, 2, "width has 3 parts for 2 weights"),
+        (Width((DENSE,), ()), 1, "the channels that stay"),
+        (Width((DENSE,), (2, 2)), 1, "the channels that stay"),
+        (Width((DENSE,), (-1, 2)), 1, "the channels that stay"),
+        (Width((WIDTH,), (1,)), 1, "its part width is no decision for one weight"),
+        (HEADS, 2, ""),
+        (Heads((DENSE,), (0, 1), ((0,), (0, 1))), 1, "equally many query heads"),
+        (Heads((DENSE,), (0, 1), ((0,),)), 1, "equally many query heads"),
+        (Heads((DENSE,), (0,), ((1, 0),)), 1, "the query heads that stay"),
+        (Skip(), 7, ""),
+    ],
+)
+def test_what_a_group_cannot_have(decision: Decision, count: int, problem: str) -> None:
+    found = decision.misfit(count)
+    assert problem in found if problem else not found
+
+
+def test_parts_go_to_the_weights_in_order() -> None:
+    assert WIDTH.of(1) == Sliced(3, 8, LowRank(2))
+    assert Skip().of(0) == Skip().of(5) == GONE
+    assert HEADS.queries == 2
+    assert (str(WIDTH), str(HEADS)) == (
+        "width 3: dense, rank 2, dense",
+        "heads 2/2: dense, pivot 3",
+    )
+    with pytest.raises(TypeError, match="several weights"):
+        WIDTH.params(8, 8)
+
+
+def test_positions_that_stay() -> None:
+    units = np.array([0, 0, 1, 1, 2, 2, -1])
+    heads = np.array([0, 1, 0, 1, 0, 1, -1])
+    rows = Positions(units, heads)
+    assert rows.kept((0, 2)).tolist() == [0, 1, 4, 5, 6]
+    assert rows.kept((0, 2), ((1,), (0,))).tolist() == [1, 4, 6]
+    shared = Positions(units, np.full(7, -1))
+    assert shared.kept((1,), ((0,),)).tolist() == [2, 3, 6]
