@@ -15,15 +15,18 @@ from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.allocation.choosers import choose
 from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
+from gacfx.allocation.joint import Joint, joint
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.allocation.ties import tie_layers
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
+from gacfx.core.decision import DENSE, Decision
 from gacfx.core.goal import Goal
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
+from gacfx.core.pruning import Each
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite
 from gacfx.errors import GacError, InfeasibleBudget
@@ -69,7 +72,8 @@ def allocate(
     align = chosen_align(search, profile, facts.provenance.dtype)
     budget = make_budget(facts, goal)
     wanted = wanted_ranks(facts, budget)
-    case = offer(curves, Offers.of(search, align, facts.provenance.method), wanted, without or {})
+    offers = Offers.of(search, align, facts.provenance.method)
+    case = offer(curves, offers, wanted, without or {}, limited=bool(limiters))
     sites = {weight.module: weight.site for weight in facts.weights}
     restrict(case, sites, search, limiters)
     provenance = replace(
@@ -97,10 +101,11 @@ def allocate(
 class Case:
     """What is offered for which curves, and why some weights are offered less."""
 
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, Curve | Joint]
+    """Group -> what its candidates are worth, in the order of the graph."""
     offered: Offered
     reasons: Mapping[str, str]
-    """Module -> why only the dense weight is offered."""
+    """Group -> why only the dense weight is offered."""
     lacks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Module -> kind -> why it is not offered."""
 
@@ -110,17 +115,45 @@ def offer(
     offers: Offers,
     wanted: Mapping[str, float] | None = None,
     without: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    limited: bool = False,
 ) -> Case:
-    """The candidates of every weight; weights of one shape share them.
+    """The candidates of every structure, and of every weight that is in none; weights of one shape
+    share them.
+
+    Args:
+        curves: of all targeted weights.
+        offers: how candidates are listed.
+        wanted: module -> d*, the rank that a window stands around.
+        without: module -> kind -> why the weight cannot have this kind of decision.
+        limited: there will be further budgets.
 
     Raises:
         PassError: a weight for which nothing is left, or a bound that speaks of none.
     """
     known, wanted, without = curves.curves, wanted or {}, without or {}
-    offers.check_bounds(known)
+    structures = curves.structures if offers.prune != "none" else ()
+    structures = tuple(each for each in structures if not each.facts.refused)
+    offers.check_bounds({**known, **dict.fromkeys(each.name for each in structures)})
     candidates, reasons = dict[str, Candidates](), dict[str, str]()
+    members = {each.name: tuple(m.module for m in each.facts.members) for each in structures}
+    owner = {module: each for each in structures for module in members[each.name]}
+    groups = dict[str, Curve | Joint]()
     alike = dict[object, tuple[Candidates, str]]()
     for module, curve in known.items():
+        if module in owner:
+            structure = owner[module]
+            if structure.name not in groups:
+                whole = [known[one] for one in members[structure.name]]
+                made = joint(structure, whole, offers, without=without, limited=limited)
+                groups[structure.name] = made
+                candidates[structure.name] = made.candidates
+            continue
+        groups[module] = curve
+        if offers.prune == "only":
+            candidates[module] = (DENSE,)
+            reasons[module] = curve.failed or "belongs to no structure that can be pruned"
+            continue
         lacks = without.get(module, {})
         size, bounds = wanted.get(module), offers.bounds_on(module)
         key = (curve.rows, curve.columns, curve.failed, size, bounds, tuple(lacks))
@@ -130,8 +163,8 @@ def offer(
         if reason:
             reasons[module] = "; ".join((reason, *map(": ".join, lacks.items())))
     offered = Offered()
-    offered.offer(candidates)
-    return Case(known, offered, reasons, without)
+    offered.offer(candidates, members)
+    return Case(groups, offered, reasons, without)
 
 
 def restrict(
@@ -147,7 +180,8 @@ def restrict(
 def keeps_limits(plan: Plan, curves: Curves, limiters: Sequence[Limiter]) -> bool:
     """A plan whose decisions were changed after planning still keeps the limits of its search."""
     offered = Offered()
-    offered.offer({choice.group: (choice.decision,) for choice in plan.choices})
+    several = {c.group: tuple(c.decisions) for c in plan.choices if len(c.weights) > 1}
+    offered.offer({choice.group: (choice.decision,) for choice in plan.choices}, several)
     sites = {weight.module: weight.site for weight in curves.facts.weights}
     try:
         for limiter in limiters:
@@ -214,6 +248,9 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
         reason = curve.failed or case.reasons.get(name, "")
         if not reason and all(each.is_dense for each in offered):
             reason = "no other size was offered"
+        if isinstance(curve, Joint):
+            yield from _joint_choices(curve, offered[pick], wanted)
+            continue
         made = Choice.single(
             name,
             curve.rows,
@@ -224,6 +261,19 @@ def _choices(case: Case, solution: Solution, wanted: Mapping[str, float]) -> Ite
             reason,
         )
         yield replace(made, lacks=dict(case.lacks.get(name, {})))
+
+
+def _joint_choices(
+    joint: Joint, decision: Decision, wanted: Mapping[str, float]
+) -> Iterator[Choice]:
+    """The choice of a structure; where nothing of it goes, one for each of its weights."""
+    if not isinstance(decision, Each):
+        yield Choice(joint.name, joint.weights, decision, None, joint.loss(decision))
+        return
+    for part, weight, curve in zip(decision.parts, joint.weights, joint.whole, strict=True):
+        shape, size = (weight.rows, weight.columns), wanted.get(weight.module)
+        loss = 0.0 if curve.failed else curve.loss(part)
+        yield Choice.single(weight.module, *shape, part, size, loss, curve.failed)
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:

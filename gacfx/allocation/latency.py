@@ -4,7 +4,7 @@ layers.0.mlp.up_proj   8, 16, ..., dense:  9.1, 9.1, ..., 35.1 us; all together 
                        dense weights, rule-based, prefill, 1 x 1024 tokens
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -52,10 +52,11 @@ def latency_limit(
         PassError: no time can be forecast for a candidate.
     """
     assert offered.candidates is not None
-    clock, costs, dense = Clock(profile, workload), {}, 0
-    for name, site in sites.items():
-        costs[name] = clock.times(site, offered.candidates[name])
-        dense += clock.ns(site, DENSE)
+    clock, costs = Clock(profile, workload), {}
+    for name, candidates in offered.candidates.items():
+        own = [sites[module] for module in offered.modules(name)]
+        costs[name] = clock.times_of(own, candidates)
+    dense = sum(clock.ns(site, DENSE) for site in sites.values())
     run = f"{workload.mode}, {workload.batch} x {workload.seq} tokens, {profile.name}"
     most = Fraction(repr(us)) * 1000 if us else Fraction(repr(share)) * dense
     return ShareOfDense(
@@ -93,6 +94,16 @@ class Clock:
             found.setflags(write=False)
             self._times[key] = found
         return self._times[key]
+
+    def times_of(self, sites: Sequence[MatmulSite], candidates: Candidates) -> IntArray:
+        """[candidates] whole nanoseconds of all weights of a group together."""
+        if len(sites) == 1:
+            return self.times(sites[0], candidates)
+        parts = [tuple(each.of(at) for each in candidates) for at in range(len(sites))]
+        found = np.zeros(len(candidates), np.int64)
+        for site, own in zip(sites, parts, strict=True):
+            found += np.array([self.ns(site, part) for part in own], np.int64)
+        return found
 
     def ns(self, site: MatmulSite, decision: Decision) -> int:
         """Whole nanoseconds of all launches of a weight under a decision.

@@ -12,7 +12,7 @@ from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.kinds import KINDS
 from gacfx.core.offered import Candidates
-from gacfx.core.search import Bound, Search, kinds_of
+from gacfx.core.search import Bound, Prune, Search, kinds_of
 from gacfx.errors import PassError
 from gacfx.hardware.contracts import CONTRACTS, Contract, step_of
 
@@ -43,6 +43,8 @@ class Offers:
     """Keep so many candidates of each kind around the wanted size; 0 keeps all."""
     dense: bool = True
     """Always offer the dense weight; otherwise only where the window reaches it."""
+    prune: Prune = "none"
+    """What may become of coupled structures, see :class:`gacfx.core.search.Search`."""
 
     def __post_init__(self) -> None:
         for option, least in (("align", 1), ("tp", 1), ("window", 0)):
@@ -82,6 +84,7 @@ class Offers:
             bounds=search.bounds,
             window=window,
             dense=not near,
+            prune=search.prune,
         )
 
     @property
@@ -107,6 +110,10 @@ class Offers:
     def without(self, *kinds: str) -> "Offers":
         """The same with fewer kinds."""
         return replace(self, kinds=tuple(kind for kind in self.kinds if kind not in kinds))
+
+    def only(self, *kinds: str) -> "Offers":
+        """The same with no other kinds."""
+        return replace(self, kinds=tuple(kind for kind in self.kinds if kind in kinds))
 
     def candidates(self, curve: Curve, wanted: float | None = None) -> tuple[Candidates, str]:
         """The candidates of one weight, and why there is only the dense one (empty if not).

@@ -1,10 +1,12 @@
-"""Curves and candidates as a knapsack: one group for each weight, one item for each candidate."""
+"""Curves and candidates as a knapsack: a group for each weight or structure, an item for each
+candidate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from gacfx.allocation.joint import Joint
 from gacfx.core.curves import Curve
 from gacfx.core.offered import Candidates, Offered
 from gacfx.errors import PassError
@@ -13,7 +15,9 @@ from gacfx.knapsack.arrays import IntArray
 from gacfx.knapsack.limits import Implies, Limit, SameLabel
 
 
-def make_problem(curves: Mapping[str, Curve], offered: Offered, limit_params: int) -> Problem:
+def make_problem(
+    curves: Mapping[str, Curve | Joint], offered: Offered, limit_params: int
+) -> Problem:
     """Weights as groups, candidates as items, value = minus the loss; limits and rules as given.
 
     Raises:
@@ -33,11 +37,21 @@ def make_problem(curves: Mapping[str, Curve], offered: Offered, limit_params: in
     groups = []
     for name, curve in curves.items():
         candidates = offered.candidates[name]
+        if isinstance(curve, Joint):
+            groups.append(_joint_group(curve, candidates))
+            continue
         key = (curve.rows, curve.columns, id(candidates))
         if key not in axes:
             axes[key] = Axis.make(curve, candidates)
         groups.append(axes[key].group(curve))
     return Problem(tuple(groups), limit_params, offered.limits, offered.rules)
+
+
+def _joint_group(joint: Joint, candidates: Candidates) -> Group:
+    """The candidates of a structure."""
+    at = joint.at(candidates)
+    labels = tuple(each.label for each in candidates)
+    return Group(joint.name, joint.params[at], -joint.losses[at], labels)
 
 
 @dataclass(frozen=True, eq=False)

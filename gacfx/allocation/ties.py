@@ -19,12 +19,15 @@ def tie_layers(sites: Mapping[str, MatmulSite], offered: Offered) -> None:
     """
     assert offered.candidates is not None
     kinds = defaultdict(list)
-    for module, site in sites.items():
-        # A weight that can only stay dense has its reason; it must not hold back the others.
-        if not all(each.is_dense for each in offered.candidates[module]):
-            kinds[kind_of(module), site.n.times, site.k.times].append(module)
-    for (kind, *_), alike in kinds.items():
-        if not set.intersection(*(set(offered.candidates[module]) for module in alike)):
+    for group, candidates in offered.candidates.items():
+        own = [sites[module] for module in offered.modules(group)]
+        shapes = tuple((site.n.times, site.k.times) for site in own)
+        # A group that can only stay dense has its reason; it must not hold back the others.
+        if not all(each.is_dense for each in candidates):
+            kinds[kind_of(group), shapes].append(group)
+    for (kind, _), alike in kinds.items():
+        labels = ({each.label for each in offered.candidates[group]} for group in alike)
+        if not set.intersection(*labels):
             raise PassError(
                 f"{BY}: uniform wants one rank for the {len(alike)} weights {kind}, and "
                 "no rank is within the bounds of them all; loosen a bound or drop uniform"

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,10 +26,13 @@ from gacfx.core.files.targets import check_file, writing
 from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plan import Provenance
 from gacfx.core.sites import Extent, Layout, MatmulSite
+from gacfx.core.structure_curves import Size, StructureCurve, StructureFacts
 from gacfx.errors import CheckpointError, PlanError
 
 FORMAT = "gacfx-curves"
-VERSION = 1
+VERSION = 2
+READS = (1, VERSION)
+"""Version 1 knows no structures."""
 _KEY = "gacfx"  # one key: the order of several is not fixed, and equal curves make equal files
 
 
@@ -84,6 +88,10 @@ class Facts:
     """Weights lock: module -> sha256 of the dense weight."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Module -> why it was left out before planning."""
+    structures: tuple[StructureFacts, ...] = ()
+    """Coupled structures of these weights, where they were measured."""
+    ranked: dict[str, tuple[Size, ...]] = field(default_factory=dict)
+    """Structure -> sizes at which what is left of its weights has curves."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -102,17 +110,20 @@ class Curves:
 
     facts: Facts
     losses: Mapping[str, NDArray[np.float64]]
-    """Module -> [min(rows, columns) + 1] losses, for every weight that did not fail."""
+    """Module -> [min(rows, columns) + 1] losses, for every weight that did not fail; and those of
+    structures, see :func:`structure_arrays`."""
 
     def __post_init__(self) -> None:
         _check_facts(self.facts)
         expected = {w.module for w in self.facts.weights if not w.failed}
+        expected |= {key for one in self.facts.structures for key in self._keys(one)}
         for module in sorted(expected ^ self.losses.keys()):
             what = "has no losses" if module in expected else "has losses but is no such weight"
             raise PlanError(f"{module}: {what}")
         for weight in self.facts.weights:
             if not weight.failed:
                 _check_losses(weight, self.losses[weight.module])
+        assert self.structures is not None  # each checks itself
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -130,10 +141,53 @@ class Curves:
             for w in self.facts.weights
         }
 
+    @cached_property
+    def structures(self) -> tuple[StructureCurve, ...]:
+        """The curves of coupled structures, in the order of the graph.
+
+        Raises:
+            PlanError: one of them is no curve.
+        """
+        found = []
+        for facts in self.facts.structures:
+            sizes = self.facts.ranked.get(facts.name, ())
+            count = range(len(facts.members))
+            ranks = {s: tuple(self.losses[_key(facts.name, *s, at)] for at in count) for s in sizes}
+            whole = np.zeros((0, 0)) if facts.refused else self.losses[_key(facts.name)]
+            found.append(StructureCurve(facts, whole, ranks))
+        return tuple(found)
+
+    def _keys(self, facts: StructureFacts) -> list[str]:
+        """Names of the arrays of a structure."""
+        if facts.refused:
+            return []
+        sizes, count = self.facts.ranked.get(facts.name, ()), range(len(facts.members))
+        return [_key(facts.name), *(_key(facts.name, *size, at) for size in sizes for at in count)]
+
     @property
     def value_model(self) -> str:
         """What the losses are."""
         return self.facts.provenance.value_model
+
+
+def structure_arrays(curve: StructureCurve) -> dict[str, NDArray[np.float64]]:
+    """Name -> array of a structure, as :class:`Curves` has them among its losses.
+
+    ``NAME:sizes`` are its losses by size; ``NAME:UNITS:HEADS:MEMBER`` those by rank of what a size
+    leaves of one member.
+    """
+    if curve.facts.refused:
+        return {}
+    ranks = {
+        _key(curve.name, *size, at): losses
+        for size, own in curve.ranks.items()
+        for at, losses in enumerate(own)
+    }
+    return {_key(curve.name): curve.losses, **ranks}
+
+
+def _key(structure: str, *place: int) -> str:
+    return ":".join([structure, *(map(str, place) if place else ["sizes"])])
 
 
 def save_curves(path: str | Path, curves: Curves, *, overwrite: bool = False) -> None:
@@ -209,9 +263,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         said = printable(repr(found))
         raise CheckpointError(f"{path}: format {said}; a file of curves says {FORMAT!r}")
     version = head.get("version")
-    if type(version) is not int or version != VERSION:
-        said = printable(repr(version))
-        raise CheckpointError(f"{path}: curves version {said}; this gacfx reads {VERSION}")
+    if type(version) is not int or version not in READS:
+        said, reads = printable(repr(version)), " and ".join(map(str, READS))
+        raise CheckpointError(f"{path}: curves version {said}; this gacfx reads {reads}")
     if odd := odd_text([head, *arrays]):
         raise CheckpointError(f"{path}: {odd}; save the curves again")
     return head, arrays
@@ -241,7 +295,11 @@ def _check_facts(facts: Facts) -> None:
         seen.add(weight.module)
         if min(weight.rows, weight.columns) < 1:
             raise PlanError(f"{weight.module}: rows and columns must be positive")
-    models = sorted({weight.value_model for weight in facts.weights if not weight.failed})
+    _check_structures(facts)
+    models = sorted(
+        {weight.value_model for weight in facts.weights if not weight.failed}
+        | {each.value_model for each in facts.structures if not each.refused}
+    )
     if len(models) > 1:
         raise PlanError(f"value models {' and '.join(models)}: losses of two kinds do not add up")
     targeted = sum(weight.rows * weight.columns for weight in facts.weights)
@@ -255,6 +313,35 @@ def _check_facts(facts: Facts) -> None:
             f"model_params is {facts.model_params}, but targeted_params and others come to "
             f"{targeted + sum(facts.others.values())}"
         )
+
+
+def _check_structures(facts: Facts) -> None:
+    shapes = {weight.module: (weight.rows, weight.columns) for weight in facts.weights}
+    seen = set[str]()
+    for one in facts.structures:
+        if not is_module_name(one.name) or one.name in seen:
+            what = "has two curves" if one.name in seen else "is no name of a structure"
+            raise PlanError(f"{printable(one.name)}: {what}")
+        seen.add(one.name)
+        if one.refused:
+            continue
+        if min(one.units, one.heads) < 1 or not one.members:
+            raise PlanError(f"{one.name}: a structure has units, heads and weights")
+        for member in one.members:
+            found = member.at((one.units, one.heads))
+            if shapes.get(member.module) != found:
+                raise PlanError(
+                    f"{one.name}: its {printable(member.module)} of {found[0]} x {found[1]} is no "
+                    "weight of the curves"
+                )
+            del shapes[member.module]  # a weight is in one structure only
+    for name, sizes in facts.ranked.items():
+        known = {one.name: one for one in facts.structures if not one.refused}
+        if name not in known or any(
+            not (1 <= units <= known[name].units and 1 <= heads <= known[name].heads)
+            for units, heads in sizes
+        ):
+            raise PlanError(f"{printable(name)}: sizes of a structure that there is not")
 
 
 def _check_losses(weight: Target, loss: NDArray[np.float64]) -> None:

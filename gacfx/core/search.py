@@ -15,6 +15,7 @@ from gacfx.errors import PlanError
 
 Candidates = Literal["full", "window"]
 Form = Literal["auto", "pair", "pivot"]
+Prune = Literal["none", "only", "either", "both", "auto"]
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
@@ -101,6 +102,10 @@ class Search:
     form: str = "auto"
     """How a product of low rank is stored: as a pair of factors, with pivots (fewer parameters for
     the same product), or the better one; or the name of a kind from another package."""
+    prune: Prune = "none"
+    """What may become of coupled structures (MLPs, attentions): ``only`` sizes, and no ranks at
+    all; ``either`` a size or ranks; ``both`` at once as well; ``auto`` for the better of the last
+    two on held-back text; ``none`` for ranks alone."""
     solver: Solver = "core"
     tp: int = 1
     """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""
@@ -137,6 +142,7 @@ class Search:
                 object.__setattr__(self, name, _amount(name, amount))
         self._check_solver()
         self._check_form()
+        self._check_prune()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -161,6 +167,20 @@ class Search:
                 raise PlanError(f"form is none of {forms}, and {error}") from error
         if self.kinds != _KINDS["pair"] and self.pairs_only:
             raise PlanError(f"form {self.form!r}: {self.pairs_only}; take form 'pair'")
+
+    def _check_prune(self) -> None:
+        """Refuse what cannot go together with pruning."""
+        if self.prune == "none":
+            return
+        if self.solver in RULES_OF_THUMB or self.candidates != "full":
+            raise PlanError(
+                f"prune {self.prune!r}: a window and the solvers {' and '.join(RULES_OF_THUMB)} "
+                "start from a rank; take candidates 'full' and solver 'core', or prune 'none'"
+            )
+        if self.uniform and self.prune != "only":
+            raise PlanError(
+                f"prune {self.prune!r}: one size for all layers (uniform) goes with prune 'only'"
+            )
 
     def _check_solver(self) -> None:
         """Refuse before any work what the solver would refuse after it."""
@@ -202,6 +222,7 @@ _KINDS = {"pair": ("low-rank",), "pivot": ("pivot",)}
 _NAMES: dict[str, tuple[str, ...]] = {
     "candidates": get_args(Candidates),
     "solver": get_args(Solver),
+    "prune": get_args(Prune),
 }
 
 

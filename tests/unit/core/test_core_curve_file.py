@@ -187,7 +187,7 @@ HALVES = [2.0**-rank for rank in range(9)]
     ("how", "error", "message"),
     [
         (set_head(format="gacfx-factors-1"), CheckpointError, "says 'gacfx-curves'"),
-        (set_head(version=2), CheckpointError, "curves version 2; this gacfx reads 1"),
+        (set_head(version=3), CheckpointError, "curves version 3; this gacfx reads 1 and 2"),
         (set_head(version=True), CheckpointError, "curves version True"),
         (set_head(version=None), CheckpointError, "curves version None"),
         (set_head(facts=None), CheckpointError, "facts"),

@@ -1,0 +1,256 @@
+"""What a coupled structure is offered: sizes of the whole, ranks of its weights, or both at once.
+
+layers.0.mlp   width 64;  width 128: pivot 32, dense, dense;  ...;  pivot 64, dense, pivot 96;  skip
+
+Each candidate names what becomes of every weight. Losses of pruning and of ranks add up. Those that
+another one beats in parameters and in loss go before the planner sees them; under a second budget
+only candidates of the same forms are compared, since that budget may prefer another form.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gacfx.allocation.offers import Offers
+from gacfx.core.curves import Curve
+from gacfx.core.decision import DENSE, Decision
+from gacfx.core.offered import Candidates
+from gacfx.core.plan import Weight
+from gacfx.core.pruning import Each, Heads, Skip, Sliced, Width
+from gacfx.core.structure_curves import Size, StructureCurve
+from gacfx.knapsack.arrays import FloatArray, IntArray
+from gacfx.knapsack.limits import Label
+
+MOST = 1500
+"""Candidates of a structure, and ways to give ranks to its weights at one size. Beyond, the best of
+each of so many equal steps of parameters is kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """The candidates of one structure with what they keep and cost."""
+
+    name: str
+    weights: tuple[Weight, ...]
+    candidates: Candidates
+    params: IntArray
+    losses: FloatArray
+    whole: tuple[Curve, ...]
+    """Curves of its weights as they are."""
+    failed: str = ""
+    """As a curve has it; a structure that cannot be pruned makes no such value."""
+
+    @cached_property
+    def _places(self) -> dict[Label, int]:
+        return {each.label: at for at, each in enumerate(self.candidates)}
+
+    def loss(self, decision: Decision) -> float:
+        """Rise under one of the candidates."""
+        return float(self.losses[self._places[decision.label]])
+
+    def at(self, candidates: Candidates) -> NDArray[np.int64]:
+        """Places of some of the candidates."""
+        return np.array([self._places[each.label] for each in candidates], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Ways to choose for several weights at once, parameters rising and losses falling."""
+
+    params: IntArray
+    losses: FloatArray
+    picks: NDArray[np.int32]
+    """[ways, weights] which option of each weight."""
+
+    @staticmethod
+    def start(loss: float) -> "Front":
+        """One way to choose for no weight."""
+        none = np.zeros((1, 0), np.int32)
+        return Front(np.zeros(1, np.int64), np.array([loss]), none)
+
+    def with_options(self, params: IntArray, losses: FloatArray) -> "Front":
+        """Every way with every option of one more weight; those that others beat go."""
+        total = (self.params[:, None] + params[None]).ravel()
+        loss = (self.losses[:, None] + losses[None]).ravel()
+        kept = unbeaten(total, loss)
+        way, option = np.divmod(kept, len(params))
+        picks = np.concatenate([self.picks[way], option[:, None].astype(np.int32)], 1)
+        return Front(total[kept], loss[kept], picks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What one weight may become at one size of its structure."""
+
+    decisions: tuple[Decision, ...]
+    params: IntArray
+    losses: FloatArray
+
+    def of(self, wanted: Callable[[Decision], bool]) -> "_Options":
+        """Some of them."""
+        kept = [at for at, each in enumerate(self.decisions) if wanted(each)]
+        decisions = tuple(self.decisions[at] for at in kept)
+        return _Options(decisions, self.params[kept], self.losses[kept])
+
+
+def joint(
+    curve: StructureCurve,
+    whole: Sequence[Curve],
+    offers: Offers,
+    *,
+    without: Mapping[str, Mapping[str, str]],
+    limited: bool = False,
+) -> Joint:
+    """The candidates of a structure.
+
+    Args:
+        curve: of the structure.
+        whole: curves of its weights as they are, in the order of its members.
+        offers: which sizes and ranks; its ``prune`` says what may be joined.
+        without: module -> kind -> why the weight cannot have this kind of decision.
+        limited: there are further budgets, so that a form may be worth its parameters.
+    """
+    maker = _Maker(curve, whole, offers, without, limited)
+    return maker.make()
+
+
+@dataclass(frozen=True)
+class _Maker:
+    curve: StructureCurve
+    whole: Sequence[Curve]
+    offers: Offers
+    without: Mapping[str, Mapping[str, str]]
+    limited: bool
+
+    def make(self) -> Joint:
+        menu = self.offers.prune
+        found: list[tuple[int, float, Decision]] = []
+        for kinds in self._forms():
+            here = self._each(kinds)
+            for size in self._sizes():
+                ranked = menu == "both" and size in self.curve.ranks
+                here += self._at(size, kinds if ranked else ())
+            found += _best(here)
+        if self.curve.facts.skip_nats is not None and self._allows(0):
+            found.append((0, self.curve.facts.skip_nats, Skip()))
+        unique = {each.label: (params, loss, each) for params, loss, each in found}
+        rows = sorted(unique.values(), key=lambda row: (row[0], row[1]))
+        if not self.limited:
+            rows = _best(rows)
+        weights = tuple(Weight(c.module, c.rows, c.columns) for c in self.whole)
+        return Joint(
+            self.curve.name,
+            weights,
+            tuple(each for _, _, each in rows),
+            np.array([params for params, _, _ in rows], np.int64),
+            np.array([loss for _, loss, _ in rows]),
+            tuple(self.whole),
+        )
+
+    def _forms(self) -> list[tuple[str, ...]]:
+        """Kinds that may be mixed in one candidate."""
+        kinds = () if self.offers.prune == "only" else self.offers.kinds
+        return [kinds, *((kind,) for kind in kinds), ()] if self.limited else [kinds]
+
+    def _allows(self, units: int) -> bool:
+        """A number of units is within the bounds on the structure."""
+        return all(bound.holds(units) for bound in self.offers.bounds_on(self.curve.name))
+
+    def _sizes(self) -> list[Size]:
+        """Sizes that leave aligned dims, smaller than the whole."""
+        facts, step = self.curve.facts, self.offers.step
+        sizes = [(n, h) for h in range(1, facts.heads + 1) for n in range(1, facts.units + 1)]
+        whole = (facts.units, facts.heads)
+        return [s for s in sizes if s != whole and self._allows(s[0]) and self._aligned(s, step)]
+
+    def _aligned(self, size: Size, step: int) -> bool:
+        """Every dim that changes is a multiple of the step, or all that the block is made of."""
+        if self.curve.facts.kind == "heads" and size[0] % self.offers.tp:
+            return False
+        whole = (self.curve.facts.units, self.curve.facts.heads)
+        for member in self.curve.facts.members:
+            for left, of in zip(member.at(size), member.at(whole), strict=True):
+                if left != of and left % step:
+                    return False
+        return True
+
+    def _each(self, kinds: tuple[str, ...]) -> list[tuple[int, float, Decision]]:
+        """Nothing is pruned, and each weight may have a rank."""
+        options = [self._options(curve, kinds) for curve in self.whole]
+        return [(params, loss, Each(parts)) for params, loss, parts in _ways(0.0, options)]
+
+    def _at(self, size: Size, kinds: tuple[str, ...]) -> list[tuple[int, float, Decision]]:
+        """One size, and ranks of what is left of each weight."""
+        shapes = [member.at(size) for member in self.curve.facts.members]
+        ranks = self.curve.ranks.get(size, (np.zeros(0),) * len(shapes))
+        options = []
+        for curve, shape, losses in zip(self.whole, shapes, ranks, strict=True):
+            model = curve.value_model
+            left = Curve(curve.module, *shape, losses, model, "" if len(losses) else "dense")
+            options.append(self._options(left, kinds))
+        units, heads = self.curve.kept(size)
+        found: list[tuple[int, float, Decision]] = []
+        for params, loss, parts in _ways(self.curve.loss(size), options):
+            own = tuple(Sliced(*shape, part) for shape, part in zip(shapes, parts, strict=True))
+            whole = [(c.rows, c.columns) for c in self.whole]
+            made = tuple(
+                part.rest if (part.outputs, part.inputs) == shape else part
+                for part, shape in zip(own, whole, strict=True)
+            )
+            if self.curve.facts.kind == "width":
+                found.append((params, loss, Width(made, units)))
+            else:
+                found.append((params, loss, Heads(made, units, heads)))
+        return found
+
+    def _options(self, curve: Curve, kinds: tuple[str, ...]) -> _Options:
+        lacks = self.without.get(curve.module, {})
+        offers = self.offers.only(*kinds).without(*lacks)
+        decisions = offers.candidates(curve)[0] if kinds and not curve.failed else (DENSE,)
+        params = [each.params(curve.rows, curve.columns) for each in decisions]
+        losses = [0.0 if curve.failed else curve.loss(each) for each in decisions]
+        return _Options(decisions, np.array(params, np.int64), np.array(losses))
+
+
+def _ways(
+    loss: float, options: Sequence[_Options]
+) -> list[tuple[int, float, tuple[Decision, ...]]]:
+    """Ways to choose an option for each weight that no other beats: (parameters, loss, parts)."""
+    front = Front.start(loss)
+    for each in options:
+        front = front.with_options(each.params, each.losses)
+    rows = zip(front.params.tolist(), front.losses.tolist(), front.picks.tolist(), strict=True)
+    return [
+        (params, total, tuple(o.decisions[p] for o, p in zip(options, picks, strict=True)))
+        for params, total, picks in rows
+    ]
+
+
+def _best(rows: list[tuple[int, float, Decision]]) -> list[tuple[int, float, Decision]]:
+    """Those that no other beats, parameters rising."""
+    if not rows:
+        return rows
+    params = np.array([params for params, _, _ in rows], np.int64)
+    losses = np.array([loss for _, loss, _ in rows])
+    return [rows[at] for at in unbeaten(params, losses).tolist()]
+
+
+def unbeaten(params: IntArray, losses: FloatArray, most: int = MOST) -> NDArray[np.int64]:
+    """Places of those with a smaller loss than all that keep as few parameters, these rising.
+
+    Of more than ``most`` the best of each of ``most`` equal steps of parameters, and both ends.
+    """
+    order = np.lexsort((losses, params))
+    lowest = np.minimum.accumulate(losses[order])
+    better = np.ones(len(order), bool)
+    better[1:] = losses[order][1:] < lowest[:-1]
+    kept: NDArray[np.int64] = order[better]
+    if len(kept) <= most:
+        return kept
+    at = params[kept]
+    step = (at - at[0]) * most // max(int(at[-1] - at[0]), 1)
+    last = np.flatnonzero(np.append(step[1:] != step[:-1], True))
+    return np.asarray(kept[np.union1d(last, [0])])

@@ -1,0 +1,161 @@
+"""Curves of coupled structures: the estimated rise of the loss for every size of each of them.
+
+Losses are nats per token, with the units that stay taking over what the others did as well as they
+can. What is left of each weight may then have a rank: those curves are kept for some sizes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gacfx.core.structures import Positions, Structure, StructureKind
+from gacfx.errors import PlanError
+
+Losses = NDArray[np.float64]
+Size = tuple[int, int]
+"""(units that stay, query heads of each that stay; 1 for channels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Positions along one axis of a weight: as many as a size leaves of them."""
+
+    fixed: int
+    """Those that belong to no unit."""
+    unit: int = 0
+    """Those of each unit that its heads share."""
+    head: int = 0
+    """Those of each head of each unit."""
+
+    def at(self, size: Size) -> int:
+        """Positions that stay at a size."""
+        units, heads = size
+        return self.fixed + units * (self.unit + heads * self.head)
+
+    @staticmethod
+    def of(positions: Positions | None, length: int) -> "Span":
+        """That of an axis of ``length`` positions.
+
+        Raises:
+            PlanError: units or heads of different length.
+        """
+        if positions is None:
+            return Span(length)
+        units, heads = positions.units, positions.heads
+        shared = np.bincount(units[(units >= 0) & (heads < 0)])
+        own = {tuple(pair) for pair in np.stack([units, heads], 1)[heads >= 0].tolist()}
+        inside = np.bincount(heads[heads >= 0])
+        span = Span(
+            fixed=int((units < 0).sum()),
+            unit=int(shared[0]) if len(shared) else 0,
+            head=int((heads >= 0).sum()) // len(own) if own else 0,
+        )
+        count = int(units.max()) + 1
+        if span.at((count, len(inside))) != length or len(set(shared.tolist())) > 1:
+            raise PlanError("units of a structure must have equally many positions each")
+        return span
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSpans:
+    """One weight of a structure: how its shape follows from the size."""
+
+    module: str
+    outputs: Span
+    inputs: Span
+
+    def at(self, size: Size) -> tuple[int, int]:
+        """(rows, columns) at a size."""
+        return self.outputs.at(size), self.inputs.at(size)
+
+
+@dataclass(frozen=True, slots=True)
+class StructureFacts:
+    """Everything of a :class:`StructureCurve` but the losses; JSON in a file of curves."""
+
+    name: str
+    kind: StructureKind
+    units: int
+    heads: int
+    """Query heads of each unit; 1 for channels."""
+    members: tuple[MemberSpans, ...]
+    """In the order of the graph."""
+    value_model: str
+    order: tuple[int, ...] = ()
+    """Units, those most worth keeping first; empty where nothing can be pruned."""
+    head_orders: tuple[tuple[int, ...], ...] = ()
+    """For each unit its query heads, those most worth keeping first; empty for channels."""
+    skip_nats: float | None = None
+    """Rise without the whole block; None where it must stay."""
+    refused: str = ""
+    """Why nothing of it may be pruned."""
+
+
+@dataclass(frozen=True, eq=False)
+class StructureCurve:
+    """Loss against size for one structure.
+
+    Raises:
+        PlanError: losses that are no such curve, or an order that names no unit or one twice.
+    """
+
+    facts: StructureFacts
+    losses: Losses
+    """[heads, units + 1]: entry (h - 1, n) is the rise with n units and h query heads of each."""
+    ranks: Mapping[Size, tuple[Losses, ...]] = field(default_factory=dict)
+    """Size -> for each member the rise of every rank 0 .. min(rows, columns) of what is left."""
+
+    def __post_init__(self) -> None:
+        facts, where = self.facts, self.facts.name
+        if facts.refused:
+            return
+        if sorted(facts.order) != list(range(facts.units)):
+            raise PlanError(f"{where}: the order of its {facts.units} units must name each once")
+        inside = facts.head_orders or ((0,),) * facts.units
+        wanted = list(range(facts.heads))
+        if len(inside) != facts.units or any(sorted(heads) != wanted for heads in inside):
+            raise PlanError(f"{where}: each of its units has {facts.heads} heads, named once each")
+        if self.losses.shape != (facts.heads, facts.units + 1):
+            raise PlanError(f"{where}: losses of shape {self.losses.shape}")
+        _check(where, [*self.losses, *(rank for own in self.ranks.values() for rank in own)])
+        for size, own in self.ranks.items():
+            shapes = [member.at(size) for member in facts.members]
+            if [len(rank) for rank in own] != [min(shape) + 1 for shape in shapes]:
+                raise PlanError(f"{where}: ranks at size {size} are not those of {shapes}")
+
+    @property
+    def name(self) -> str:
+        """Of the structure."""
+        return self.facts.name
+
+    def loss(self, size: Size) -> float:
+        """Rise at a size with everything else dense."""
+        units, heads = size
+        return float(self.losses[heads - 1, units])
+
+    def kept(self, size: Size) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        """(units that stay, rising; for each of them the query heads that stay, rising)."""
+        units, heads = size
+        own = tuple(sorted(self.facts.order[:units]))
+        inside = self.facts.head_orders or ((0,),) * self.facts.units
+        return own, tuple(tuple(sorted(inside[unit][:heads])) for unit in own)
+
+
+def spans(structure: Structure) -> tuple[MemberSpans, ...]:
+    """How the shapes of its weights follow from the size of a structure.
+
+    Raises:
+        PlanError: units or heads of different length.
+    """
+    return tuple(
+        MemberSpans(m.module, Span.of(m.outputs, m.rows), Span.of(m.inputs, m.columns))
+        for m in structure.members
+    )
+
+
+def _check(where: str, curves: list[Losses]) -> None:
+    for losses in curves:
+        if not np.isfinite(losses).all() or (np.diff(losses) > 0).any() or losses[-1] < 0:
+            raise PlanError(f"{where}: a curve must be finite, at least 0, and never rise")
