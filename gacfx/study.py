@@ -11,7 +11,7 @@ from importlib.metadata import version
 from math import isfinite
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import gacfx
@@ -26,20 +26,26 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
+from gacfx.compressors.pruning.factors import structure_factors
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
-from gacfx.core.decision import of_rank
+from gacfx.core.decision import DENSE, of_rank
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
-from gacfx.core.materialise import FactorSet
+from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
-from gacfx.core.search import DEFAULT_SEARCH, Search
-from gacfx.core.statistics import Statistics, merge
+from gacfx.core.pruning import GONE, Skip, Sliced
+from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
+from gacfx.core.statistics import Moments, Statistics, merge
+from gacfx.core.structure_curves import StructureCurve
+from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.coupling.feeders import feeders
-from gacfx.errors import DecompositionFailed
+from gacfx.coupling.structures import coupled_structures
+from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
+from gacfx.graph.notes import state
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
@@ -48,12 +54,20 @@ from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
+from gacfx.passes.planning.measure_structures import (
+    MeasureStructures,
+    measured_structure,
+    untreated,
+)
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import export_model
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
+
+PROBE_TOKENS = 4096
+"""Text on which the model is measured without a block."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -65,6 +79,8 @@ class Evidence:
 
     statistics: Statistics
     decompositions: dict[str, Decomposition] = field(default_factory=dict)
+    structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
+    """Value model -> curves of all coupled structures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +100,11 @@ class Study:
     dense_nats: float
     """Loss of the dense model on the held-back text, nats per token."""
     progress: Progress
+    structures: tuple[Structure, ...] = ()
+    """Coupled structures whose moments were gathered on both sides; empty where none was asked
+    for."""
+    skips: dict[str, float] = field(default_factory=dict)
+    """Structure -> measured rise without its block; filled when it is first asked for."""
 
     @staticmethod
     @plain_torch()
@@ -95,6 +116,7 @@ class Study:
         skip: tuple[str, ...] = (),
         seed: int = 0,
         seq: int = 1024,
+        structures: bool = False,
         progress: Progress = lambda *_: None,
         force: bool = False,
     ) -> "Study":
@@ -109,6 +131,8 @@ class Study:
             skip: patterns of module names to leave dense.
             seed: of the sampled labels.
             seq: tokens of a sequence for which attention calls are recorded.
+            structures: also gather what pruning needs: second moments of both sides of the weights
+                of MLPs and attentions, 8 L^2 bytes for a long side L.
             progress: called with (stage, done, total).
             force: go on with a model that predicts the text worse than guessing.
 
@@ -126,6 +150,9 @@ class Study:
         graph = export_model(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
         names = target_names(graph)
+        coupled = coupled_structures(graph) if structures else ()
+        pruned = tuple(each for each in coupled if not untreated(graph, each))
+        both = frozenset(module for each in pruned for module in each.modules)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
@@ -133,11 +160,11 @@ class Study:
         if not force:
             check_reads(model, dense)
         done = _Count(progress, "calibrate", len(corpus.documents))
-        fit = gather(model, part, names, seed=seed, progress=done)
-        rest = gather(model, held_back, names, seed=seed, progress=done)
+        fit = gather(model, part, names, both_sides=both, seed=seed, progress=done)
+        rest = gather(model, held_back, names, both_sides=both, seed=seed, progress=done)
         full = merge(fit, rest, corpus.digest)
         evidence = Evidence(fit), Evidence(full)
-        return Study(model, graph, method, *evidence, held_back, dense, progress)
+        return Study(model, graph, method, *evidence, held_back, dense, progress, coupled)
 
     def with_method(self, method: str) -> "Study":
         """The same model and statistics under another metric of the factors."""
@@ -170,36 +197,62 @@ class Study:
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         case = _Case(as_goal(goal), profile, search)
-        values = TRIED if search.value == "auto" else (search.value,)
+        tries = self._tries(search)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
-            if tried or search.value == "auto":
-                trials = self._trials(values, case)
-            chosen = next((t.value_model for t in trials if t.chosen), values[0])
-            return self._solve(chosen, case, self.full, trials)
+            if tried or len(tries) > 1:
+                trials = self._trials(tries, case)
+            chosen = next((t for t in trials if t.chosen), None)
+            value, prune = (chosen.value_model, chosen.prune) if chosen else tries[0]
+            return self._solve(value, case.pruning(prune), self.full, trials)
 
-    def _trials(self, values: tuple[str, ...], case: "_Case") -> tuple[Trial, ...]:
-        """One plan for each value model, judged on text that its curves did not see."""
+    def _tries(self, search: Search) -> tuple[tuple[str, Prune], ...]:
+        """Value models and menus of pruning that are to be compared.
+
+        Raises:
+            PlanError: pruning is asked for, and this study has no statistics for it.
+            PipelineError: of a value model that says nothing of it.
+        """
+        values = TRIED if search.value == "auto" else (search.value,)
+        if search.prune == "none":
+            return tuple((value, "none") for value in values)
+        if not self.structures:
+            raise PlanError(
+                f"prune {search.prune!r}: this study gathered nothing for it; make it with "
+                "Study.make(..., structures=True)"
+            )
+        if search.value == "auto":
+            values = tuple(value for value in values if VALUES.find(value).structures)
+        menus: tuple[Prune, ...] = ("either", "both")
+        menus = menus if search.prune == "auto" else (search.prune,)
+        return tuple((value, menu) for menu in menus for value in values)
+
+    def _trials(self, tries: tuple[tuple[str, Prune], ...], case: "_Case") -> tuple[Trial, ...]:
+        """One plan for each, judged on text that its curves did not see."""
         losses, promised = [], []
-        for number, value in enumerate(values):
-            self.progress("plan", number, len(values))
-            made = self._solve(value, case, self.fit)
+        for number, (value, prune) in enumerate(tries):
+            self.progress("plan", number, len(tries))
+            made = self._solve(value, case.pruning(prune), self.fit)
             losses.append(self.measure(made))
             promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
-        self.progress("plan", len(values), len(values))
+        self.progress("plan", len(tries), len(tries))
         best = losses.index(min(losses))
+        rows = zip(tries, losses, promised, strict=True)
         return tuple(
-            Trial(value, loss if isfinite(loss) else None, i == best, promise)
-            for i, (value, loss, promise) in enumerate(zip(values, losses, promised, strict=True))
+            Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)
+            for i, ((value, prune), loss, promise) in enumerate(rows)
         )
 
     @plain_torch()
-    def curves(self, value: str, known: Evidence | None = None) -> Curves:
+    def curves(
+        self, value: str, known: Evidence | None = None, *, structures: bool = False
+    ) -> Curves:
         """The curves of all targets under a value model, with the locks of this model.
 
         Args:
             value: name of the value model.
             known: what they are made of; all calibration text if None.
+            structures: with those of coupled structures.
         """
         known = known or self.full
         MeasureCurves(
@@ -208,6 +261,8 @@ class Study:
             statistics=known.statistics,
             decompositions=known.decompositions,
         )(self.graph)
+        if structures:
+            self._measure_structures(value, known)
         model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))
         facts = replace(
@@ -218,7 +273,7 @@ class Study:
     def curves_of(self, plan: Plan) -> Curves:
         """The curves that a plan of this study was made of, with its provenance."""
         name, _, _ = plan.provenance.value_model.partition(":")
-        found = self.curves(name)
+        found = self.curves(name, structures=plan.provenance.search.prune != "none")
         return Curves(replace(found.facts, provenance=plan.provenance), found.losses)
 
     @plain_torch()
@@ -255,8 +310,38 @@ class Study:
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
-        with swapped(self.model, planned.factors):
+        with swapped(self.model, planned.factors, planned.plan.blocks):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
+
+    def _measure_structures(self, value: str, known: Evidence) -> None:
+        """The curves of all structures put beside those of the weights, measured once."""
+        if value not in known.structures:
+            if not self.skips:
+                self.skips.update(self._skip_nats())
+            made = MeasureStructures(
+                method=self.method, value=value, statistics=known.statistics, skip_nats=self.skips
+            )
+            made(self.graph)
+            known.structures[value] = state(self.graph).structure_curves
+        state(self.graph).structure_curves = known.structures[value]
+
+    def _skip_nats(self) -> dict[str, float]:
+        """Measured rise without each block that can be taken out; forecasts are far off there."""
+        free = [each for each in self.structures if not (each.refused or each.keeps_block)]
+        text = self.held_back.first(PROBE_TOKENS)
+        dense, found = evaluate(self.model, text).checked().nats_per_token, dict[str, float]()
+        for number, each in enumerate(free):
+            self.progress("skip", number, len(free))
+            gone = {m.module: Factors(GONE, m.rows, m.columns, {}) for m in each.members}
+            try:
+                with swapped(self.model, gone, {each.name: Skip()}):
+                    rise = evaluate(self.model, text).nats_per_token - dense
+            except UnsupportedModel:  # of modules that other code looks into: the block stays
+                continue
+            if isfinite(rise):
+                found[each.name] = max(rise, 0.0)
+        self.progress("skip", len(free), len(free))
+        return found
 
     def _at_ranks(self, ranks: Mapping[str, int]) -> float:
         """Loss of the model with these modules at these ranks, on a quarter of the text."""
@@ -277,7 +362,7 @@ class Study:
         A weight that cannot have the form that was chosen for it is offered the others, and the
         plan is made again.
         """
-        curves = self.curves(value, known)
+        curves = self.curves(value, known, structures=case.search.prune != "none")
         limiters = bound_to(limiting_passes(case.search.limits), case.profile)
         without: dict[str, dict[str, str]] = {}
         while True:
@@ -297,13 +382,27 @@ class Study:
                 kept = keeps_limits(ordered.plan, curves, limiters)
                 return ordered if kept else Planned(plan, factors)
             for module, reason in failed.items():
-                kind = plan.decisions[module].kind
+                part = plan.decisions[module]
+                kind = part.rest.kind if isinstance(part, Sliced) else part.kind
+                if kind == DENSE.kind:
+                    raise DecompositionFailed(module, reason)
                 without.setdefault(module, {})[kind] = reason
 
     def _factors(self, plan: Plan, known: Evidence) -> tuple[FactorSet, dict[str, str]]:
         """The tensors of every decision, and why some weights cannot have theirs."""
         factors, failed = FactorSet(), dict[str, str]()
+        several = {choice.group: choice for choice in plan.choices if len(choice.weights) > 1}
+        for structure in self.structures:
+            if structure.name in several:
+                measured = measured_structure(self.graph, structure, known.statistics)
+                made, lost = structure_factors(
+                    measured, several[structure.name], self._decompose, known.decompositions
+                )
+                factors, failed = factors | made, failed | lost
+        inside = {w.module for choice in several.values() for w in choice.weights}
         for module, decision in plan.decisions.items():
+            if module in inside:
+                continue
             source, weight = known.decompositions[module], plan.weights[module]
             try:
                 factors[module] = make_factors(
@@ -312,6 +411,9 @@ class Study:
             except DecompositionFailed as error:
                 failed[module] = error.reason
         return factors, failed
+
+    def _decompose(self, weight: Tensor, moments: Moments, module: str) -> Decomposition:
+        return METHODS.find(self.method).decompose(weight, moments, module)
 
     def _provenance(self, value: str) -> Provenance:
         """Where the curves come from; what a plan adds is added by whoever makes it."""
@@ -341,6 +443,10 @@ class _Case:
     goal: Goal
     profile: Profile
     search: Search
+
+    def pruning(self, prune: Prune) -> "_Case":
+        """The same with one menu."""
+        return replace(self, search=replace(self.search, prune=prune))
 
 
 class _Count:

@@ -84,7 +84,7 @@ class Offers:
             bounds=search.bounds,
             window=window,
             dense=not near,
-            prune=search.prune,
+            prune="both" if search.prune == "auto" else search.prune,
         )
 
     @property

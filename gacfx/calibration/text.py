@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 from torch import Tensor, nn
 
@@ -77,6 +78,12 @@ class Corpus:
     def digest(self) -> str:
         """sha256 over the token ids of all windows, in their order."""
         return hashlib.sha256(b"".join(map(document_digest, self.documents))).hexdigest()
+
+    def first(self, tokens: int) -> "Corpus":
+        """The first windows, until they have so many tokens; at least one."""
+        ends = accumulate(map(len, self.documents))
+        count = 1 + sum(end < tokens for end in ends)
+        return Corpus(self.documents[:count])
 
 
 def document_digest(ids_T: Tensor) -> bytes:

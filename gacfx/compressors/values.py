@@ -43,6 +43,9 @@ class ValueModel:
     source: str
     losses: "Callable[[Decomposition], Losses]"
     """[S + 1] losses at every rank 0 .. S: finite, at least 0, not increasing."""
+    structures: str = ""
+    """What it puts in the place of G where units of a structure go, as
+    :class:`gacfx.compressors.curves.OutputWeight` names it; empty where it says nothing of that."""
     by_proxy: bool = False
     """It counts by a proxy that goes with the method, and plans name both."""
 
@@ -116,6 +119,7 @@ VALUES: Table[ValueModel] = Table(
             "1/2 tr(G D A D^T)",
             "K-FAC, Martens and Grosse 2015",
             _two_sided,
+            structures="moment",
         ),
         ValueModel(
             "fisher",
@@ -123,6 +127,7 @@ VALUES: Table[ValueModel] = Table(
             "1/2 g tr(D A D^T), g the mean of G's diagonal",
             "the same with one number for G",
             _fisher,
+            structures="mean",
         ),
         ValueModel(
             "relative",

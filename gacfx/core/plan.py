@@ -17,7 +17,7 @@ from gacfx.core.names import is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
 from gacfx.core.pruning import Heads, Skip
-from gacfx.core.search import DEFAULT_SEARCH, Search
+from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.errors import PlanError
 
 
@@ -192,6 +192,8 @@ class Trial:
     chosen: bool
     promised_nats: float | None = None
     """Rise of the loss that the value model promised for it; None for one that counts no nats."""
+    prune: Prune = "none"
+    """What might become of coupled structures, as in a search."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ class StructureCurve:
     losses: Losses
     """[heads, units + 1]: entry (h - 1, n) is the rise with n units and h query heads of each."""
     ranks: Mapping[Size, tuple[Losses, ...]] = field(default_factory=dict)
-    """Size -> for each member the rise of every rank 0 .. min(rows, columns) of what is left."""
+    """Size -> for each member the rise of every rank 0 .. min(rows, columns) of what is left; empty
+    where that could not be measured, so that it stays dense."""
 
     def __post_init__(self) -> None:
         facts, where = self.facts, self.facts.name
@@ -119,10 +120,12 @@ class StructureCurve:
             raise PlanError(f"{where}: each of its units has {facts.heads} heads, named once each")
         if self.losses.shape != (facts.heads, facts.units + 1):
             raise PlanError(f"{where}: losses of shape {self.losses.shape}")
-        _check(where, [*self.losses, *(rank for own in self.ranks.values() for rank in own)])
+        ranked = (rank for own in self.ranks.values() for rank in own if len(rank))
+        _check(where, [*self.losses, *ranked])
         for size, own in self.ranks.items():
             shapes = [member.at(size) for member in facts.members]
-            if [len(rank) for rank in own] != [min(shape) + 1 for shape in shapes]:
+            counts = [min(shape) + 1 for shape in shapes]
+            if [len(rank) or count for rank, count in zip(own, counts, strict=True)] != counts:
                 raise PlanError(f"{where}: ranks at size {size} are not those of {shapes}")
 
     @property

@@ -32,6 +32,7 @@ from gacfx.graph import ops
 
 if TYPE_CHECKING:
     from gacfx.core.curves import Curve
+    from gacfx.core.structure_curves import StructureCurve
 
 KEY = "gacfx"
 CUSTOM = "custom"
@@ -79,6 +80,8 @@ class State(Offered):
 
     dims: Dims | None = None
     curves: "dict[str, Curve] | None" = None
+    structure_curves: "tuple[StructureCurve, ...]" = ()
+    """Of coupled structures, under the value model of the curves."""
     plan: Plan | None = None
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""

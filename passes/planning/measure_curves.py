@@ -56,7 +56,7 @@ class MeasureCurves(GacPass):
             except DecompositionFailed as error:
                 refuse(node, by=self.name, reason=error.reason)
                 curves[site.name] = failed_curve(site, self.value, error.reason)
-        state(gm).curves = curves
+        state(gm).curves, state(gm).structure_curves = curves, ()
         return False
 
     def decompose(self, gm: GraphModule, site: MatmulSite) -> Decomposition:

@@ -4,7 +4,7 @@ from collections import Counter
 
 from torch.fx import GraphModule
 
-from gacfx.core.curve_file import Curves, Facts, Target
+from gacfx.core.curve_file import Curves, Facts, Target, structure_arrays
 from gacfx.core.plan import Provenance
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.notes import matmuls, note, state, targets
@@ -82,5 +82,10 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
         others=dict(sorted(others.items())),
         provenance=provenance,
         refusals=refused_sites(gm),
+        structures=tuple(each.facts for each in state(gm).structure_curves),
+        ranked={s.name: tuple(s.ranks) for s in state(gm).structure_curves if s.ranks},
     )
-    return Curves(facts, {m: curve.loss_nats for m, curve in known.items() if not curve.failed})
+    losses = {m: curve.loss_nats for m, curve in known.items() if not curve.failed}
+    for each in state(gm).structure_curves:
+        losses |= structure_arrays(each)
+    return Curves(facts, losses)
