@@ -11,7 +11,7 @@ loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the mo
 # T tokens of one document, V vocabulary
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ def gather(
     corpus: Corpus,
     modules: Mapping[str, nn.Module] | Iterable[str],
     *,
+    both_sides: Container[str] = (),
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Statistics:
@@ -42,6 +43,8 @@ def gather(
         model: Hugging Face causal language model, or a module from ids [1, T] to logits [1, T, V].
         corpus: calibration text.
         modules: names of the targeted ``nn.Linear`` and ``Conv1D`` modules, or a mapping of them.
+        both_sides: names of those that may lose outputs or inputs, for which the moment of the
+            long side is gathered too: 8 L^2 bytes each, one for all that are fed the same tensor.
         seed: of the sampled labels.
         progress: called after each document with its number of tokens.
 
@@ -57,7 +60,10 @@ def gather(
     model = runnable(model)
     chosen = targets(model, list(chosen))
     inputs = InputSums()
-    sums = {name: LinearSums(name, module, inputs) for name, module in chosen.items()}
+    sums = {
+        name: LinearSums(name, module, inputs, both_sides=name in both_sides)
+        for name, module in chosen.items()
+    }
     hooks = [chosen[name].register_forward_hook(sums[name].forward_hook) for name in chosen]
     nats = 0.0
     try:

@@ -2,10 +2,11 @@
 
 One :class:`LinearSums` hangs on each measured module through its two hooks; input moments go
 through one :class:`InputSums`, so that modules which are fed the same tensor (gate and up) share a
-matrix.
+matrix. Moments of the short side, which get roots and inverses, are summed in float64; those of the
+long side, whose products cost most, in float32 for one call and in float64 over calls.
 """
 
-# T tokens, M outputs, N inputs, S = min(M, N)
+# T tokens, M outputs, N inputs, S = min(M, N), L = max(M, N)
 
 from typing import Any
 
@@ -33,19 +34,22 @@ class InputSums:
         Args:
             name: module that was called.
             fed: the very tensor that it was called with.
-            rows_TN: private float64 copy of it, one row per token.
+            rows_TN: private copy of it, one row per token; its dtype is that of the product.
         """
         # A tensor that was changed in place between two calls is another input.
         if fed is not self._fed or fed._version != self._version:
             self.flush()
             self._fed, self._version, self._rows_TN = fed, fed._version, rows_TN
+        elif rows_TN.dtype == torch.float64:
+            self._rows_TN = rows_TN
         self._names.append(name)
 
     def flush(self) -> None:
         """Count what waits for further modules with the same input; call after each forward."""
         if self._names:
             key, gram_NN = tuple(self._names), self._rows_TN.T @ self._rows_TN
-            self._sums[key] = self._sums[key].add_(gram_NN) if key in self._sums else gram_NN
+            known = key in self._sums
+            self._sums[key] = self._sums[key].add_(gram_NN) if known else gram_NN.double()
         self._fed, self._names, self._rows_TN = None, [], torch.empty(0)
 
     def mean(self, name: str, count: int) -> Tensor | None:
@@ -68,8 +72,10 @@ class InputSums:
 class LinearSums:
     """Sums of one module over all its calls; float64."""
 
-    def __init__(self, name: str, module: nn.Module, inputs: InputSums) -> None:
-        self.name, self.inputs = name, inputs
+    def __init__(
+        self, name: str, module: nn.Module, inputs: InputSums, *, both_sides: bool = False
+    ) -> None:
+        self.name, self.inputs, self.both_sides = name, inputs, both_sides
         self.weight_MN = dense_weight(module)
         self.bias = module.bias.detach().double() if isinstance(module.bias, Tensor) else None
         self.rows, self.columns = self.weight_MN.shape
@@ -78,7 +84,11 @@ class LinearSums:
         device = self.weight_MN.device
         self.projected_SS = torch.zeros(short, short, dtype=torch.float64, device=device)
         self.side_SS = torch.zeros_like(self.projected_SS) if not self.wide else None
-        """Sum of g g^T; the input moments of wide weights are kept in ``inputs``."""
+        """Sum of g g^T; the input moments are kept in ``inputs``."""
+        self.long_LL: Tensor | None = None
+        """The same for a wide weight, whose outputs are the long side."""
+        if both_sides and self.wide:
+            self.long_LL = self.projected_SS.new_zeros(self.rows, self.rows)
         self.abs_N = self.projected_SS.new_zeros(self.columns)
         self.square_N = self.projected_SS.new_zeros(self.columns)
         self.grad_square = self.projected_SS.new_zeros(())
@@ -96,6 +106,9 @@ class LinearSums:
             y_TM = output.detach().reshape(-1, self.rows).double()
             y_TM = y_TM if self.bias is None else y_TM - self.bias
             self.projected_SS.addmm_(y_TM.T, y_TM)
+            if self.both_sides:
+                dtype = torch.promote_types(args[0].dtype, torch.float32)
+                self.inputs.add(self.name, args[0], x_TN.to(dtype))
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
@@ -105,6 +118,9 @@ class LinearSums:
     def grad_hook(self, grad: Tensor) -> None:
         """Count the gradient at the output."""
         g_TM = grad.detach().reshape(-1, self.rows)
+        if self.long_LL is not None:
+            h_TM = g_TM.to(torch.promote_types(g_TM.dtype, torch.float32))
+            self.long_LL += h_TM.T @ h_TM
         self.grad_square += g_TM.double().square().sum()
         if self.side_SS is None:
             dtype = torch.promote_types(self.weight_MN.dtype, torch.float32)
@@ -121,18 +137,24 @@ class LinearSums:
         A module that is called several times per token counts the sum of its calls.
         """
         seen = max(min(self.calls_rows, tokens), 1)
+        input_NN = self.inputs.mean(self.name, seen)
         if self.side_SS is None:
-            side_SS = self.inputs.mean(self.name, seen)
+            side_SS = torch.zeros_like(self.projected_SS) if input_NN is None else input_NN
             projected_SS = self.projected_SS / tokens
+            long_LL = None if self.long_LL is None else self.long_LL / tokens
         else:
             side_SS = self.side_SS / tokens
             projected_SS = self.projected_SS / seen
+            long_LL = input_NN
+            if self.both_sides and long_LL is None:
+                long_LL = side_SS.new_zeros(self.columns, self.columns)
         return Moments(
             rows=self.rows,
             columns=self.columns,
             projected_moment=projected_SS,
-            side_moment=torch.zeros_like(projected_SS) if side_SS is None else side_SS,
+            side_moment=side_SS,
             input_abs_mean=self.abs_N / seen,
             input_square_mean=self.square_N / seen,
             grad_square_mean=float(self.grad_square) / tokens / self.rows,
+            long_moment=long_LL,
         )

@@ -3,10 +3,13 @@
 For y = W x with W of shape [M, N] (M outputs, N inputs; these are not the axes of a GEMM) the
 Kronecker-factored second-order model of the loss needs A = E[x x^T] (N x N) and G = E[g g^T]
 (M x M), per token, where g is the gradient of the log-likelihood at y with labels sampled from the
-model (true Fisher). The moment of the long side is never formed:
+model (true Fisher). Low ranks never need the moment of the long side:
 
     M >  N   input_moment = A (N x N),   projected_moment = E[(W^T g)(W^T g)^T] = W^T G W (N x N)
     M <= N   grad_moment  = G (M x M),   projected_moment = E[(W x)(W x)^T]     = W A W^T (M x M)
+
+Where outputs or inputs go (structured pruning) it is needed, so ``long_moment`` holds it for the
+weights that it was gathered for.
 
 Source: George et al. 2018 (K-FAC in its eigenbasis), Martens and Grosse 2015 (true Fisher).
 """
@@ -18,10 +21,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gacfx.errors import CalibrationError
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of one weight on its short side, float64, per token."""
+    """Second moments of one weight, float64, per token."""
 
     rows: int
     columns: int
@@ -35,20 +40,25 @@ class Moments:
     """[columns]: diagonal of A."""
     grad_square_mean: float
     """E ||g||^2 / rows: the scalar output weight of the ``fisher`` value model."""
+    long_moment: Tensor | None = None
+    """[L, L] with L = max(rows, columns): G when rows > columns, else A. None: not gathered."""
 
     @staticmethod
-    def from_samples(weight_MN: Tensor, inputs_TN: Tensor, grads_TM: Tensor) -> "Moments":
+    def from_samples(
+        weight_MN: Tensor, inputs_TN: Tensor, grads_TM: Tensor, *, both_sides: bool = False
+    ) -> "Moments":
         """Moments of explicit samples: what calibration accumulates without keeping them.
 
         Args:
             weight_MN: float64 weight.
             inputs_TN: float64 inputs, one row per token.
             grads_TM: float64 gradients at the outputs, one row per token.
+            both_sides: with the moment of the long side.
         """
         (rows, columns), tokens = weight_MN.shape, len(inputs_TN)
         wide = rows > columns
         projected_TS = grads_TM @ weight_MN if wide else inputs_TN @ weight_MN.T
-        side_TS = inputs_TN if wide else grads_TM
+        side_TS, long_TL = (inputs_TN, grads_TM) if wide else (grads_TM, inputs_TN)
         return Moments(
             rows=rows,
             columns=columns,
@@ -57,7 +67,64 @@ class Moments:
             input_abs_mean=inputs_TN.abs().mean(0),
             input_square_mean=inputs_TN.square().mean(0),
             grad_square_mean=float(grads_TM.square().mean()),
+            long_moment=long_TL.T @ long_TL / tokens if both_sides else None,
         )
+
+    @staticmethod
+    def from_both_sides(
+        weight_MN: Tensor, input_moment_NN: Tensor, grad_moment_MM: Tensor, abs_mean_N: Tensor
+    ) -> "Moments":
+        """Moments of a weight whose A and G are known.
+
+        Args:
+            weight_MN: any floating dtype.
+            input_moment_NN: A, float64.
+            grad_moment_MM: G, float64.
+            abs_mean_N: mean of |x| over tokens.
+        """
+        (rows, columns), weight_MN = weight_MN.shape, weight_MN.to(grad_moment_MM)
+        if rows > columns:
+            projected_SS = weight_MN.T @ (grad_moment_MM @ weight_MN)
+            side_SS, long_LL = input_moment_NN, grad_moment_MM
+        else:
+            projected_SS = weight_MN @ input_moment_NN @ weight_MN.T
+            side_SS, long_LL = grad_moment_MM, input_moment_NN
+        return Moments(
+            rows=rows,
+            columns=columns,
+            projected_moment=projected_SS,
+            side_moment=side_SS,
+            input_abs_mean=abs_mean_N,
+            input_square_mean=input_moment_NN.diagonal().clone(),
+            grad_square_mean=float(grad_moment_MM.trace()) / rows,
+            long_moment=long_LL,
+        )
+
+    @property
+    def input_moment(self) -> Tensor:
+        """A = E[x x^T], [columns, columns], wherever it lies.
+
+        Raises:
+            CalibrationError: it is that of the long side, and was not gathered.
+        """
+        return self.side_moment if self.wide else self._long("inputs")
+
+    @property
+    def grad_moment(self) -> Tensor:
+        """G = E[g g^T], [rows, rows], wherever it lies.
+
+        Raises:
+            CalibrationError: it is that of the long side, and was not gathered.
+        """
+        return self._long("output gradients") if self.wide else self.side_moment
+
+    def _long(self, what: str) -> Tensor:
+        if self.long_moment is None:
+            raise CalibrationError(
+                f"the second moment of the {what} of a weight [{self.rows}, {self.columns}] was "
+                "not gathered; name its module in gather(..., both_sides=...)"
+            )
+        return self.long_moment
 
     @property
     def wide(self) -> bool:
@@ -71,12 +138,14 @@ class Moments:
 
     def problem(self) -> str:
         """Why these moments cannot be used; empty when they can."""
-        tensors = (
+        tensors = [
             self.projected_moment,
             self.side_moment,
             self.input_abs_mean,
             self.input_square_mean,
-        )
+        ]
+        if self.long_moment is not None:
+            tensors.append(self.long_moment)
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             return "NaN or infinite calibration statistics"
         if not math.isfinite(self.grad_square_mean):
@@ -114,6 +183,8 @@ def weight_digest(weight: Tensor) -> str:
 def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
     """Statistics of two disjoint texts together, weighted by their tokens.
 
+    Moments of long sides are kept where both texts have them.
+
     Args:
         one: of the first text.
         other: of the second text, for the same weights of the same model.
@@ -132,6 +203,9 @@ def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
     moments = {}
     for name, a in one.moments.items():
         b = other.moments[name]
+        long_LL = None
+        if a.long_moment is not None and b.long_moment is not None:
+            long_LL = mix(a.long_moment, b.long_moment)
         moments[name] = Moments(
             rows=a.rows,
             columns=a.columns,
@@ -140,6 +214,7 @@ def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
             input_abs_mean=mix(a.input_abs_mean, b.input_abs_mean),
             input_square_mean=mix(a.input_square_mean, b.input_square_mean),
             grad_square_mean=share * a.grad_square_mean + (1 - share) * b.grad_square_mean,
+            long_moment=long_LL,
         )
     return Statistics(
         moments=moments,
