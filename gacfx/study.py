@@ -213,7 +213,7 @@ class Study:
             PlanError: pruning is asked for, and this study has no statistics for it.
             PipelineError: of a value model that says nothing of it.
         """
-        values = TRIED if search.value == "auto" else (search.value,)
+        values: tuple[str, ...] = TRIED if search.value == "auto" else (search.value,)
         if search.prune == "none":
             return tuple((value, "none") for value in values)
         if not self.structures:

@@ -81,4 +81,4 @@ def _tensors(
             raise DecompositionFailed(module, f"the weight that takes over overflows {dtype}")
         return {"weight": made}
     source = decompose(weight, moments, module)
-    return make_factors(source, rest, *weight.shape, dtype).tensors
+    return make_factors(source, rest, len(weight), weight.shape[1], dtype).tensors
