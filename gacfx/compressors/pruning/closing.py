@@ -3,8 +3,9 @@
 With A the moment of the inputs and G that of the output gradients, an error E of the weight W costs
 1/2 tr(G E A E^T) nats per token. When the inputs S go and the others, K, take over,
 
-    loss(S) = 1/2 tr((P_SS)^-1 M_SS),    P = A^-1,  M = W^T G W,  (P_SS)^-1 = A_SS - A_SK A_KK^-1 A_KS
+    loss(S) = 1/2 tr((P_SS)^-1 M_SS),    P = A^-1,   M = W^T G W
 
+where (P_SS)^-1 = A_SS - A_SK A_KK^-1 A_KS is what the others cannot tell of the inputs that go,
 and one Cholesky factor A = C C^T in the order of the inputs, those that stay longest first, gives
 the loss of every width: with T = W C, the sum of what diag(T^T G T) / 2 has beyond it. Source: the
 optimal brain surgeon (Hassibi and Stork 1993) under K-FAC (Martens and Grosse 2015).
@@ -12,7 +13,6 @@ optimal brain surgeon (Hassibi and Stork 1993) under K-FAC (Martens and Grosse 2
 
 # M outputs, N inputs, K those that stay, S those that go, U units, C columns of a unit
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gacfx.compressors.curves import OutputWeight
 from gacfx.compressors.pruning.damping import damped
+from gacfx.compressors.pruning.left import Kept
 from gacfx.core.statistics import Moments
 from gacfx.core.structures import Positions
 from gacfx.errors import DecompositionFailed
@@ -66,12 +67,12 @@ class Closing:
             raise DecompositionFailed(module, problem)
         if not bool(torch.isfinite(weight_MN).all()):
             raise DecompositionFailed(module, "NaN or infinite weight")
-        input_NN = damped(moments.input_moment, module=module)
+        input_NN, _ = damped(moments.input_moment, module=module)
         grad: Tensor | float = 1.0 if output is OutputWeight.IDENTITY else moments.grad_square_mean
         grad = moments.grad_moment if output is OutputWeight.MOMENT else grad
         return Closing(module, weight_MN.detach().to(input_NN), input_NN, grad)
 
-    def loss_of(self, kept_columns: Sequence[int] | Tensor) -> float:
+    def loss_of(self, kept_columns: Kept) -> float:
         """Nats per token when these columns stay and take over; all others go.
 
         Raises:
@@ -87,7 +88,7 @@ class Closing:
             left_SS = left_SS - seen_KS.T @ seen_KS
         return self._loss(gone_S, left_SS)
 
-    def loss_sliced(self, kept_columns: Sequence[int] | Tensor) -> float:
+    def loss_sliced(self, kept_columns: Kept) -> float:
         """The same with nothing taking over: methods without compensation."""
         gone_S = self._split(kept_columns)[1]
         return self._loss(gone_S, self.input_NN[gone_S][:, gone_S])
@@ -134,7 +135,7 @@ class Closing:
             raise DecompositionFailed(self.module, "the loss of a removal is not finite")
         return max(loss, 0.0)
 
-    def _split(self, kept_columns: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def _split(self, kept_columns: Kept) -> tuple[Tensor, Tensor]:
         stays_N = torch.zeros(len(self.input_NN), dtype=torch.bool, device=self.input_NN.device)
         stays_N[torch.as_tensor(kept_columns, dtype=torch.int64, device=stays_N.device)] = True
         return stays_N.nonzero()[:, 0], (~stays_N).nonzero()[:, 0]

@@ -15,8 +15,10 @@ MOST = 1e-2
 """The largest ridge that is tried. Sums in float32 may leave eigenvalues a little below zero."""
 
 
-def damped(moment_NN: Tensor, *, scale: float | None = None, module: str = "") -> Tensor:
-    """A + ridge, float64, which has a Cholesky factor; so have its principal submatrices.
+def damped(
+    moment_NN: Tensor, *, scale: float | None = None, module: str = ""
+) -> tuple[Tensor, Tensor]:
+    """(A + ridge, its lower Cholesky factor), float64.
 
     Args:
         moment_NN: A, or the part of it that stays.
@@ -36,7 +38,8 @@ def damped(moment_NN: Tensor, *, scale: float | None = None, module: str = "") -
     while ridge <= MOST:
         found_NN = moment_NN.clone()
         found_NN.diagonal().add_(ridge * scale)
-        if int(torch.linalg.cholesky_ex(found_NN).info) == 0:
-            return found_NN
+        root_NN, info = torch.linalg.cholesky_ex(found_NN)
+        if int(info) == 0:
+            return found_NN, root_NN
         ridge *= 10
     raise DecompositionFailed(module, f"the moment of its inputs is not positive (ridge {MOST:g})")

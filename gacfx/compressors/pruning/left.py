@@ -13,14 +13,16 @@ that every method can decompose it further.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gacfx.compressors.pruning.damping import damped
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
 
-Kept = Sequence[int] | Tensor
+Kept = Sequence[int] | NDArray[np.int64] | Tensor
 """Positions that stay, in the order that they get."""
 
 
@@ -69,15 +71,17 @@ def narrowed(
         DecompositionFailed: the moment of the inputs cannot be inverted, or something is not
             finite: keep the weight as it is and record the reason.
     """
+    if problem := moments.problem():
+        raise DecompositionFailed(module, problem)
     input_NN = moments.input_moment
     kept_K, weight_MN = _index(kept_inputs, input_NN), weight_MN.detach().to(input_NN)
     gone_S = _others(kept_K, len(input_NN))
-    scale = float(moments.input_square_mean.mean())
-    own_KK = damped(_square(input_NN, kept_K), scale=scale, module=module)
     if not len(gone_S):
         return _with_inputs(weight_MN[:, kept_K], moments, kept_K)
+    scale = float(moments.input_square_mean.mean())
+    _, root_KK = damped(_square(input_NN, kept_K), scale=scale, module=module)
     given_KM = input_NN[kept_K][:, gone_S] @ weight_MN[:, gone_S].T
-    taken_KM = torch.cholesky_solve(given_KM, torch.linalg.cholesky(own_KK))
+    taken_KM = torch.cholesky_solve(given_KM, root_KK)
     weight_MK = weight_MN[:, kept_K] + taken_KM.T
     if not bool(torch.isfinite(weight_MK).all()):
         raise DecompositionFailed(module, "the weight that takes over is not finite")
