@@ -8,7 +8,6 @@ from torch.fx import Node
 from gacfx.coupling.terms import find
 from gacfx.coupling.weights import Weight, Weights
 from gacfx.graph import ops
-from gacfx.graph.ops import Op
 
 _KEEP_ZERO = ("to", "_to_copy", "type_as", "dropout", "mul", "div", "view", "reshape", "clone")
 _ORDER = ("contiguous", "transpose", "permute", "unsqueeze", "squeeze", "detach", "_unsafe_view")
@@ -47,8 +46,7 @@ def why_kept(weights: Weights, name: str, members: Sequence[Weight], closing: We
         return "it has no module of its own"
     if others := _other_weights(weights, name, members):
         return f"its module also holds {', '.join(others)}"
-    attentions = [n for n in weights.nodes if ops.op_of(n) is Op.ATTENTION and _is_inside(n, name)]
-    if len(attentions) > 1:
+    if sum(_is_inside(attention.node, name) for attention in weights.attentions) > 1:
         return "its module has several attentions"
     enters, leaves = weights.axes(members[0].source)[-1:], weights.axes(closing.node)[-1:]
     if list(map(find, enters)) != list(map(find, leaves)):

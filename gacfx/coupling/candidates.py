@@ -10,10 +10,10 @@ from typing import Literal
 
 from torch.fx import Node
 
+from gacfx.coupling.attentions import Attention
 from gacfx.coupling.terms import Kind, Term, atoms, find
 from gacfx.coupling.weights import Weight, Weights
 from gacfx.graph import ops
-from gacfx.graph.ops import Op
 
 _REPEATS = ("view", "reshape", "_unsafe_view", "expand", "unsqueeze", "repeat_interleave")
 _MOVES = (*_REPEATS, "transpose", "permute", "clone", "contiguous", "to", "_to_copy", "detach")
@@ -26,6 +26,8 @@ class Candidate:
     kind: Literal["width", "heads"]
     node: Node
     """The attention, or the matmul that reads the channels."""
+    layer: str
+    """The repeated layer that it runs in; empty outside of all."""
     unit: Term | None
     """Atom of the channels or key-value heads; None where all query heads share one."""
     head: Term | None = None
@@ -41,22 +43,26 @@ class Candidate:
 
 def candidates(weights: Weights) -> tuple[Candidate, ...]:
     """All of a graph, attentions first."""
-    heads = [_heads(weights, node) for node in weights.nodes if ops.op_of(node) is Op.ATTENTION]
+    heads = [_heads(weights, attention) for attention in weights.attentions]
     axes = (axis for candidate in heads for axis in weights.axes(candidate.node))
     taken = {atom for axis in axes for atom in atoms(axis)}
     widths = [_width(weights, weight, taken) for weight in weights.by_name.values()]
-    return (*heads, *(width for width in widths if width is not None))
+    found = (*heads, *(width for width in widths if width is not None))
+    # Two layers may read the same channels, and a layer may run twice.
+    once = {(each.layer, each.atoms or each.node): each for each in reversed(found)}
+    return tuple(each for each in found if each in once.values())
 
 
 # -- attention ------------------------------------------------------------------------------------
 
 
-def _heads(weights: Weights, node: Node) -> Candidate:
-    axes = weights.axes(node)
+def _heads(weights: Weights, attention: Attention) -> Candidate:
+    node = attention.node
+    axes, layer = weights.axes(node), weights.layer_around(node)
     if len(axes) < 3:
-        return Candidate("heads", node, None, problem="its heads are no axis of their own")
+        return Candidate("heads", node, layer, None, problem="its heads are no axis of their own")
     found = [atom for atom in dict.fromkeys(atoms(axes[-3])) if atom.size > 1]
-    stored = set(_atoms_before_repeat(weights, node.args[2]))
+    stored = set(_atoms_before_repeat(weights, attention.values))
     units = [atom for atom in found if atom in stored]
     heads = [atom for atom in found if atom not in stored]
     problem = ""
@@ -64,11 +70,10 @@ def _heads(weights: Weights, node: Node) -> Candidate:
         problem = "it has one head"
     elif len(units) > 1 or len(heads) > 1:
         problem = "its heads are made of several axes"
-    elif _crosses(weights, node):
+    elif _crosses(weights, attention):
         problem = "cross attention"
-    return Candidate(
-        "heads", node, units[0] if units else None, heads[0] if heads else None, problem
-    )
+    unit, head = units[0] if units else None, heads[0] if heads else None
+    return Candidate("heads", node, layer, unit, head, problem)
 
 
 def _atoms_before_repeat(weights: Weights, node: object) -> Iterator[Term]:
@@ -80,17 +85,17 @@ def _atoms_before_repeat(weights: Weights, node: object) -> Iterator[Term]:
             yield from atoms(axis)
 
 
-def _crosses(weights: Weights, node: Node) -> bool:
+def _crosses(weights: Weights, attention: Attention) -> bool:
     """Keys come from another sequence than queries."""
-    query, key = (weights.axes(each)[-2] for each in node.all_input_nodes[:2])
+    query, key = (weights.axes(n)[-2] for n in (attention.queries_of, attention.keys_of))
     return find(query) is not find(key)
 
 
-def stored_behind(weights: Weights, node: Node) -> tuple[Weight, ...]:
-    """The layers that make keys and values of an attention, in graph order."""
+def read_by(weights: Weights, node: Node) -> tuple[Weight, ...]:
+    """The layers whose results alone an attention reads, in graph order."""
     by_node = {weight.node: weight for weight in weights.by_name.values()}
     seen: set[Node] = set()
-    todo = [each for each in node.args[1:3] if isinstance(each, Node)]
+    todo = list(node.all_input_nodes)
     while todo:
         here = todo.pop()
         if here not in seen:
@@ -111,9 +116,8 @@ def _width(weights: Weights, weight: Weight, taken: set[Term]) -> Candidate | No
     made = any(atom in own for name in shows for atom in _made_by(weights, name))
     if len(layers) != 1 or not made or taken.intersection(own):
         return None
-    if term.kind is not Kind.ATOM:
-        return Candidate("width", weight.node, own[0], problem="its channels are no single axis")
-    return Candidate("width", weight.node, own[0])
+    problem = "" if term.kind is Kind.ATOM else "its channels are no single axis"
+    return Candidate("width", weight.node, layers.pop(), own[0], problem=problem)
 
 
 def _made_by(weights: Weights, name: str) -> Iterator[Term]:

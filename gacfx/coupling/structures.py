@@ -8,19 +8,18 @@ Every MLP and attention of the graph gets a structure. What may not be pruned sa
 2305.11627), DepGraph (arXiv 2301.12900).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 from gacfx.core.structures import Member, Positions, Structure
 from gacfx.coupling.blocks import name_of, why_kept
-from gacfx.coupling.candidates import Candidate, candidates, stored_behind
+from gacfx.coupling.candidates import Candidate, candidates, read_by
 from gacfx.coupling.interpreter import Interpreter
 from gacfx.coupling.positions import all_of_one, positions
 from gacfx.coupling.terms import Term, atoms
 from gacfx.coupling.weights import Weight, Weights
-from gacfx.graph.ops import module_stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,34 +72,31 @@ def analyse(gm: GraphModule) -> Coupling:
     interpreter = Interpreter(gm)
     interpreter.run()
     weights = Weights(gm, interpreter)
-    found: dict[str, tuple[Candidate, Structure]] = {}
+    found: dict[str, Coupled] = {}
+    nodes: dict[str, Node] = {}
     for candidate in candidates(weights):
-        structure = _structure(weights, candidate, found)
-        if structure is not None:
-            found[structure.name] = candidate, structure
+        if (structure := _structure(weights, candidate, found)) is not None:
+            found[structure.name] = Coupled(structure, candidate.unit, candidate.head)
+            nodes[structure.name] = candidate.node
     order = {node: at for at, node in enumerate(weights.nodes)}
-    pairs = sorted(found.values(), key=lambda pair: order[pair[0].node])
-    return Coupling(interpreter, tuple(Coupled(s, c.unit, c.head) for c, s in pairs))
+    names = sorted(found, key=lambda name: order[nodes[name]])
+    return Coupling(interpreter, tuple(found[name] for name in names))
 
 
-def _structure(
-    weights: Weights, candidate: Candidate, taken: dict[str, tuple[Candidate, Structure]]
-) -> Structure | None:
+def _structure(weights: Weights, candidate: Candidate, taken: Iterable[str]) -> Structure | None:
     """The structure of a candidate; None where no weight shows its units."""
-    shown = [weights.by_name[n] for n in weights.showing(candidate.atoms) if n in weights.by_name]
-    layer = _layer(weights, candidate, shown)
-    own = {w.name: w for w in shown if weights.layer_of(w.name) == layer}
+    names = set(weights.showing(candidate.atoms))
     if candidate.kind == "heads" and candidate.unit is None:
-        own |= {w.name: w for w in stored_behind(weights, candidate.node)}
-    ordered = [weight for name, weight in weights.by_name.items() if name in own]
-    if not ordered:
+        names |= {weight.name for weight in read_by(weights, candidate.node)}
+    layer, by_name = candidate.layer, weights.by_name.items()
+    own = [w for name, w in by_name if name in names and weights.layer_of(name) == layer]
+    if not own:
         return None
-    members = tuple(_member(candidate, weight) for weight in ordered)
+    members = tuple(_member(candidate, weight) for weight in own)
     name = name_of([member.module for member in members], layer, taken)
-    refused = next(_refusals(weights, candidate, ordered, members), "")
+    refused = next(_refusals(weights, candidate, own, members), "")
+    closing = [weight for weight, member in zip(own, members, strict=True) if member.closes]
     unit, head = candidate.unit, candidate.head
-    closing = [w for w, m in zip(ordered, members, strict=True) if m.closes]
-    kept = refused or why_kept(weights, name, ordered, closing[0])
     return Structure(
         name=name,
         kind=candidate.kind,
@@ -108,16 +104,8 @@ def _structure(
         heads=head.size if head is not None else 1,
         members=members,
         refused=refused,
-        keeps_block=kept,
+        keeps_block=refused or why_kept(weights, name, own, closing[0]),
     )
-
-
-def _layer(weights: Weights, candidate: Candidate, shown: list[Weight]) -> str:
-    """The repeated layer that a candidate runs in."""
-    if candidate.kind == "heads":
-        stack = [path for path, _ in module_stack(candidate.node)]
-        return max((path for path in stack if path in weights.layers), key=len, default="")
-    return weights.layer_of(shown[0].name)
 
 
 def _member(candidate: Candidate, weight: Weight) -> Member:

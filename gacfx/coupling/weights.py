@@ -7,6 +7,7 @@ from math import prod
 
 from torch.fx import GraphModule, Node
 
+from gacfx.coupling.attentions import Attention, attentions
 from gacfx.coupling.interpreter import Interpreter
 from gacfx.coupling.terms import Axes, Term, atoms, find
 from gacfx.graph import ops
@@ -25,8 +26,10 @@ class Weight:
     name: str
     """Of the parameter."""
     node: Node
-    op: Op
     axes: Axes
+    """Of the parameter, as it is stored."""
+    inputs_at: int
+    """The axis that its inputs run along."""
 
     @property
     def module(self) -> str:
@@ -41,14 +44,12 @@ class Weight:
     @property
     def outputs(self) -> tuple[Term, ...]:
         """Its outputs; every axis but the inputs, of an expert tensor."""
-        if self.experts:
-            return self.axes[:-1]
-        return (self.axes[0 if self.op is Op.LINEAR else 1],)
+        return tuple(term for at, term in enumerate(self.axes) if at != self.inputs_at)
 
     @property
     def inputs(self) -> Term:
         """Its inputs."""
-        return self.axes[-1 if self.experts or self.op is Op.LINEAR else 0]
+        return self.axes[self.inputs_at]
 
     @property
     def rows(self) -> int:
@@ -83,8 +84,24 @@ class Weights:
                 continue
             name = ops.weight_name(ops.operands(node)[1])
             if name in self.interpreter.params and name not in found:
-                found[name] = Weight(name, node, op, self.interpreter.params[name])
+                axes = self.interpreter.params[name]
+                found[name] = Weight(name, node, axes, self._inputs_at(node, op, axes))
         return found
+
+    def _inputs_at(self, node: Node, op: Op, axes: Axes) -> int:
+        """The axis of a weight that is summed over."""
+        if op in (Op.LINEAR, Op.ADDMM):
+            return 1 if op is Op.LINEAR else 0
+        source = ops.operands(node)[0]
+        assert isinstance(source, Node)
+        summed = self.axes(source)[-1]
+        # It may be stored either way and transposed on the fly.
+        return next((at for at, axis in enumerate(axes) if find(axis) is summed), len(axes) - 1)
+
+    @cached_property
+    def attentions(self) -> tuple[Attention, ...]:
+        """All attentions, in graph order."""
+        return attentions(self.nodes)
 
     @cached_property
     def _showing(self) -> dict[Term, list[str]]:
@@ -101,6 +118,11 @@ class Weights:
     def layer_of(self, name: str) -> str:
         """The innermost repeated layer around a module or parameter; empty outside of all."""
         around = (path for path in self.layers if name.startswith(f"{path}."))
+        return max(around, key=len, default="")
+
+    def layer_around(self, node: Node) -> str:
+        """The innermost repeated layer that a node runs in; empty outside of all."""
+        around = (path for path, _ in ops.module_stack(node) if path in self.layers)
         return max(around, key=len, default="")
 
     def axes(self, node: Node) -> Axes:
