@@ -66,7 +66,7 @@ def _checked(model: nn.Module, planned: object) -> Planned:
 
 
 def _install_(model: nn.Module, planned: Planned) -> None:
-    install_(model, planned.factors)
+    install_(model, planned.factors, planned.plan.blocks)
     if hasattr(model, "config"):
         declare_(model)  # type: ignore[arg-type]  # any module with a Hugging Face configuration
 

@@ -255,7 +255,7 @@ class Study:
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
-        with swapped(self.model, planned.factors):
+        with swapped(self.model, planned.factors, planned.plan.blocks):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
 
     def _at_ranks(self, ranks: Mapping[str, int]) -> float:

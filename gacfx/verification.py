@@ -83,7 +83,7 @@ def verify(study: Study, planned: Planned, profile: Profile, workload: Workload)
     ids = torch.randint(0, rows, inputs["input_ids"].shape, generator=draw)
     inputs["input_ids"] = ids.to(inputs["input_ids"].device)
     tolerance = TOLERANCE[DTYPES[next(study.model.parameters()).dtype]]
-    with swapped(study.model, planned.factors):
+    with swapped(study.model, planned.factors, planned.plan.blocks):
         Pipeline.parse(pipelines.VERIFY).bind(
             plan=planned.plan, reference=study.model, inputs=inputs, tolerance=tolerance
         ).run(gm)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gacfx.core.decision import DENSE, Decision, LowRank
 from gacfx.core.plan import Plan
+from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import PlanError
 
 
@@ -23,9 +24,10 @@ class Factors:
     tensors: dict[str, Tensor]
     """Named, and of the shapes, that the decision says."""
     order: Tensor | None = None
-    """int32 [rows]: output i is output ``order[i]`` of the dense layer, for neighbours that want
-    their inputs so. The tensors have this order; a bias, and a weight that stays dense, are given
-    it with them. None: the outputs are as they were."""
+    """int32 [outputs]: output i is output ``order[i]`` of the dense layer, for neighbours that want
+    their inputs so. There are fewer than rows where outputs are sliced away. The tensors have this
+    order; a bias, and a weight that stays dense, are given it with them. None: the outputs are as
+    they were."""
 
     def __post_init__(self) -> None:
         """Refuses what is not what the decision stores.
@@ -61,6 +63,22 @@ class Factors:
     def rank(self) -> int | None:
         """Rank of what stands for the weight; None where that is no product."""
         return self.decision.rank
+
+    @property
+    def outputs(self) -> int:
+        """Outputs that are left."""
+        return self.decision.outputs if isinstance(self.decision, Sliced) else self.rows
+
+    @property
+    def rest(self) -> "Factors":
+        """Factors of what a slice leaves, as if that were the dense weight; itself without one.
+
+        The order is not among them, as their outputs are all there are.
+        """
+        if not isinstance(self.decision, Sliced) or self.decision.rest.is_dense:
+            return self
+        cut = self.decision
+        return Factors(cut.rest, cut.outputs, cut.inputs, self.tensors)
 
     @property
     def finite(self) -> bool:
@@ -100,12 +118,22 @@ class Factors:
     def _odd_order(self) -> str:
         """What is wrong with the order of the outputs; empty where nothing is."""
         if self.order is None:
+            if self.outputs != self.rows:
+                return f"factors of {self.decision}: which {self.outputs} outputs stay is not said"
             return "nothing is done to a dense weight" if self.decision.is_dense else ""
-        if self.order.dtype != torch.int32 or tuple(self.order.shape) != (self.rows,):
-            return f"the order of outputs must be torch.int32 of shape ({self.rows},)"
-        every = torch.arange(self.rows, dtype=torch.int32, device=self.order.device)
-        same = self.order.is_meta or torch.equal(self.order.sort().values, every)
-        return "" if same else "its order of outputs is none: every output must be there once"
+        if isinstance(self.decision, Gone):
+            return "the weight is gone, and has no outputs to order"
+        if self.order.dtype != torch.int32 or tuple(self.order.shape) != (self.outputs,):
+            return f"the order of outputs must be torch.int32 of shape ({self.outputs},)"
+        if self.order.is_meta:
+            return ""
+        found = self.order.sort().values
+        if found[0] < 0 or found[-1] >= self.rows or bool((found[1:] == found[:-1]).any()):
+            each = "every output must be there once"
+            if self.outputs != self.rows:
+                each = f"every output must be one of the {self.rows}, and be there once at most"
+            return f"its order of outputs is none: {each}"
+        return ""
 
 
 def odd_integers(decision: Decision, rows: int, columns: int, tensors: Mapping[str, Tensor]) -> str:

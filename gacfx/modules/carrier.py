@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors, odd_integers
+from gacfx.core.pruning import Sliced
 from gacfx.graph.edit import Build
 
 NOTICE = "weight_IMPORT_GACFX_BEFORE_LOADING"
@@ -48,6 +49,8 @@ class Carrier(nn.Module, ABC):
 
     weight: Tensor
     """The guard: no elements, saved with the module."""
+    sliced = False
+    """It stands for what is left of a larger dense weight."""
 
     def __init__(
         self,
@@ -142,6 +145,13 @@ class Carrier(nn.Module, ABC):
         return None
 
     @property
+    def placed(self) -> Decision:
+        """What became of the dense weight: the decision, or a slice with the one of its rest."""
+        if self.sliced:
+            return Sliced(self.out_features, self.in_features, self.decision)
+        return self.decision
+
+    @property
     def own_bias(self) -> nn.Parameter | None:
         """The bias of the dense layer, wherever this layer keeps it."""
         owner, name = _owner(self, self.bias_name(self.out_features, self.in_features))
@@ -161,13 +171,18 @@ class Carrier(nn.Module, ABC):
         """The layer of a decision, its values for a loader to fill.
 
         Args:
-            decision: to carry out.
-            rows: outputs.
-            columns: inputs.
-            bias: [rows]; this very parameter becomes the bias.
+            decision: to carry out; of a slice, what the rest is.
+            rows: outputs of the dense weight.
+            columns: inputs of it.
+            bias: one number for each output that is left; this very parameter becomes the bias.
             device: of the tensors.
             dtype: of the floating ones.
         """
+        if isinstance(decision, Sliced):
+            cut = decision
+            layer = cls.empty(cut.rest, cut.outputs, cut.inputs, bias, device=device, dtype=dtype)
+            layer.sliced = True
+            return layer
         layer = cls.bare(decision, rows, columns, device="meta", dtype=dtype)
         if device is not None and torch.device(device).type != "meta":
             layer.to_empty(device=device)
@@ -186,11 +201,15 @@ class Carrier(nn.Module, ABC):
         """The layer that computes with copies of ``factors``.
 
         Args:
-            factors: a decision and its tensors.
-            bias: [rows]; this very parameter becomes the bias.
+            factors: a decision and its tensors; of a slice, those of the rest.
+            bias: one number for each output that is left; this very parameter becomes the bias.
             device: of the copies; default: where they are.
             dtype: of the floating copies; default: the one that they have.
         """
+        if isinstance(factors.decision, Sliced):
+            layer = cls.holding(factors.rest, bias, device=device, dtype=dtype)
+            layer.sliced = True
+            return layer
         floating = next(t for t in factors.tensors.values() if t.is_floating_point())
         device, dtype = device or floating.device, dtype or floating.dtype
         shape = (factors.rows, factors.columns)

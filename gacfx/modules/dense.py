@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 def is_conv1d(layer: nn.Module) -> bool:
     """Whether this is a Conv1D of transformers, whose weight lies as [in, out]."""
-    found = _conv1d()
+    found = conv1d()
     return found is not None and isinstance(layer, found)
 
 
@@ -16,7 +16,7 @@ def is_plain(layer: nn.Module) -> bool:
 
     Subclasses may compute something else, or have their weight read by their parent.
     """
-    return type(layer) in (nn.Linear, _conv1d())
+    return type(layer) in (nn.Linear, conv1d())
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -45,7 +45,8 @@ def bias_of(layer: nn.Module) -> nn.Parameter | None:
     return bias
 
 
-def _conv1d() -> type[nn.Module] | None:
+def conv1d() -> type[nn.Module] | None:
+    """The Conv1D of transformers; None where nothing has imported it."""
     # A model that holds a Conv1D has imported its module; one that has not needs no transformers.
     home = sys.modules.get("transformers.pytorch_utils")
     found = None if home is None else home.Conv1D

@@ -4,52 +4,82 @@ Everything is checked before the first module is replaced, so a refusal leaves t
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
+from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import UnsupportedModel
+from gacfx.modules.blocks import Blocks, check_blocks
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
 from gacfx.modules.make import carrier_of
+from gacfx.modules.sliced import SlicedLinear, is_sliced, like_dense
 from gacfx.modules.ties import tied_modules
 
+NO_BLOCKS: Blocks = MappingProxyType({})
 
-def install_(model: nn.Module, factors: Mapping[str, Factors]) -> None:
+
+def install_(
+    model: nn.Module, factors: Mapping[str, Factors], blocks: Blocks = NO_BLOCKS
+) -> Callable[[], None]:
     """Replaces each named layer by its factors, in the layer's dtype and on its device.
 
     Layers are ``nn.Linear``, or the Conv1D of transformers (weight [in, out]). The bias stays the
-    same parameter; ``requires_grad`` and the training mode are kept.
+    same parameter, where no output goes; ``requires_grad`` and the training mode are kept.
+
+    Args:
+        model: changed in place.
+        factors: module name -> factors; those of weights that go with their block have no tensors.
+        blocks: name of an attention or MLP -> its heads from now on, or that it is skipped.
+
+    Returns:
+        What puts the very same modules back.
 
     Raises:
-        UnsupportedModel: names the layer that is missing, of another kind or shape, shared, hooked,
-            or whose factors do not fit into its dtype. Nothing was changed.
+        UnsupportedModel: names the layer or block that is missing, of another kind or shape,
+            shared, hooked, not understood, or whose factors do not fit into its dtype. Nothing was
+            changed.
     """
     ties = tied_modules(model)
     for name, made in factors.items():
         layer = _replaceable(model, name, ties)
         _check_shape(name, layer, made)
         _check_values(name, layer, made)
-        if not made.decision.is_dense:
+        if not (made.decision.is_dense or isinstance(made.decision, Gone)):
             carrier_of(made.decision)
-    for name, made in factors.items():
-        dense = model.get_submodule(name)
+    pruned = check_blocks(model, blocks, {n: made.decision for n, made in factors.items()}, ties)
+    stays = {n: made for n, made in factors.items() if not isinstance(made.decision, Gone)}
+    dense = {name: model.get_submodule(name) for name in stays}
+    for name, made in stays.items():
         if made.decision.is_dense:
-            model.set_submodule(name, _reordered(dense, made))
+            model.set_submodule(name, _reordered(dense[name], made))
         else:
-            _put_(model, name, _filled(dense, made))
+            _put_(model, name, _filled(dense[name], made))
+    give_back = pruned.put_(model)
+
+    def undo() -> None:
+        give_back()
+        for name, layer in dense.items():
+            model.set_submodule(name, layer)
+
+    return undo
 
 
-def skeleton_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
+def skeleton_(
+    model: nn.Module, decisions: Mapping[str, Decision], blocks: Blocks = NO_BLOCKS
+) -> None:
     """Replaces each named layer by that of its decision, without values, for a loader to fill.
 
     Args:
         model: usually on the meta device.
-        decisions: module name -> decision.
+        decisions: module name -> decision; nothing is said of the weights of a skipped block.
+        blocks: name of an attention or MLP -> its heads from now on, or that it is skipped.
 
     Raises:
         UnsupportedModel: as ``install_``, or a decision that the weight cannot have. Nothing was
@@ -65,29 +95,47 @@ def skeleton_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
                 "decisions were made for?"
             )
         carrier_of(decision)
+    pruned = check_blocks(model, blocks, decisions, ties, complete=False)
     for name, decision in decisions.items():
         _put_(model, name, _empty(model.get_submodule(name), decision))
+    pruned.put_(model)
 
 
 @contextmanager
-def swapped(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
+def swapped(
+    model: nn.Module, factors: Mapping[str, Factors], blocks: Blocks = NO_BLOCKS
+) -> Iterator[None]:
     """The model with ``factors`` installed; afterwards it has the very same modules as before.
 
     Raises:
         UnsupportedModel: as ``install_``.
     """
-    dense = {name: model.get_submodule(name) for name in factors if _has(model, name)}
-    install_(model, factors)
+    undo = install_(model, factors, blocks)
     try:
         yield
     finally:
-        for name, layer in dense.items():
-            model.set_submodule(name, layer)
+        undo()
 
 
 def compressed_modules(model: nn.Module) -> dict[str, Carrier]:
-    """Name -> layer that carries out a decision, for all in place, in the model's order."""
+    """Name -> layer that carries out a decision, for all in place, in the model's order.
+
+    Slices that stay dense are :func:`gacfx.modules.sliced.sliced_modules`.
+    """
     return {n: m for n, m in model.named_modules() if isinstance(m, Carrier)}
+
+
+def decisions_in(model: nn.Module) -> dict[str, Decision]:
+    """Name -> what became of a weight, for all layers in place, in the model's order.
+
+    Weights that went with a skipped block are not among them.
+    """
+    placed = (Carrier, SlicedLinear)
+    return {
+        name: module.placed
+        for name, module in model.named_modules()
+        if isinstance(module, placed) or is_sliced(module)
+    }
 
 
 def replaceable(model: nn.Module, names: Iterable[str]) -> bool:
@@ -156,21 +204,23 @@ def _check_values(name: str, layer: nn.Module, made: Factors) -> None:
             )
 
 
-def _put_(model: nn.Module, name: str, layer: Carrier) -> None:
+def _put_(model: nn.Module, name: str, layer: nn.Module) -> None:
     dense = model.get_submodule(name)
     layer.train(dense.training)
-    for tensor in layer.tensors().values():
+    made = layer.tensors() if isinstance(layer, Carrier) else {"weight": weight_of(layer)}
+    for tensor in made.values():
         if isinstance(tensor, nn.Parameter):
             tensor.requires_grad_(weight_of(dense).requires_grad)
     model.set_submodule(name, layer)
 
 
-def _filled(dense: nn.Module, made: Factors) -> Carrier:
+def _filled(dense: nn.Module, made: Factors) -> nn.Module:
     like = weight_of(dense)
     bias = bias_of(dense)
     bias = None if bias is None else made.reorder(bias)
     carrier = carrier_of(made.decision)
-    return carrier.holding(made, bias, device=like.device, dtype=like.dtype)
+    layer = carrier.holding(made, bias, device=like.device, dtype=like.dtype)
+    return like_dense(layer, dense) if isinstance(layer, SlicedLinear) else layer
 
 
 def _reordered(dense: nn.Module, made: Factors) -> nn.Module:
@@ -181,12 +231,15 @@ def _reordered(dense: nn.Module, made: Factors) -> nn.Module:
     return copy.deepcopy(dense, new)  # takes what stands under the old ones
 
 
-def _empty(dense: nn.Module, decision: Decision) -> Carrier:
+def _empty(dense: nn.Module, decision: Decision) -> nn.Module:
     rows, columns = features(dense)
-    like = weight_of(dense)
-    return carrier_of(decision).empty(
-        decision, rows, columns, bias_of(dense), device=like.device, dtype=like.dtype
-    )
+    like, bias = weight_of(dense), bias_of(dense)
+    if bias is not None and isinstance(decision, Sliced) and decision.outputs != rows:
+        kept = bias.detach()[: decision.outputs].clone()
+        bias = nn.Parameter(kept, requires_grad=bias.requires_grad)
+    carrier = carrier_of(decision)
+    layer = carrier.empty(decision, rows, columns, bias, device=like.device, dtype=like.dtype)
+    return like_dense(layer, dense) if isinstance(layer, SlicedLinear) else layer
 
 
 def _has(model: nn.Module, name: str) -> bool:

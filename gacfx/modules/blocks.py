@@ -1,0 +1,182 @@
+"""Blocks of a model that are pruned as a whole: attentions with fewer heads, and skipped blocks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from gacfx.core.blocks import BlockState, HeadCounts, block_state
+from gacfx.core.decision import Decision
+from gacfx.core.pruning import Gone, Heads, Skip, Sliced
+from gacfx.errors import UnsupportedModel
+from gacfx.modules.attention_sizes import (
+    MARK,
+    Attention,
+    attention_of,
+    check_counts,
+    set_counts_,
+)
+from gacfx.modules.dense import features, is_conv1d
+from gacfx.modules.skipped import Skipped, skipped_of
+
+Blocks = Mapping[str, Heads | HeadCounts | Skip]
+"""Name of a block -> what becomes of it."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """Blocks that were found to fit their model, and what becomes of each."""
+
+    counts: dict[str, tuple[Attention, HeadCounts]]
+    skipped: dict[str, Skipped]
+
+    def put_(self, model: nn.Module) -> Callable[[], None]:
+        """Prunes the blocks in place; what is returned gives the very same modules back."""
+        undo = [
+            set_counts_(model.get_submodule(name), attention, new)
+            for name, (attention, new) in self.counts.items()
+        ]
+        dense = {name: model.get_submodule(name) for name in self.skipped}
+        for name, made in self.skipped.items():
+            model.set_submodule(name, made)
+
+        def back() -> None:
+            for name, block in dense.items():
+                model.set_submodule(name, block)
+            for each in undo:
+                each()
+
+        return back
+
+
+def check_blocks(
+    model: nn.Module,
+    blocks: Blocks,
+    decisions: Mapping[str, Decision],
+    ties: Mapping[str, str],
+    *,
+    complete: bool = True,
+) -> Pruned:
+    """What becomes of each block, made and not yet put in place.
+
+    Args:
+        model: with the dense blocks.
+        blocks: what is asked for.
+        decisions: of the weights that change, by module.
+        ties: of the model.
+        complete: the weights of a skipped block are among the decisions, as gone.
+
+    Raises:
+        UnsupportedModel: names the first block that is missing, hooked, shared, or not understood,
+            or whose weights do not fit its numbers of heads.
+    """
+    states: dict[str, BlockState] = {name: block_state(each) for name, each in blocks.items()}
+    skips = [name for name, state in states.items() if isinstance(state, Skip)]
+    for name, decision in decisions.items():
+        above = next((skip for skip in skips if name.startswith(f"{skip}.")), None)
+        if isinstance(decision, Gone) and above is None:
+            raise UnsupportedModel(f"{name}: is gone, and no block that it is in is skipped")
+        if above and not isinstance(decision, Gone):
+            raise UnsupportedModel(f"{name}: is {decision}, and its block {above} is skipped")
+    counts, skipped = {}, {}
+    for name, state in states.items():
+        block = _block(model, name, states)
+        if isinstance(state, Skip):
+            _check_free(name, block, ties)
+            skipped[name] = made = skipped_of(name, block)
+            closing = f"{name}.{made.returned.closing}"
+            if complete and closing not in decisions:
+                raise UnsupportedModel(f"{name}: is skipped, and its {closing} is not gone")
+        else:
+            attention = attention_of(name, block)
+            check_counts(name, attention, state)
+            _check_weights(name, block, attention, state, decisions)
+            counts[name] = (attention, state)
+    return Pruned(counts, skipped)
+
+
+def blocks_in(model: nn.Module) -> dict[str, BlockState]:
+    """Name -> what became of a block, for all that are pruned as a whole, in the model's order."""
+    found: dict[str, BlockState] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Skipped):
+            found[name] = Skip()
+        elif isinstance(mark := vars(module).get(MARK), HeadCounts):
+            found[name] = mark
+    return found
+
+
+def skipped_modules(model: nn.Module) -> dict[str, Skipped]:
+    """Name -> what stands in the place of a skipped block, in the model's order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, Skipped)}
+
+
+def _block(model: nn.Module, name: str, others: Mapping[str, object]) -> nn.Module:
+    """The block called ``name``, if it is one that is pruned for the first time."""
+    try:
+        block = model.get_submodule(name)
+    except AttributeError:
+        block = None
+    if block is None or not name:
+        raise UnsupportedModel(f"{name or '(no name)'}: the model has no such block")
+    if isinstance(block, Skipped) or MARK in vars(block):
+        raise UnsupportedModel(f"{name}: is pruned already; prune the dense model")
+    for other in others:
+        if name.startswith(f"{other}."):
+            raise UnsupportedModel(f"{name}: is a part of {other}, which is pruned as well")
+    return block
+
+
+def _check_free(name: str, block: nn.Module, ties: Mapping[str, str]) -> None:
+    """Refuses to take out a block that somebody listens to or shares."""
+    for inner, module in block.named_modules():
+        each = f"{name}.{inner}" if inner else name
+        hooks = (
+            *(module._forward_hooks, module._forward_pre_hooks),
+            *(module._backward_hooks, module._backward_pre_hooks),
+        )
+        if any(hooks) or hasattr(module, "_hf_hook"):
+            raise UnsupportedModel(
+                f"{each}: has hooks, which would be lost; remove them, or load without offload"
+            )
+        if "forward" in vars(module):
+            raise UnsupportedModel(
+                f"{each}: its forward was replaced, which would be lost; restore it "
+                "(del module.forward)"
+            )
+        if each in ties:
+            raise UnsupportedModel(
+                f"{each}: shares its weight with {ties[each]}, so its block cannot be taken out"
+            )
+
+
+def _check_weights(
+    name: str,
+    block: nn.Module,
+    attention: Attention,
+    new: HeadCounts,
+    decisions: Mapping[str, Decision],
+) -> None:
+    """Nothing when the weights of a block lose as many outputs and inputs as its heads have."""
+    lost_rows, closing = 0, list[tuple[int, int]]()
+    for inner, module in block.named_modules():
+        if not (isinstance(module, nn.Linear) or is_conv1d(module)):
+            continue
+        rows, columns = features(module)
+        decision = decisions.get(f"{name}.{inner}")
+        if isinstance(decision, Sliced):
+            lost_rows += rows - decision.outputs
+            if decision.inputs != columns:
+                closing.append((columns, decision.inputs))
+    wanted = attention.lost_outputs(new)
+    if lost_rows != wanted:
+        raise UnsupportedModel(
+            f"{name}: {new} take {wanted} outputs away, its weights lose {lost_rows}"
+        )
+    left = new.heads * attention.value_dim
+    expected = [] if left == attention.inner else [(attention.inner, left)]
+    if closing != expected:
+        raise UnsupportedModel(
+            f"{name}: {new} leave {left} of {attention.inner} inputs of its last weight, its "
+            f"weights say {closing or 'that all stay'}"
+        )
