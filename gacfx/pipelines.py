@@ -6,7 +6,7 @@ SELECT = "annotate-sites,couple-dims,select-targets"
 PLAN = "measure-curves,sweep-candidates,solve"
 """What each size is worth, which sizes there are, which to take."""
 
-REWRITE = "annotate-sites,factorize,clean"
+REWRITE = "annotate-sites,prune,annotate-sites,factorize,clean"
 """The plan put into a graph."""
 
 ANALYSE = "annotate-sites,select-targets,predict-tiers,estimate-latency"

@@ -4,7 +4,7 @@ Before:  linear(x, q_proj.weight, q_proj.bias)
 After:   linear(linear(x, q_proj.down.weight), q_proj.up.weight, q_proj.up.bias)
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.plan import Plan
+from gacfx.core.pruning import Gone, Sliced
 from gacfx.core.sites import Layout, MatmulSite
 from gacfx.errors import PassError, PlanMismatch
 from gacfx.graph import edit, ops
@@ -42,16 +43,19 @@ class Factorize(GacPass):
         assert self.plan is not None and self.factors is not None
         todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
         check_factors(self.plan, self.factors)
-        check_shapes(self.plan, {name: site for name, (_, site) in todo.items()}, self.factors)
+        sites = {name: site for name, (_, site) in todo.items()}
+        pruned = check_pruned(self.plan, sites)
+        check_shapes(self.plan, sites, [m for m in self.factors if m not in pruned])
         for choice in self.plan.choices:
             for module, decision in choice.decisions.items():
                 node = todo[module][0] if module in todo else None
                 if decision.is_dense and node is not None:
                     refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
-        for module, made in self.factors.items():
-            factorize_node(gm, *todo[module], made)
+        left = {module: made for module, made in self.factors.items() if not _is_done(made)}
+        for module, made in left.items():
+            factorize_node(gm, *todo[module], made.rest)
         state(gm).plan = self.plan
-        return bool(self.plan.decisions)
+        return bool(left)
 
     def verify(self, gm: GraphModule) -> None:
         assert self.plan is not None
@@ -60,8 +64,42 @@ class Factorize(GacPass):
                 raise PassError(f"{self.name}: {odd}")
 
 
+def _is_done(made: Factors) -> bool:
+    """``prune`` has nothing left to do."""
+    decision = made.decision
+    return isinstance(decision, Gone) or (isinstance(decision, Sliced) and decision.rest.is_dense)
+
+
+def check_pruned(plan: Plan, sites: Mapping[str, MatmulSite]) -> frozenset[str]:
+    """The modules that are pruned, when the graph has them as small as the plan leaves them.
+
+    Raises:
+        PlanMismatch: names the first module that differs.
+    """
+    found = set[str]()
+    for module, decision in plan.decisions.items():
+        if isinstance(decision, Gone):
+            if module in sites:
+                raise PlanMismatch(
+                    f"factorize: the graph still has {module}, which the plan takes out; "
+                    "run prune first"
+                )
+        elif isinstance(decision, Sliced):
+            check_shape(
+                module, sites.get(module), decision.outputs, decision.inputs, "; run prune first"
+            )
+        else:
+            continue
+        found.add(module)
+    return frozenset(found)
+
+
 def check_shapes(
-    plan: Plan, sites: dict[str, MatmulSite], modules: Iterable[str] | None = None
+    plan: Plan,
+    sites: Mapping[str, MatmulSite],
+    modules: Iterable[str] | None = None,
+    *,
+    by: str = "factorize",
 ) -> None:
     """Nothing when every module, by default every replaced one, has its matmul, of the planned
     shape.
@@ -70,18 +108,35 @@ def check_shapes(
         PlanMismatch: names the first module that differs.
     """
     for module in plan.decisions if modules is None else modules:
-        if module not in sites:
-            raise PlanMismatch(
-                f"factorize: the graph has no matmul {module}; "
-                "give it the dense graph that the plan was made for"
-            )
         weight = plan.weights[module]
-        rows, columns = sites[module].n.times, sites[module].k.times
-        if (rows, columns) != (weight.rows, weight.columns):
-            raise PlanMismatch(
-                f"factorize: {module}: its weight is {rows} x {columns}, the plan is for "
-                f"{weight.rows} x {weight.columns}"
-            )
+        check_shape(module, sites.get(module), weight.rows, weight.columns, by=by)
+
+
+def check_shape(
+    module: str,
+    site: MatmulSite | None,
+    rows: int,
+    columns: int,
+    remedy: str = "",
+    *,
+    by: str = "factorize",
+) -> None:
+    """Nothing when a module has its matmul, of this shape.
+
+    Raises:
+        PlanMismatch: it has none, or one of another shape.
+    """
+    if site is None:
+        raise PlanMismatch(
+            f"{by}: the graph has no matmul {module}; "
+            "give it the dense graph that the plan was made for"
+        )
+    found = (site.n.times, site.k.times)
+    if found != (rows, columns):
+        raise PlanMismatch(
+            f"{by}: {module}: its weight is {found[0]} x {found[1]}, the plan is for "
+            f"{rows} x {columns}{remedy}"
+        )
 
 
 def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> None:

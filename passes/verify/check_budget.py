@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch.fx import GraphModule
 
 from gacfx.core.plan import Plan
+from gacfx.core.pruning import Gone
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, given, register
 
@@ -28,7 +29,8 @@ class CheckBudget(GacPass):
 
     def verify(self, gm: GraphModule) -> None:
         assert self.plan is not None
-        kept = sum(weight_params(gm, module) for module in self.plan.weights)
+        gone = {m for m, d in self.plan.decisions.items() if isinstance(d, Gone)}
+        kept = sum(weight_params(gm, module) for module in self.plan.weights if module not in gone)
         limit = self.plan.budget.limit_params
         if kept > limit:
             raise PassError(
