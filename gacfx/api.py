@@ -120,13 +120,14 @@ def calibrate(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     seq: int = 1024,
+    structures: bool = False,
     progress: Progress = lambda *_: None,
     force: bool = False,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
-    Arguments are those of :func:`plan`, and ``seq``: tokens of a sequence for which attention calls
-    are recorded.
+    Arguments are those of :func:`plan`, ``seq``: tokens of a sequence for which attention calls are
+    recorded, and ``structures``: also gather what plans with pruning need, which takes longer.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -135,7 +136,15 @@ def calibrate(
     check_asked(skip=skip, seed=seed, force=force)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
     return Study.make(
-        model, corpus, method=method, skip=skip, seed=seed, seq=seq, progress=progress, force=force
+        model,
+        corpus,
+        method=method,
+        skip=skip,
+        seed=seed,
+        seq=seq,
+        structures=structures,
+        progress=progress,
+        force=force,
     )
 
 
@@ -187,6 +196,7 @@ def study_of(
         skip=request.skip,
         seed=request.seed,
         seq=request.run.seq,
+        structures=request.search.prune != "none",
         progress=progress,
         force=request.force,
     )

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from math import isfinite
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 import gacfx
@@ -25,38 +25,32 @@ from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import AllocationInputs, Decomposition
-from gacfx.compressors.pruning.factors import structure_factors
+from gacfx.compressors.protocol import AllocationInputs
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import DENSE, of_rank
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
-from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
-from gacfx.core.pruning import GONE, Skip, Sliced
+from gacfx.core.pruning import Sliced
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
-from gacfx.core.statistics import Moments, Statistics, merge
-from gacfx.core.structure_curves import StructureCurve
+from gacfx.core.statistics import merge
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
-from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
-from gacfx.graph.notes import state
+from gacfx.errors import DecompositionFailed, PlanError
+from gacfx.evidence import Evidence, skip_losses
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
 from gacfx.modules.in_order import in_order
 from gacfx.modules.install import swapped
-from gacfx.modules.make import make_factors
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
-from gacfx.passes.planning.measure_curves import MeasureCurves, check_method
+from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.measure_structures import (
-    MeasureStructures,
-    measured_structure,
     untreated,
 )
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
@@ -66,21 +60,8 @@ from gacfx.tracing.export import export_model
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
 
-PROBE_TOKENS = 4096
-"""Text on which the model is measured without a block."""
-
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What calibration found on one text, and the decompositions that were made of it so far."""
-
-    statistics: Statistics
-    decompositions: dict[str, Decomposition] = field(default_factory=dict)
-    structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
-    """Value model -> curves of all coupled structures."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,14 +236,9 @@ class Study:
             structures: with those of coupled structures.
         """
         known = known or self.full
-        MeasureCurves(
-            method=self.method,
-            value=value,
-            statistics=known.statistics,
-            decompositions=known.decompositions,
-        )(self.graph)
-        if structures:
-            self._measure_structures(value, known)
+        if structures and not self.skips:
+            self.skips.update(skip_losses(self.model, self.structures, self.held_back))
+        known.measure(self.graph, self.method, value, self.skips if structures else None)
         model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))
         facts = replace(
@@ -302,7 +278,7 @@ class Study:
             digests=facts.digests,
             refusals=facts.refusals,
         )
-        factors, failed = self._factors(plan, self.full)
+        factors, failed = self.full.factors(plan, self.graph, self.structures)
         for module, reason in failed.items():
             raise DecompositionFailed(module, reason)
         return Planned(plan, factors)
@@ -312,36 +288,6 @@ class Study:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors, planned.plan.blocks):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
-
-    def _measure_structures(self, value: str, known: Evidence) -> None:
-        """The curves of all structures put beside those of the weights, measured once."""
-        if value not in known.structures:
-            if not self.skips:
-                self.skips.update(self._skip_nats())
-            made = MeasureStructures(
-                method=self.method, value=value, statistics=known.statistics, skip_nats=self.skips
-            )
-            made(self.graph)
-            known.structures[value] = state(self.graph).structure_curves
-        state(self.graph).structure_curves = known.structures[value]
-
-    def _skip_nats(self) -> dict[str, float]:
-        """Measured rise without each block that can be taken out; forecasts are far off there."""
-        free = [each for each in self.structures if not (each.refused or each.keeps_block)]
-        text = self.held_back.first(PROBE_TOKENS)
-        dense, found = evaluate(self.model, text).checked().nats_per_token, dict[str, float]()
-        for number, each in enumerate(free):
-            self.progress("skip", number, len(free))
-            gone = {m.module: Factors(GONE, m.rows, m.columns, {}) for m in each.members}
-            try:
-                with swapped(self.model, gone, {each.name: Skip()}):
-                    rise = evaluate(self.model, text).nats_per_token - dense
-            except UnsupportedModel:  # of modules that other code looks into: the block stays
-                continue
-            if isfinite(rise):
-                found[each.name] = max(rise, 0.0)
-        self.progress("skip", len(free), len(free))
-        return found
 
     def _at_ranks(self, ranks: Mapping[str, int]) -> float:
         """Loss of the model with these modules at these ranks, on a quarter of the text."""
@@ -375,7 +321,7 @@ class Study:
                 trials=trials,
                 without=without,
             )
-            factors, failed = self._factors(plan, known)
+            factors, failed = known.factors(plan, self.graph, self.structures)
             if not failed:
                 sources, before = known.decompositions, feeders(self.graph)
                 ordered = Planned(*in_order(plan, factors, sources, self.model, before))
@@ -387,33 +333,6 @@ class Study:
                 if kind == DENSE.kind:
                     raise DecompositionFailed(module, reason)
                 without.setdefault(module, {})[kind] = reason
-
-    def _factors(self, plan: Plan, known: Evidence) -> tuple[FactorSet, dict[str, str]]:
-        """The tensors of every decision, and why some weights cannot have theirs."""
-        factors, failed = FactorSet(), dict[str, str]()
-        several = {choice.group: choice for choice in plan.choices if len(choice.weights) > 1}
-        for structure in self.structures:
-            if structure.name in several:
-                measured = measured_structure(self.graph, structure, known.statistics)
-                made, lost = structure_factors(
-                    measured, several[structure.name], self._decompose, known.decompositions
-                )
-                factors, failed = factors | made, failed | lost
-        inside = {w.module for choice in several.values() for w in choice.weights}
-        for module, decision in plan.decisions.items():
-            if module in inside:
-                continue
-            source, weight = known.decompositions[module], plan.weights[module]
-            try:
-                factors[module] = make_factors(
-                    source, decision, weight.rows, weight.columns, source.weight_MN.dtype
-                )
-            except DecompositionFailed as error:
-                failed[module] = error.reason
-        return factors, failed
-
-    def _decompose(self, weight: Tensor, moments: Moments, module: str) -> Decomposition:
-        return METHODS.find(self.method).decompose(weight, moments, module)
 
     def _provenance(self, value: str) -> Provenance:
         """Where the curves come from; what a plan adds is added by whoever makes it."""

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
 from gacfx.core.defaults import METHOD, MODEL_DTYPES, RATIO
-from gacfx.core.search import Bound, Candidates, Quant, Search, Solver
+from gacfx.core.search import Bound, Candidates, Prune, Quant, Search, Solver
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gacfx.request import Request
 
 CANDIDATES = get_args(Candidates)
-SOLVERS, QUANTS = get_args(Solver), get_args(Quant)
+SOLVERS, QUANTS, PRUNES = get_args(Solver), get_args(Quant), get_args(Prune)
 
 
 class WrongUse(Exception):  # noqa: N818 - exit code 2
@@ -89,6 +89,12 @@ def add_search(command: argparse.ArgumentParser) -> None:
         "--form",
         metavar="FORM",
         help="how a rank is stored: pair of factors, pivot, or auto, the better one (default)",
+    )
+    group.add_argument(
+        "--prune",
+        choices=PRUNES,
+        help="sizes of MLPs and attentions: none (default), only, either a size or ranks, both at "
+        "once, or auto, the better of the last two",
     )
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
     group.add_argument(
@@ -188,7 +194,8 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         WrongUse: ``--paper`` beside an option that it stands for, ``--window`` without a window.
         PlanError: a bound that cannot be read, or a combination that cannot be.
     """
-    said = {name: getattr(arguments, name) for name in ("value", "candidates", "solver", "form")}
+    names = ("value", "candidates", "solver", "form", "prune")
+    said = {name: getattr(arguments, name) for name in names}
     said = {name: found for name, found in said.items() if found is not None}
     if arguments.paper and said:
         given = ", ".join(f"--{name}" for name in said)

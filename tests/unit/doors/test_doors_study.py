@@ -39,9 +39,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
     seen: list[Statistics] = []
     real = Study.curves
 
-    def spy(self: Study, value: str, known: Evidence | None = None) -> Curves:
+    def spy(self: Study, value: str, known: Evidence | None = None, **more: bool) -> Curves:
         seen.append((known or self.full).statistics)
-        return real(self, value, known)
+        return real(self, value, known, **more)
 
     monkeypatch.setattr(Study, "curves", spy)
     return seen

@@ -1,0 +1,136 @@
+"""What calibration found on one text, and what is made of it: curves, and factors of a plan."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.text import Corpus
+from gacfx.compressors.methods import METHODS
+from gacfx.compressors.protocol import Decomposition
+from gacfx.compressors.pruning.factors import structure_factors
+from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.plan import Choice, Plan
+from gacfx.core.pruning import GONE, Skip
+from gacfx.core.statistics import Moments, Statistics
+from gacfx.core.structure_curves import StructureCurve
+from gacfx.core.structures import Structure
+from gacfx.errors import DecompositionFailed, UnsupportedModel
+from gacfx.graph.notes import state
+from gacfx.modules.install import swapped
+from gacfx.modules.make import make_factors
+from gacfx.passes.planning.measure_curves import MeasureCurves
+from gacfx.passes.planning.measure_structures import MeasureStructures, measured_structure
+
+PROBE_TOKENS = 4096
+"""Text on which the model is measured without a block."""
+
+Failed = dict[str, str]
+"""Module -> why it cannot have what a plan chose for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Statistics of one text, and the curves and decompositions that were made of them so far."""
+
+    statistics: Statistics
+    decompositions: dict[str, Decomposition] = field(default_factory=dict)
+    structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
+    """Value model -> curves of all coupled structures."""
+
+    def measure(
+        self, gm: GraphModule, method: str, value: str, skip_nats: Mapping[str, float] | None = None
+    ) -> None:
+        """Leave the curves of all targets in the graph.
+
+        Args:
+            gm: with its targets.
+            method: whose factors the curves are of.
+            value: name of the value model.
+            skip_nats: structure -> rise without its block; None to leave structures alone.
+        """
+        MeasureCurves(
+            method=method,
+            value=value,
+            statistics=self.statistics,
+            decompositions=self.decompositions,
+        )(gm)
+        if skip_nats is None:
+            return
+        if value not in self.structures:
+            MeasureStructures(
+                method=method, value=value, statistics=self.statistics, skip_nats=dict(skip_nats)
+            )(gm)
+            self.structures[value] = state(gm).structure_curves
+        state(gm).structure_curves = self.structures[value]
+
+    def factors(
+        self, plan: Plan, gm: GraphModule, structures: tuple[Structure, ...]
+    ) -> tuple[FactorSet, Failed]:
+        """The tensors of every decision, and why some weights cannot have theirs.
+
+        Args:
+            plan: whose method makes the factors.
+            gm: the dense graph.
+            structures: of the graph.
+        """
+        factors, failed = FactorSet(), Failed()
+        several = {choice.group: choice for choice in plan.choices if len(choice.weights) > 1}
+        for structure in structures:
+            if structure.name in several:
+                made, lost = self._structure(plan, gm, structure, several[structure.name])
+                factors, failed = factors | made, failed | lost
+        inside = {weight.module for choice in several.values() for weight in choice.weights}
+        for module, decision in plan.decisions.items():
+            if module in inside:
+                continue
+            source, weight = self.decompositions[module], plan.weights[module]
+            try:
+                factors[module] = make_factors(
+                    source, decision, weight.rows, weight.columns, source.weight_MN.dtype
+                )
+            except DecompositionFailed as error:
+                failed[module] = error.reason
+        return factors, failed
+
+    def _structure(
+        self, plan: Plan, gm: GraphModule, structure: Structure, choice: Choice
+    ) -> tuple[FactorSet, Failed]:
+        """The tensors of one structure that is pruned."""
+        method = METHODS.find(plan.provenance.method)
+
+        def decompose(weight: Tensor, moments: Moments, module: str) -> Decomposition:
+            return method.decompose(weight, moments, module)
+
+        measured = measured_structure(gm, structure, self.statistics)
+        return structure_factors(measured, choice, decompose, self.decompositions)
+
+
+def skip_losses(
+    model: nn.Module, structures: tuple[Structure, ...], corpus: Corpus
+) -> dict[str, float]:
+    """Structure -> measured rise of the loss without its block, nats per token, where it can go.
+
+    It is measured, because forecasts are far off there.
+
+    Args:
+        model: left as it was.
+        structures: of the model.
+        corpus: the first :data:`PROBE_TOKENS` of it are read.
+    """
+    text, found = corpus.first(PROBE_TOKENS), dict[str, float]()
+    dense = evaluate(model, text).checked().nats_per_token
+    for each in structures:
+        if each.refused or each.keeps_block:
+            continue
+        gone = {m.module: Factors(GONE, m.rows, m.columns, {}) for m in each.members}
+        try:
+            with swapped(model, gone, {each.name: Skip()}):
+                rise = evaluate(model, text).nats_per_token - dense
+        except UnsupportedModel:  # other code looks into the block, so it stays
+            continue
+        if rise == rise and rise != float("inf"):
+            found[each.name] = max(rise, 0.0)
+    return found
