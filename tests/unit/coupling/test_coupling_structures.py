@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Middle, str]] = {
     ),
     "a norm with a scale": (
         lambda net, x: net.down(net.norm(net.up(x))),
-        "norm.weight, which is no Linear, has its channels too",
+        "its channels are also those of norm.weight, which is no Linear",
     ),
     "a norm in pieces": (
         lambda net, x: net.down(_mean(net.up(x))),
@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[Middle, str]] = {
     ),
     "a scale": (
         lambda net, x: net.down(net.up(x) * net.scale),
-        "mlp.scale, which is no Linear, has its channels too",
+        "its channels are also those of mlp.scale, which is no Linear",
     ),
     "a table": (
         lambda net, x: net.down(net.up(x) * net.table),
@@ -191,8 +191,8 @@ def test_dropout_in_training_draws_for_every_channel() -> None:
 
 
 def _tie(net: Net) -> None:
-    one, other = (layer.get_submodule("mlp") for layer in net.layers)
-    other.up.weight = one.up.weight
+    one, other = (layer.get_submodule("mlp.up") for layer in net.layers)
+    other.weight = one.weight
 
 
 def test_a_weight_of_two_layers_is_not_pruned() -> None:
@@ -202,8 +202,7 @@ def test_a_weight_of_two_layers_is_not_pruned() -> None:
 
 def _tie_inside(net: Net) -> None:
     for layer in net.layers:
-        mlp = layer.get_submodule("mlp")
-        mlp.gate.weight = mlp.up.weight
+        layer.get_submodule("mlp.gate").weight = layer.get_submodule("mlp.up").weight
 
 
 def test_a_weight_of_two_modules_is_not_pruned() -> None:
@@ -217,8 +216,7 @@ class Mine(nn.Linear):
 
 def _unknown(net: Net) -> None:
     for layer in net.layers:
-        mlp = layer.get_submodule("mlp")
-        mlp.up = Mine(D, W)
+        layer.get_submodule("mlp").up = Mine(D, W)
 
 
 def test_only_linear_layers_are_sliced() -> None:
@@ -366,3 +364,11 @@ def test_cross_attention() -> None:
     inputs = {"x": torch.randn(3, 17, D), "other": torch.randn(3, 13, D)}
     found = coupled_structures(export_model(Cross().eval(), inputs))
     assert [each.refused for each in found] == ["cross attention"] * 2
+
+
+def test_one_tensor_may_be_query_key_and_value() -> None:
+    class Same(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.scaled_dot_product_attention(query=x, key=x, value=x)
+
+    assert coupled_structures(export_model(Same(), {"x": torch.randn(3, 2, 17, 4)})) == ()
