@@ -114,6 +114,8 @@ def _width(weights: Weights, weight: Weight, taken: set[Term]) -> Candidate | No
     shows = weights.showing(own)
     layers = {weights.layer_of(name) for name in shows}
     made = any(atom in own for name in shows for atom in _made_by(weights, name))
+    # Behind an operator that nobody knows are channels, but nobody knows whose.
+    made |= any(atom.frozen.startswith("opaque") for atom in own) and layers != {""}
     if len(layers) != 1 or not made or taken.intersection(own):
         return None
     problem = "" if term.kind is Kind.ATOM else "its channels are no single axis"
