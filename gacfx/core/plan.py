@@ -231,6 +231,8 @@ class Plan:
     """Weights lock: module name -> sha256 of the dense weight that its factors were made of."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Module name -> why it was left out before planning."""
+    unpruned: dict[str, str] = field(default_factory=dict)
+    """Structure -> why nothing of it could be pruned, where pruning was asked for."""
     limits: tuple[LimitKept, ...] = ()
     """Second budgets that the plan keeps."""
     rules: int = 0
@@ -366,7 +368,7 @@ def _writer(raw: dict[str, Any]) -> str:
 def _check_texts(plan: Plan, where: str) -> None:
     groups = (choice.group for choice in plan.choices)
     modules = (weight.module for choice in plan.choices for weight in choice.weights)
-    for name in (*groups, *modules, *plan.digests, *plan.refusals):
+    for name in (*groups, *modules, *plan.digests, *plan.refusals, *plan.unpruned):
         if not is_module_name(name):
             raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
     if odd := odd_text(plain(plan)):
