@@ -25,13 +25,15 @@ class Interpreter:
 
     Attributes:
         params: parameter name -> its axes, in graph order; tied names share their terms.
+        values: node -> the axes of its tensor, a list of them where it gives several tensors, None
+            where it gives none; ask ``find`` for what an axis is made of once all is known.
     """
 
     def __init__(self, gm: GraphModule) -> None:
         self.params: dict[str, Axes] = {}
         self._gm = gm
         self._terms = Terms()
-        self._values: dict[Node, Value] = {}
+        self.values: dict[Node, Value] = {}
         self._tensors: dict[int, Axes] = {}
         self._problems: dict[str, list[str]] = {}
 
@@ -42,7 +44,7 @@ class Interpreter:
             CaptureError: the graph has no fake values, or symbolic sizes.
         """
         for node in self._gm.graph.nodes:
-            self._values[node] = self._value(node)
+            self.values[node] = self._value(node)
             for remark in self._terms.remarks:
                 self._note(node, remark)
             self._terms.remarks.clear()
@@ -84,7 +86,7 @@ class Interpreter:
         return self._tensors[id(tensor)]
 
     def _item(self, source: Any, at: Any) -> Value:
-        values = self._values[source]
+        values = self.values[source]
         return values[at] if isinstance(values, list) else None
 
     def _computed(self, node: Node) -> Value:
@@ -117,13 +119,13 @@ class Interpreter:
                     f"node {source.name} has no fake value; capture the model with "
                     "torch.export.export(..., strict=False).module(check_guards=False)"
                 )
-            found += _tensors(self._values[source])
+            found += _tensors(self.values[source])
         return tuple(found)
 
     def _bind(self, arg: Any) -> Any:
         """The argument as a rule sees it: axes for a tensor, plain values otherwise."""
         if isinstance(arg, Node):
-            value = self._values[arg]
+            value = self.values[arg]
             return arg.meta.get("val") if value is None else value
         return [self._bind(item) for item in arg] if isinstance(arg, list | tuple) else arg
 
@@ -152,7 +154,10 @@ def _find_rule(target: object) -> Rule | None:
         return None
     name = str(target).rpartition(".")[0]
     rule = RULES.get(name) or RULES.get(name.removesuffix("_"))
-    return elementwise if rule is None and torch.Tag.pointwise in target.tags else rule
+    if rule is None and torch.Tag.pointwise in target.tags:
+        # With fewer elements a generator gives other numbers.
+        return None if torch.Tag.nondeterministic_seeded in target.tags else elementwise
+    return rule
 
 
 def _apply(rule: Rule, call: Call, args: list[Any], options: dict[str, Any]) -> Value:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from gacfx.coupling.rules import Call, NotFollowed, Value, rule
-from gacfx.coupling.terms import Axes, Term, freeze
+from gacfx.coupling.terms import Axes, Term, freeze, mix
+from gacfx.graph.ops import operands, short_name, weight_name
 
 
 @rule("__and__", "__or__", "copy", "expand_as", "floor_divide", "masked_fill", "where")
@@ -17,11 +18,25 @@ def elementwise(call: Call, *_: Any, **__: Any) -> Value:
     return axes if call.single else [axes for _ in call.shapes]
 
 
-@rule("alias", "clone", "contiguous", "detach", "dropout", "fill", "lift_fresh_copy", "to")
+@rule("alias", "clone", "contiguous", "detach", "fill", "lift_fresh_copy", "to")
 @rule("_to_copy", "empty_like", "full_like", "ones_like", "type_as", "zeros_like")
-@rule("softmax", "log_softmax", "cumsum")
 def unary(call: Call, x: Axes, *_: Any, **__: Any) -> Axes:
     """The axes of the first argument."""
+    return x
+
+
+@rule("softmax", "log_softmax", "cumsum")
+def along(call: Call, x: Axes, dim: int, *_: Any, **__: Any) -> Axes:
+    """The axes of the first argument; every element along one of them has its say in the others."""
+    mix([x[dim]] if x else [], f"summed over by {short_name(call.node)}")
+    return x
+
+
+@rule("dropout")
+def dropout(call: Call, x: Axes, _: float = 0.0, train: bool = False) -> Axes:
+    """The axes of the first argument; in training, fewer elements draw other numbers."""
+    if train:
+        mix(x, "drawn for by dropout")
     return x
 
 
@@ -37,6 +52,8 @@ def linear(call: Call, x: Axes, weight: Axes, bias: Axes | None = None) -> Axes:
 @rule("mm", "bmm", "matmul")
 def matmul(call: Call, x: Axes, y: Axes) -> Axes:
     """x [.., M, K] and y [.., K, N]; either may be a vector."""
+    if not any(map(weight_name, operands(call.node))):
+        mix([x[-1]], "summed over by a product of activations")
     if len(y) == 1:
         call.terms.unify(x[-1], y[0])
         return x[:-1]
@@ -114,12 +131,13 @@ def conv(
 def norm(
     call: Call,
     x: Axes,
-    _: Any,
+    sizes: list[int],
     weight: Axes | None = None,
     bias: Axes | None = None,
     *__: Any,
 ) -> Axes:
     """Scale and shift lie along the last axes of x."""
+    mix(x[len(x) - len(sizes) :], f"averaged over by {short_name(call.node)}")
     affine = [axes for axes in (weight, bias) if axes is not None]
     return call.terms.broadcast(x, *affine)
 
@@ -135,6 +153,8 @@ def reduce(
     """Some axes vanish, or shrink to size 1."""
     dims = [dim] if isinstance(dim, int) else dim or range(len(x))
     gone = {at % len(x) for at in dims} if x else set()
+    does = "averaged" if short_name(call.node) == "mean" else "summed"
+    mix((x[at] for at in gone), f"{does} over by {short_name(call.node)}")
     one = (Term(1),) if keepdim else ()
     parts = ((one if at in gone else (term,)) for at, term in enumerate(x))
     return tuple(term for part in parts for term in part)

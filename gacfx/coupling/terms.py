@@ -12,7 +12,7 @@ every broadcast axis has size 1 and would tie unrelated parts of a model togethe
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate, pairwise
@@ -38,6 +38,9 @@ class Term:
     """Linked terms have equal sizes, so this may be read without ``find``."""
     frozen: str = ""
     """Of an atom: why its size may not change; empty when it may."""
+    mixed: str = ""
+    """Of an atom: what sums or averages over its elements, so that removing some is not the same as
+    setting them to zero; empty where nothing does."""
     kind: Kind = Kind.ATOM
     parts: tuple["Term", ...] = ()
     link: "Term | None" = None
@@ -73,6 +76,13 @@ def freeze(terms: Iterable[Term], why: str) -> None:
             atom.frozen = atom.frozen or why
 
 
+def mix(terms: Iterable[Term], why: str) -> None:
+    """Record that every element in ``terms`` has its say in one result."""
+    for term in terms:
+        for atom in atoms(term):
+            atom.mixed = atom.mixed or why
+
+
 def join(kind: Kind, terms: Iterable[Term]) -> Term:
     """One axis made of ``terms``."""
     neutral = 1 if kind is Kind.PRODUCT else 0
@@ -97,6 +107,20 @@ def count_times(term: Term) -> dict[Term, int]:
         for atom, inner in count_times(part).items():
             times[atom] = times.get(atom, 0) + repeat * inner
     return times
+
+
+def resized(term: Term, sizes: Mapping[Term, int]) -> int:
+    """The size that ``term`` has once atoms change to these sizes; the others stay.
+
+    Args:
+        term: of any axis.
+        sizes: atom, as ``find`` gives it -> its new size.
+    """
+    term = find(term)
+    if term.kind is Kind.ATOM:
+        return sizes.get(term, term.size)
+    parts = [resized(part, sizes) for part in term.parts]
+    return math.prod(parts) if term.kind is Kind.PRODUCT else sum(parts)
 
 
 def to_text(term: Term, name: Callable[[Term], str]) -> str:
@@ -146,7 +170,7 @@ class Terms:
         if term.kind is Kind.PRODUCT:
             return self._give_up([term], sizes, "product seen as concatenation")
         if term.kind is Kind.ATOM:
-            term.kind, term.parts = Kind.CAT, tuple(Term(size, term.frozen) for size in sizes)
+            term.kind, term.parts = Kind.CAT, tuple(_piece(term, size) for size in sizes)
             return list(term.parts)
         fine: list[Term] = []
         start = 0
@@ -237,11 +261,16 @@ def _take(queue: deque[Term], size: int) -> Term:
 def _factors(term: Term, outer: int) -> tuple[Term, ...]:
     """Factors of ``term``; an atom is refined into ``outer`` times the rest."""
     if term.kind is Kind.ATOM and 1 < outer < term.size:
-        rest = Term(term.size // outer, term.frozen)
-        term.kind, term.parts = Kind.PRODUCT, (Term(outer, term.frozen), rest)
+        parts = (_piece(term, outer), _piece(term, term.size // outer))
+        term.kind, term.parts = Kind.PRODUCT, parts
     if term.kind is not Kind.PRODUCT:
         raise _Irregular
     return term.parts
+
+
+def _piece(atom: Term, size: int) -> Term:
+    """A new atom that knows what is known of the atom that it is a part of."""
+    return Term(size, atom.frozen, atom.mixed)
 
 
 def _link(a: Term, b: Term) -> Term:
@@ -249,5 +278,7 @@ def _link(a: Term, b: Term) -> Term:
     child, root = (a, b) if a.kind is Kind.ATOM else (b, a)
     if child.kind is Kind.ATOM and child.frozen:
         freeze([root], child.frozen)
+    if child.kind is Kind.ATOM and child.mixed:
+        mix([root], child.mixed)
     child.link = root
     return root

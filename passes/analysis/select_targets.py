@@ -5,7 +5,7 @@ After:   model.layers.0.self_attn.q_proj   targeted
          lm_head                           refused: outside the repeated layers
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -17,6 +17,7 @@ from gacfx.graph import ops
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.layers import in_layer, layers_of
 from gacfx.graph.notes import Fact, annotate, forgive, matmuls, refuse
+from gacfx.graph.weights import shared_weights, weight_uses
 from gacfx.modules.make import carrier_names
 
 
@@ -75,24 +76,3 @@ class SelectTargets(GacPass):
             return f"owned by {owner or 'an unknown module'}, which is no Linear"
         hit = next((p for p in self.skip if fnmatchcase(site.name, p)), None)
         return f"left out by skip={hit}" if hit else ""
-
-
-def shared_weights(gm: GraphModule) -> dict[str, str]:
-    """Parameter name -> another name of the same tensor (tied weights)."""
-    names: dict[int, list[str]] = defaultdict(list)
-    for name, tensor in gm.named_parameters(remove_duplicate=False):
-        names[id(tensor)].append(name)
-    tied = [group for group in names.values() if len(group) > 1]
-    return {name: next(o for o in group if o != name) for group in tied for name in group}
-
-
-def weight_uses(gm: GraphModule) -> Counter[str]:
-    """Parameter name -> nodes that read it, whatever they do with it.
-
-    A copy of a graph has one name left for a tied weight, and only this still tells.
-    """
-    uses: Counter[str] = Counter()
-    for node in gm.graph.nodes:
-        if node.op == "get_attr":
-            uses[str(node.target)] += len(node.users)
-    return uses

@@ -1,0 +1,57 @@
+"""Attentions of a graph: the fused operator, or a softmax that is multiplied with values.
+
+scaled_dot_product_attention(q, k, v)
+matmul(dropout(softmax(..)), v)          what ``attn_implementation="eager"`` makes of it
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch.fx import Node
+
+from gacfx.graph import ops
+from gacfx.graph.ops import Op
+
+_OPERANDS = ("query", "key", "value")
+_BETWEEN = ("dropout", "to", "_to_copy", "type_as", "clone", "contiguous", "slice", "mul")
+"""What may stand between softmax and values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One attention and where its operands are."""
+
+    node: Node
+    """Gives [.., heads, queries, width]."""
+    values: Node
+    """[.., heads, keys, width]"""
+    queries_of: Node
+    """Its last axis but one runs over queries."""
+    keys_of: Node
+    """Its last axis but one runs over keys."""
+
+
+def attentions(nodes: Iterable[Node]) -> tuple[Attention, ...]:
+    """All attentions, in graph order."""
+    found = (_attention(node) for node in nodes)
+    return tuple(each for each in found if each is not None)
+
+
+def _attention(node: Node) -> Attention | None:
+    op = ops.op_of(node)
+    if op is Op.ATTENTION:
+        given = {**dict(zip(_OPERANDS, node.args, strict=False)), **node.kwargs}
+        query, key, value = (given[name] for name in _OPERANDS)
+        assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
+        return Attention(node, value, query, key)
+    if op is not Op.MATMUL or len(ops.shape(node) or ()) < 4:
+        return None
+    scores, values = ops.operands(node)
+    assert isinstance(values, Node)
+    return Attention(node, values, node, values) if _is_softmax(scores) else None
+
+
+def _is_softmax(node: object) -> bool:
+    while isinstance(node, Node) and ops.short_name(node) in _BETWEEN:
+        node = node.args[0]
+    return isinstance(node, Node) and ops.short_name(node) in ("softmax", "_softmax")
