@@ -2,12 +2,14 @@
 
 import ast
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gacfx.core.dims import Dim, Dims
+from gacfx.core.structures import Structure
 
 
 def names(text: str) -> list[str]:
@@ -65,3 +67,43 @@ def _sliced_and_masked(model: nn.Module, dims: Dims, dim: Dim) -> tuple[nn.Modul
         parent, _, leaf = weight.rpartition(".")
         setattr(sliced.get_submodule(parent), leaf, nn.Parameter(small))
     return sliced, masked
+
+
+def prune_structure(
+    model: nn.Module,
+    structure: Structure,
+    units: Sequence[int],
+    heads: Sequence[Sequence[int]] | None = None,
+) -> tuple[nn.Module, nn.Module]:
+    """The model with some units of a structure sliced off, and the model with zeros there."""
+    sliced, masked = copy.deepcopy(model), copy.deepcopy(model)
+    for member in structure.members:
+        for axis, along in ((0, member.outputs), (1, member.inputs)):
+            if along is not None:
+                kept = torch.from_numpy(along.kept(units, heads))
+                _keep(sliced.get_submodule(member.module), axis, kept, slice_off=True)
+                _keep(masked.get_submodule(member.module), axis, kept, slice_off=False)
+    return sliced, masked
+
+
+def _keep(layer: nn.Module, axis: int, kept: Tensor, slice_off: bool) -> None:
+    """Leave some outputs (axis 0) or inputs (axis 1) of a linear layer."""
+    conv1d = type(layer).__name__ == "Conv1D"
+    at = {"weight": 1 - axis if conv1d else axis, **({"bias": 0} if axis == 0 else {})}
+    for name, dim in at.items():
+        old = getattr(layer, name, None)
+        if old is None:
+            continue
+        new = old.detach().index_select(dim, kept)
+        if not slice_off:
+            new = torch.zeros_like(old).index_copy(dim, kept, new)
+        setattr(layer, name, nn.Parameter(new))
+    if conv1d and slice_off:
+        layer.nf = layer.get_parameter("weight").shape[1]  # type: ignore[assignment]
+
+
+def difference(one: nn.Module, other: nn.Module, kwargs: dict[str, Any]) -> float:
+    """Largest difference of two models' outputs, relative to the largest output."""
+    with torch.no_grad():
+        a, b = (each(**kwargs)[0] for each in (one, other))
+    return float((a - b).abs().max() / b.abs().max())
