@@ -109,7 +109,9 @@ def read_by(weights: Weights, node: Node) -> tuple[Weight, ...]:
 
 def _width(weights: Weights, weight: Weight, taken: set[Term]) -> Candidate | None:
     """The channels that ``weight`` reads; None for those of attentions and the residual stream."""
-    term = find(weights.axes(weight.source)[-1])
+    if not (read := weights.axes(weight.source)):
+        return None
+    term = find(read[-1])
     own = tuple(atom for atom in dict.fromkeys(atoms(term)) if atom.size > 1)
     shows = weights.showing(own)
     layers = {weights.layer_of(name) for name in shows}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def pruned(family: str) -> tuple[Any, Planned]:
     chosen: list[Any] = [(heads, decision_of(heads, (1,) if heads.units == 2 else (1, 4)))]
     if LAYOUTS[family].opening:
         width = mlp(model, family, 0)
+        if family == "opt":  # its MLP has no module of its own, and is named by its weights
+            width = replace(width, name=f"{width.name}.fc1+fc2")
         chosen.append((width, decision_of(width, tuple(range(1, 88, 2)))))
     chosen.append((attention(model, family, 0), Skip()))
     if family in SKIP_MLP:

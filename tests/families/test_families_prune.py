@@ -210,7 +210,8 @@ def test_the_graph_is_the_one_of_the_pruned_module(family: str) -> None:
     chosen = [
         (each, head_off(each) if each.heads > 2 else units_off(each)) for each in prunable(found)
     ]
-    model, factors, blocks = FAMILIES[family].make().double(), FactorSet(), {}
+    model, factors = FAMILIES[family].make().double(), FactorSet()
+    blocks: dict[str, Heads | Skip] = {}
     model.load_state_dict(found.model.state_dict())
     for structure, decision in chosen:
         more, own = sliced(model, structure, decision)

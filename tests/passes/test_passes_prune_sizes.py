@@ -189,6 +189,13 @@ def test_the_graph_that_is_made_is_the_one_that_would_be_captured() -> None:
     assert splits == [[16, 8, 8]]
 
 
+def test_ends_of_slices_follow_and_open_ends_stay_open() -> None:
+    body = gated(lambda x: (x[..., -24:12], x[..., 12:24] + aten.slice.Tensor(x, 2, 12)))
+    made = shrunk(captured(Case(24, 12, body))[0], 0)
+    slices = [node.args[2:] for node in made.graph.nodes if ops.short_name(node) == "slice"]
+    assert slices == [(0, 11), (11, 22), (11,)]
+
+
 def test_parts_of_unlike_sizes_are_listed() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
