@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from gacfx.bench.steps import last_only
+from gacfx.core.blocks import HeadCounts
 from gacfx.core.sites import Workload
 from gacfx.hardware.measure.memory import free_bytes
+from gacfx.modules.blocks import blocks_in
 
 GIB = 2**30
 
@@ -61,7 +63,21 @@ def cache_numbers(model: Any, work: Workload) -> int | None:
     kinds = getattr(about, "layer_types", None) or [one] * about.num_hidden_layers
     kept = min(work.seq, window - 1) if window else work.seq  # the new token is in the window too
     long = {"full_attention": work.seq, "sliding_attention": kept}
-    places = sum(long.get(kind, 0) for kind in kinds)
     kv_heads = getattr(about, "num_key_value_heads", None) or heads
     width = getattr(about, "head_dim", None) or hidden // heads
-    return 2 * work.batch * int(places) * int(kv_heads) * int(width)
+    pruned = _pruned_layers(model, int(width))
+    rows = (
+        long.get(kind, 0) * pruned.get(layer, int(kv_heads) * int(width))
+        for layer, kind in enumerate(kinds)
+    )
+    return 2 * work.batch * int(sum(rows))
+
+
+def _pruned_layers(model: Any, width: int) -> dict[int, int]:
+    """Layer -> numbers of keys for each token, where the attention has fewer heads or is gone."""
+    found = dict[int, int]()
+    for name, state in blocks_in(model).items():
+        layer = getattr(model.get_submodule(name), "layer_idx", None)
+        if isinstance(layer, int):  # a skipped attention stores one number; an MLP has no layer
+            found[layer] = state.groups * width if isinstance(state, HeadCounts) else 1
+    return found

@@ -368,11 +368,9 @@ def _writer(raw: dict[str, Any]) -> str:
 def _check_texts(plan: Plan, where: str) -> None:
     groups = (choice.group for choice in plan.choices)
     modules = (weight.module for choice in plan.choices for weight in choice.weights)
-    named = (*modules, *plan.digests, *plan.refusals)
-    bad = [name for name in named if not is_module_name(name)]
-    bad += [name for name in (*groups, *plan.unpruned) if not is_group_name(name)]
-    if bad:
-        raise PlanError(f"{where}: '{printable(bad[0])}' is no name of a module")
+    bad = {n for n in (*modules, *plan.digests, *plan.refusals) if not is_module_name(n)}
+    for name in [*bad, *(n for n in (*groups, *plan.unpruned) if not is_group_name(n))]:
+        raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
     if odd := odd_text(plain(plan)):
         raise PlanError(f"{where}: {odd}; make the plan again")
 

@@ -3,6 +3,7 @@
 Time is virtual: a forward pass moves the clock by what the test says.
 """
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,12 +17,14 @@ from gacfx.bench.need import least_bytes
 from gacfx.bench.steps import Decode, make_step, random_tokens
 from gacfx.bench.why import CALLS, small_call_us
 from gacfx.core.materialise import Factors
+from gacfx.core.pruning import Skip
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError, GacError
 from gacfx.graph.compat import cache_argument
 from gacfx.hardware.measure.clock import Call
-from gacfx.modules.install import install_
+from gacfx.modules.install import install_, swapped
 from tests import tiny
+from tests.families import narrow
 from tests.families.zoo import FAMILIES
 
 CPU = torch.device("cpu")
@@ -244,6 +247,21 @@ def test_the_least_memory_of_decode_is_what_the_cache_takes(name: str) -> None:
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in step.cache.layers)
     least = least_bytes(model, work)
     assert least == held
+
+
+def test_fewer_heads_and_skipped_attentions_take_less_cache() -> None:
+    model: Any = copy.deepcopy(FAMILIES["llama"].make())
+    first, second = narrow.attention(model, "llama", 0), narrow.attention(model, "llama", 1)
+    made = narrow.plan_of(model, (first, narrow.decision_of(first, (1,))), (second, Skip()))
+    work = Workload(3, 40, "decode")
+    dense = least_bytes(model, work)
+    with swapped(model, made.factors, made.plan.blocks), torch.no_grad():
+        step = make_step(model, work, 0)
+        assert isinstance(step, Decode)
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in step.cache.layers)
+        assert least_bytes(model, work) == held
+    assert least_bytes(model, work) == dense
+    assert dense is not None and held < dense / 3
 
 
 def test_memory_of_an_unknown_cache_is_not_guessed() -> None:
