@@ -368,7 +368,7 @@ def _writer(raw: dict[str, Any]) -> str:
 def _check_texts(plan: Plan, where: str) -> None:
     groups = (choice.group for choice in plan.choices)
     modules = (weight.module for choice in plan.choices for weight in choice.weights)
-    bad = {n for n in (*modules, *plan.digests, *plan.refusals) if not is_module_name(n)}
+    bad = [n for n in (*modules, *plan.digests, *plan.refusals) if not is_module_name(n)]
     for name in [*bad, *(n for n in (*groups, *plan.unpruned) if not is_group_name(n))]:
         raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
     if odd := odd_text(plain(plan)):

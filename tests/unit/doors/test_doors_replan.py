@@ -9,6 +9,7 @@ import pytest
 
 from gacfx import api
 from gacfx.allocation.budget import make_budget, wanted_ranks
+from gacfx.cli import main
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.decision import Pivot, PivotInOrder
 from gacfx.core.goal import Goal
@@ -182,3 +183,12 @@ def test_a_synthetic_plan_is_that_of_the_whole_graph(value: str, tmp_path: Path)
     assert (again.choices, again.refusals) == (plan.choices, plan.refusals)
     assert again.budget == plan.budget
     assert plan.provenance.value_model == "synthetic decay 0.7" + (", paper" if value else "")
+
+
+def test_pruning_needs_curves_of_structures(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = Search(prune="both")
+    for door in (plan_from_curves, problem_of):
+        with pytest.raises(PlanError, match="^prune 'both': these curves know no coupled struct"):
+            door(made_curves.curves(), search=wanted)
+    assert main(["plan", "llama-3-8b", "--synthetic", "0.5", "--prune", "both"]) == 2
+    assert "makes up no losses of structures; leave out --prune" in capsys.readouterr().err
