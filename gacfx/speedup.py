@@ -8,7 +8,7 @@ print([(point.mode, point.batch, point.ratio) for point in found.points])
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
@@ -47,8 +47,9 @@ class Point:
 
     @property
     def ratio(self) -> float:
-        """Dense time over compressed time: 1.2 is a fifth more steps in the same time."""
-        return self.dense_us / self.planned_us
+        """Dense time over compressed time: 1.2 is a fifth more steps in the same time; infinite
+        where every weight that is counted went with its block."""
+        return self.dense_us / self.planned_us if self.planned_us else inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Oracle: the annotated graph after prune and factorize.
 """
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -148,3 +149,12 @@ def test_candidates_of_a_structure_take_the_time_of_their_parts() -> None:
     problem, _ = problem_again(curves, plan)
     assert plan.proof is not None
     assert sum(len(group.costs) for group in problem.groups) == plan.proof.candidates
+
+
+def test_where_every_block_is_taken_out_nothing_runs() -> None:
+    curves = made_structures.curves()
+    plan = plan_from_curves(curves, ratio="0.99", search=Search(prune="only"))
+    assert set(plan.counts) == {"gone", "dense"} and plan.counts["dense"] == 0
+    found = curves_speedup(curves, plan)
+    assert [(point.planned_us, point.ratio) for point in found.points] == [(0.0, inf)] * 6
+    assert forecast_us(curves, plan) == 0
