@@ -35,7 +35,7 @@ from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Sliced
-from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
+from gacfx.core.search import DEFAULT_SEARCH, MENUS, Prune, Search
 from gacfx.core.statistics import merge
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
@@ -203,9 +203,8 @@ class Study:
                 "Study.make(..., structures=True)"
             )
         if search.value == "auto":
-            values = tuple(value for value in values if VALUES.find(value).structures)
-        menus: tuple[Prune, ...] = ("either", "both")
-        menus = menus if search.prune == "auto" else (search.prune,)
+            values = values[:1]  # losses by one number for G were never the better ones here
+        menus = MENUS if search.prune == "auto" else (search.prune,)
         return tuple((value, menu) for menu in menus for value in values)
 
     def _trials(self, tries: tuple[tuple[str, Prune], ...], case: "_Case") -> tuple[Trial, ...]:

@@ -94,7 +94,7 @@ def add_search(command: argparse.ArgumentParser) -> None:
         "--prune",
         choices=PRUNES,
         help="sizes of MLPs and attentions: none (default), only, either a size or ranks, both at "
-        "once, or auto, the better of the last two",
+        "once, cautious about both, or auto, the best of the last three",
     )
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
     group.add_argument(

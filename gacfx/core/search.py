@@ -15,7 +15,9 @@ from gacfx.errors import PlanError
 
 Candidates = Literal["full", "window"]
 Form = Literal["auto", "pair", "pivot"]
-Prune = Literal["none", "only", "either", "both", "auto"]
+Prune = Literal["none", "only", "either", "both", "cautious", "auto"]
+MENUS: tuple[Prune, ...] = ("either", "both", "cautious")
+"""What ``auto`` tries of pruning; the best one on held-back text is kept."""
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
@@ -104,8 +106,9 @@ class Search:
     the same product), or the better one; or the name of a kind from another package."""
     prune: Prune = "none"
     """What may become of coupled structures (MLPs, attentions): ``only`` sizes, and no ranks at
-    all; ``either`` a size or ranks; ``both`` at once as well; ``auto`` for the better of the last
-    two on held-back text; ``none`` for ranks alone."""
+    all; ``either`` a size or ranks; ``both`` at once as well; ``cautious`` the same with the loss of
+    ranks on top of a size counted twice, since errors that stack on each other grow; ``auto`` for
+    the best of the last three on held-back text; ``none`` for ranks alone."""
     solver: Solver = "core"
     tp: int = 1
     """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""

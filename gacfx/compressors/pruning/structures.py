@@ -22,8 +22,6 @@ from gacfx.core.structure_curves import Losses, Size, StructureCurve, StructureF
 from gacfx.core.structures import Structure
 from gacfx.errors import DecompositionFailed
 
-EXACT = 4096
-"""Most units that are eliminated one at a time; beyond, one in a thousand at once."""
 RANKED = 24
 """Most sizes of a structure at which ranks of what is left are measured."""
 
@@ -102,8 +100,7 @@ def structure_curve(
         module=closing.module,
     )
     units_UC = unit_columns(closing.inputs)
-    at_once = 1 if structure.units <= EXACT else structure.units // 1000
-    order = order_units(reader, units_UC, at_once=at_once)
+    order = order_units(reader, units_UC)
     heads: tuple[tuple[int, ...], ...] = ()
     losses = reader.width_curve(units_UC[order]).cpu().numpy()[None]
     if structure.heads > 1:
