@@ -273,7 +273,8 @@ def _joint_choices(
     for part, weight, curve in zip(decision.parts, joint.weights, joint.whole, strict=True):
         shape, size = (weight.rows, weight.columns), wanted.get(weight.module)
         loss = 0.0 if curve.failed else curve.loss(part)
-        yield Choice.single(weight.module, *shape, part, size, loss, curve.failed)
+        reason = curve.failed or (joint.sizeless if part.is_dense else "")
+        yield Choice.single(weight.module, *shape, part, size, loss, reason)
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:

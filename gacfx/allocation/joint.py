@@ -48,6 +48,8 @@ class Joint:
     """Curves of its weights as they are."""
     failed: str = ""
     """As a curve has it; a structure that cannot be pruned makes no such value."""
+    sizeless: str = ""
+    """Why no size is offered between the whole and nothing; empty if one is."""
 
     @cached_property
     def _places(self) -> dict[Label, int]:
@@ -154,7 +156,16 @@ class _Maker:
             np.array([params for params, _, _ in rows], np.int64),
             np.array([loss for _, loss, _ in rows]),
             tuple(self.whole),
+            sizeless=self._sizeless(),
         )
+
+    def _sizeless(self) -> str:
+        if self._sizes():
+            return ""
+        facts, bounds = self.curve.facts, self.offers.bounds_on(self.curve.name)
+        what = "channels" if facts.kind == "width" else "key-value heads"
+        within = f" in {' and '.join(map(str, bounds))}" if bounds else ""
+        return f"no size of its {facts.units} {what} in steps of {self.offers.step}{within}"
 
     def _forms(self) -> list[tuple[str, ...]]:
         """Kinds that may be mixed in one candidate."""
