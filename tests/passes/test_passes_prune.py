@@ -1,5 +1,6 @@
 """prune: units and blocks go exactly where the plan says, or nothing is changed at all."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -222,6 +223,22 @@ def test_attention_with_one_key_value_head_loses_query_heads() -> None:
     # Attention would stretch a single head by itself; the graph repeats it all the same.
     (call,) = [n for n in gm.graph.nodes if ops.op_of(n) is Op.ATTENTION]
     assert [ops.shape(each) for each in call.args[:3]] == [(3, 4, 17, 8)] * 3
+
+
+def test_a_graph_without_weights_is_pruned_by_factors_without_values() -> None:
+    made = plan_of((structure(), decision_of(structure(), KEPT)))
+    model = copy.deepcopy(model_of("llama")).to("meta")
+    factors = {
+        module: replace(
+            each,
+            tensors={name: tensor.to("meta") for name, tensor in each.tensors.items()},
+            order=None if each.order is None else each.order.to("meta"),
+        )
+        for module, each in made.factors.items()
+    }
+    gm = rewrite(export_model(model), replace(made, factors=factors))
+    parameter = gm.get_parameter(f"{MLP}.up_proj.weight")
+    assert parameter.is_meta and tuple(parameter.shape) == (58, 48)
 
 
 # -- what becomes of the rest ----------------------------------------------------------------------
