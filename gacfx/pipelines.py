@@ -6,6 +6,9 @@ SELECT = "annotate-sites,couple-dims,select-targets"
 PLAN = "measure-curves,sweep-candidates,solve"
 """What each size is worth, which sizes there are, which to take."""
 
+PRUNE = "measure-curves,measure-structures,sweep-candidates{prune=both},solve"
+"""The same, with sizes of MLPs and attentions beside the ranks, and at once."""
+
 REWRITE = "annotate-sites,prune,annotate-sites,factorize,clean"
 """The plan put into a graph."""
 

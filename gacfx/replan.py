@@ -129,8 +129,9 @@ def problem_of(
     if search.candidates != "full":
         raise PlanError("a window stands around ranks of one budget; take candidates 'full'")
     align = chosen_align(search, profile, curves.facts.provenance.dtype)
-    case = offer(curves, Offers.of(search, align, curves.facts.provenance.method))
     limiters = bound_to(limiting_passes(search.limits), profile)
+    offers = Offers.of(search, align, curves.facts.provenance.method)
+    case = offer(curves, offers, limited=bool(limiters))
     restrict(case, _sites(curves), search, limiters)
     return make_problem(case.curves, case.offered, curves.facts.targeted_params), case
 
@@ -148,7 +149,7 @@ def problem_again(
         curves: those that the plan was made of.
         plan: its provenance says what was searched.
         gpu: profile of its limits; the one that the plan names if None.
-        instead: module -> candidates in place of those that the search offers.
+        instead: group -> candidates in place of those that the search offers.
 
     Raises:
         PlanError: a step of the search is no pass that is known here.
@@ -163,8 +164,8 @@ def problem_again(
             "that defines it first"
         ) from error
     wanted = {c.group: c.wanted for c in plan.choices if c.wanted is not None}
-    without = {c.group: c.lacks for c in plan.choices}
-    case = offer(curves, offers_again(plan), wanted, without)
+    without = {weight.module: c.lacks for c in plan.choices for weight in c.weights}
+    case = offer(curves, offers_again(plan), wanted, without, limited=bool(limiters))
     if instead:
         case.offered.offer({**(case.offered.candidates or {}), **instead})
     needy = any("profile" in step.required for step in limiters)

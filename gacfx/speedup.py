@@ -6,8 +6,8 @@ print([(point.mode, point.batch, point.ratio) for point in found.points])
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from typing import Any, Literal, TypeGuard
 
@@ -17,7 +17,8 @@ from gacfx.allocation.latency import Clock, Launch
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.plan import Plan
-from gacfx.core.sites import Execution, MatmulSite, Mode, Site, Workload
+from gacfx.core.pruning import Heads, Skip
+from gacfx.core.sites import AttentionSite, Execution, Extent, MatmulSite, Mode, Site, Workload
 from gacfx.errors import ProfileError
 from gacfx.graph import notes
 from gacfx.hardware.profile import Profile, load_profile
@@ -131,7 +132,7 @@ def _speedup(
         for mode in MODES:
             for batch in BATCHES:
                 clock = Clock(profile, Workload(batch, seq, mode, execution))
-                points.append(_point(clock, sites, plan.decisions))
+                points.append(_point(clock, sites, plan.decisions, plan.blocks))
     except ProfileError as error:
         points, refused = [], str(error)
     return Speedup(
@@ -147,14 +148,23 @@ def _speedup(
     )
 
 
-def _point(clock: Clock, sites: Iterable[Site], decisions: dict[str, Decision]) -> Point:
-    """All sites dense, and each as its decision has it."""
+def _point(
+    clock: Clock,
+    sites: Iterable[Site],
+    decisions: Mapping[str, Decision],
+    blocks: Mapping[str, Heads | Skip],
+) -> Point:
+    """All sites dense, and each as its decision, or that of its block, has it."""
     dense_us = planned_us = launch_us = 0.0
     grown = Counter[Cause]()
     for site in sites:
-        decision = decisions.get(site.name, DENSE) if _has_weight(site) else DENSE
         (before,) = dense = _launches(clock, site, DENSE)
-        after = dense if decision.is_dense else _launches(clock, site, decision)
+        if _has_weight(site):
+            decision = decisions.get(site.name, DENSE)
+            after = dense if decision.is_dense else _launches(clock, site, decision)
+        else:
+            left = _left(site, blocks)
+            after = dense if left == site else _launches(clock, left, DENSE) if left else ()
         dense_us += before.latency.us
         launch_us += before.latency.launch_us
         us = sum(launch.latency.us for launch in after)
@@ -165,6 +175,20 @@ def _point(clock: Clock, sites: Iterable[Site], decisions: dict[str, Decision]) 
     cause = slower[0][0] if slower else None
     run = clock.workload
     return Point(run.mode, run.batch, dense_us, planned_us, launch_us, cause)
+
+
+def _left(site: Site, blocks: Mapping[str, Heads | Skip]) -> Site | None:
+    """What is left of a site that has no weight; None where its block is taken out."""
+    parts = site.name.split(".")
+    around = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    block = next((blocks[name] for name in around if name in blocks), None)
+    if block is None or isinstance(block, Skip):
+        return site if block is None else None
+    if isinstance(site, AttentionSite):
+        return replace(site, heads_q=block.queries, heads_kv=len(block.groups))
+    if isinstance(site, MatmulSite) and site.count.of == "sequence":  # one product for each head
+        return replace(site, count=Extent(block.queries, "sequence"))
+    return site
 
 
 def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...]:

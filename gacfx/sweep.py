@@ -5,7 +5,7 @@ write_csv(rows, "frontier.csv")
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -91,14 +91,18 @@ def sweep(
         raise PlanError(f"solver {search.solver!r}: a sweep is solved by core")
     profile = load_profile(gpu)
     problem, case = problem_of(curves, gpu=profile, search=search)
-    offered = tuple((case.offered.candidates or {}).values())
+    offered = (case.offered.candidates or {}).items()
     forecast = _Forecast(curves, profile, workload or Workload())
     if exact is None:
         exact = count <= EXACT_ROWS or bool(problem.limits or problem.rules)
     rows = []
     choose = partial(solve, gap=search.gap or 0.0, time_limit=search.time_limit)
     for solution, bound, price, budget in _solutions(problem, count, exact, choose):
-        taken = tuple(found[pick] for found, pick in zip(offered, solution.choice, strict=True))
+        taken = {
+            module: found[pick].of(at)
+            for (group, found), pick in zip(offered, solution.choice, strict=True)
+            for at, module in enumerate(case.offered.modules(group))
+        }
         loss = -solution.value
         rows.append(
             Row(
@@ -111,7 +115,7 @@ def sweep(
                 status=solution.status,
                 nats_per_million_params=price * MILLION,
                 forecast_us=forecast.us(taken),
-                dense_share=sum(each.is_dense for each in taken) / len(taken),
+                dense_share=sum(each.is_dense for each in taken.values()) / len(taken),
                 value_model=curves.value_model,
             )
         )
@@ -124,7 +128,7 @@ def forecast_us(
     """Microseconds of all targeted weights of a plan, as in the rows of a sweep; rule-based."""
     forecast = _Forecast(curves, load_profile(gpu), workload or Workload())
     decisions = {module: d for choice in plan.choices for module, d in choice.decisions.items()}
-    return forecast.us(tuple(decisions[weight.module] for weight in curves.facts.weights))
+    return forecast.us(decisions)
 
 
 def write_csv(rows: Sequence[Row], path: str | Path, *, overwrite: bool = False) -> Path:
@@ -192,12 +196,12 @@ class _Forecast:
 
     def __init__(self, curves: Curves, profile: Profile, workload: Workload) -> None:
         self.clock = Clock(profile, workload)
-        self.sites = [bare(weight.site) for weight in curves.facts.weights]
+        self.sites = {weight.module: bare(weight.site) for weight in curves.facts.weights}
         self.known: dict[tuple[MatmulSite, Decision], int] = {}
 
-    def us(self, taken: tuple[Decision, ...]) -> float:
-        """Microseconds; equal shapes are asked for once."""
-        return sum(map(self._ns, self.sites, taken)) / 1e3
+    def us(self, taken: Mapping[str, Decision]) -> float:
+        """Microseconds of every weight under its decision; equal shapes are asked for once."""
+        return sum(self._ns(site, taken[module]) for module, site in self.sites.items()) / 1e3
 
     def _ns(self, site: MatmulSite, decision: Decision) -> int:
         if (site, decision) not in self.known:

@@ -6,7 +6,7 @@ A pure function of its arguments: no model, no graph, no torch.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
@@ -17,7 +17,7 @@ from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
 from gacfx.allocation.joint import Joint, joint
 from gacfx.allocation.latency import ShareOfDense
-from gacfx.allocation.offers import Offers
+from gacfx.allocation.offers import BY, Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.allocation.ties import tie_layers
 from gacfx.core.curve_file import Curves
@@ -27,12 +27,25 @@ from gacfx.core.goal import Goal
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
 from gacfx.core.pruning import Each
-from gacfx.core.search import DEFAULT_SEARCH, Search
+from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.core.sites import MatmulSite
-from gacfx.errors import GacError, InfeasibleBudget
+from gacfx.core.structure_curves import StructureCurve
+from gacfx.errors import GacError, InfeasibleBudget, PassError
 from gacfx.hardware.contracts import chosen_align, rank_step
 from gacfx.hardware.profile import Profile
 from gacfx.knapsack import Problem, Solution, check
+
+
+class Known(Protocol):
+    """What candidates are listed from: a :class:`gacfx.core.curve_file.Curves`, for example."""
+
+    @property
+    def curves(self) -> Mapping[str, Curve]:
+        """Module -> curve, in the order of the graph."""
+
+    @property
+    def structures(self) -> tuple[StructureCurve, ...]:
+        """Those of coupled structures."""
 
 
 class Limiter(Protocol):
@@ -93,7 +106,11 @@ def allocate(
         provenance=provenance,
     )
     return replace(
-        plan, fingerprint=facts.fingerprint, digests=facts.digests, refusals=facts.refusals
+        plan,
+        fingerprint=facts.fingerprint,
+        digests=facts.digests,
+        refusals=facts.refusals,
+        unpruned=unpruned(curves.structures, search.prune),
     )
 
 
@@ -111,7 +128,7 @@ class Case:
 
 
 def offer(
-    curves: Curves,
+    curves: Known,
     offers: Offers,
     wanted: Mapping[str, float] | None = None,
     without: Mapping[str, Mapping[str, str]] | None = None,
@@ -134,6 +151,7 @@ def offer(
     known, wanted, without = curves.curves, wanted or {}, without or {}
     structures = curves.structures if offers.prune != "none" else ()
     structures = tuple(each for each in structures if not each.facts.refused)
+    _check_values(known, structures)
     offers.check_bounds({**known, **dict.fromkeys(each.name for each in structures)})
     candidates, reasons = dict[str, Candidates](), dict[str, str]()
     members = {each.name: tuple(m.module for m in each.facts.members) for each in structures}
@@ -165,6 +183,23 @@ def offer(
     offered = Offered()
     offered.offer(candidates, members)
     return Case(groups, offered, reasons, without)
+
+
+def _check_values(curves: Mapping[str, Curve], structures: Sequence[StructureCurve]) -> None:
+    """Raise PassError where losses of two kinds would be added up."""
+    models = {each.facts.value_model: each.name for each in structures}
+    models |= {c.value_model: c.module for c in curves.values() if not c.failed and structures}
+    if len(models) > 1:
+        said = " and ".join(f"{model} (of {name})" for model, name in sorted(models.items()))
+        raise PassError(
+            f"{BY}: losses of {said} do not add up; measure weights and structures under one value"
+        )
+
+
+def unpruned(structures: Iterable[StructureCurve], search: Prune) -> dict[str, str]:
+    """Structure -> why nothing of it was offered; empty where pruning was not asked for."""
+    asked = structures if search != "none" else ()
+    return {each.name: each.facts.refused for each in asked if each.facts.refused}
 
 
 def restrict(

@@ -37,6 +37,8 @@ def warn_of_rising(curves: Mapping[str, Curve], candidates: Mapping[str, Candida
     """Warn of losses that rise with the rank; curves in a file or of a study cannot."""
     found = []
     for name, curve in curves.items():
+        if name not in candidates:  # a weight of a structure; those curves never rise
+            continue
         for ranks in _ranks(candidates[name]).values():
             losses = curve.loss_nats[ranks]
             for step in np.flatnonzero(losses[1:] > losses[:-1])[:1].tolist():

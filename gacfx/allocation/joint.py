@@ -55,6 +55,10 @@ class Joint:
     def _places(self) -> dict[Label, int]:
         return {each.label: at for at, each in enumerate(self.candidates)}
 
+    def has(self, decision: Decision) -> bool:
+        """Is it one of the candidates?"""
+        return decision.label in self._places
+
     def loss(self, decision: Decision) -> float:
         """Rise under one of the candidates."""
         return float(self.losses[self._places[decision.label]])

@@ -14,6 +14,7 @@ import numpy as np
 
 from gacfx.core.decision import DENSE, Copy, Decision, Gemm, Work
 from gacfx.core.offered import Candidates, Offered
+from gacfx.core.pruning import Sliced
 from gacfx.core.sites import CopySite, Extent, Layout, MatmulSite, Site, Workload
 from gacfx.core.tiers import TierPrediction
 from gacfx.errors import PassError
@@ -85,6 +86,7 @@ class Clock:
         self.profile, self.workload = profile, workload
         self._known: dict[Site, Launch] = {}
         self._times: dict[tuple[MatmulSite, Candidates], IntArray] = {}
+        self._parts: dict[tuple[MatmulSite, Decision], int] = {}
 
     def times(self, site: MatmulSite, candidates: Candidates) -> IntArray:
         """[candidates] whole nanoseconds of a weight; weights alike share the array."""
@@ -102,8 +104,15 @@ class Clock:
         parts = [tuple(each.of(at) for each in candidates) for at in range(len(sites))]
         found = np.zeros(len(candidates), np.int64)
         for site, own in zip(sites, parts, strict=True):
-            found += np.array([self.ns(site, part) for part in own], np.int64)
+            found += np.array([self._part(site, part) for part in own], np.int64)
         return found
+
+    def _part(self, site: MatmulSite, part: Decision) -> int:
+        """As :meth:`ns`; candidates of a structure repeat the parts of its weights."""
+        key = (bare(site), part)
+        if key not in self._parts:
+            self._parts[key] = self.ns(site, part)
+        return self._parts[key]
 
     def ns(self, site: MatmulSite, decision: Decision) -> int:
         """Whole nanoseconds of all launches of a weight under a decision.
@@ -114,12 +123,15 @@ class Clock:
         return sum(_ns(launch, site.name) for launch in self.launches(site, decision))
 
     def launches(self, site: Site, decision: Decision) -> tuple[Launch, ...]:
-        """What a site runs under a decision, infinite where it is illegal.
+        """What a site runs under a decision, infinite where it is illegal; nothing if it is gone.
 
         Everything but a matmul runs as it is.
         """
         if not isinstance(site, MatmulSite):
             return (self.forecast(replace(site, name="")),)
+        if isinstance(decision, Sliced):  # a smaller weight, stored as the dense one is
+            left = replace(site, n=Extent(decision.outputs), k=Extent(decision.inputs))
+            return self.launches(left, decision.rest)
         if decision.is_dense:
             return (self.forecast(bare(site)),)
         work = decision.work(site.n.times, site.k.times, site.bias)

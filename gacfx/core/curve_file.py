@@ -23,7 +23,7 @@ from gacfx.core.curves import Curve
 from gacfx.core.files.atomic import making, replacing
 from gacfx.core.files.reading import check_regular
 from gacfx.core.files.targets import check_file, writing
-from gacfx.core.names import is_module_name, odd_text, printable
+from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
 from gacfx.core.plan import Provenance
 from gacfx.core.sites import Extent, Layout, MatmulSite
 from gacfx.core.structure_curves import Size, StructureCurve, StructureFacts
@@ -319,7 +319,7 @@ def _check_structures(facts: Facts) -> None:
     shapes = {weight.module: (weight.rows, weight.columns) for weight in facts.weights}
     seen = set[str]()
     for one in facts.structures:
-        if not is_module_name(one.name) or one.name in seen:
+        if not is_group_name(one.name) or one.name in seen:
             what = "has two curves" if one.name in seen else "is no name of a structure"
             raise PlanError(f"{printable(one.name)}: {what}")
         seen.add(one.name)

@@ -231,6 +231,8 @@ class Plan:
     """Weights lock: module name -> sha256 of the dense weight that its factors were made of."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Module name -> why it was left out before planning."""
+    unpruned: dict[str, str] = field(default_factory=dict)
+    """Structure -> why nothing of it could be pruned, where pruning was asked for."""
     limits: tuple[LimitKept, ...] = ()
     """Second budgets that the plan keeps."""
     rules: int = 0
@@ -364,12 +366,13 @@ def _writer(raw: dict[str, Any]) -> str:
 
 
 def _check_texts(plan: Plan, where: str) -> None:
-    groups = [choice.group for choice in plan.choices]
+    groups = (choice.group for choice in plan.choices)
     modules = (weight.module for choice in plan.choices for weight in choice.weights)
     named = (*modules, *plan.digests, *plan.refusals)
     bad = [name for name in named if not is_module_name(name)]
-    for name in (*(group for group in groups if not is_group_name(group)), *bad):
-        raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
+    bad += [name for name in (*groups, *plan.unpruned) if not is_group_name(name)]
+    if bad:
+        raise PlanError(f"{where}: '{printable(bad[0])}' is no name of a module")
     if odd := odd_text(plain(plan)):
         raise PlanError(f"{where}: {odd}; make the plan again")
 

@@ -11,7 +11,7 @@ ShortGPT (arXiv 2403.03853).
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -146,6 +146,11 @@ class _InParts(ForSeveral):
     parts: tuple[Decision, ...]
 
     @property
+    def label(self) -> int | str:
+        """As text, with the parts as they were chosen: a pivot in order was a pivot."""
+        return self._text(_chosen)
+
+    @property
     def is_dense(self) -> bool:
         """Every part stays as it is."""
         return all(part.is_dense for part in self.parts)
@@ -161,10 +166,19 @@ class _InParts(ForSeveral):
         odd = [part for part in self.parts if isinstance(part, ForSeveral)]
         return f"its part {odd[0].kind} is no decision for one weight" if odd else ""
 
-    def _rests(self) -> str:
-        """What becomes of what is left, where any of it is not dense."""
+    def __str__(self) -> str:
+        return self._text(str)
+
+    def _text(self, said: Callable[[Decision], str]) -> str:
+        """What stays, and what becomes of it where any of it is not dense."""
         rests = [part.rest if isinstance(part, Sliced) else part for part in self.parts]
-        return "" if all(r.is_dense for r in rests) else f": {', '.join(map(str, rests))}"
+        more = "" if all(r.is_dense for r in rests) else f": {', '.join(map(said, rests))}"
+        return f"{self.size}{more}"
+
+    @property
+    def size(self) -> str:
+        """How much stays, without what becomes of it."""
+        return self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +187,8 @@ class Each(_InParts):
 
     kind: ClassVar[str] = "each"
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.parts))
+    def _text(self, said: Callable[[Decision], str]) -> str:
+        return ", ".join(map(said, self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +203,10 @@ class Width(_InParts):
         """The channels are in disorder, or the parts do not fit."""
         return _disorder("channels", self.kept) or _InParts.misfit(self, count)
 
-    def __str__(self) -> str:
-        return f"width {len(self.kept)}{self._rests()}"
+    @property
+    def size(self) -> str:
+        """How many channels stay."""
+        return f"width {len(self.kept)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +235,10 @@ class Heads(_InParts):
         """Query heads that stay in all."""
         return sum(map(len, self.heads))
 
-    def __str__(self) -> str:
-        return f"heads {self.queries}/{len(self.groups)}{self._rests()}"
+    @property
+    def size(self) -> str:
+        """How many query heads stay, and how many key-value heads."""
+        return f"heads {self.queries}/{len(self.groups)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +254,10 @@ class Skip(ForSeveral):
 
     def __str__(self) -> str:
         return "skip"
+
+
+def _chosen(part: Decision) -> str:
+    return label if isinstance(label := part.label, str) else str(part)
 
 
 def _disorder(what: str, kept: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gacfx.core.plain import plain
 from gacfx.core.plan import Choice, Plan
+from gacfx.core.pruning import Heads, Width
 from gacfx.errors import PoorQuality
 
 MAX_LOSS_NATS = 1.0
@@ -82,8 +83,15 @@ def check_rise(rise: Rise, max_loss: float) -> None:
 
 def worst_text(rise: Rise) -> str:
     """``layers.0.mlp.down_proj 64 x 176 -> rank 8 (0.31)``, the costliest choices."""
-    shown = (f"{c.group} {c.shape} -> {c.decision} ({c.loss_nats:.2g})" for c in rise.worst)
-    return ", ".join(shown) or "no single weight"
+    return ", ".join(map(_cost_text, rise.worst)) or "no single weight"
+
+
+def _cost_text(choice: Choice) -> str:
+    """Of a structure its size alone, which costs most."""
+    decision = choice.decision
+    size = decision.size if isinstance(decision, Width | Heads) else str(decision)
+    before = choice.shape if len(choice.weights) == 1 else "block"
+    return f"{choice.group} {before} -> {size} ({choice.loss_nats:.2g})"
 
 
 def rise_text(rise: Rise) -> str:

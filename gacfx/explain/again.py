@@ -1,15 +1,21 @@
 """The problem of a plan made again from its curves, and what of it the plan contradicts."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 
-from gacfx.allocation.allocate import Case
+from gacfx.allocation.allocate import Case, offer
+from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
+from gacfx.core.decision import DENSE
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Choice, Plan
+from gacfx.core.pruning import Each
+from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import PlanError, PlanMismatch
 from gacfx.explain.values import PARAMETERS, Price
 from gacfx.hardware.profile import Profile
@@ -18,17 +24,38 @@ from gacfx.knapsack.limits import Label
 from gacfx.replan import offers_again, problem_again
 
 AGAIN = "save the curves with the plan (--save-curves)"
+SUMMED = 1e-12
+"""Relative difference of a sum of losses that rounding makes."""
 
 
-def choice_of(plan: Plan, module: str) -> Choice:
-    """What the plan chose for a module.
+def structure_of(plan: Plan, curves: Curves, name: str) -> StructureCurve | None:
+    """The structure of this name, or with this weight, if it was decided as a whole."""
+    if plan.provenance.search.prune == "none":
+        return None
+    for each in curves.structures:
+        members = [member.module for member in each.facts.members]
+        if not each.facts.refused and name in (each.name, *members):
+            return each
+    return None
+
+
+def choice_of(plan: Plan, curves: Curves, module: str) -> Choice:
+    """What the plan chose for a module, or for the structure that it is a part of.
 
     Raises:
         PlanError: it is not in the plan; names the reason, or modules that are.
     """
     known = {choice.group: choice for choice in plan.choices}
-    if module in known:
-        return known[module]
+    structure = structure_of(plan, curves, module)
+    if structure is not None and structure.name not in known:
+        return _unpruned(plan, structure)
+    if structure is not None or module in known:
+        return known[structure.name if structure else module]
+    for choice in plan.choices:
+        if module in choice.decisions:
+            raise PlanMismatch(f"{module}: the curves know no structure {choice.group}; {AGAIN}")
+    if module in plan.unpruned:
+        raise PlanError(f"{module}: nothing of it was offered: {plan.unpruned[module]}")
     if module in plan.refusals:
         raise PlanError(f"{module}: was left out before planning: {plan.refusals[module]}")
     inside = [name for name in known if name.endswith(f".{module}")]
@@ -36,34 +63,69 @@ def choice_of(plan: Plan, module: str) -> Choice:
     raise PlanError(f"{module}: the plan has no such module; it has {', '.join(close[:3])}, ...")
 
 
-def curve_of(plan: Plan, curves: Curves, choice: Choice) -> Curve:
-    """The curve that a choice was made of.
+def _unpruned(plan: Plan, structure: StructureCurve) -> Choice:
+    """The choices of all weights of a structure of which nothing goes, as one.
 
     Raises:
-        PlanMismatch: the curves are those of another model or calibration.
+        PlanMismatch: the plan does not have these weights.
     """
-    facts = curves.facts
-    if (
-        facts.fingerprint != plan.fingerprint
-        or facts.digests.get(choice.group) != plan.digests.get(choice.group)
-        or choice.group not in (known := curves.curves)
-    ):
-        raise PlanMismatch(f"{choice.group}: plan and curves are of different models; {AGAIN}")
-    curve = known[choice.group]
-    weight = choice.weights[0]
-    if (curve.rows, curve.columns) != (weight.rows, weight.columns):
-        raise PlanMismatch(
-            f"{choice.group}: {weight.rows} x {weight.columns} in the plan, {curve.rows} x "
-            f"{curve.columns} in the curves; {AGAIN}"
-        )
-    replaced = not choice.decision.is_dense
-    loss = -1.0 if curve.failed and replaced else curve.loss(choice.decision)
-    if curves.value_model != plan.provenance.value_model or loss != choice.loss_nats:
+    alone = {choice.group: choice for choice in plan.choices if len(choice.weights) == 1}
+    try:
+        own = [alone[member.module] for member in structure.facts.members]
+    except KeyError as error:
+        raise PlanMismatch(f"{structure.name}: the plan has no {error.args[0]}; {AGAIN}") from error
+    return Choice(
+        structure.name,
+        tuple(choice.weights[0] for choice in own),
+        Each(tuple(choice.decision for choice in own)),
+        None,
+        sum(choice.loss_nats for choice in own),
+        lacks={kind: why for choice in own for kind, why in choice.lacks.items()},
+    )
+
+
+def check_locks(plan: Plan, curves: Curves, choice: Choice) -> None:
+    """Nothing when plan and curves are of one model.
+
+    Raises:
+        PlanMismatch: they are not.
+    """
+    facts, known = curves.facts, curves.curves
+    for weight in choice.weights:
+        name = weight.module
+        if (
+            facts.fingerprint != plan.fingerprint
+            or facts.digests.get(name) != plan.digests.get(name)
+            or name not in known
+        ):
+            raise PlanMismatch(f"{name}: plan and curves are of different models; {AGAIN}")
+        curve = known[name]
+        if (curve.rows, curve.columns) != (weight.rows, weight.columns):
+            raise PlanMismatch(
+                f"{name}: {weight.rows} x {weight.columns} in the plan, {curve.rows} x "
+                f"{curve.columns} in the curves; {AGAIN}"
+            )
+
+
+def check_loss(plan: Plan, curves: Curves, choice: Choice, curve: Curve | Joint) -> None:
+    """Nothing when the loss of a choice is the one that the curves have for it.
+
+    Raises:
+        PlanMismatch: the plan was made of other losses.
+    """
+    loss = -1.0  # of what the curves do not have
+    if isinstance(curve, Joint):
+        loss = curve.loss(choice.decision) if curve.has(choice.decision) else loss
+    elif choice.decision.is_dense or not curve.failed:
+        loss = curve.loss(choice.decision)
+    # Losses of parts are added in another order.
+    rounding = SUMMED * loss if isinstance(choice.decision, Each) else 0.0
+    same = abs(loss - choice.loss_nats) <= rounding
+    if curves.value_model != plan.provenance.value_model or not same:
         raise PlanMismatch(
             f"{choice.group}: the plan was made of other losses ({plan.provenance.value_model}) "
             f"than these curves hold ({curves.value_model}); {AGAIN}"
         )
-    return curve
 
 
 def problem_around(
@@ -91,10 +153,12 @@ def problem_around(
     search = plan.provenance.search
     if not (search.limits or search.uniform):
         return _alone(plan, curves, choice, instead)
-    if instead is not None:  # what limits and rules say then is not what the plan says
+    if (
+        instead is not None and len(choice.weights) == 1
+    ):  # what limits and rules say then is not what the plan says
         return problem_again(curves, plan, gpu=gpu, instead={choice.group: instead})
     problem, case = problem_again(curves, plan, gpu=gpu)
-    _check_same(problem, plan)
+    _check_same(problem, plan, labels_taken(plan, case.offered))
     return problem, case
 
 
@@ -106,7 +170,12 @@ def offers_of(plan: Plan, choice: Choice) -> Offers:
 def _alone(
     plan: Plan, curves: Curves, choice: Choice, instead: Candidates | None
 ) -> tuple[Problem, Case]:
+    if len(choice.weights) > 1:
+        case = whole_case(plan, curves, choice, offers_again(plan))
+        return make_problem(case.curves, case.offered, plan.budget.limit_params), case
     curve = curves.curves[choice.group]
+    if plan.provenance.search.prune == "only":
+        instead = (DENSE,)
     if instead is None:
         instead, _ = offers_of(plan, choice).candidates(curve, choice.wanted)
     offered = Offered({choice.group: instead})
@@ -114,9 +183,35 @@ def _alone(
     return make_problem(case.curves, offered, plan.budget.limit_params), case
 
 
-def labels_taken(plan: Plan) -> dict[str, Label]:
-    """Module -> label of the candidate that the plan takes."""
-    return {choice.group: choice.decision.label for choice in plan.choices}
+def whole_case(plan: Plan, curves: Curves, choice: Choice, offers: Offers) -> Case:
+    """What a structure is offered, without limits and rules."""
+    own = {weight.module: curves.curves[weight.module] for weight in choice.weights}
+    structure = next(each for each in curves.structures if each.name == choice.group)
+    bounds = tuple(
+        b for b in offers.bounds if any(fnmatchcase(n, b.pattern) for n in (*own, choice.group))
+    )
+    lacks = {w.module: c.lacks for c in plan.choices for w in c.weights}
+    limited = bool(plan.provenance.search.limits)
+    known = _Whole(own, (structure,))
+    return offer(known, replace(offers, bounds=bounds), None, lacks, limited=limited)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """One structure."""
+
+    curves: Mapping[str, Curve]
+    structures: tuple[StructureCurve, ...]
+
+
+def labels_taken(plan: Plan, offered: Offered) -> dict[str, Label]:
+    """Group -> label of the candidate that the plan takes; also of structures that stay whole."""
+    found = {choice.group: choice.decision.label for choice in plan.choices}
+    parts = {module: part for choice in plan.choices for module, part in choice.decisions.items()}
+    for name, modules in offered.members.items():
+        if name not in found and parts.keys() >= {*modules}:
+            found[name] = Each(tuple(parts[module] for module in modules)).label
+    return found
 
 
 def prices_of(plan: Plan) -> tuple[Price, ...]:
@@ -132,9 +227,9 @@ def prices_of(plan: Plan) -> tuple[Price, ...]:
     return (Price(PARAMETERS, "", price, kept, plan.budget.limit_params), *limits)
 
 
-def _check_same(problem: Problem, plan: Plan) -> None:
+def _check_same(problem: Problem, plan: Plan, labels: Mapping[str, Label]) -> None:
     """Raise PlanMismatch where limits or rules are not those that the plan keeps."""
-    picks = _picks(problem, labels_taken(plan))
+    picks = _picks(problem, labels)
     here = [
         (x.name, x.most, sum(int(costs[picks[name]]) for name, costs in x.costs.items()))
         for x in problem.limits

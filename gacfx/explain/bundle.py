@@ -21,6 +21,7 @@ from gacfx.knapsack.problem import Group, Problem
 from gacfx.knapsack.rules.merge import Merged, labels_of, merge
 
 Mask = NDArray[np.bool_]
+Meaning = Mapping[str, Mapping[Label, Decision]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,8 @@ class Bundle:
     """[classes] the plan's candidate."""
     prices: tuple[float, ...]
     """Nats for each parameter, then for each unit of each limit."""
-    meaning: Mapping[Label, Decision]
-    """Label -> the decision that it stands for."""
+    meaning: Meaning
+    """Group -> label -> the decision that it stands for."""
 
     @staticmethod
     def make(
@@ -53,7 +54,7 @@ class Bundle:
         module: str,
         plan: Mapping[str, Label],
         prices: tuple[float, ...],
-        meaning: Mapping[Label, Decision],
+        meaning: Meaning,
     ) -> "Bundle":
         """The bundle of ``module`` in a problem.
 
@@ -62,7 +63,7 @@ class Bundle:
             module: a group of it.
             plan: group -> label that the plan takes.
             prices: multipliers of budget and limits.
-            meaning: label -> the decision that it stands for.
+            meaning: group -> label -> the decision that it stands for.
         """
         names = _tied(module, problem.rules)
         groups = tuple(group for group in problem.groups if group.name in names)
@@ -107,7 +108,8 @@ class Bundle:
         for index, label in enumerate(labels):
             picks = None if index == self.chosen[self.home] else self._respond(index)
             if picks is not None:
-                found[self.meaning[label]] = self._other(self.meaning[label], picks)
+                decision = self.meaning[self.module][label]
+                found[decision] = self._other(decision, picks)
         return found
 
     def best(self, sizes: Collection[Decision]) -> Other | None:
@@ -206,7 +208,7 @@ class Bundle:
     def _moved(self, picks: tuple[int, ...]) -> tuple[Moved, ...]:
         """Classes that change by implication; the weight's own class changes as one anyway."""
         return tuple(
-            Moved(self.merged.original.groups[member].name, self.meaning[labels_of(group)[new]])
+            self._taken(self.merged.original.groups[member].name, labels_of(group)[new])
             for i, (group, old, new) in enumerate(
                 zip(self.merged.problem.groups, self.chosen, picks, strict=True)
             )
@@ -214,11 +216,14 @@ class Bundle:
             if i != self.home and new != old
         )
 
+    def _taken(self, group: str, label: Label) -> Moved:
+        return Moved(group, self.meaning[group][label])
 
-def meaning_of(offered: Offered) -> dict[Label, Decision]:
-    """Label -> decision, of everything that is offered."""
-    every = (each for found in (offered.candidates or {}).values() for each in found)
-    return {each.label: each for each in every}
+
+def meaning_of(offered: Offered) -> Meaning:
+    """Group -> label -> decision: a width of one structure has other channels in another."""
+    known = offered.candidates or {}
+    return {group: {each.label: each for each in found} for group, found in known.items()}
 
 
 def _costs(limit: Limit, group: Group) -> NDArray[np.int64]:

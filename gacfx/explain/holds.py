@@ -1,10 +1,9 @@
 """What keeps a weight from another size, each with what the plan would win without it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gacfx.allocation.offers import Offers
-from gacfx.core.curves import Curve
 from gacfx.core.offered import Candidates
 from gacfx.core.plan import Choice
 from gacfx.core.search import Bound
@@ -17,7 +16,14 @@ class Held:
     """A weight of a plan, and everything that can hold it."""
 
     choice: Choice
-    curve: Curve
+    failed: bool
+    """There is no curve."""
+    legal: Candidates
+    """All sizes but for window and bounds."""
+    inside: Candidates
+    """All sizes but for the window."""
+    outside: float
+    """What the best size of a structure that bounds leave out would win."""
     offers: Offers
     """How its candidates were listed."""
     bounds: tuple[Bound, ...]
@@ -31,26 +37,21 @@ class Held:
 
     def holds(self) -> Iterator[Hold]:
         """Everything that binds, the budget first."""
-        failed, legal = bool(self.curve.failed), self._listed(())
         lacks = self.choice.lacks
         if self.choice.reason:
-            by = "bound" if len(legal) > 1 else "contract"
-            yield Hold("failure" if failed or lacks else by, self.choice.reason, None)
+            by = "bound" if len(self.legal) > 1 else "contract"
+            by = "search" if self.offers.prune == "only" else by
+            yield Hold("failure" if self.failed or lacks else by, self.choice.reason, None)
         else:
             yield from (Hold("failure", f"{kind}: {why}", None) for kind, why in lacks.items())
-        if failed:
+        if self.failed:
             return
         yield from self._scarce()
         if self.bundle.ties:
             yield from self._rules()
         else:  # sizes that were never offered; tied weights would all need them
-            yield from self._never_offered(legal)
-        yield from self._break_even(legal)
-
-    def _listed(self, bounds: tuple[Bound, ...]) -> Candidates:
-        """All candidates but for the window."""
-        found, _ = replace(self.offers, window=0, bounds=bounds).candidates(self.curve)
-        return found
+            yield from self._never_offered()
+        yield from self._break_even()
 
     def _scarce(self) -> Iterator[Hold]:
         """Budget and limits that leave too little for every size that loses less."""
@@ -92,8 +93,10 @@ class Held:
             why = f"without the weights tied to it, it would take {best.decision}"
             yield Hold("rules", why, gain)
 
-    def _never_offered(self, legal: Candidates) -> Iterator[Hold]:
-        gain, inside = self.alone.gain, self._listed(self.bounds)
+    def _never_offered(self) -> Iterator[Hold]:
+        if self.outside > 0:
+            yield Hold("bound", " and ".join(map(str, self.bounds)), self.outside)
+        gain, legal, inside = self.alone.gain, self.legal, self.inside
         now = gain(self.offered)
         if (win := gain(inside) - now) > 0:
             yield Hold("window", f"only {len(self.offered)} sizes were offered", win)
@@ -103,9 +106,11 @@ class Held:
         if not self.choice.reason and (win := gain(every) - max(now, gain(legal))) > 0:
             yield Hold("contract", f"ranks come in steps of {self.offers.step}", win)
 
-    def _break_even(self, legal: Candidates) -> Iterator[Hold]:
+    def _break_even(self) -> Iterator[Hold]:
         """The largest size of its kind below the dense weight is taken."""
-        alike = [each for each in legal if each.kind == self.choice.decision.kind]
+        if len(self.choice.weights) > 1:
+            return
+        alike = [each for each in self.legal if each.kind == self.choice.decision.kind]
         if not self.choice.decision.is_dense and alike and self.choice.decision == alike[-1]:
             yield Hold("break-even", "no larger rank in this form saves parameters", None)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gacfx.core.decision import Decision
+from gacfx.core.plan import Weight
 
 PARAMETERS = "parameters"
 """Name of the price of the budget."""
@@ -77,7 +78,7 @@ class Hold:
     """Something that keeps the size from being another one."""
 
     by: str
-    """budget, limit NAME, rules, solver, break-even, contract, bound, window, failure"""
+    """budget, limit NAME, rules, solver, break-even, contract, bound, window, search, failure"""
     why: str
     gain_nats: float | None
     """What the plan would win without it, at the same prices; None where no figure can be given."""
@@ -85,11 +86,12 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The size of one weight, what it is worth and what holds it."""
+    """The size of one weight or structure, what it is worth and what holds it."""
 
     module: str
-    rows: int
-    columns: int
+    """The weight, or the structure that it is decided with."""
+    weights: tuple[Weight, ...]
+    """What it is made of: one weight, or those of the structure."""
     decision: Decision
     loss_nats: float
     params: int
@@ -110,6 +112,16 @@ class Explanation:
     held_by: tuple[Hold, ...]
     notes: tuple[str, ...] = ()
     """What the prices leave out."""
+
+    @property
+    def shape(self) -> str:
+        """``1024 x 4096``; how many weights where there are several."""
+        return f"{len(self.weights)} weights" if len(self.weights) > 1 else self.weights[0].shape
+
+    @property
+    def dense_params(self) -> int:
+        """Parameters of the dense weights."""
+        return sum(weight.params for weight in self.weights)
 
     @property
     def smaller(self) -> Other | None:

@@ -85,6 +85,9 @@ class State(Offered):
     curves: "dict[str, Curve] | None" = None
     structure_curves: "tuple[StructureCurve, ...]" = ()
     """Of coupled structures, under the value model of the curves."""
+    joints: dict[str, Any] | None = None
+    """Structure -> :class:`gacfx.allocation.joint.Joint`, what its candidates are worth; None where
+    pruning was not asked for."""
     plan: Plan | None = None
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""

@@ -6,6 +6,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gacfx.core.decision import Decision
+from gacfx.core.pruning import Each
 from gacfx.explain import Explanation, Moved, Other, Price, Tie
 from gacfx.graph.layers import ranges, split_layer
 from gacfx.report.layout import Flow, listing, sentence
@@ -22,9 +24,9 @@ def explain_view(seen: Explanation) -> RenderableType:
     """The prices, the chosen size among its neighbours, and what holds it."""
     head = (
         seen.module,
-        f"{seen.rows} x {seen.columns}",
-        str(seen.decision),
-        f"{count(seen.params)} of {count(seen.rows * seen.columns)} parameters",
+        seen.shape,
+        said(seen.decision),
+        f"{count(seen.params)} of {count(seen.dense_params)} parameters",
         f"loss {seen.loss_nats:.2e}",
     )
     parts: list[RenderableType] = [Flow(head, style="bold"), Text(), _prices(seen.prices), Text()]
@@ -42,6 +44,13 @@ def explain_view(seen: Explanation) -> RenderableType:
         parts.append(Text("held by nothing: no other size loses less"))
     parts += [sentence(f"note: {note}") for note in seen.notes]
     return Group(*parts)
+
+
+def said(decision: Decision) -> str:
+    """``pivot 96``, ``width 192: pivot 72, dense, dense``, ``whole: pivot 8, dense, dense``."""
+    if decision.is_dense:
+        return "dense"
+    return f"whole: {decision}" if isinstance(decision, Each) else str(decision)
 
 
 def amount(price: Price, number: int, *, change: bool = False) -> str:
@@ -75,11 +84,12 @@ def dense_line(seen: Explanation) -> str:
     """How far a dense weight is from being factorized."""
     assert seen.nearest is not None
     far = seen.nearest.reduced_cost_nats
-    line = f"{seen.nearest.decision} comes closest to paying: {far:.1e} nats short"
+    line = f"{said(seen.nearest.decision)} comes closest to paying: {far:.1e} nats short"
     if seen.pays_at is None:
         return line
     times = f", {seen.pays_at / seen.price:.3g} times today's" if seen.price > 0 else ""
-    return f"{line}; a rank pays from {seen.pays_at:.2e} per million parameters{times}"
+    what = "a rank" if len(seen.weights) == 1 else "another size"
+    return f"{line}; {what} pays from {seen.pays_at:.2e} per million parameters{times}"
 
 
 def _prices(prices: Sequence[Price]) -> Table:
@@ -97,18 +107,21 @@ def _sizes(seen: Explanation) -> Table:
         heading = price.name.replace(" ", "\n")  # narrow columns fit a terminal
         headings += [f">{heading}", *[">worth"] * bool(price.nats_per_unit)]
     moves = any(other.moved for other in (*seen.below, *seen.above))
-    table = _table("", ">size", ">loss", *headings, ">in all", *["with"] * moves)
+    several = len(seen.weights) > 1
+    size = "size" if several else ">size"
+    table = _table("", size, ">loss", *headings, ">in all", *["with"] * moves)
+    table.columns[1].no_wrap = not several
     far = [seen.nearest] if seen.nearest and seen.nearest not in seen.below else []
     for other in (*far, *reversed(seen.below)):
         table.add_row("", *_cells(other, seen.prices))
-    table.add_row(">", str(seen.decision), style=CHOSEN)
+    table.add_row(">", said(seen.decision), style=CHOSEN)
     for other in seen.above:
         table.add_row("", *_cells(other, seen.prices))
     return table
 
 
 def _cells(other: Other, prices: Sequence[Price]) -> list[str]:
-    cells = [str(other.decision), _nats(other.loss_change_nats)]
+    cells = [said(other.decision), _nats(other.loss_change_nats)]
     for price, need in zip(prices, other.needs, strict=True):
         cells.append(amount(price, need, change=True))
         if price.nats_per_unit:
@@ -123,7 +136,7 @@ def _nats(number: float) -> str:
 
 def _moved(moved: Moved) -> str:
     _, layer, name = split_layer(moved.module)
-    return f"{name} {layer}".rstrip() + f": {moved.decision}"
+    return f"{name} {layer}".rstrip() + f": {said(moved.decision)}"
 
 
 def _folded(modules: Sequence[str]) -> list[str]:

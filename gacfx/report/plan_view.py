@@ -7,13 +7,14 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.compressors.values import unit_of
-from gacfx.core.plan import LimitKept, Plan, Provenance
+from gacfx.core.plan import Choice, LimitKept, Plan, Provenance, Trial
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
-from gacfx.graph.layers import ranges, split_layer
+from gacfx.graph.layers import split_layer
 from gacfx.hardware.profile import Profile
-from gacfx.report.layout import Column, Flow, grid, listing, sentence, width_of
+from gacfx.report.layout import GAP, Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
+from gacfx.report.pruned_view import counts_text, folded, rests_text, size_text
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield listing(f"not offered: {_some(modules)} ({lack})")
     for reason, modules in refusal_groups(plan).items():
         yield listing(f"left alone: {_some(modules)} ({reason})")
+    for names, reason in folded(plan.unpruned):
+        yield listing(f"not pruned: {names} ({reason})")
+    if is_pruned(plan) and plan.decisions:
+        yield sentence(f"in all: {counts_text(plan)}")
     yield sentence(budget_line(plan))
     yield from (sentence(limit_line(limit)) for limit in plan.limits)
     if plan.rules:
@@ -63,21 +68,28 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield sentence(rise_text(rise), style="yellow" if rise.doubtful else "")
 
 
+def is_pruned(plan: Plan) -> bool:
+    """It was asked what may become of coupled structures."""
+    return plan.provenance.search.prune != "none" or any(len(c.weights) > 1 for c in plan.choices)
+
+
 def changes(plan: Plan, width: int) -> Iterator[RenderableType]:
-    """One row for each weight that gets a rank; a long unit of the losses stands below them."""
+    """One row for each weight or structure that changes, and below it what is left of its weights;
+    a long unit of the losses stands below them all."""
     unit = loss_unit(plan)
     for heading, compact in ((f"loss, {unit}", False), ("loss", False), ("loss", True)):
         columns = change_columns(plan, heading, compact=compact)
         if width_of(columns) <= width:
             break
-    yield grid(columns)
+    below = [_rests(choice, columns[0].width, width) for choice in _changed(plan)]
+    yield grid(columns, below)
     if heading == "loss":
         yield Text(f"losses in {unit}")
 
 
 def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
     """The columns of the weights that are replaced; ``compact`` leaves blanks out of shapes."""
-    changed = [choice for choice in plan.choices if not choice.decision.is_dense]
+    changed = _changed(plan)
     names = [split_layer(choice.group) for choice in changed]
     shapes = [c.shape.replace(" x ", "x") if compact else c.shape for c in changed]
     wanted = ["-" if c.wanted is None else f"{c.wanted:.1f}" for c in changed]
@@ -87,10 +99,21 @@ def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
         Column("weight", [name for _, _, name in names]),
         Column("dense", shapes),
         Column("wanted", wanted, right=True),
-        Column("chosen", [str(c.decision.label) for c in changed], right=True),
+        Column("chosen", [size_text(c) for c in changed], right=True),
         Column("params", removed, right=True),
         Column(loss, [f"{c.loss_nats:.1e}" for c in changed], right=True),
     ]
+
+
+def _changed(plan: Plan) -> list[Choice]:
+    return [choice for choice in plan.choices if not choice.decision.is_dense]
+
+
+def _rests(choice: Choice, back: int, width: int) -> list[str]:
+    """What is left of the weights of a structure, for the lines below its row."""
+    text = rests_text(choice)
+    room = width - back - len(GAP)
+    return Flow(text.split(", "), ", ", len("with ")).lines(room) if text else []
 
 
 def loss_unit(plan: Plan) -> str:
@@ -100,17 +123,10 @@ def loss_unit(plan: Plan) -> str:
 
 def dense_lines(plan: Plan) -> list[str]:
     """``kept dense: mlp.gate_proj 2-4``, and on lines of their own those with a reason."""
-    groups: dict[str, dict[str, list[int]]] = {}
-    for choice in plan.choices:
-        if choice.decision.is_dense:
-            _, layer, name = split_layer(choice.group)
-            numbers = [int(layer)] if layer else []
-            groups.setdefault(choice.reason, {}).setdefault(name, []).extend(numbers)
+    dense = {choice.group: choice.reason for choice in plan.choices if choice.decision.is_dense}
     return [
-        "kept dense: "
-        + ", ".join(f"{name} {ranges(layers)}".rstrip() for name, layers in names.items())
-        + (f" ({reason})" if reason else "")
-        for reason, names in groups.items()
+        f"kept dense: {names}" + (f" ({reason})" if reason else "")
+        for names, reason in folded(dense)
     ]
 
 
@@ -130,7 +146,7 @@ def plan_head(plan: Plan, profile: Profile | None = None) -> tuple[str, ...]:
         "plan",
         losses,
         f"{budget.asked} ({removed:.3f} of the model removed)",
-        f"{gpu}, ranks in steps of {step_text(made)}",
+        f"{gpu}, {'sizes' if is_pruned(plan) else 'ranks'} in steps of {step_text(made)}",
     )
 
 
@@ -183,14 +199,21 @@ def proof_line(plan: Plan) -> str:
 
 
 def trials_line(plan: Plan) -> str:
-    """Measured loss of every value model that was tried, the dense model first."""
+    """Measured loss of everything that was tried, the dense model first."""
     made = plan.provenance
     shown = [f"dense {made.dense_nats_per_token:.4f}"] if made.dense_nats_per_token else []
     shown += [
-        f"{t.value_model} {_loss(t.nats_per_token)}{' (chosen)' if t.chosen else ''}"
+        f"{_tried(t)} {_loss(t.nats_per_token)}{' (chosen)' if t.chosen else ''}"
         for t in made.trials
     ]
-    return "value models on held-back text, nats/token: " + ", ".join(shown)
+    menus = len({trial.prune for trial in made.trials}) > 1
+    what = "value models and menus of pruning" if menus else "value models"
+    return f"{what} on held-back text, nats/token: " + ", ".join(shown)
+
+
+def _tried(trial: Trial) -> str:
+    """The value model, and what might become of structures."""
+    return trial.value_model if trial.prune == "none" else f"{trial.value_model}/{trial.prune}"
 
 
 def _loss(nats: float | None) -> str:

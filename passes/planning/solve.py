@@ -9,8 +9,10 @@ from math import inf
 
 from torch.fx import GraphModule
 
-from gacfx.allocation.allocate import Case, solve_case
+from gacfx.allocation.allocate import Case, solve_case, unpruned
 from gacfx.allocation.doubtful import warn_of_rising
+from gacfx.allocation.joint import Joint
+from gacfx.core.curves import Curve
 from gacfx.core.plan import Budget, Provenance
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, state
@@ -41,9 +43,10 @@ class Solve(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.budget is not None
-        curves = state(gm).curves or {}
+        about = state(gm)
+        curves = about.curves or {}
         plan = solve_case(
-            Case(curves, state(gm), dense_reasons(gm)),
+            Case(_groups(gm), about, dense_reasons(gm)),
             self.budget,
             solver=self.solver,
             gap=self.gap,
@@ -51,6 +54,18 @@ class Solve(GacPass):
             wanted=self.wanted,
             provenance=self.provenance,
         )
-        warn_of_rising(curves, state(gm).candidates or {})
-        state(gm).plan = replace(plan, refusals=refused_sites(gm))
+        warn_of_rising(curves, about.candidates or {})
+        lost = {} if about.joints is None else unpruned(about.structure_curves, "both")
+        about.plan = replace(plan, refusals=refused_sites(gm), unpruned=lost)
         return False
+
+
+def _groups(gm: GraphModule) -> dict[str, Curve | Joint]:
+    """What is decided together -> what its candidates are worth, in the order of the graph."""
+    about, found = state(gm), dict[str, Curve | Joint]()
+    joints: dict[str, Joint] = about.joints or {}
+    owners = {weight.module: joint for joint in joints.values() for weight in joint.weights}
+    for module, curve in (about.curves or {}).items():
+        own = owners.get(module)
+        found.setdefault(own.name if own else module, own or curve)
+    return found

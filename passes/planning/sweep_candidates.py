@@ -2,14 +2,21 @@
 
 Before:  layers.0.self_attn.q_proj  [4096, 4096], break-even rank 2047
 After:   layers.0.self_attn.q_proj  8, 16, ..., 2040, pivot 8, ..., pivot 4088, dense
+         layers.0.mlp  width 8, ..., width 14336: pivot 8, dense, dense, ...   with prune=both
 """
 
 from dataclasses import dataclass
+from typing import get_args
 
 from torch.fx import GraphModule
 
+from gacfx.allocation.allocate import offer
+from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
-from gacfx.core.search import Bound, kinds_of
+from gacfx.core.curves import Curve
+from gacfx.core.search import Bound, Prune, kinds_of
+from gacfx.core.structure_curves import StructureCurve
+from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, forgive, refuse, state, targets
 
@@ -17,7 +24,7 @@ from gacfx.graph.notes import Fact, forgive, refuse, state, targets
 @register
 @dataclass(frozen=True)
 class SweepCandidates(GacPass):
-    """Every legal size that saves parameters, or a window of them, and the dense weight."""
+    """Every legal size of a weight or structure that saves parameters, and the dense weight."""
 
     name = "sweep-candidates"
     needs = frozenset({Fact.CURVES})
@@ -38,22 +45,33 @@ class SweepCandidates(GacPass):
     """Keep so many candidates of each kind around the wanted size; 0 keeps all."""
     dense: bool = True
     """Always offer the dense weight; otherwise only where the window reaches it."""
+    prune: str = "none"
+    """What may become of coupled structures: only, either, both (see ``measure-structures``)."""
+    limited: bool = False
+    """There will be limits: keep what is beaten in parameters and loss, and may be faster."""
     wanted: dict[str, float] | None = given()
     """Module -> rank that the compressor would take by itself, for the window."""
 
     def run(self, gm: GraphModule) -> bool:
-        offers, curves, wanted = self.offers(), state(gm).curves, self.wanted or {}
-        assert curves is not None
-        offers.check_bounds(curves)
+        offers, about = self.offers(), state(gm)
+        curves = about.curves or {}
+        if offers.prune != "none" and not about.structure_curves:
+            raise PassError(
+                f"{self.name}: prune={self.prune} needs curves of structures; run "
+                "measure-structures first"
+            )
         nodes = {site.name: node for node, site in targets(gm)}
         for node in nodes.values():
             forgive(node, by=self.name)
-        offered = {}
-        for module, curve in curves.items():
-            offered[module], reason = offers.candidates(curve, wanted.get(module))
-            if reason and not curve.failed and module in nodes:
+        known = _Known(curves, about.structure_curves)
+        case = offer(known, offers, self.wanted, limited=self.limited)
+        for module, reason in case.reasons.items():
+            if not curves[module].failed and module in nodes:
                 refuse(nodes[module], by=self.name, reason=reason)
-        state(gm).offer(offered)
+        assert case.offered.candidates is not None
+        about.offer(case.offered.candidates, case.offered.members)
+        joints = {name: each for name, each in case.curves.items() if isinstance(each, Joint)}
+        about.joints = None if offers.prune == "none" else joints
         return False
 
     def offers(self) -> Offers:
@@ -70,4 +88,19 @@ class SweepCandidates(GacPass):
             bounds=tuple(map(Bound.parse, self.bounds)),
             window=self.window,
             dense=self.dense,
+            prune=self._prune(),
         )
+
+    def _prune(self) -> Prune:
+        known = tuple(name for name in get_args(Prune) if name != "auto")
+        if self.prune not in known:
+            raise PassError(f"{self.name}: no prune {self.prune!r}; known: {', '.join(known)}")
+        return self.prune  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the state of a graph knows of its weights and structures."""
+
+    curves: dict[str, Curve]
+    structures: tuple[StructureCurve, ...]

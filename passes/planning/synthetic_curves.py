@@ -64,7 +64,7 @@ class SyntheticCurves(GacPass):
                 continue
             loss = scale * tail(min(rows, columns), decay)
             curves[site.name] = Curve(site.name, rows, columns, loss, "synthetic")
-        state(gm).curves = curves
+        state(gm).curves, state(gm).structure_curves = curves, ()
         return False
 
 

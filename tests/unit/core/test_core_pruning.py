@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gacfx.core.decision import DENSE, Decision, Gemm, LowRank, Pivot
+from gacfx.core.decision import DENSE, Decision, Gemm, LowRank, Pivot, PivotInOrder
 from gacfx.core.kinds import read_decision, write_decision
 from gacfx.core.pruning import GONE, Each, Heads, Skip, Sliced, Width
 from gacfx.core.structures import Positions
@@ -85,3 +85,11 @@ def test_positions_that_stay() -> None:
     assert rows.kept((0, 2), ((1,), (0,))).tolist() == [1, 4, 6]
     shared = Positions(units, np.full(7, -1))
     assert shared.kept((1,), ((0,),)).tolist() == [2, 3, 6]
+
+
+def test_a_label_says_the_parts_as_they_were_chosen() -> None:
+    """A pivot that is put in order later is still the same candidate."""
+    parts = (Sliced(3, 4, Pivot(1)), DENSE, Sliced(4, 3, PivotInOrder(2)))
+    assert str(Width(parts, (0, 1, 2))) == "width 3: pivot 1, dense, pivot-in-order 2"
+    assert Width(parts, (0, 1, 2)).label == "width 3: pivot 1, dense, pivot 2"
+    assert Each((PivotInOrder(2), LowRank(5))).label == "pivot 2, rank 5"

@@ -263,7 +263,7 @@ def test_a_bundle_finds_the_best_that_rules_allow(
         return
     chosen = legal[0]
     problem = Problem(groups, 99, (limit,), tuple(ties))
-    bundle = Bundle.make(problem, "a", chosen, prices, MEANING)
+    bundle = Bundle.make(problem, "a", chosen, prices, dict.fromkeys("abc", MEANING))
     tied = {name for tie in bundle.ties for name in tie.modules} | {"a"}
     best: dict[Label, float] = {}
     for taken in legal:

@@ -17,7 +17,7 @@ from gacfx.knapsack.solver import solve
 from gacfx.replan import plan_from_curves, problem_of, synthetic_curves
 from gacfx.sweep import Row, forecast_us, sweep, write_csv
 from tests import tiny
-from tests.unit import made_curves
+from tests.unit import made_curves, made_structures
 
 ONES = Search(align=1, form="pair")
 
@@ -186,3 +186,16 @@ def test_the_forecast_of_a_plan_is_that_of_its_row() -> None:
         time = forecast_us(made_curves.curves(), plan, workload=Workload(2, 64))
         assert (plan.kept_params, time) == (row.params, row.forecast_us)
     assert rows[0].forecast_us != rows[-1].forecast_us
+
+
+@pytest.mark.parametrize("limits", [(), ("limit-latency{share=1}",)])
+def test_a_sweep_of_structures_counts_their_weights(limits: tuple[str, ...]) -> None:
+    known, asked = made_structures.curves(), Search(prune="both", limits=limits)
+    rows = sweep(known, 6, search=asked)
+    assert len(rows) == 6
+    for row in rows[1:]:
+        plan = plan_from_curves(known, goal=Goal(ratio=repr(max(row.ratio, 0.0))), search=asked)
+        assert (plan.kept_params, plan.loss_nats) == (row.params, pytest.approx(row.loss_nats))
+        assert row.forecast_us == pytest.approx(forecast_us(known, plan))
+        assert row.dense_share == plan.counts["dense"] / len(plan.weights)
+    assert rows[0].dense_share == 0 and rows[-1].dense_share == 1
