@@ -77,7 +77,7 @@ def gather(
         for hook in hooks:
             hook.remove()
     return Statistics(
-        moments={name: part.moments(corpus.tokens) for name, part in sums.items()},
+        moments={name: sums.pop(name).moments(corpus.tokens) for name in chosen},
         tokens=corpus.tokens,
         text_digest=corpus.digest,
         seed=seed,

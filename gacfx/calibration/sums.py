@@ -16,6 +16,21 @@ from torch import Tensor, nn
 from gacfx.core.statistics import Moments
 from gacfx.modules.dense import dense_weight
 
+LEAST_ROWS = 192
+"""Of a block of products: smaller ones cost more than they save."""
+
+
+def _add_products(sum_NN: Tensor, rows_TN: Tensor) -> None:
+    """Add x x^T of all tokens, on and above the diagonal; below it stands something else."""
+    size = max(LEAST_ROWS, len(sum_NN) // 8)
+    for at in range(0, len(sum_NN), size):
+        sum_NN[at : at + size, at:] += rows_TN[:, at : at + size].T @ rows_TN[:, at:]
+
+
+def _whole(sum_NN: Tensor) -> Tensor:
+    """The symmetric matrix of which a sum has what is on and above the diagonal."""
+    return sum_NN.triu() + sum_NN.triu(1).T
+
 
 class InputSums:
     """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors."""
@@ -47,9 +62,11 @@ class InputSums:
     def flush(self) -> None:
         """Count what waits for further modules with the same input; call after each forward."""
         if self._names:
-            key, gram_NN = tuple(self._names), self._rows_TN.T @ self._rows_TN
-            known = key in self._sums
-            self._sums[key] = self._sums[key].add_(gram_NN) if known else gram_NN.double()
+            key, columns = tuple(self._names), self._rows_TN.shape[1]
+            if key not in self._sums:
+                zeros_NN = self._rows_TN.new_zeros(columns, columns, dtype=torch.float64)
+                self._sums[key] = zeros_NN
+            _add_products(self._sums[key], self._rows_TN)
         self._fed, self._names, self._rows_TN = None, [], torch.empty(0)
 
     def mean(self, name: str, count: int) -> Tensor | None:
@@ -62,10 +79,10 @@ class InputSums:
             return None
         if len(keys) > 1 or keys[0].count(name) > 1:
             parts = torch.stack([self._sums[key] * key.count(name) for key in keys])
-            return parts.sum(0) / count
+            return _whole(parts.sum(0)) / count
         shared = (keys[0], count)
         if shared not in self._means:
-            self._means[shared] = self._sums[keys[0]] / count
+            self._means[shared] = _whole(self._sums[keys[0]]) / count
         return self._means[shared]
 
 
@@ -119,8 +136,8 @@ class LinearSums:
         """Count the gradient at the output."""
         g_TM = grad.detach().reshape(-1, self.rows)
         if self.long_LL is not None:
-            h_TM = g_TM.to(torch.promote_types(g_TM.dtype, torch.float32))
-            self.long_LL += h_TM.T @ h_TM
+            dtype = torch.promote_types(g_TM.dtype, torch.float32)
+            _add_products(self.long_LL, g_TM.to(dtype))
         self.grad_square += g_TM.double().square().sum()
         if self.side_SS is None:
             dtype = torch.promote_types(self.weight_MN.dtype, torch.float32)
@@ -141,7 +158,7 @@ class LinearSums:
         if self.side_SS is None:
             side_SS = torch.zeros_like(self.projected_SS) if input_NN is None else input_NN
             projected_SS = self.projected_SS / tokens
-            long_LL = None if self.long_LL is None else self.long_LL / tokens
+            long_LL = None if self.long_LL is None else _whole(self.long_LL) / tokens
         else:
             side_SS = self.side_SS / tokens
             projected_SS = self.projected_SS / seen

@@ -109,6 +109,17 @@ def rows_names() -> tuple[str, str]:
     return MLP.format("down"), MLP.format("gate")
 
 
+def test_products_of_many_channels_go_in_blocks() -> None:
+    inputs = InputSums()
+    x_TN = torch.randn(30, 450, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for rows_TN in (x_TN[:10], x_TN[10:]):
+        inputs.add("down", rows_TN, rows_TN.clone())
+        inputs.flush()
+    found = inputs.mean("down", 3)
+    assert found is not None and torch.equal(found, found.T)
+    torch.testing.assert_close(found, x_TN.T @ x_TN / 3)
+
+
 def test_many_rows_in_float32_are_exact_enough() -> None:
     """Documents of 4096 tokens whose channels differ in scale by 1e4."""
     generator = torch.Generator().manual_seed(0)

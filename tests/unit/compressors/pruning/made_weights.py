@@ -33,7 +33,8 @@ def made(rows: int, columns: int, *, tokens: int = 300, seed: int = 0) -> Made:
 
     def correlated(width: int) -> Tensor:
         decay = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
-        return draw(tokens, width) * decay @ torch.linalg.qr(draw(width, width)).Q
+        basis: Tensor = torch.linalg.qr(draw(width, width)).Q
+        return draw(tokens, width) * decay @ basis
 
     return Made(draw(rows, columns), correlated(columns), correlated(rows))
 

@@ -64,7 +64,7 @@ def test_loss_of_a_set_is_that_of_its_refit(shape: tuple[int, int], output: Outp
 
 def naive(closing: Closing, columns_UC: Tensor) -> list[int]:
     """Every removal priced anew, from nothing."""
-    left, gone = list(range(len(columns_UC))), []
+    left, gone = list(range(len(columns_UC))), list[int]()
     while left:
         losses = []
         for unit in left:
