@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.dims import Dims
 from gacfx.core.sites import Execution, Mode, Workload
+from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.tiers import COPY
 from gacfx.graph.notes import sites, state
@@ -51,6 +52,13 @@ class Inspection:
         dims = state(self.graph).dims
         assert dims is not None
         return dims
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        """What can be pruned, and what hangs together."""
+        structures = state(self.graph).structures
+        assert structures is not None
+        return structures
 
     def tiers(self) -> dict[int, tuple[int, float]]:
         """Tier -> (number of sites, share of the FLOPs 0..1), best tier first; no copies."""
@@ -108,7 +116,7 @@ def inspect(
         seq: tokens of each sequence in prefill, length of its KV cache in decode.
         mode: ``prefill`` or ``decode``.
         execution: ``eager`` or ``compiled``: attention is called differently.
-        dims: also find the coupled dimensions.
+        dims: also find the coupled dimensions and structures.
         dtype: fp32, bf16 or fp16, instead of the configuration's own.
 
     Raises:

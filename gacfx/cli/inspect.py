@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     shown = command.add_mutually_exclusive_group()
     shown.add_argument("--json", action="store_true", help="everything as JSON")
     shown.add_argument("--dims", action="store_true", help="coupled dimensions instead of sites")
+    shown.add_argument("--groups", action="store_true", help="weights that are pruned together")
     shown.add_argument("--code", action="store_true", help="the graph as text with its notes")
     command.add_argument("--dot", action="store_true", help="with --dims: Graphviz DOT")
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     seen = inspect(
         arguments.model,
         gpu=options.profile_of(arguments),
-        dims=arguments.dims,
+        dims=arguments.dims or arguments.groups,
         dtype=arguments.dtype,
         batch=arguments.batch,
         seq=arguments.seq,
@@ -51,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(to_dot(seen.dims), end="")
     elif arguments.code:
         print(seen.code(), end="")
+    elif arguments.groups:
+        view = tables.groups_view(seen.model, seen.params, seen.structures)
+        screen.console().print(view)
     else:
         view = tables.dims_view(seen.dims) if arguments.dims else tables.inspection_view(seen)
         screen.console().print(view)

@@ -19,6 +19,13 @@ def is_module_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MOST_NAME and bool(_MODULE.fullmatch(name))
 
 
+def is_group_name(name: object) -> bool:
+    """A module name, or several of one layer: ``model.layers.0.fc1+fc2``."""
+    if not isinstance(name, str) or len(name) > MOST_NAME:
+        return False
+    return all(map(is_module_name, name.split("+")))
+
+
 def printable(text: object, most: int = 80) -> str:
     """The text in one line that no terminal acts on, cut in its middle where it is too long."""
     shown = "".join(map(_shown, str(text)))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from gacfx.core.decision import Decision
 from gacfx.core.goal import Unit, Whole
 from gacfx.core.kinds import read_decision
-from gacfx.core.names import is_module_name, odd_text, printable
+from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
 from gacfx.core.pruning import Heads, Skip
@@ -364,11 +364,12 @@ def _writer(raw: dict[str, Any]) -> str:
 
 
 def _check_texts(plan: Plan, where: str) -> None:
-    groups = (choice.group for choice in plan.choices)
+    groups = [choice.group for choice in plan.choices]
     modules = (weight.module for choice in plan.choices for weight in choice.weights)
-    for name in (*groups, *modules, *plan.digests, *plan.refusals):
-        if not is_module_name(name):
-            raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
+    named = (*modules, *plan.digests, *plan.refusals)
+    bad = [name for name in named if not is_module_name(name)]
+    for name in (*(group for group in groups if not is_group_name(group)), *bad):
+        raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
     if odd := odd_text(plain(plan)):
         raise PlanError(f"{where}: {odd}; make the plan again")
 

@@ -30,6 +30,11 @@ def couple(gm: GraphModule) -> Dims:
     """
     interpreter = Interpreter(gm)
     interpreter.run()
+    return dims_of(interpreter)
+
+
+def dims_of(interpreter: Interpreter) -> Dims:
+    """As :func:`couple`, from a graph that was interpreted already."""
     names = _names(interpreter.params)
     uses = _uses(interpreter.params, names)
     dims = (Dim(name, a.size, tuple(uses[a]), a.frozen) for a, name in names.items())

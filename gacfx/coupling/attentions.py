@@ -12,6 +12,7 @@ from torch.fx import Node
 from gacfx.graph import ops
 from gacfx.graph.ops import Op
 
+_OPERANDS = ("query", "key", "value")
 _BETWEEN = ("dropout", "to", "_to_copy", "type_as", "clone", "contiguous", "slice", "mul")
 """What may stand between softmax and values."""
 
@@ -39,7 +40,9 @@ def attentions(nodes: Iterable[Node]) -> tuple[Attention, ...]:
 def _attention(node: Node) -> Attention | None:
     op = ops.op_of(node)
     if op is Op.ATTENTION:
-        query, key, value = node.all_input_nodes[:3]
+        given = {**dict(zip(_OPERANDS, node.args, strict=False)), **node.kwargs}
+        query, key, value = (given[name] for name in _OPERANDS)
+        assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
         return Attention(node, value, query, key)
     if op is not Op.MATMUL or len(ops.shape(node) or ()) < 4:
         return None

@@ -109,11 +109,15 @@ def read_by(weights: Weights, node: Node) -> tuple[Weight, ...]:
 
 def _width(weights: Weights, weight: Weight, taken: set[Term]) -> Candidate | None:
     """The channels that ``weight`` reads; None for those of attentions and the residual stream."""
-    term = find(weights.axes(weight.source)[-1])
+    if not (read := weights.axes(weight.source)):
+        return None
+    term = find(read[-1])
     own = tuple(atom for atom in dict.fromkeys(atoms(term)) if atom.size > 1)
     shows = weights.showing(own)
     layers = {weights.layer_of(name) for name in shows}
     made = any(atom in own for name in shows for atom in _made_by(weights, name))
+    # Behind an operator that nobody knows are channels, but nobody knows whose.
+    made |= any(atom.frozen.startswith("opaque") for atom in own) and layers != {""}
     if len(layers) != 1 or not made or taken.intersection(own):
         return None
     problem = "" if term.kind is Kind.ATOM else "its channels are no single axis"

@@ -139,7 +139,7 @@ def _refusals(
             yield f"{_last(weight.module)}: {why}"
     for name in weights.showing(candidate.atoms):
         if name not in names and (why := _stranger(weights, name, names)):
-            yield f"{why} has its {what} too"
+            yield f"its {what} are also those of {why}"
     for atom in candidate.atoms:
         if atom.mixed:
             yield f"its {what} are {atom.mixed}"
@@ -151,7 +151,7 @@ def _stranger(weights: Weights, name: str, own: set[str]) -> str:
     module, _, leaf = name.rpartition(".")
     if leaf == "bias" and f"{module}.weight" in own:
         return ""
-    return name if name in weights.by_name else f"{_last(module)}.{leaf}, which is no Linear,"
+    return module if name in weights.by_name else f"{_last(module)}.{leaf}, which is no Linear"
 
 
 def _form(what: str, members: tuple[Member, ...]) -> Iterator[str]:

@@ -94,9 +94,9 @@ class Weights:
             return 1 if op is Op.LINEAR else 0
         source = ops.operands(node)[0]
         assert isinstance(source, Node)
-        summed = self.axes(source)[-1]
+        summed = self.axes(source)[-1:]
         # It may be stored either way and transposed on the fly.
-        return next((at for at, axis in enumerate(axes) if find(axis) is summed), len(axes) - 1)
+        return next((at for at, axis in enumerate(axes) if find(axis) in summed), len(axes) - 1)
 
     @cached_property
     def attentions(self) -> tuple[Attention, ...]:

@@ -27,6 +27,7 @@ from gacfx.core.sites import (
     MatmulSite,
     Site,
 )
+from gacfx.core.structures import Structure
 from gacfx.core.tiers import TierPrediction
 from gacfx.graph import ops
 
@@ -79,6 +80,8 @@ class State(Offered):
     """What is known of a whole module; lives in ``gm.meta["gacfx"]``."""
 
     dims: Dims | None = None
+    structures: tuple[Structure, ...] | None = None
+    """Which weights lose channels or heads together; found with the dims."""
     curves: "dict[str, Curve] | None" = None
     structure_curves: "tuple[StructureCurve, ...]" = ()
     """Of coupled structures, under the value model of the curves."""
@@ -211,6 +214,8 @@ def drop(gm: GraphModule, facts_to_drop: frozenset[Fact]) -> None:
                 erase(node, *_NOTE_FIELDS[fact])
         else:
             setattr(about, fact.value, None)
+    if Fact.DIMS in facts_to_drop:
+        about.structures = None
 
 
 _KINDS: dict[type[Site], str] = {

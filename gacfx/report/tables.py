@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from gacfx.report.dims_view import dims_view
+from gacfx.report.groups_view import groups_view
 from gacfx.report.inspection_view import inspection_view
 from gacfx.report.plan_view import plan_view
 from gacfx.summary import Summary
 
-__all__ = ["dims_view", "inspection_view", "plan_view", "summary_view"]
+__all__ = ["dims_view", "groups_view", "inspection_view", "plan_view", "summary_view"]
 
 
 def summary_view(summary: Summary) -> RenderableType:

@@ -61,9 +61,14 @@ class _Call:
         """The new size of an axis."""
         return resized(term, self.sizes)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the arguments that the operator takes, in order."""
+        assert isinstance(self.node.target, OpOverload)
+        return [argument.name for argument in self.node.target._schema.arguments]
+
     def _place(self, name: str) -> int:
-        names = [argument.name for argument in self.node.target._schema.arguments]  # type: ignore[union-attr]
-        return names.index(name)
+        return self.names.index(name)
 
 
 def rewrite_sizes(gm: GraphModule, values: Mapping[Node, Value], sizes: Sizes) -> None:
@@ -82,7 +87,6 @@ def rewrite_sizes(gm: GraphModule, values: Mapping[Node, Value], sizes: Sizes) -
         call = _Call(node, values, sizes)
         if rewrite is None or not any(changes(term, sizes) for term in _around(call)):
             continue
-        assert isinstance(node.target, OpOverload)
         try:
             rewrite(call)
         except Conflict as error:
@@ -98,17 +102,14 @@ def _around(call: _Call) -> list[Term]:
 
 def _write_sizes(call: _Call, name: str, terms: Axes) -> None:
     """A list of sizes; -1 says "what is left", which stays true."""
-    given = call.argument(name)
-    if given is not None:  # view.dtype has no sizes
-        new = [-1 if old == -1 else call.size(t) for old, t in zip(given, terms, strict=True)]
-        call.write(name, new)
+    pairs = zip(call.argument(name), terms, strict=True)
+    call.write(name, [-1 if old == -1 else call.size(term) for old, term in pairs])
 
 
 def _shape(call: _Call) -> None:
-    """The whole shape of the result."""
-    names = [argument.name for argument in call.node.target._schema.arguments]  # type: ignore[union-attr]
+    """The whole shape of the result; a view as another dtype has none."""
     for name in ("size", "shape"):
-        if name in names:
+        if name in call.names:
             _write_sizes(call, name, call.results[0])
 
 
@@ -121,9 +122,14 @@ def _unflatten(call: _Call) -> None:
 
 
 def _split(call: _Call) -> None:
-    """Sizes of consecutive parts; parts of unlike sizes are always listed."""
+    """Sizes of consecutive parts; listed where they become unlike."""
     dim = call.argument("dim", 0)
     parts = [call.size(axes[dim]) for axes in call.results]
+    into = call.names[1]
+    if not isinstance(call.argument(into), list | tuple) and len(set(parts)) == 1:
+        if into == "split_size":  # a number of chunks stays
+            call.write(into, parts[0])
+        return
     call.node.target = aten.split_with_sizes.default
     call.node.args = (call.argument("self"), parts, dim)
     call.node.kwargs = {}

@@ -48,8 +48,8 @@ MOE = """
     model.layers.0.self_attn heads 2x3: q_proj k_proj v_proj > o_proj
     model.layers.0.mlp.experts width {}: gate_up_proj > down_proj | expert tensors are not pruned
 """
-LATENT = "which is no Linear, has its channels too"
-BIAS = "relative_attention_bias.weight, which is no Linear, has its heads too"
+LATENT = "its channels are also those of"
+BIAS = "its heads are also those of relative_attention_bias.weight, which is no Linear"
 
 FIRST_LAYER = {
     "llama": LLAMA,
@@ -94,9 +94,11 @@ FIRST_LAYER = {
     """,
     "deepseekv3": f"""
         model.layers.0.self_attn.q_a_proj+q_b_proj width 20:
-            q_a_proj > q_b_proj | q_a_layernorm.weight, {LATENT}
+            q_a_proj > q_b_proj |
+            {LATENT} q_a_layernorm.weight, which is no Linear
         model.layers.0.self_attn.kv_a_proj_with_mqa+kv_b_proj width 22:
-            kv_a_proj_with_mqa > kv_b_proj | kv_a_layernorm.weight, {LATENT}
+            kv_a_proj_with_mqa > kv_b_proj |
+            {LATENT} kv_a_layernorm.weight, which is no Linear
         model.layers.0.self_attn heads 6x1: q_b_proj kv_b_proj > o_proj ||
             its module also holds q_a_proj, kv_a_proj_with_mqa
         model.layers.0.mlp width 88: gate_proj up_proj > down_proj
@@ -106,10 +108,10 @@ FIRST_LAYER = {
 SECOND_LAYER = {
     "t5": """
         encoder.block.1.layer.0.SelfAttention heads 6x1: q k v > o |
-            encoder.block.0.layer.0.SelfAttention.q.weight has its heads too
+            its heads are also those of encoder.block.0.layer.0.SelfAttention.q
         encoder.block.1.layer.1.DenseReluDense width 88: wi_0 wi_1 > wo
         decoder.block.1.layer.0.SelfAttention heads 6x1: q k v > o |
-            decoder.block.0.layer.0.SelfAttention.q.weight has its heads too
+            its heads are also those of decoder.block.0.layer.0.SelfAttention.q
         decoder.block.1.layer.1.EncDecAttention heads 6x1: q k v > o | cross attention
         decoder.block.1.layer.2.DenseReluDense width 88: wi_0 wi_1 > wo
     """,

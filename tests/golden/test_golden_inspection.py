@@ -9,6 +9,7 @@ from gacfx.core.materialise import Factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.sites import Workload
 from gacfx.coupling.analyse import couple
+from gacfx.coupling.structures import coupled_structures
 from gacfx.hardware import profile as profiles
 from gacfx.inspection import Inspection, annotate_graph
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
@@ -97,6 +98,21 @@ def test_no_width_loses_a_word(width: int, name: str) -> None:
     for row in seen.folded():
         for said in (row.name, row.sizes, row.reason, row.note):
             assert " ".join(said.replace("x", " x ").split()) in words
+
+
+def test_what_of_a_real_model_can_be_pruned() -> None:
+    gm = shapes("llama-3-8b")
+    params = sum(parameter.numel() for parameter in gm.parameters())
+    view = tables.groups_view("llama-3-8b, 2 layers", params, coupled_structures(gm))
+    check("llama-3-8b_groups", render(view))
+    check("llama-3-8b_groups_80", render(view, NARROW))
+
+
+def test_what_cannot_be_pruned_or_taken_out_stands_with_its_reason() -> None:
+    gm = export_model(FAMILIES["deepseekv3"].make())
+    view = tables.groups_view("deepseekv3", 69_100, coupled_structures(gm))
+    check("deepseekv3_groups", render(view))
+    check("deepseekv3_groups_80", render(view, NARROW))
 
 
 def test_the_coupled_dims_of_a_real_model() -> None:

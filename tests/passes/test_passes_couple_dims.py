@@ -1,7 +1,7 @@
 """couple-dims: the free sizes of the model into the state, the graph left alone."""
 
 from gacfx.coupling.analyse import couple
-from gacfx.graph.notes import Fact, facts, state
+from gacfx.graph.notes import Fact, drop, facts, state
 from gacfx.passes.analysis.couple_dims import CoupleDims
 from tests.passes.graphs import llama, run, snapshot
 
@@ -38,3 +38,12 @@ def test_twice_is_once() -> None:
     first, before = state(gm).dims, snapshot(gm)
     run(gm, CoupleDims())
     assert state(gm).dims == first and snapshot(gm) == before
+
+
+def test_structures_come_and_go_with_the_dims() -> None:
+    gm = run(llama(), CoupleDims())
+    found = state(gm).structures
+    assert found is not None
+    assert [(each.kind, each.refused) for each in found] == [("heads", ""), ("width", "")] * 2
+    drop(gm, frozenset({Fact.DIMS}))
+    assert state(gm).structures is None

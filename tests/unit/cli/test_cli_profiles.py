@@ -160,6 +160,11 @@ def test_no_line_of_a_narrow_pipe_is_wider(
     bf16: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    for words in (("inspect", "--gpu", "gb10"), ("inspect", "--dims"), ("plan", "--synthetic", 1)):
+    for words in (
+        ("inspect", "--gpu", "gb10"),
+        ("inspect", "--dims"),
+        ("inspect", "--groups"),
+        ("plan", "--synthetic", 1),
+    ):
         assert run(words[0], bf16, *words[1:]) == 0
         assert max(map(len, capsys.readouterr().out.splitlines())) <= 60

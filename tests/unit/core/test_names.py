@@ -4,7 +4,15 @@ import re
 
 import pytest
 
-from gacfx.core.names import MOST_NAME, MOST_TEXT, is_module_name, odd_text, one_line, printable
+from gacfx.core.names import (
+    MOST_NAME,
+    MOST_TEXT,
+    is_group_name,
+    is_module_name,
+    odd_text,
+    one_line,
+    printable,
+)
 
 
 @pytest.mark.parametrize("name", ["a", "model.layers.0.mlp.up_proj", "h.0.c-attn", "x" * MOST_NAME])
@@ -34,6 +42,13 @@ def test_names_of_modules(name: str) -> None:
 )
 def test_what_is_no_name_of_a_module(name: object) -> None:
     assert not is_module_name(name)
+
+
+def test_groups_of_one_layer_are_named_by_several_modules() -> None:
+    for name in ("a", "layers.0.fc1+fc2", "layer.0.intermediate.dense+output.dense"):
+        assert is_group_name(name)
+    for odd in ("", "+", "a+", "+a", "a++b", "a+b c", "a+../b", 3, f"a+{'x' * MOST_NAME}"):
+        assert not is_group_name(odd)
 
 
 def test_what_is_printed_is_one_line_that_no_terminal_acts_on() -> None:

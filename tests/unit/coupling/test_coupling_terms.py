@@ -17,6 +17,8 @@ from gacfx.coupling.terms import (
     find,
     freeze,
     join,
+    mix,
+    resized,
     to_text,
 )
 
@@ -235,3 +237,23 @@ def test_join_drops_neutral_sizes_and_flattens() -> None:
     inner = join(Kind.CAT, [a, Term(0), b])
     assert text(join(Kind.CAT, [inner, Term(1)])) == "3+4+1"
     assert text(join(Kind.PRODUCT, [inner, Term(1), a])) == "(3+4)*3"
+
+
+def test_sizes_follow_the_atoms_that_shrink() -> None:
+    heads, group, width = Term(4), Term(3), Term(8)
+    axis = join(Kind.CAT, [join(Kind.PRODUCT, [heads, group, width]), heads, Term(5)])
+    assert resized(axis, {}) == axis.size == 4 * 3 * 8 + 4 + 5
+    assert resized(axis, {heads: 2}) == 2 * 3 * 8 + 2 + 5
+    assert resized(axis, {heads: 1, group: 2, width: 1}) == 2 + 1 + 5
+
+
+def test_what_is_averaged_over_stays_known_through_cuts_and_links() -> None:
+    terms, axis, other, whole = Terms(), Term(12), Term(3), Term(12)
+    mix([axis], "averaged")
+    (rows, columns) = terms.view([axis], [3, 4])
+    terms.unify(rows, other)
+    terms.unify(whole, axis)
+    assert {atom.mixed for term in (rows, columns, other, whole) for atom in atoms(term)} == {
+        "averaged"
+    }
+    assert not any(atom.frozen for atom in atoms(axis))

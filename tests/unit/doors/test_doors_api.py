@@ -132,7 +132,8 @@ def test_losses_of_all_trials_are_kept_and_the_best_is_chosen(planned: Planned) 
 
 def test_weight_without_finite_statistics_stays_dense_with_a_reason() -> None:
     from gacfx.api import load_profile, read_calibration
-    from gacfx.study import Evidence, Study
+    from gacfx.evidence import Evidence
+    from gacfx.study import Study
 
     model = tiny.llama()
     corpus = read_calibration(tiny.texts(), model, tiny.tokenizer())

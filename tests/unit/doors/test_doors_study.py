@@ -16,7 +16,8 @@ from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
 from gacfx.errors import PlanError
-from gacfx.study import Evidence, Study
+from gacfx.evidence import Evidence
+from gacfx.study import Study
 from gacfx.suitable import check_tp
 from tests import tiny
 
