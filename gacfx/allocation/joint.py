@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.allocation.offers import Offers
+from gacfx.allocation.offers import Offers, window_of
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.offered import Candidates
@@ -114,6 +114,7 @@ def joint(
     offers: Offers,
     *,
     without: Mapping[str, Mapping[str, str]],
+    wanted: float | None = None,
     limited: bool = False,
 ) -> Joint:
     """The candidates of a structure.
@@ -123,9 +124,10 @@ def joint(
         whole: curves of its weights as they are, in the order of its members.
         offers: which sizes and ranks; its ``prune`` says what may be joined.
         without: module -> kind -> why the weight cannot have this kind of decision.
+        wanted: units that a window stands around; None where the method leaves the structure alone.
         limited: there are further budgets, so that a form may be worth its parameters.
     """
-    maker = _Maker(curve, whole, offers, without, limited)
+    maker = _Maker(curve, whole, offers, without, wanted, limited)
     return maker.make()
 
 
@@ -135,19 +137,22 @@ class _Maker:
     whole: Sequence[Curve]
     offers: Offers
     without: Mapping[str, Mapping[str, str]]
+    wanted: float | None
     limited: bool
 
     def make(self) -> Joint:
         menu = self.offers.prune
         found: list[tuple[int, float, Decision]] = []
         for kinds in self._forms():
-            here = self._each(kinds)
-            for size in self._sizes():
+            here = list[tuple[int, float, Decision]]()
+            for size in self._offered():
                 ranked = menu in ("both", "cautious") and size in self.curve.ranks
-                here += self._at(size, kinds if ranked else ())
+                whole = size == self._whole
+                here += self._each(kinds) if whole else self._at(size, kinds if ranked else ())
             found += _best(here)
-        if self.curve.facts.skip_nats is not None and self._allows(0):
-            found.append((0, self.curve.facts.skip_nats, Skip()))
+        skip_nats = self.curve.facts.skip_nats
+        if skip_nats is not None and not self.offers.window and self._allows(0):
+            found.append((0, skip_nats, Skip()))
         unique = {each.label: (params, loss, each) for params, loss, each in found}
         rows = sorted(unique.values(), key=lambda row: (row[0], row[1]))
         if not self.limited:
@@ -180,20 +185,36 @@ class _Maker:
         """A number of units is within the bounds on the structure."""
         return all(bound.holds(units) for bound in self.offers.bounds_on(self.curve.name))
 
+    @property
+    def _whole(self) -> Size:
+        return self.curve.facts.units, self.curve.facts.heads
+
+    def _offered(self) -> list[Size]:
+        """The whole and sizes that leave aligned dims, or those of them that a window keeps."""
+        sizes, window = self._sizes(), self.offers.window
+        if not window:
+            return [self._whole, *sizes]
+        if self.wanted is None:
+            return [self._whole]
+        sizes = [*(size for size in sizes if size[1] == self._whole[1]), self._whole]
+        return sizes[window_of([units for units, _ in sizes], self.wanted, window)]
+
     def _sizes(self) -> list[Size]:
         """Sizes that leave aligned dims, smaller than the whole."""
         facts, step = self.curve.facts, self.offers.step
-        sizes = [(n, h) for h in range(1, facts.heads + 1) for n in range(1, facts.units + 1)]
-        whole = (facts.units, facts.heads)
-        return [s for s in sizes if s != whole and self._allows(s[0]) and self._aligned(s, step)]
+        sizes = [(n, h) for h in facts.counts for n in range(1, facts.units + 1)]
+        return [
+            size
+            for size in sizes
+            if size != self._whole and self._allows(size[0]) and self._aligned(size, step)
+        ]
 
     def _aligned(self, size: Size, step: int) -> bool:
         """Every dim that changes is a multiple of the step, or all that the block is made of."""
         if self.curve.facts.kind == "heads" and size[0] % self.offers.tp:
             return False
-        whole = (self.curve.facts.units, self.curve.facts.heads)
         for member in self.curve.facts.members:
-            for left, of in zip(member.at(size), member.at(whole), strict=True):
+            for left, of in zip(member.at(size), member.at(self._whole), strict=True):
                 if left != of and left % step:
                     return False
         return True

@@ -175,10 +175,15 @@ class Search:
         """Refuse what cannot go together with pruning."""
         if self.prune == "none":
             return
-        if self.solver in RULES_OF_THUMB or self.candidates != "full":
+        if self.solver in RULES_OF_THUMB:
             raise PlanError(
-                f"prune {self.prune!r}: a window and the solvers {' and '.join(RULES_OF_THUMB)} "
-                "start from a rank; take candidates 'full' and solver 'core', or prune 'none'"
+                f"prune {self.prune!r}: the solvers {' and '.join(RULES_OF_THUMB)} start from a "
+                "rank; take solver 'core', or prune 'none'"
+            )
+        if self.candidates != "full" and (self.prune != "only" or self.value != "paper"):
+            raise PlanError(
+                f"prune {self.prune!r}: a window stands around a method's own widths, which follow "
+                "from its scores; take candidates 'full', or prune 'only' and value 'paper'"
             )
         if self.uniform and self.prune != "only":
             raise PlanError(
@@ -204,13 +209,16 @@ class Search:
             )
 
     @staticmethod
-    def paper() -> "Search":
+    def paper(prune: Prune = "none") -> "Search":
         """GAC-v2: Eq. 4 in a window around the method's own ranks, by its dynamic program.
 
         In exact form: one candidate for each weight, costs not rounded. Algorithm 1 as printed
         does neither.
+
+        Args:
+            prune: ``only`` for a method that makes widths instead of ranks.
         """
-        return Search(value="paper", candidates="window", solver="dp", form="pair")
+        return Search(value="paper", candidates="window", solver="dp", form="pair", prune=prune)
 
 
 def kinds_of(form: str, *, pairs_only: bool = False) -> tuple[str, ...]:
