@@ -111,6 +111,7 @@ def plan_from_curves(
     """
     goal, profile = as_goal(ratio, goal), load_profile(gpu)
     check_value(curves, search)
+    check_structures(curves, search)
     limiters = bound_to(limiting_passes(search.limits), profile)
     return allocate(curves, goal, profile=profile, search=search, limiters=limiters)
 
@@ -127,6 +128,7 @@ def problem_of(
     """
     profile = load_profile(gpu)
     check_value(curves, search)
+    check_structures(curves, search)
     if search.candidates != "full":
         raise PlanError("a window stands around ranks of one budget; take candidates 'full'")
     align = chosen_align(search, profile, curves.facts.provenance.dtype)
@@ -186,6 +188,15 @@ def offers_again(plan: Plan) -> Offers:
 
 def _sites(curves: Curves) -> dict[str, MatmulSite]:
     return {weight.module: weight.site for weight in curves.facts.weights}
+
+
+def check_structures(curves: Curves, search: Search) -> None:
+    """Raise PlanError if a search wants to prune and the curves know no structures."""
+    if search.prune != "none" and not curves.facts.structures:
+        raise PlanError(
+            f"prune {search.prune!r}: these curves know no coupled structures; save them with "
+            f"gacfx plan MODEL --calibration TEXT --prune {search.prune} --save-curves FILE"
+        )
 
 
 def check_value(curves: Curves, search: Search) -> None:

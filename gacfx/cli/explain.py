@@ -10,10 +10,12 @@ from gacfx.cli import options
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = options.add_command(
-        commands, "explain", "say why a weight of a plan got its size, and what holds it", run
+        commands, "explain", "say why a weight or structure got its size, and what holds it", run
     )
     command.add_argument("plan", metavar="PLAN", help="plan folder, checkpoint or plan.json")
-    command.add_argument("module", metavar="MODULE", help="model.layers.0.mlp.up_proj")
+    command.add_argument(
+        "module", metavar="MODULE", help="model.layers.0.mlp.up_proj, or the structure: ...0.mlp"
+    )
     command.add_argument(
         "--curves", metavar="FILE", required=True, help="of gacfx plan --save-curves"
     )

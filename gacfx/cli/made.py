@@ -194,5 +194,7 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if arguments.out or arguments.calibration or arguments.calibration_tokens:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
+    if arguments.prune not in (None, "none"):
+        raise options.WrongUse("--synthetic makes up no losses of structures; leave out --prune")
     if arguments.method:
         raise options.WrongUse("--synthetic makes losses up by no method; leave out --method")

@@ -122,10 +122,10 @@ def _sizes(plan: Plan, curves: Curves, choice: Choice, offers: Offers) -> _Sizes
         free, bound = (
             whole_case(plan, curves, choice, each) for each in (replace(offers, bounds=()), offers)
         )
-        found = [(case.offered.candidates or {})[choice.group] for case in (free, bound)]
+        legal, inside = ((case.offered.candidates or {})[choice.group] for case in (free, bound))
         # Under limits the prices of sizes that were not offered are not known.
         outside = 0.0 if plan.limits else _best(plan, choice, free) - _best(plan, choice, bound)
-        return _Sizes(*found, None, max(outside, 0.0))
+        return _Sizes(legal, inside, None, max(outside, 0.0))
     if offers.prune == "only":
         return _Sizes((DENSE,), (DENSE,), None)
     curve = curves.curves[choice.group]

@@ -18,7 +18,10 @@ class LimitingPass(GacPass):
     """A pass that may stand among the limits of a search: it says what plans may not do.
 
     Its work is ``restrict``, which is given what is offered and knows no graph, so that plans are
-    made from saved curves by the same code.
+    made from saved curves by the same code. What is offered belongs to groups: most are one weight
+    and have the name of its module; where structures may be pruned, a group is a whole MLP or
+    attention, and ``offered.modules(group)`` names its weights in the order of the parts of its
+    decisions. A pass that looks at groups, and not at ``sites`` alone, works for both.
     """
 
     needs = frozenset({Fact.TARGETS, Fact.CANDIDATES})
@@ -29,7 +32,7 @@ class LimitingPass(GacPass):
         """Change what is offered: add limits and rules, or list candidates anew.
 
         Args:
-            offered: candidates of every weight; changed in place.
+            offered: candidates of every group; changed in place.
             sites: module -> the product of its dense weight, in the order of the candidates.
         """
 

@@ -6,12 +6,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.core.decision import Decision
-from gacfx.core.pruning import Each
 from gacfx.explain import Explanation, Moved, Other, Price, Tie
 from gacfx.graph.layers import ranges, split_layer
 from gacfx.report.layout import Flow, listing, sentence
 from gacfx.report.numbers import count, signed
+from gacfx.report.pruned_view import said
 
 CHOSEN = "bold"
 """Style of the row of the chosen size."""
@@ -44,13 +43,6 @@ def explain_view(seen: Explanation) -> RenderableType:
         parts.append(Text("held by nothing: no other size loses less"))
     parts += [sentence(f"note: {note}") for note in seen.notes]
     return Group(*parts)
-
-
-def said(decision: Decision) -> str:
-    """``pivot 96``, ``width 192: pivot 72, dense, dense``, ``whole: pivot 8, dense, dense``."""
-    if decision.is_dense:
-        return "dense"
-    return f"whole: {decision}" if isinstance(decision, Each) else str(decision)
 
 
 def amount(price: Price, number: int, *, change: bool = False) -> str:

@@ -1,5 +1,6 @@
 """What two plans for one model do differently: values, and a table of the rows that differ."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -7,11 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gacfx.core.decision import DENSE
 from gacfx.core.plan import Choice, Plan
+from gacfx.core.pruning import Each
 from gacfx.errors import PlanMismatch
 from gacfx.graph.layers import ranges, split_layer
 from gacfx.report.numbers import signed
 from gacfx.report.plan_view import loss_unit
+from gacfx.report.pruned_view import said
 
 LEFT_ALONE = "left alone"
 """Size of a weight that only the other plan targets."""
@@ -21,13 +25,13 @@ MEASURED = ("trials",)
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One weight whose size, parameters or loss differ."""
+    """One weight or structure whose size, parameters or loss differ."""
 
     group: str
     shape: str
     """``1024 x 4096``, or how many weights."""
     before: int | str
-    """The rank of a pair, ``pivot 96``, ``dense``, or ``left alone``."""
+    """The rank of a pair, ``pivot 96``, ``width 192: dense, pivot 8``, or ``left alone``."""
     after: int | str
     params_before: int
     params_after: int
@@ -75,7 +79,8 @@ def diff(before: Plan, after: Plan) -> PlanDiff:
         PlanMismatch: the plans are for different models.
     """
     check_same_model(before, after)
-    one, two = ({c.group: c for c in plan.choices} for plan in (before, after))
+    coupled = {c.group: c for plan in (before, after) for c in plan.choices if len(c.weights) > 1}
+    one, two = (_by_group(plan, coupled.values()) for plan in (before, after))
     groups = [*one, *(group for group in two if group not in one)]
     made = [_change(one.get(group), two.get(group)) for group in groups]
     losses = [
@@ -115,12 +120,29 @@ def check_same_model(before: Plan, after: Plan) -> None:
         raise PlanMismatch("the plans have no weight in common; compare plans of one model")
 
 
+def _by_group(plan: Plan, coupled: Iterable[Choice]) -> dict[str, Choice]:
+    """Group -> choice; weights that one of the plans decides together are one group in both."""
+    found = {choice.group: choice for choice in plan.choices}
+    for whole in coupled:
+        own = [found.pop(weight.module, None) for weight in whole.weights]
+        if whole.group not in found and any(own):
+            parts = tuple(choice.decision if choice else DENSE for choice in own)
+            loss = sum(choice.loss_nats for choice in own if choice)
+            found[whole.group] = Choice(whole.group, whole.weights, Each(parts), None, loss)
+    order = {weight.module: at for at, weight in enumerate(plan.weights.values())}
+    return dict(
+        sorted(found.items(), key=lambda item: min(order.get(w.module, 0) for w in item[1].weights))
+    )
+
+
 def _change(one: Choice | None, two: Choice | None) -> Change | None:
     shape = one or two
     assert shape is not None
     sides = [(_size(c), *_counts(c, shape)) for c in (one, two)]
     if sides[0] == sides[1]:
-        return None
+        if one is None or two is None or one.decision == two.decision:
+            return None
+        sides[1] = (f"{sides[1][0]} (other units)", *sides[1][1:])
     (before, params_before, loss_before), (after, params_after, loss_after) = sides
     return Change(
         shape.group,
@@ -137,7 +159,7 @@ def _change(one: Choice | None, two: Choice | None) -> Change | None:
 def _size(choice: Choice | None) -> int | str:
     if choice is None:
         return LEFT_ALONE
-    return choice.decision.label
+    return said(choice.decision) if len(choice.weights) > 1 else choice.decision.label
 
 
 def _counts(choice: Choice | None, shape: Choice) -> tuple[int, float]:
@@ -158,6 +180,7 @@ def _totals(plan: Plan, kinds: tuple[str, ...]) -> dict[str, Any]:
         **{kind: counts.get(kind, 0) for kind in kinds if kind != "dense"},
         "dense": counts["dense"],
         "left_alone": len(plan.refusals),
+        "unpruned": len(plan.unpruned),
         **{f"limit {limit.name}": (limit.spent, limit.most) for limit in plan.limits},
         "rules": plan.rules,
         "status": proof.status if proof else None,
@@ -225,7 +248,8 @@ def diff_view(found: PlanDiff, names: tuple[str, str] = ("before", "after")) -> 
 
 def _changes_table(found: PlanDiff, names: tuple[str, str]) -> Table:
     table = _table("layers", "weight", "dense", *(f">{name}" for name in names), ">params")
-    table.columns[1].no_wrap, table.columns[1].overflow = False, "fold"
+    for column in (1, 3, 4):  # where the terminal is narrow they break, none is cut
+        table.columns[column].no_wrap, table.columns[column].overflow = False, "fold"
     if found.comparable:
         table.add_column(f"loss, {found.unit_after}", justify="right")
     for same in fold_changes(found.changes):

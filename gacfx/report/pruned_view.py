@@ -6,6 +6,7 @@ heads 8 of 32, kv 2
 
 from collections.abc import Iterable, Mapping
 
+from gacfx.core.decision import Decision
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.pruning import Each, Heads, Skip, Sliced, Width
 from gacfx.graph.layers import ranges, split_layer
@@ -31,6 +32,13 @@ def _of(choice: Choice, units: int) -> str:
             dense, rest = divmod(units * weight.columns, part.inputs)
             return "" if rest else f" of {dense}"
     return ""
+
+
+def said(decision: Decision) -> str:
+    """``pivot 96``, ``width 192: pivot 72, dense, dense``, ``whole: pivot 8, dense, dense``."""
+    if decision.is_dense:
+        return "dense"
+    return f"whole: {decision}" if isinstance(decision, Each) else str(decision)
 
 
 def rests_text(choice: Choice) -> str:

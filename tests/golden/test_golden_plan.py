@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.goal import Goal
-from gacfx.core.plan import Plan, Provenance
+from gacfx.core.plan import Plan, Provenance, Trial
 from gacfx.core.search import Bound, Search
 from gacfx.demo import REAL
 from gacfx.graph.pipeline import Pipeline
@@ -20,8 +20,9 @@ from gacfx.passes.planning.synthetic_curves import SyntheticCurves
 from gacfx.replan import plan_from_curves, synthetic_graph
 from gacfx.report.speedup_view import speedup_view
 from gacfx.report.tables import plan_view
-from gacfx.speedup import graph_speedup
+from gacfx.speedup import curves_speedup, graph_speedup
 from tests.golden.goldens import NARROW, check, render, shapes
+from tests.unit import made_structures
 
 WAYS = {
     "default": (Goal(ratio="0.2"), Search()),
@@ -60,6 +61,26 @@ def test_what_a_plan_shows(way: str) -> None:
     view = Group(plan_view(timeless), "", faster)
     check(f"plan_{way}", render(view))
     check(f"plan_{way}_80", render(view, NARROW))
+
+
+def test_what_a_plan_of_structures_shows() -> None:
+    curves = made_structures.curves(layers=3)
+    plan = plan_from_curves(curves, ratio="0.45", search=Search(prune="both"))
+    assert plan.proof is not None
+    tried = (
+        Trial("two-sided", 2.9, False, 0.1, "either"),
+        Trial("two-sided", 2.8, True, 0.1, "both"),
+    )
+    made = replace(plan.provenance, trials=tried, dense_nats_per_token=2.75)
+    timeless = replace(
+        plan,
+        proof=replace(plan.proof, seconds=0.0),
+        provenance=made,
+        unpruned={f"model.layers.{i}.experts": "expert tensors are not pruned" for i in (1, 2)},
+    )
+    view = Group(plan_view(timeless), "", speedup_view(curves_speedup(curves, plan)))
+    check("plan_pruned", render(view))
+    check("plan_pruned_80", render(view, NARROW))
 
 
 def test_how_much_faster_llama_3_8b_gets_is_what_demo_and_readme_say() -> None:

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from gacfx.core.decision import LowRank, Pivot
 from gacfx.core.plan import Choice, Plan, Trial, Weight
+from gacfx.core.pruning import Width
 from gacfx.core.search import Search
 from gacfx.errors import PlanMismatch
 from gacfx.replan import plan_from_curves
 from gacfx.report.plan_diff import Change, Difference, PlanDiff, diff, diff_view
-from tests.unit import made_curves
+from tests.unit import made_curves, made_structures
 
 A, B = made_curves.LOSSES
 
@@ -180,3 +181,45 @@ def test_everything_is_plain_json() -> None:
     raw = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert raw["changes"][0]["group"] == A and raw["comparable"] is True
     assert {row["what"] for row in raw["provenance"]} == {"align", "search.tp"}
+
+
+def pruned(ratio: str, prune: Any) -> Plan:
+    curves = made_structures.curves(layers=3)
+    return plan_from_curves(curves, ratio=ratio, search=Search(prune=prune))
+
+
+def test_structures_are_compared_with_structures_and_with_their_weights() -> None:
+    one, two = pruned("0.3", "none"), pruned("0.3", "both")
+    found = diff(one, two)
+    rows = {change.group: change for change in found.changes}
+    several = {c.group: c for c in two.choices if len(c.weights) > 1}
+    assert several and several.keys() <= rows.keys()
+    for name, choice in several.items():
+        change = rows[name]
+        own = [c for c in one.choices if c.group in choice.decisions]
+        assert change.after == str(choice.decision) and str(change.before)[:5] in ("whole", "dense")
+        assert change.params_before == sum(c.params for c in own)
+        assert change.loss_before == pytest.approx(sum(c.loss_nats for c in own))
+        assert not {c.group for c in own} & rows.keys()
+    # Every parameter and every loss that moved is in one row.
+    moved = sum(change.params_after - change.params_before for change in found.changes)
+    assert moved == two.kept_params - one.kept_params
+    lost = sum(change.loss_after - change.loss_before for change in found.changes)
+    assert lost == pytest.approx(two.loss_nats - one.loss_nats)
+    back = diff(two, one)
+    assert {(c.group, c.before, c.after) for c in back.changes} == {
+        (c.group, c.after, c.before) for c in found.changes
+    }
+    assert not diff(two, two) and diff(two, pruned("0.5", "only")).changes
+    assert not any("…" in word for line in text(found, 80) for word in line)
+
+
+def test_other_channels_of_the_same_number_are_a_difference() -> None:
+    one = pruned("0.4", "only")
+    at, choice = next((at, c) for at, c in enumerate(one.choices) if isinstance(c.decision, Width))
+    assert isinstance(choice.decision, Width)
+    kept = tuple(range(len(choice.decision.kept)))
+    other = replace(choice, decision=replace(choice.decision, kept=kept))
+    choices = (*one.choices[:at], other, *one.choices[at + 1 :])
+    (change,) = diff(one, replace(one, choices=choices)).changes
+    assert change.after == f"{change.before} (other units)"
