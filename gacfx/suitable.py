@@ -8,7 +8,8 @@ from gacfx.core.asked import check_module
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
-from gacfx.modules.install import compressed_modules
+from gacfx.modules.blocks import blocks_in
+from gacfx.modules.install import decisions_in
 
 
 def check_dtype(model: nn.Module, profile: Profile) -> None:
@@ -37,7 +38,7 @@ def check_model(model: nn.Module) -> None:
         )
     if model.training:
         raise UnsupportedModel("the model is in training mode; call model.eval() first")
-    if compressed_modules(model):
+    if decisions_in(model) or blocks_in(model):
         raise UnsupportedModel(
             "the model is compressed by gacfx already; start from the dense checkpoint"
         )

@@ -10,7 +10,7 @@ level: while that module is imported, it imports this one.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers.quantizers.auto import (
@@ -24,18 +24,30 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
 from gacfx.checkpoint.stored import check_there
-from gacfx.core.config_json import FORMAT_VERSION, METHOD, READS, read_block
+from gacfx.core.blocks import BlockState, HeadCounts, write_block_state
+from gacfx.core.config_json import (
+    FORMAT_VERSION,
+    METHOD,
+    READS,
+    UNPRUNED,
+    read_block,
+    read_blocks,
+    version_for,
+)
 from gacfx.core.decision import Decision
 from gacfx.core.kinds import write_decision
 from gacfx.core.names import printable
+from gacfx.core.pruning import Skip, Sliced
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
+from gacfx.modules.blocks import blocks_in, skipped_modules
 from gacfx.modules.carrier import NOTICE
-from gacfx.modules.install import compressed_modules, skeleton_
+from gacfx.modules.install import compressed_modules, decisions_in, skeleton_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NOTE = "import gacfx before loading"
+T = TypeVar("T")
 
 
 class GacfxConfig(QuantizationConfigMixin):
@@ -48,6 +60,7 @@ class GacfxConfig(QuantizationConfigMixin):
         gacfx_note: for whoever reads config.json.
         gacfx_version: of the gacfx that wrote the block.
         ranks: module name -> rank of a pair, in version 1 instead of ``modules``.
+        blocks: name of an attention or MLP -> its numbers of heads, or that it is skipped.
         unknown: keys of other programs; dropped with a warning that names them.
 
     Raises:
@@ -62,12 +75,14 @@ class GacfxConfig(QuantizationConfigMixin):
         gacfx_note: str = NOTE,
         gacfx_version: str = "",
         ranks: Mapping[str, int] | None = None,
+        blocks: Mapping[str, Any] | None = None,
         **unknown: object,
     ) -> None:
         if quant_method != METHOD:
             raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
         if format_version is None:
-            format_version = FORMAT_VERSION if ranks is None else READS[0]
+            said = UNPRUNED if ranks is None else READS[0]
+            format_version = said if not (blocks or _slices(modules)) else FORMAT_VERSION
         first = format_version == READS[0]
         unknown |= {"modules": modules} if first and modules else {}
         unknown |= {"ranks": ranks} if ranks and not first else {}
@@ -78,23 +93,39 @@ class GacfxConfig(QuantizationConfigMixin):
             "format_version": format_version,
             "modules": _written(modules),
             "ranks": {} if ranks is None else ranks,
+            "blocks": _written_blocks(blocks),
             "gacfx_version": gacfx_version,
         }
         self.quant_method = METHOD  # type: ignore[assignment]  # a plain string, no enum member
-        self.format_version = FORMAT_VERSION
         self.gacfx_version = __version__
         self.gacfx_note = NOTE
-        self.decisions = read_block(block)
+        self.keep(read_block(block), read_blocks(block))
 
     @property
     def decisions(self) -> dict[str, Decision]:
         """Module name -> decision."""
         return read_block(self.__dict__)
 
-    @decisions.setter
-    def decisions(self, found: Mapping[str, Decision]) -> None:
+    @property
+    def states(self) -> dict[str, BlockState]:
+        """Name of a block -> what became of it."""
+        return read_blocks(self.__dict__)
+
+    def keep(self, decisions: Mapping[str, Decision], states: Mapping[str, BlockState]) -> None:
+        """Say these from now on."""
         # Plain JSON values: everything that an instance holds is written to config.json.
-        self.modules: dict[str, Any] = _written(dict(sorted(found.items())))
+        self.format_version = version_for(decisions, states)
+        self.modules: dict[str, Any] = _written(dict(sorted(decisions.items())))
+        if states:
+            self.blocks: dict[str, Any] = _written_blocks(dict(sorted(states.items())))
+        else:
+            vars(self).pop("blocks", None)  # version 2 has no such table
+
+
+def _slices(modules: object) -> bool:
+    """Some of these decisions, none of which need to be read yet, is a slice."""
+    found = modules.values() if isinstance(modules, Mapping) else ()
+    return any(isinstance(one, Sliced) for one in found)
 
 
 def _written(modules: Any) -> Any:
@@ -104,6 +135,16 @@ def _written(modules: Any) -> Any:
     return {
         name: write_decision(said) if isinstance(said, Decision) else said
         for name, said in modules.items()
+    }
+
+
+def _written_blocks(blocks: Any) -> Any:
+    """As a file has them; what is none is left for the reader to refuse."""
+    if not isinstance(blocks, Mapping):
+        return {} if blocks is None else blocks
+    return {
+        name: write_block_state(said) if isinstance(said, HeadCounts | Skip) else said
+        for name, said in blocks.items()
     }
 
 
@@ -118,15 +159,16 @@ class GacfxQuantizer(HfQuantizer):
     ) -> "PreTrainedModel":
         _check_whole(model)
         decisions = _names_in(model, self.quantization_config.decisions)
+        states = _names_in(model, self.quantization_config.states)
         try:
-            skeleton_(model, decisions)
+            skeleton_(model, decisions, states)
         except (UnsupportedModel, PlanError) as error:
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
-        check_there(compressed_modules(model), checkpoint_files or ())
-        self.quantization_config.decisions = decisions
+        check_there(model, checkpoint_files or ())
+        self.quantization_config.keep(decisions, states)
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # Files may have the notice or not, so it is kept out of the load.
-        for layer in compressed_modules(model).values():
+        for layer in _guards(model):
             delattr(layer, NOTICE)
         known = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {*known, rf"\.{NOTICE}$"}
@@ -145,8 +187,9 @@ class GacfxQuantizer(HfQuantizer):
         for name, layer in compressed_modules(model).items():
             if problem := layer.problem():
                 raise CheckpointError(f"{name}: {problem}; the file is not what was written")
-            if not layer.weight.is_meta:  # where buffers are on disk, so would it have to be
-                layer.register_buffer(NOTICE, torch.empty_like(layer.weight))
+        for guard in _guards(model):
+            if not guard.weight.is_meta:  # where buffers are on disk, so would it have to be
+                guard.register_buffer(NOTICE, torch.empty_like(guard.weight))
         _unmark_(model)
         return model
 
@@ -170,7 +213,13 @@ def register() -> None:
 
 def config_of(model: "PreTrainedModel") -> GacfxConfig:
     """The configuration block for the compressed layers that are in ``model`` now."""
-    return GacfxConfig({name: layer.decision for name, layer in compressed_modules(model).items()})
+    return GacfxConfig(decisions_in(model), blocks=blocks_in(model))
+
+
+def _guards(model: "PreTrainedModel") -> list[Any]:
+    """Modules with an empty buffer in the place of a dense weight."""
+    skipped = [each.guard for each in skipped_modules(model).values()]
+    return [*compressed_modules(model).values(), *skipped]
 
 
 def check_unquantized(model: object) -> None:
@@ -210,7 +259,7 @@ def _quantizes(conversion: object) -> bool:
     return any(type(step).__module__.startswith("transformers.integrations") for step in steps)
 
 
-def _names_in(model: "PreTrainedModel", decisions: dict[str, Decision]) -> dict[str, Decision]:
+def _names_in(model: "PreTrainedModel", decisions: dict[str, T]) -> dict[str, T]:
     """The decisions under the names that they have in ``model``.
 
     As transformers does with weights: AutoModel drops the prefix of the base model, and the layers

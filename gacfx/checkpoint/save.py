@@ -11,12 +11,14 @@ from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.load import check_finite
 from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
+from gacfx.core.blocks import block_state
 from gacfx.core.decision import DENSE
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
 from gacfx.core.materialise import Factors
 from gacfx.core.plan import Plan
 from gacfx.core.plan_folder import save_plan
+from gacfx.core.pruning import Gone
 from gacfx.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -81,12 +83,21 @@ def save_checkpoint(
 
 def _check_model(model: "PreTrainedModel", plan: Plan) -> None:
     hf.check_unquantized(model)
-    placed, planned = hf.config_of(model).decisions, plan.decisions
+    config = hf.config_of(model)
+    placed = config.decisions
+    planned = {n: one for n, one in plan.decisions.items() if not isinstance(one, Gone)}
     for name in sorted(placed.keys() | planned.keys()):
         if placed.get(name) != planned.get(name):
             raise CheckpointError(
                 f"{name}: {placed.get(name, DENSE)} in the model, {planned.get(name, DENSE)} in "
                 "the plan; apply the plan before saving"
+            )
+    states = {name: block_state(one) for name, one in plan.blocks.items()}
+    for name in sorted(config.states.keys() | states.keys()):
+        if config.states.get(name) != states.get(name):
+            raise CheckpointError(
+                f"{name}: {config.states.get(name, DENSE)} in the model, "
+                f"{states.get(name, DENSE)} in the plan; apply the plan before saving"
             )
     for name, parameter in model.named_parameters():
         if parameter.is_meta and not hasattr(model, "hf_device_map"):

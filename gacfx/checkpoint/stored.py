@@ -4,9 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gacfx.core.names import printable
 from gacfx.errors import CheckpointError
 from gacfx.modules.carrier import Carrier
+from gacfx.modules.dense import features
+from gacfx.modules.install import decisions_in
 
 _NO_WEIGHTS = ("I", "U", "BOOL", "C")
 """How safetensors begins the names of dtypes that are no real numbers: I8, U8, BOOL, C64."""
@@ -60,8 +64,8 @@ def _is_explained(config: Mapping[str, Any]) -> bool:
     return False
 
 
-def check_there(layers: Mapping[str, Carrier], files: Iterable[str | Path]) -> None:
-    """Nothing when the files hold every tensor of the compressed layers.
+def check_there(model: nn.Module, files: Iterable[str | Path]) -> None:
+    """Nothing when the files hold every tensor of the compressed layers of a model.
 
     A loader fills what is missing with random numbers and only warns. Names are compared by their
     ends, since loaders and savers rename what stands in front.
@@ -78,14 +82,21 @@ def check_there(layers: Mapping[str, Carrier], files: Iterable[str | Path]) -> N
     for path in paths:
         with safe_open(path, framework="pt") as opened:
             ends |= {end for name in opened.keys() for end in _ends(name)}  # noqa: SIM118
-    for module, layer in layers.items():
+    for module, decision in decisions_in(model).items():
         short = ".".join(module.split(".")[-_DEPTH:])
-        for stored in layer.decision.tensors(layer.out_features, layer.in_features).values():
+        for stored in decision.tensors(*_features(model.get_submodule(module))).values():
             if f"{short}.{stored.parameter}" not in ends:
                 raise CheckpointError(
-                    f"{module}: the files have no {stored.parameter} of it, which {layer.decision} "
+                    f"{module}: the files have no {stored.parameter} of it, which {decision} "
                     "in config.json asks for; the two do not belong together"
                 )
+
+
+def _features(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a compressed layer."""
+    if isinstance(layer, Carrier):
+        return layer.out_features, layer.in_features
+    return features(layer)
 
 
 _DEPTH = 3

@@ -143,6 +143,7 @@ def parser() -> argparse.ArgumentParser:
         diff,
         evaluate,
         explain,
+        export,
         inspect,
         methods,
         passes,
@@ -158,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, verify, evaluate, run, bench, profiles)
-    for module in (*known, methods, passes, demo):
+    known = (inspect, plan, explain, diff, compress, verify, export, evaluate, run, bench)
+    for module in (*known, profiles, methods, passes, demo):
         module.add(commands)
     return top

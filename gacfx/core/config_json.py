@@ -1,18 +1,23 @@
 """config.json, read with bounds: what no model can be is refused before anything is built of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
+from gacfx.core.blocks import BlockState, read_block_state
 from gacfx.core.decision import Decision, of_rank
 from gacfx.core.files.reading import read_table
 from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, printable
+from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import CheckpointError, PlanError
 
-FORMAT_VERSION = 2
-"""Of the gacfx block: a decision for each module. Version 1 has ``ranks`` instead, of pairs."""
-READS = (1, FORMAT_VERSION)
+FORMAT_VERSION = 3
+"""Of the gacfx block: a decision for each module, which may be a slice, and what became of blocks.
+Version 2 has no slices and no blocks, version 1 has ``ranks`` instead, of pairs."""
+UNPRUNED = 2
+"""Written where nothing is pruned, for older readers."""
+READS = (1, UNPRUNED, FORMAT_VERSION)
 METHOD = "gacfx"
 """The ``quant_method`` of the block."""
 MAX_MODULES = 100_000
@@ -23,6 +28,8 @@ MAX_SIZE = 2**28
 """Features, or words of a vocabulary."""
 MAX_COUNT = 2_000
 """Layers: each is a dozen Python modules, whatever its size."""
+
+T = TypeVar("T")
 
 _SIZES = ("size", "dim", "embd", "inner", "d_model", "d_ff", "ffn")
 
@@ -63,7 +70,15 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
         most = MAX_SIZE if sized else MAX_COUNT if "layer" in key else found
         if found > most:
             raise CheckpointError(f"{where}: {key} is {found:,}; no model has over {most:,}")
-    read_block(config.get("quantization_config"), where)
+    block = config.get("quantization_config")
+    read_block(block, where)
+    read_blocks(block, where)
+
+
+def version_for(decisions: Mapping[str, Decision], blocks: Mapping[str, BlockState]) -> int:
+    """The oldest format that can say these."""
+    pruned = blocks or any(isinstance(one, Sliced) for one in decisions.values())
+    return FORMAT_VERSION if pruned else UNPRUNED
 
 
 def read_block(block: object, where: str = "config.json") -> dict[str, Decision]:
@@ -77,16 +92,56 @@ def read_block(block: object, where: str = "config.json") -> dict[str, Decision]
         CheckpointError: a version that this gacfx does not read, an unknown kind of decision, or
             what is no table of modules and decisions.
     """
-    if not isinstance(block, Mapping) or block.get("quant_method", METHOD) != METHOD:
+    if not _is_ours(block):
         return {}
-    version = block.get("format_version", FORMAT_VERSION if "modules" in block else READS[0])
+    version = _version(block, where)
+    if version == READS[0]:
+        return _table(block, "ranks", _pair, where)
+    return _table(block, "modules", _decision if version > UNPRUNED else _unpruned, where)
+
+
+def read_blocks(block: object, where: str = "config.json") -> dict[str, BlockState]:
+    """Name of an attention or MLP -> what became of it, as the gacfx block of a configuration says.
+
+    Args:
+        block: ``quantization_config``, of a file that anybody may have written.
+        where: for messages.
+
+    Raises:
+        CheckpointError: as ``read_block``, or blocks in a version that has none.
+    """
+    if not _is_ours(block):
+        return {}
+    version = _version(block, where)
+    if version < FORMAT_VERSION and block.get("blocks"):
+        raise CheckpointError(
+            f"{where}: gacfx format version {version} has no blocks; it should be {FORMAT_VERSION}"
+            f"{_writer(block)}"
+        )
+    return _table(block, "blocks", read_block_state, where)
+
+
+def _is_ours(block: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(block, Mapping) and block.get("quant_method", METHOD) == METHOD
+
+
+def _version(block: Mapping[str, Any], where: str) -> int:
+    """Version of the gacfx block."""
+    unsaid = FORMAT_VERSION if "blocks" in block else UNPRUNED if "modules" in block else READS[0]
+    version = block.get("format_version", unsaid)
     if type(version) is not int or version not in READS:
-        reads = " and ".join(map(str, READS))
+        reads = f"{', '.join(map(str, READS[:-1]))} and {READS[-1]}"
         raise CheckpointError(
             f"{where}: gacfx format version {printable(repr(version))}; this gacfx reads {reads}. "
             f"A newer gacfx may read it{_writer(block)}"
         )
-    key = "modules" if version == FORMAT_VERSION else "ranks"
+    return version
+
+
+def _table(
+    block: Mapping[str, Any], key: str, read: Callable[[object], T], where: str
+) -> dict[str, T]:
+    """Name -> what is read, of one table of the block."""
     table = block.get(key, {})
     if not isinstance(table, Mapping):
         raise CheckpointError(f"{where}: gacfx {key} must be a table, not {printable(repr(table))}")
@@ -99,7 +154,7 @@ def read_block(block: object, where: str = "config.json") -> dict[str, Decision]
         if not is_module_name(name):
             raise CheckpointError(f"{where}: '{printable(name)}' is no module name")
         try:
-            found[name] = _decision(said) if version == FORMAT_VERSION else _pair(said)
+            found[name] = read(said)
         except PlanError as error:
             raise CheckpointError(f"{where}: {name}: {error}{_writer(block)}") from error
     return found
@@ -109,6 +164,15 @@ def _decision(said: object) -> Decision:
     decision = read_decision(said)
     if decision.is_dense:
         raise PlanError("nothing replaces a dense weight; leave it out")
+    if isinstance(decision, Gone):
+        raise PlanError("a weight goes with its block; name that under blocks, as a skip")
+    return decision
+
+
+def _unpruned(said: object) -> Decision:
+    decision = _decision(said)
+    if isinstance(decision, Sliced):
+        raise PlanError(f"format version {UNPRUNED} has no slices; it should be {FORMAT_VERSION}")
     return decision
 
 

@@ -7,7 +7,7 @@ found by the entry point ``gacfx.decisions``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
 from gacfx.core.names import printable
@@ -81,18 +81,24 @@ def read_decision(raw: object) -> Decision:
     for name in sorted(wanted ^ given.keys()):
         what = "is missing" if name in wanted else "is no field of it"
         raise PlanError(f"{cls.kind}: {printable(str(name))} {what}")
-    whole = {each.name for each in fields(cls) if each.type is int}  # type: ignore[arg-type]
+    types = {each.name: each.type for each in fields(cls)}  # type: ignore[arg-type]
     try:
-        return cls(**{name: _read_field(given[name], name in whole) for name in given})
+        return cls(**{name: _read_field(given[name], types[name]) for name in given})
     except (TypeError, ValueError, RecursionError) as error:
         raise PlanError(f"{cls.kind}: {error}") from error
 
 
-def _read_field(found: object, whole: bool = False) -> object:
-    if isinstance(found, list | tuple) and not whole:
-        return tuple(map(_read_field, found))
-    if isinstance(found, Mapping) and not whole:
+def _read_field(found: object, wanted: object = None) -> object:
+    """A field of its type; of a type that says nothing, what the value looks like."""
+    item, *_ = get_args(wanted) or (None,)
+    if isinstance(found, list | tuple) and wanted not in (int, Decision):
+        return tuple(_read_field(each, item) for each in found)
+    if isinstance(found, Mapping) and wanted is not int and item is None:
         return read_decision(found)
+    if wanted is Decision:
+        raise ValueError(f"{printable(repr(found), 60)} is no decision")
+    if item is not None:
+        raise ValueError(f"{printable(repr(found), 60)} is no list")
     if type(found) is not int:
         raise ValueError(f"{printable(repr(found), 60)} is no whole number")
     return found

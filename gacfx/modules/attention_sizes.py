@@ -11,7 +11,7 @@ each head.
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -82,19 +82,29 @@ class LayerConfig:
 
 
 def attention_of(name: str, block: nn.Module) -> Attention:
-    """What computes with heads in a block.
+    """What computes with heads in a block, once its numbers can be changed.
 
     Raises:
-        UnsupportedModel: its numbers of heads cannot be changed, with the reason.
+        UnsupportedModel: they cannot, with the reason.
+    """
+    attention = numbers_of(name, block)
+    if problem := _not_understood(attention):
+        raise UnsupportedModel(f"{name}: {problem}; its heads cannot be pruned")
+    return attention
+
+
+def numbers_of(name: str, block: nn.Module) -> Attention:
+    """What computes with heads in a block, and its numbers.
+
+    Raises:
+        UnsupportedModel: nothing in it says them.
     """
     found = [each for each in block.modules() if any(map(_integers(each).get, HEAD_DIM))]
     if len(found) != 1:
         what = "nothing in it says" if not found else f"{len(found)} modules in it say"
         raise UnsupportedModel(f"{name}: {what} how long a head is, so it is no known attention")
-    attention = _numbers(name, found[0])
-    if problem := _not_understood(attention):
-        raise UnsupportedModel(f"{name}: {problem}; its heads cannot be pruned")
-    return attention
+    own, marked = _numbers(name, found[0]), vars(block).get(MARK)
+    return replace(own, counts=marked) if marked else own
 
 
 def check_counts(name: str, attention: Attention, new: HeadCounts) -> None:

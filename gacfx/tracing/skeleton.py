@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from gacfx.core.config_json import check_sizes, no_config, read_block, read_config_json
+from gacfx.core.config_json import check_sizes, no_config, read_block, read_blocks, read_config_json
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from gacfx.graph.compat import without_weight_init
 from gacfx.modules.install import skeleton_
@@ -92,7 +92,8 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
     """
     check_sizes(config.to_dict(), config.model_type)
     block = getattr(config, "quantization_config", None)
-    decisions = read_block(block if isinstance(block, dict) else getattr(block, "__dict__", None))
+    block = block if isinstance(block, dict) else getattr(block, "__dict__", None)
+    decisions, states = read_block(block), read_blocks(block)
     dtype = dtype or _dtype(config)
     try:
         with torch.device("meta"), without_weight_init():
@@ -101,8 +102,8 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
             model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
     except Exception as error:  # a wrong entry: models raise nearly everything
         raise UnsupportedModel(f"{config.model_type}: cannot be built: {_short(error)}") from error
-    if decisions:
-        skeleton_(model, decisions)
+    if decisions or states:
+        skeleton_(model, decisions, states)
     model.train(False)
     return model
 

@@ -7,15 +7,19 @@ with zeros in their place.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gacfx.core.blocks import block_state
 from gacfx.core.decision import DENSE, Decision
+from gacfx.core.locks import fingerprint
 from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.plan import Budget, Choice, Plan, Provenance, Weight
+from gacfx.core.planned import Planned
 from gacfx.core.pruning import GONE, Heads, Skip, Sliced, Width
+from gacfx.core.statistics import weight_digest
 from gacfx.core.structures import Member, Positions, Structure
 from gacfx.modules.blocks import Blocks
 from gacfx.modules.dense import features, is_conv1d, weight_of
@@ -265,6 +269,22 @@ def masked(model: nn.Module, structure: Structure, decision: Width | Heads | Ski
     return made
 
 
-def counts(decision: Heads) -> str:
-    """``heads 4/2``."""
-    return str(block_state(decision))
+def plan_of(model: Any, *chosen: tuple[Structure, Width | Heads | Skip]) -> Planned:
+    """The plan of these decisions, with both locks, and its factors; the model is dense."""
+    factors: FactorSet = {}
+    choices = []
+    for structure, decision in chosen:
+        factors |= sliced(model, structure, decision)[0]
+        weights = tuple(Weight(m.module, m.rows, m.columns) for m in structure.members)
+        choices.append(Choice(structure.name, weights, decision, None, 0.001))
+    dense = sum(choice.dense_params for choice in choices)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    plan = Plan(
+        choices=tuple(choices),
+        budget=Budget("0.2", "targeted", dense, total, dense),
+        proof=None,
+        provenance=Provenance("svd", "two-sided", "h200", 1, "float32"),
+        fingerprint=fingerprint(model),
+        digests={name: weight_digest(model.get_submodule(name).weight) for name in factors},
+    )
+    return Planned(plan, factors)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gacfx.core.materialise import FactorSet
 from gacfx.core.pruning import Heads, Skip, Width
 from gacfx.core.structures import Structure
 from gacfx.errors import UnsupportedModel
@@ -30,6 +31,7 @@ def made(family: str) -> nn.Module:
             parameter.data = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
         elif parameter.dim() > 1:
             parameter.data *= 5
+    assert isinstance(model, nn.Module)
     return model
 
 
@@ -55,7 +57,9 @@ def generated(model: Any, **more: Any) -> list[list[int]]:
 def compared(family: str, *chosen: tuple[Structure, Width | Heads | Skip]) -> nn.Module:
     """The sliced model, once it computes what the masked one does; generation too."""
     model = made(family)
-    factors, blocks, other = {}, {}, model
+    other = model
+    factors: FactorSet = {}
+    blocks: dict[str, Any] = {}
     for structure, decision in chosen:
         more, own = sliced(model, structure, decision)
         factors |= more

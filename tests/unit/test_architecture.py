@@ -62,8 +62,19 @@ BY_NAME = {
 """Module -> what it imports by a name in a string, the only way up."""
 
 _PLAIN = (
-    *("config_json", "curve_file", "curves", "decision", "defaults", "dims", "files", "goal"),
-    *("kinds", "names", "offered", "plain", "plan", "plan_versions", "rise", "search", "sites"),
+    *("blocks", "config_json", "curve_file", "curves", "decision", "defaults", "dims", "files"),
+    *(
+        "goal",
+        "kinds",
+        "names",
+        "offered",
+        "plain",
+        "plan",
+        "plan_versions",
+        "rise",
+        "search",
+        "sites",
+    ),
     *("table", "tiers"),
 )
 NO_TORCH = (

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gacfx.core.decision import DENSE, Pivot
+from gacfx.core.decision import DENSE, LowRank, Pivot
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.plan import Budget, Choice, Plan, Provenance
 from gacfx.core.plan_folder import load_factors, load_plan, save_factors, save_plan
+from gacfx.core.pruning import GONE, Sliced
 from gacfx.errors import CheckpointError, PlanError
 from tests.svd import Svd
 
@@ -375,3 +376,65 @@ def test_a_failure_while_writing_leaves_the_old_folder(
         save_plan(tmp_path, replace(plan_of(factors), fingerprint="new"), factors, overwrite=True)
     assert load_plan(tmp_path)[0] == plan_of(factors)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+# -- slices --------------------------------------------------------------------------------------
+
+
+def int32(*values: int) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (None, "which 2 outputs stay is not said"),
+        (int32(0), r"must be torch.int32 of shape \(2,\)"),
+        (int32(0, 1, 2), r"must be torch.int32 of shape \(2,\)"),
+        (int32(1, 1), "one of the 4, and be there once at most"),
+        (int32(0, 4), "one of the 4"),
+        (int32(-1, 2), "one of the 4"),
+        (torch.tensor([0, 1]), "must be torch.int32"),
+    ],
+)
+def test_which_outputs_stay_must_be_said_once_each(
+    order: torch.Tensor | None, message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        Factors(Sliced(2, 3), 4, 3, {"weight": torch.zeros(2, 3)}, order)
+
+
+def test_a_slice_has_the_tensors_of_its_rest() -> None:
+    pair = {"down": torch.zeros(2, 3), "up": torch.zeros(4, 2)}
+    made = Factors(Sliced(4, 3, LowRank(2)), 6, 5, pair, int32(0, 5, 2, 3))
+    assert (made.rank, made.outputs) == (2, 4)
+    rest = made.rest
+    assert (rest.rows, rest.columns, rest.order, rest.decision) == (4, 3, None, LowRank(2))
+    bias = torch.nn.Parameter(torch.arange(6.0))
+    assert made.reorder(bias).tolist() == [0, 5, 2, 3]
+    with pytest.raises(PlanError, match="is gone, and has no outputs"):
+        Factors(GONE, 6, 5, {}, int32(0, 1, 2, 3, 4, 5))
+
+
+def test_slices_and_what_is_gone_come_back_from_a_file(tmp_path: Path) -> None:
+    factors = {
+        "a": Factors(Sliced(2, 3), 4, 3, {"weight": torch.randn(2, 3)}, int32(3, 1)),
+        "b": Factors(Sliced(4, 2), 4, 3, {"weight": torch.randn(4, 2)}),
+        "c": Factors(GONE, 4, 3, {}),
+        "d": Factors(
+            Sliced(3, 3, LowRank(1)),
+            4,
+            3,
+            {"down": torch.randn(1, 3), "up": torch.randn(3, 1)},
+            int32(0, 2, 3),
+        ),
+    }
+    save_factors(tmp_path / "f.safetensors", factors)
+    back = load_factors(tmp_path / "f.safetensors")
+    assert [*back] == [*factors]
+    for name, made in factors.items():
+        found = back[name]
+        assert (found.decision, found.rows, found.columns) == (made.decision, 4, 3)
+        assert all(torch.equal(found.tensors[key], made.tensors[key]) for key in made.tensors)
+        assert (found.order is None) == (made.order is None)
+        assert found.order is None or torch.equal(found.order, made.order)  # type: ignore[arg-type]
