@@ -13,6 +13,7 @@ from torch import nn
 
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
+from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks
@@ -237,6 +238,8 @@ def _empty(dense: nn.Module, decision: Decision) -> nn.Module:
     if bias is not None and isinstance(decision, Sliced) and decision.outputs != rows:
         kept = bias.detach()[: decision.outputs].clone()
         bias = nn.Parameter(kept, requires_grad=bias.requires_grad)
+    if bias is not None and isinstance(decision, Padded):
+        bias = nn.Parameter(bias.new_zeros(decision.outputs), requires_grad=bias.requires_grad)
     carrier = carrier_of(decision)
     layer = carrier.empty(decision, rows, columns, bias, device=like.device, dtype=like.dtype)
     return like_dense(layer, dense) if isinstance(layer, SlicedLinear) else layer
