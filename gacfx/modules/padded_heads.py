@@ -21,7 +21,7 @@ from torch.nn import functional
 from gacfx.core.decision import Decision
 from gacfx.core.padding import Padded, PaddedHeads
 from gacfx.errors import UnsupportedModel
-from gacfx.modules.attention_sizes import HEAD_DIM, INNER, Attention, attention_of
+from gacfx.modules.attention_sizes import HEAD_DIM, INNER, Attention, numbers_of
 from gacfx.modules.dense import features, is_conv1d
 from gacfx.modules.padded import grown
 
@@ -108,7 +108,7 @@ def check_padding(
     Raises:
         UnsupportedModel: it is not understood, or its weights do not fit the length of its heads.
     """
-    attention = attention_of(name, block)
+    attention = numbers_of(name, block)
     if attention.latent or attention.key_dim != attention.value_dim:
         raise UnsupportedModel(
             f"{name}: its keys have {attention.key_dim} numbers and its values "
