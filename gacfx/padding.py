@@ -3,8 +3,9 @@
     padding = pad_(model, gpu="h200")       a model pruned by somebody else: heads of 106 -> 112
     save_padded(model, "out", tokenizer=tokenizer)
 
-Nothing that is computed changes. MLP widths are numbers of the configuration, so such a folder needs
-no gacfx; longer heads are told to the modules when gacfx loads them (:mod:`gacfx.core.padding`).
+Nothing that is computed changes. MLP widths are numbers of the configuration, so such a folder
+needs no gacfx; longer heads are told to the modules when gacfx loads them
+(:mod:`gacfx.core.padding`).
 """
 
 from collections.abc import Callable
@@ -80,6 +81,11 @@ class Padding:
     def needs_gacfx(self) -> bool:
         """Longer heads are in no configuration of an architecture."""
         return any(change.what == "head dim" for change in self.changes)
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing was padded, though kernels are slow and there are blocks that were refused."""
+        return not self.changes and bool(self.left) and max(self.before.tiers(), default=1) > 1
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON values."""
@@ -189,7 +195,7 @@ def _padded_(model: "PreTrainedModel", part: Part, fitting: Fitting) -> Change:
         UnsupportedModel: it then computes something else, or cannot be. Nothing was changed.
     """
     inputs, size = _probe(model), _count(model)
-    given = block_outputs(model, part.blocks, inputs)
+    given = block_outputs(model, part.modules(model), inputs)
 
     def change(put: Callable[[], Undo], layout: str = "") -> Change:
         difference = _tried(model, part, inputs, given, put)
@@ -224,7 +230,7 @@ def _tried(
     """
     undo = put()
     try:
-        made = block_outputs(model, part.blocks, inputs, given)
+        made = block_outputs(model, given, inputs, given)
     except Exception as error:  # models raise nearly everything
         undo()
         raise UnsupportedModel(f"the model does not run: {one_line(error)}") from error

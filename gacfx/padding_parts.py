@@ -46,6 +46,11 @@ class Part:
         """Their names."""
         return tuple(each.name for each in self.structures)
 
+    def modules(self, model: nn.Module) -> tuple[str, ...]:
+        """The smallest modules that hold them; a structure may be two layers of a larger one."""
+        known = {name for name, _ in model.named_modules()}
+        return tuple(n if n in known else n.rpartition(".")[0] for n in self.blocks)
+
     def sites(self, gm: GraphModule) -> tuple[Sized, ...]:
         """Products and attentions that have the size, of an annotated graph."""
         members = {f"{m.module}.weight": m for each in self.structures for m in each.members}
@@ -185,9 +190,7 @@ def _lengthened(
         whole = size % old == 0 and (owner.reshape(-1, old) == owner[::old, None]).all()
         if not whole:
             raise UnsupportedModel(f"{member.module}: its heads do not lie one after the other")
-        return [
-            at if at == ZERO else head + at for head in range(0, size, old) for at in inside
-        ]
+        return [at if at == ZERO else head + at for head in range(0, size, old) for at in inside]
 
     return along(member.outputs, member.rows), along(member.inputs, member.columns)
 

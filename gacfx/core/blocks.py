@@ -1,4 +1,4 @@
-"""What a block is told: how many heads it has from now on, how long they are, or that it is skipped.
+"""What a block is told: how many heads it has now, how long they are, or that it is skipped.
 
 A plan knows which heads stay (:class:`gacfx.core.pruning.Heads`); a module, and the checkpoint that
 it comes from, need their numbers only.
@@ -75,7 +75,7 @@ def read_block_state(raw: object) -> BlockState:
             f"{printable(repr(kind), 60)}"
         )
     given = {key: found for key, found in raw.items() if key != "kind"}
-    wanted = [each.name for each in fields(known[kind])]  # type: ignore[arg-type]
+    wanted = [each.name for each in fields(known[kind])]
     for name in sorted({*wanted} ^ given.keys(), key=str):
         what = "is missing" if name in wanted else "is no field of it"
         raise PlanError(f"{kind}: {printable(str(name))} {what}")

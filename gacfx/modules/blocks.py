@@ -116,9 +116,9 @@ def blocks_in(model: nn.Module) -> dict[str, BlockState]:
     for name, module in model.named_modules():
         if isinstance(module, Skipped):
             found[name] = Skip()
-        elif isinstance(mark := vars(module).get(MARK), HeadCounts):
-            found[name] = mark
-        elif isinstance(mark := vars(module).get(PADDED), PaddedHeads):
+            continue
+        mark = vars(module).get(MARK) or vars(module).get(PADDED)
+        if isinstance(mark, HeadCounts | PaddedHeads):
             found[name] = mark
     return found
 

@@ -169,7 +169,7 @@ def _not_understood(attention: Attention) -> str:
         if d in parameter.shape:
             return f"its {name} has a number for each of a head, so its heads cannot be padded"
     for name, child in _others(holder):
-        if not any(d in parameter.shape for parameter in child.parameters()):
+        if not _is_over_head(child, d):
             continue
         if "RMSNorm" not in type(child).__name__:
             return (
@@ -193,7 +193,11 @@ def _others(holder: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def _norms(attention: Attention) -> tuple[nn.Module, ...]:
     found = [child for _, child in _others(attention.holder)]
-    return tuple(each for each in found if getattr(each, "weight", None) is not None)
+    return tuple(each for each in found if _is_over_head(each, attention.key_dim))
+
+
+def _is_over_head(child: nn.Module, head_dim: int) -> bool:
+    return any(head_dim in parameter.shape for parameter in child.parameters())
 
 
 def _scale(holder: nn.Module) -> str:
