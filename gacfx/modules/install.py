@@ -52,6 +52,10 @@ def install_(
         layer = _replaceable(model, name, ties)
         _check_shape(name, layer, made)
         _check_values(name, layer, made)
+        if isinstance(made.decision, Padded):
+            raise UnsupportedModel(
+                f"{name}: is {made.decision}, which no plan carries out; use gacfx.pad_"
+            )
         if not (made.decision.is_dense or isinstance(made.decision, Gone)):
             carrier_of(made.decision)
     pruned = check_blocks(model, blocks, {n: made.decision for n, made in factors.items()}, ties)
