@@ -30,10 +30,12 @@ def _parts(padding: Padding) -> Iterator[RenderableType]:
         yield Text("before  ") + tiers_line(before)
         yield Text("after   ") + tiers_line(after)
     else:
-        yield sentence("nothing to pad: no larger size is forecast to be faster")
+        yield sentence("nothing to pad: no size that can be padded is forecast to be faster so")
         yield tiers_line(before)
     for reason, blocks in _left(padding).items():
         yield listing(f"left alone: {', '.join(blocks)} ({reason})")
+    if still := [f"{row.name} {row.layers}".rstrip() for row in after.folded() if row.tier > 1]:
+        yield listing(f"below tier 1 still: {', '.join(still)}")
     added = after.params - before.params
     yield sentence(
         f"parameters {count(before.params)} -> {count(after.params)} ({added / before.params:+.1%}"

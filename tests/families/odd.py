@@ -96,7 +96,7 @@ ODD: dict[str, Odd] = {
     "phi3": _of("Phi3", _GROUPED, "end"),
     "phi3 partial": _of("Phi3", _GROUPED, "end", partial_rotary_factor=0.4),
     "phi": _of("Phi", _GROUPED, "end", 12, hidden_size=72, partial_rotary_factor=0.5),
-    "glm": _of("Glm", _GROUPED, "end", 12, hidden_size=72),
+    "glm": Odd("GlmConfig", "GlmForCausalLM", {**_GROUPED, "head_dim": 12}, 12),
     "gptneox": _of("GPTNeoX", _BASE, "end", **_rope(partial_rotary_factor=0.4)),
     "gptneox odd": _of(
         "GPTNeoX", _BASE, "end", 11, hidden_size=66, **_rope(partial_rotary_factor=0.4)

@@ -91,7 +91,9 @@ def test_eager_attention_too() -> None:
 
 
 def test_half_precision_and_its_own_choice(tmp_path: Path) -> None:
-    model = ODD["llama"].make().to(torch.bfloat16)
+    ODD["llama"].make().save_pretrained(tmp_path / "odd")
+    kwargs: Any = {"dtype": torch.bfloat16}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "odd", **kwargs).eval()
     with torch.no_grad():
         before = model(tokens()).logits
     padding = pad_(model, gpu="a100", seq=64)
