@@ -20,6 +20,8 @@ _BASE: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _GROUPED: dict[str, Any] = {**_BASE, "num_key_value_heads": 2}
+_NORMED: dict[str, Any] = {**_GROUPED, "head_dim": 10, "rms_norm_eps": 0.1}
+"""The epsilon is large, so that one that is not corrected shows."""
 _NO_WIDTH = {name: value for name, value in _BASE.items() if name != "intermediate_size"}
 _OPT = {**_NO_WIDTH, "ffn_dim": WIDTH, "hidden_size": 42, "word_embed_proj_dim": 42}
 _GPT2 = {
@@ -83,12 +85,12 @@ ODD: dict[str, Odd] = {
         ),
     ),
     "qwen2": _of("Qwen2", _GROUPED, "halves"),
-    "qwen3": Odd("Qwen3Config", "Qwen3ForCausalLM", {**_GROUPED, "head_dim": 10}, layout="halves"),
+    "qwen3": Odd("Qwen3Config", "Qwen3ForCausalLM", _NORMED, layout="halves"),
     "mistral": _of("Mistral", _GROUPED, "halves", sliding_window=32),
     "gemma3": Odd(
         "Gemma3TextConfig",
         "Gemma3ForCausalLM",
-        {**_GROUPED, "head_dim": 10, "sliding_window": 16},
+        {**_NORMED, "sliding_window": 16},
         layout="halves",
     ),
     "smollm3": _of("SmolLM3", _GROUPED, "halves"),
