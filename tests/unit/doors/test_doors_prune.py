@@ -74,11 +74,11 @@ def test_the_units_that_stay_take_over(tmp_path: Path) -> None:
     dense = tiny.llama().get_submodule(name)
     factors = made.factors
     gate = factors[f"{name}.gate_proj"].tensors["weight"]
-    assert torch.equal(gate, dense.gate_proj.weight[kept])  # type: ignore[union-attr]
+    assert torch.equal(gate, dense.gate_proj.weight[kept])
     down = factors[f"{name}.down_proj"].tensors["weight"]
     moments = study().full.statistics.moments[f"{name}.down_proj"]
     a = moments.input_moment
-    weight = dense.down_proj.weight.double()  # type: ignore[union-attr, operator]
+    weight = dense.down_proj.weight.double()
     refit = torch.linalg.solve(a[kept][:, kept], a[kept] @ weight.T).T
     assert (down.double() - refit).norm() / refit.norm() < 1e-4
 
