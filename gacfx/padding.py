@@ -204,16 +204,15 @@ def _padded_(model: "PreTrainedModel", part: Part, fitting: Fitting) -> Change:
 
     if part.what == "MLP width":
         return change(lambda: widen_(model, part, fitting.new))
-    problems = list[str]()
+    problems: dict[str, list[str]] = {}
     for layout in LAYOUTS:
         state = PaddedHeads(fitting.new, layout)
         try:
             return change(lambda state=state: lengthen_(model, part, state), layout)  # type: ignore[misc]
         except UnsupportedModel as error:
-            problems.append(f"{layout}: {error}")
-    raise UnsupportedModel(
-        f"heads of {part.size} cannot be padded to {fitting.new} ({'; '.join(problems)})"
-    )
+            problems.setdefault(str(error), []).append(layout)
+    said = "; ".join(f"{', '.join(layouts)}: {why}" for why, layouts in problems.items())
+    raise UnsupportedModel(f"heads of {part.size} cannot be padded to {fitting.new} ({said})")
 
 
 def _tried(

@@ -35,7 +35,7 @@ _GPT2 = {
 }
 
 
-def _rope(kind: str = "default", **more: object) -> dict[str, object]:
+def _rope(kind: str = "default", **more: object) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **more}}
 
 

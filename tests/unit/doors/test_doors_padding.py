@@ -57,7 +57,9 @@ def test_a_part_that_would_compute_something_else_is_taken_back(
     assert found.changes == ()
     assert found.stuck
     assert "computes something else" in found.left["model.layers.0.mlp"]
-    assert "halves: model.layers" in found.left["model.layers.0.self_attn"]
+    why = found.left["model.layers.0.self_attn"]
+    assert "computes something else" in why
+    assert "end: the model does not run: " in why
     assert unchanged(model, before)
     assert model.config.to_dict() == config
     assert model.model.layers[0].self_attn.scaling == scale
@@ -73,6 +75,17 @@ def test_attentions_that_are_not_understood_keep_their_reason() -> None:
     found = pad_(model, align=8)
     assert [each.what for each in found.changes] == ["MLP width"]
     assert "q_norm.weight" in found.left["model.layers.0.self_attn"]
+
+
+def test_layer_norms_of_a_head_are_left_alone() -> None:
+    import transformers
+
+    settings = {**ODD["phi"].settings, "qk_layernorm": True}
+    model = transformers.PhiForCausalLM(transformers.PhiConfig(**settings)).eval()
+    found = pad_(model, align=8)
+    assert [each.what for each in found.changes] == ["MLP width"]
+    why = found.left["model.layers.0.self_attn"]
+    assert why.count("q_layernorm is a LayerNorm over each head") == 1
 
 
 def test_a_weight_of_two_layers_is_left_alone() -> None:
