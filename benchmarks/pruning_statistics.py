@@ -78,7 +78,7 @@ def eliminating(name: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     mix = torch.randn(columns, columns).div_(columns**0.5)
-    x_TN = torch.randn(columns // 2 * 3, columns) @ mix
+    x_TN = torch.randn(2048, columns) @ mix
     input_NN = (x_TN.T @ x_TN).div_(len(x_TN)).double()
     del mix, x_TN
     input_NN.diagonal().add_(1e-4)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gacfx.errors import GacError
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import inspect
+    from gacfx.padding import pad_, save_padded
     from gacfx.request import Request
     from gacfx.tracing.capture import capture
 
@@ -37,8 +38,10 @@ __all__ = [
     "compress",
     "inspect",
     "load",
+    "pad_",
     "plan",
     "save",
+    "save_padded",
 ]
 
 _HOME = {
@@ -49,6 +52,8 @@ _HOME = {
     "Search": "gacfx.core.search",
     "capture": "gacfx.tracing.capture",
     "inspect": "gacfx.inspection",
+    "pad_": "gacfx.padding",
+    "save_padded": "gacfx.padding",
 }
 
 

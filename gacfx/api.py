@@ -222,7 +222,7 @@ def plan_synthetic(
     """
     if search.value not in ("auto", PAPER):
         raise PlanError(f"made-up spectra have no value model {search.value!r}; auto or {PAPER}")
-    check_request("svd", goal, limits=search.limits)
+    check_request("svd", goal, Search(limits=search.limits))
     check_tp(search.tp, read_config(source))
     value = PAPER if search.value == PAPER else ""
     curves = replan.synthetic_curves(source, skip=skip, decay=decay, seed=seed, value=value)

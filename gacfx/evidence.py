@@ -1,22 +1,26 @@
 """What calibration found on one text, and what is made of it: curves, and factors of a plan."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.gather import gather
+from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Decomposition
 from gacfx.compressors.pruning.factors import structure_factors
+from gacfx.compressors.values import NATS, unit_of
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.pruning import GONE, Skip
-from gacfx.core.statistics import Moments, Statistics
+from gacfx.core.statistics import Moments, Statistics, merge
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.core.structures import Structure
+from gacfx.core.taylor import TaylorSums, merge_gradients
 from gacfx.errors import DecompositionFailed, UnsupportedModel
 from gacfx.graph.notes import state
 from gacfx.modules.install import swapped
@@ -39,6 +43,13 @@ class Evidence:
     decompositions: dict[str, Decomposition] = field(default_factory=dict)
     structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
     """Value model -> curves of all coupled structures."""
+    gradients: dict[str, TaylorSums] = field(default_factory=dict)
+    """Module -> gradients of its weight; empty unless the method asked for them."""
+
+    @property
+    def afresh(self) -> "Evidence":
+        """The same statistics, with nothing made of them."""
+        return Evidence(self.statistics, gradients=self.gradients)
 
     def measure(
         self, gm: GraphModule, method: str, value: str, skip_nats: Mapping[str, float] | None = None
@@ -61,7 +72,11 @@ class Evidence:
             return
         if value not in self.structures:
             MeasureStructures(
-                method=method, value=value, statistics=self.statistics, skip_nats=dict(skip_nats)
+                method=method,
+                value=value,
+                statistics=self.statistics,
+                skip_nats=dict(skip_nats),
+                gradients=self.gradients,
             )(gm)
             self.structures[value] = state(gm).structure_curves
         state(gm).structure_curves = self.structures[value]
@@ -105,7 +120,49 @@ class Evidence:
             return method.decompose(weight, moments, module)
 
         measured = measured_structure(gm, structure, self.statistics)
+        # Nats are those of an elimination, in which the inputs that stay take over.
+        refits = method.compensates or unit_of(plan.provenance.value_model) == NATS
+        measured = replace(measured, compensates=refits)
         return structure_factors(measured, choice, decompose, self.decompositions)
+
+
+def gather_evidence(
+    model: nn.Module,
+    texts: tuple[Corpus, Corpus],
+    digest: str,
+    names: Iterable[str],
+    *,
+    both_sides: frozenset[str],
+    gradients: bool,
+    seed: int,
+    progress: Callable[[int], None],
+) -> tuple[Evidence, Evidence]:
+    """(evidence of the first text, of both texts together).
+
+    Args:
+        model: dense.
+        texts: to fit, and to judge.
+        digest: of both together.
+        names: of the targeted modules.
+        both_sides: modules of structures, with second moments of both sides.
+        gradients: also gather those of the weights in structures, which takes as long again and
+            keeps 16 bytes for each of their parameters.
+        seed: of the sampled labels.
+        progress: called after each document.
+    """
+    names = list(names)
+    fit, rest = (
+        gather(model, text, names, both_sides=both_sides, seed=seed, progress=progress)
+        for text in texts
+    )
+    full = merge(fit, rest, digest)
+    if not gradients:
+        return Evidence(fit), Evidence(full)
+    asked = [name for name in names if name in both_sides]
+    one, other = (taylor_sums(model, text, asked, progress=progress) for text in texts)
+    tokens = texts[0].tokens, texts[1].tokens
+    both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
+    return Evidence(fit, gradients=one), Evidence(full, gradients=both)
 
 
 def skip_losses(

@@ -22,6 +22,7 @@ from gacfx.hardware.profile import Profile, load_profile
 from gacfx.knapsack import kept_budget
 from gacfx.passes.planning.limiting import limiting_passes
 from gacfx.passes.planning.measure_curves import check_method
+from gacfx.passes.planning.measure_structures import check_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,7 @@ class Request:
         if not isinstance(self.goal, Goal):
             raise PlanError(f"goal {self.goal!r}: give gacfx.Goal(...), or a ratio")
         token_limit(self.calibration_tokens, window=1)
-        search = self.search
-        check_request(self.method, self.goal, search.value, search.limits, search.form)
+        check_request(self.method, self.goal, self.search)
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "gpu", load_profile(self.gpu))
         object.__setattr__(self, "workload", self.workload or Workload())
@@ -125,22 +125,19 @@ FIELDS = tuple(each.name for each in fields(Request))
 """Names of what can be asked for."""
 
 
-def check_request(
-    method: str,
-    goal: Goal | str | float,
-    value: str = "auto",
-    limits: tuple[str, ...] = (),
-    form: str = "auto",
-) -> None:
+def check_request(method: str, goal: Goal | str | float, search: Search = DEFAULT_SEARCH) -> None:
     """Refuse what can be refused before any work.
 
     Raises:
-        PipelineError: no such method or value model, a form that the method cannot make, or a bad
-            pass or option in ``limits``.
+        PipelineError: no such method or value model, a form or pruning that the method cannot make
+            or the value model cannot count, or a bad pass or option in the limits.
         PlanError: a ratio outside [0, 1).
         PassError: a bad option of a latency limit.
     """
-    check_method(method, TRIED[0] if value == "auto" else value, form)
+    value = TRIED[0] if search.value == "auto" else search.value
+    check_method(method, value, search)
+    if search.prune != "none":
+        check_value(method, value)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
-    limiting_passes(limits)
+    limiting_passes(search.limits)

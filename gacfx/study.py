@@ -19,13 +19,12 @@ from gacfx import pipelines
 from gacfx.allocation.allocate import allocate, keeps_limits
 from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
-from gacfx.calibration.gather import gather
 from gacfx.calibration.running import few_threads
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import AllocationInputs
+from gacfx.compressors.protocol import AllocationInputs, Statistic
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
@@ -35,14 +34,13 @@ from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Sliced
-from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
-from gacfx.core.statistics import merge
+from gacfx.core.search import DEFAULT_SEARCH, MENUS, Prune, Search
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
-from gacfx.evidence import Evidence, skip_losses
+from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
@@ -50,15 +48,15 @@ from gacfx.modules.in_order import in_order
 from gacfx.modules.install import swapped
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import check_method
-from gacfx.passes.planning.measure_structures import (
-    untreated,
-)
+from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import export_model
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
+UPSTREAM_WIDTHS = replace(Search.paper("only"), align=1, window=1)
+"""The search for a method's own widths: nothing else is in the window."""
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -113,7 +111,9 @@ class Study:
             seed: of the sampled labels.
             seq: tokens of a sequence for which attention calls are recorded.
             structures: also gather what pruning needs: second moments of both sides of the weights
-                of MLPs and attentions, 8 L^2 bytes for a long side L.
+                of MLPs and attentions, 8 L^2 bytes for a long side L. A method that makes widths
+                always has them, and gradients if its scores need them, see
+                :class:`gacfx.compressors.protocol.Statistic`.
             progress: called with (stage, done, total).
             force: go on with a model that predicts the text worse than guessing.
 
@@ -128,10 +128,11 @@ class Study:
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
+        known = METHODS.find(method)
         graph = export_model(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
         names = target_names(graph)
-        coupled = coupled_structures(graph) if structures else ()
+        coupled = coupled_structures(graph) if structures or known.prunes else ()
         pruned = tuple(each for each in coupled if not untreated(graph, each))
         both = frozenset(module for each in pruned for module in each.modules)
         progress("capture", 1, 1)
@@ -140,17 +141,33 @@ class Study:
         dense = evaluate(model, held_back).checked().nats_per_token
         if not force:
             check_reads(model, dense)
-        done = _Count(progress, "calibrate", len(corpus.documents))
-        fit = gather(model, part, names, both_sides=both, seed=seed, progress=done)
-        rest = gather(model, held_back, names, both_sides=both, seed=seed, progress=done)
-        full = merge(fit, rest, corpus.digest)
-        evidence = Evidence(fit), Evidence(full)
+        gradients = Statistic.WEIGHT_GRADIENTS in known.needs
+        evidence = gather_evidence(
+            model,
+            (part, held_back),
+            corpus.digest,
+            names,
+            both_sides=both,
+            gradients=gradients,
+            seed=seed,
+            progress=_Count(progress, "calibrate", len(corpus.documents) * (1 + gradients)),
+        )
         return Study(model, graph, method, *evidence, held_back, dense, progress, coupled)
 
     def with_method(self, method: str) -> "Study":
-        """The same model and statistics under another metric of the factors."""
-        fit, full = Evidence(self.fit.statistics), Evidence(self.full.statistics)
-        return replace(self, method=method, fit=fit, full=full)
+        """The same model and statistics under another method.
+
+        Raises:
+            PlanError: it needs what was not gathered.
+        """
+        found = METHODS.find(method)
+        lacks_gradients = Statistic.WEIGHT_GRADIENTS in found.needs and not self.full.gradients
+        if lacks_gradients or (found.prunes and not self.structures):
+            raise PlanError(
+                f"method {method!r} needs what this study did not gather; make it with "
+                f"Study.make(..., method={method!r})"
+            )
+        return replace(self, method=method, fit=self.fit.afresh, full=self.full.afresh)
 
     @property
     def targeted_params(self) -> int:
@@ -177,6 +194,7 @@ class Study:
                 the plan's provenance says what such a plan costs on text that it has not seen.
         """
         check_tp(search.tp, getattr(self.model, "config", None))
+        METHODS.find(self.method).offered(search)
         case = _Case(as_goal(goal), profile, search)
         tries = self._tries(search)
         trials: tuple[Trial, ...] = ()
@@ -203,9 +221,10 @@ class Study:
                 "Study.make(..., structures=True)"
             )
         if search.value == "auto":
-            values = tuple(value for value in values if VALUES.find(value).structures)
-        menus: tuple[Prune, ...] = ("either", "both")
-        menus = menus if search.prune == "auto" else (search.prune,)
+            values = values[:1]  # losses by one number for G were never the better ones here
+        menus: tuple[Prune, ...] = (search.prune,)
+        if search.prune == "auto":
+            menus = MENUS if METHODS.find(self.method).makes_ranks else ("only",)
         return tuple((value, menu) for menu in menus for value in values)
 
     def _trials(self, tries: tuple[tuple[str, Prune], ...], case: "_Case") -> tuple[Trial, ...]:
@@ -254,7 +273,9 @@ class Study:
 
     @plain_torch()
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
-        """The method's own allocation at ``ratio``: one formula, irregular ranks, no planner."""
+        """The method's own allocation at ``ratio``: one formula, irregular sizes, no planner."""
+        if METHODS.find(self.method).prunes:
+            return self.plan(ratio, profile=profile, search=UPSTREAM_WIDTHS)
         curves = self.curves(TRIED[0])
         facts, known = curves.facts, curves.curves
         shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Protocol
 
-from gacfx.allocation.budget import make_budget, wanted_ranks
+from gacfx.allocation.budget import make_budget, wanted_sizes
 from gacfx.allocation.choosers import choose
 from gacfx.allocation.doubtful import warn_of_costly
 from gacfx.allocation.infeasible import explain
@@ -84,7 +84,7 @@ def allocate(
     facts = curves.facts
     align = chosen_align(search, profile, facts.provenance.dtype)
     budget = make_budget(facts, goal)
-    wanted = wanted_ranks(facts, budget)
+    wanted = wanted_sizes(curves, budget, search)
     offers = Offers.of(search, align, facts.provenance.method)
     case = offer(curves, offers, wanted, without or {}, limited=bool(limiters))
     sites = {weight.module: weight.site for weight in facts.weights}
@@ -141,7 +141,7 @@ def offer(
     Args:
         curves: of all targeted weights.
         offers: how candidates are listed.
-        wanted: module -> d*, the rank that a window stands around.
+        wanted: group -> d*, the rank or the units that a window stands around.
         without: module -> kind -> why the weight cannot have this kind of decision.
         limited: there will be further budgets.
 
@@ -163,7 +163,10 @@ def offer(
             structure = owner[module]
             if structure.name not in groups:
                 whole = [known[one] for one in members[structure.name]]
-                made = joint(structure, whole, offers, without=without, limited=limited)
+                size = wanted.get(structure.name)
+                made = joint(
+                    structure, whole, offers, without=without, wanted=size, limited=limited
+                )
                 groups[structure.name] = made
                 candidates[structure.name] = made.candidates
             continue
@@ -303,12 +306,14 @@ def _joint_choices(
 ) -> Iterator[Choice]:
     """The choice of a structure; where nothing of it goes, one for each of its weights."""
     if not isinstance(decision, Each):
-        yield Choice(joint.name, joint.weights, decision, None, joint.loss(decision))
+        size = wanted.get(joint.name)
+        yield Choice(joint.name, joint.weights, decision, size, joint.loss(decision))
         return
     for part, weight, curve in zip(decision.parts, joint.weights, joint.whole, strict=True):
         shape, size = (weight.rows, weight.columns), wanted.get(weight.module)
         loss = 0.0 if curve.failed else curve.loss(part)
-        yield Choice.single(weight.module, *shape, part, size, loss, curve.failed)
+        reason = curve.failed or (joint.sizeless if part.is_dense else "")
+        yield Choice.single(weight.module, *shape, part, size, loss, reason)
 
 
 def certified_gap(problem: Problem, solution: Solution) -> float:

@@ -4,14 +4,31 @@ import re
 from fractions import Fraction
 
 from gacfx.compressors.allocate import wanted_rank
-from gacfx.core.curve_file import Facts
+from gacfx.compressors.methods import METHODS
+from gacfx.core.curve_file import Curves, Facts
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Budget
+from gacfx.core.search import Search
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.hardware.profile import DTYPE_BYTES
 from gacfx.knapsack import kept_budget
 
 _BITS = re.compile(r"[a-z]+(\d+)")
+
+
+def wanted_sizes(curves: Curves, budget: Budget, search: Search) -> dict[str, float]:
+    """Group -> d*: ranks of weights, or units of the structures that the method prunes.
+
+    Raises:
+        InfeasibleBudget: the method by itself cannot prune so much.
+    """
+    if search.prune != "only":
+        return wanted_ranks(curves.facts, budget)
+    if search.candidates != "window":
+        return {}
+    method = METHODS.find(curves.facts.provenance.method)
+    gone = budget.targeted_params - budget.limit_params
+    return {name: float(n) for name, n in method.own_sizes(curves.structures, gone).items()}
 
 
 def wanted_ranks(facts: Facts, budget: Budget) -> dict[str, float]:

@@ -40,7 +40,8 @@ class Offers:
     """Kinds of decisions beside the dense weight."""
     bounds: tuple[Bound, ...] = ()
     window: int = 0
-    """Keep so many candidates of each kind around the wanted size; 0 keeps all."""
+    """Keep so many candidates of each kind, or sizes of each structure, around the wanted one; 0
+    keeps all."""
     dense: bool = True
     """Always offer the dense weight; otherwise only where the window reaches it."""
     prune: Prune = "none"
@@ -181,7 +182,7 @@ class Offers:
             # The dense weight stands where a pair would cost as much.
             alike += () if self.dense else dense
             places = [each.params(*shape) for each in alike]
-            kept += alike[_window(places, params, self.window)]
+            kept += alike[window_of(places, params, self.window)]
         kept = tuple(dict.fromkeys(kept))
         return (*kept, *(d for d in dense if self.dense and d not in kept))
 
@@ -197,7 +198,8 @@ def _within(decision: Decision, bounds: tuple[Bound, ...]) -> bool:
     return rank is None or all(bound.holds(rank) for bound in bounds)
 
 
-def _window(places: list[int], wanted: float, size: int) -> slice:
+def window_of(places: list[int], wanted: float, size: int) -> slice:
+    """So many of rising places, as many up to the wanted one as above it."""
     below = sum(place <= wanted for place in places)
     start = max(0, min(below - (size + 1) // 2, len(places) - size))
     return slice(start, start + size)

@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
 from gacfx.checkpoint.stored import check_there
-from gacfx.core.blocks import BlockState, HeadCounts, write_block_state
+from gacfx.core.blocks import BlockState, write_block_state
 from gacfx.core.config_json import (
     FORMAT_VERSION,
     METHOD,
@@ -37,7 +37,8 @@ from gacfx.core.config_json import (
 from gacfx.core.decision import Decision
 from gacfx.core.kinds import write_decision
 from gacfx.core.names import printable
-from gacfx.core.pruning import Skip, Sliced
+from gacfx.core.padding import Padded
+from gacfx.core.pruning import Sliced
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
 from gacfx.modules.blocks import blocks_in, skipped_modules
 from gacfx.modules.carrier import NOTICE
@@ -123,9 +124,9 @@ class GacfxConfig(QuantizationConfigMixin):
 
 
 def _slices(modules: object) -> bool:
-    """Some of these decisions, none of which need to be read yet, is a slice."""
+    """Some of these decisions, none of which need to be read yet, is a slice or padded."""
     found = modules.values() if isinstance(modules, Mapping) else ()
-    return any(isinstance(one, Sliced) for one in found)
+    return any(isinstance(one, Sliced | Padded) for one in found)
 
 
 def _written(modules: Any) -> Any:
@@ -143,7 +144,7 @@ def _written_blocks(blocks: Any) -> Any:
     if not isinstance(blocks, Mapping):
         return {} if blocks is None else blocks
     return {
-        name: write_block_state(said) if isinstance(said, HeadCounts | Skip) else said
+        name: write_block_state(said) if isinstance(said, BlockState) else said
         for name, said in blocks.items()
     }
 

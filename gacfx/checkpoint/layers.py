@@ -17,7 +17,7 @@ from gacfx.modules.install import decisions_in
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "d_ff")
+WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "d_ff")
 """Names under which configurations have the width of an MLP."""
 _ATTENTIONS = ("self_attn", "attn", "attention")
 _CLOSING = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "wo")
@@ -57,7 +57,7 @@ def width_name(config: object) -> str:
     Raises:
         CheckpointError: it is not known.
     """
-    found = [name for name in _WIDTHS if hasattr(config, name)]
+    found = [name for name in WIDTHS if hasattr(config, name)]
     if not found:
         raise CheckpointError(
             f"{type(config).__name__}: has the width of its MLPs under no known name"

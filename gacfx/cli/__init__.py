@@ -146,6 +146,7 @@ def parser() -> argparse.ArgumentParser:
         export,
         inspect,
         methods,
+        pad,
         passes,
         plan,
         profiles,
@@ -159,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, verify, export, evaluate, run, bench)
+    known = (inspect, plan, explain, diff, compress, pad, verify, export, evaluate, run, bench)
     for module in (*known, profiles, methods, passes, demo):
         module.add(commands)
     return top

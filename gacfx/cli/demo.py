@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report.speedup_view import speedup_view
     from gacfx.study import Study
 
-    api.check_request("gfwsvd", arguments.ratio, "auto")
+    api.check_request("gfwsvd", arguments.ratio)
     profile, workload = options.profile_of(arguments), options.workload_of(arguments)
     demo_folder.check(Path(arguments.out))
     screen.quiet_transformers()

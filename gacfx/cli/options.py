@@ -49,7 +49,7 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove, by which method, and how sizes are searched."""
-    command.add_argument("--method", help=f"gfwsvd, svd-llm, asvd or svd (default: {METHOD})")
+    command.add_argument("--method", help=f"one of gacfx methods (default: {METHOD})")
     add_goal(command)
     command.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
@@ -94,7 +94,7 @@ def add_search(command: argparse.ArgumentParser) -> None:
         "--prune",
         choices=PRUNES,
         help="sizes of MLPs and attentions: none (default), only, either a size or ranks, both at "
-        "once, or auto, the better of the last two",
+        "once, cautious about both, or auto, the best of the last three",
     )
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
     group.add_argument(
@@ -197,6 +197,7 @@ def search_of(arguments: argparse.Namespace) -> "Search":
     names = ("value", "candidates", "solver", "form", "prune")
     said = {name: getattr(arguments, name) for name in names}
     said = {name: found for name, found in said.items() if found is not None}
+    prune = said.pop("prune", None) or default_prune(arguments.method or METHOD)
     if arguments.paper and said:
         given = ", ".join(f"--{name}" for name in said)
         raise WrongUse(f"--paper says value, candidates, solver and form itself; leave out {given}")
@@ -205,7 +206,7 @@ def search_of(arguments: argparse.Namespace) -> "Search":
     if arguments.window is not None and said["candidates"] != "window":
         raise WrongUse("--window goes with --candidates window")
     return replace(
-        Search.paper() if arguments.paper else Search(**said),
+        Search.paper(prune) if arguments.paper else Search(prune=prune, **said),
         align=arguments.align,
         window=arguments.window or Search.window,
         tp=arguments.tp,
@@ -216,6 +217,14 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         time_limit=arguments.time_limit,
         limits=(*_latency(arguments), *arguments.limit),
     )
+
+
+def default_prune(method: str) -> "Prune":
+    """What becomes of structures where nothing is said: nothing, if the method makes ranks."""
+    from gacfx.compressors.methods import METHODS
+
+    found = METHODS.seek(method)
+    return "none" if found is None or found.makes_ranks else "only"
 
 
 def _latency(arguments: argparse.Namespace) -> tuple[str, ...]:

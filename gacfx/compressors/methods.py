@@ -1,8 +1,9 @@
-"""The table of methods, and gacfx's own: four settings of one decomposition.
+"""The table of methods, and gacfx's own: four settings of one decomposition, and LLM-Pruner.
 
-Each minimises |L^1/2 (W - W') R^1/2| over matrices W' of a rank, for a metric L of the outputs and
-R of the inputs. The names stand for these factors only: ranks come from the planner, or from
-:mod:`gacfx.compressors.allocate` for a method's own allocation.
+Each of the four minimises |L^1/2 (W - W') R^1/2| over matrices W' of a rank, for a metric L of the
+outputs and R of the inputs. The names stand for these factors only: ranks come from the planner, or
+from :mod:`gacfx.compressors.allocate` for a method's own allocation. LLM-Pruner makes widths
+instead (:mod:`gacfx.compressors.pruning.llm_pruner`).
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from gacfx.compressors.protocol import Compressor, Statistic
+from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
 from gacfx.core.table import Table
 
 if TYPE_CHECKING:
@@ -84,13 +86,13 @@ LOW_RANK = {
         Method("gfwsvd", Metric.MOMENT, Metric.MOMENT, "K-FAC metric, Martens and Grosse 2015"),
     )
 }
-"""gacfx's own, by name."""
+"""gacfx's own that make ranks, by name."""
 
 METHODS: Table[Compressor] = Table(
     "method",
     Compressor,  # type: ignore[type-abstract]
     "gacfx.compressors",
-    LOW_RANK.values(),
+    (*LOW_RANK.values(), LLM_PRUNER),
 )
 """Name -> method; :func:`register` and entry points of ``gacfx.compressors`` add to it."""
 

@@ -14,7 +14,7 @@ in ``Decomposition.curve``, factors that are refitted for a rank in ``Decomposit
 # M outputs, N inputs, S = min(M, N), R rank
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from gacfx.compressors.pruning.scores import Evidence
     from gacfx.core.curves import Curve
     from gacfx.core.materialise import Factors
     from gacfx.core.statistics import Moments
+    from gacfx.core.structure_curves import StructureCurve
+    from gacfx.core.structures import Structure
 
 
 class Statistic(StrEnum):
@@ -43,6 +46,10 @@ class Statistic(StrEnum):
     """A = E[x x^T] where that is the short side, else W A W^T."""
     GRAD_MOMENT = "grad moment"
     """G = E[g g^T] of the output gradients where that is the short side, else W^T G W."""
+    WEIGHT_GRADIENTS = "weight gradients"
+    """dL/dW of the text itself, and its mean square over documents: 8 bytes for each parameter of
+    a pruned structure and each of the two texts that are kept, and 4 more while a text is read. It
+    takes a second forward and backward over the text."""
 
 
 class Decomposition(ABC):
@@ -117,7 +124,11 @@ class Compressor(ABC):
     """The paper, and what of it is meant."""
     kinds: tuple[str, ...] = ("low-rank", "pivot")
     """Kinds of decisions that it can make. Whoever makes ``low-rank`` also makes the kinds of other
-    packages that are a product of low rank, since these are made from a pair of factors."""
+    packages that are a product of low rank, since these are made from a pair of factors. Whoever
+    makes ``width`` or ``heads`` has ``scores`` and ``own_sizes``."""
+    compensates: bool = True
+    """Of widths and heads that it chose by its own scores: whether the inputs that stay of a weight
+    take over what the others did. Those that are chosen by elimination always do."""
 
     @property
     def minimises(self) -> str:
@@ -164,6 +175,41 @@ class Compressor(ABC):
         del inputs
         return allocate(shapes, ratio)
 
+    def scores(self, structure: "Structure", known: "Evidence") -> "Tensor":
+        """[units] importance of each unit under the value model ``paper``, float64.
+
+        Raises:
+            PipelineError: it knows no such thing.
+        """
+        del known
+        raise PipelineError(
+            f"method {self.name!r} does not score what {structure.name} could lose; take a value "
+            "model in nats, or a method that makes width and heads"
+        )
+
+    def own_sizes(self, curves: "Sequence[StructureCurve]", gone: int) -> dict[str, int]:
+        """Structure -> units that the method by itself would keep, of those that it prunes.
+
+        Args:
+            curves: of all structures; losses are sums of its scores.
+            gone: parameters that shall go, at least.
+
+        Raises:
+            InfeasibleBudget: it cannot remove so many.
+        """
+        del curves, gone
+        return {}
+
+    @property
+    def prunes(self) -> bool:
+        """It chooses units of structures by itself."""
+        return not {"width", "heads"}.isdisjoint(self.kinds)
+
+    @property
+    def makes_ranks(self) -> bool:
+        """It makes decisions for single weights."""
+        return not {*self.kinds} <= {"width", "heads"}
+
     def makes(self, kind: str) -> bool:
         """Can it make decisions of this kind?
 
@@ -187,6 +233,18 @@ class Compressor(ABC):
         Raises:
             PipelineError: it cannot make what is asked for by name, or none of it.
         """
+        if search.prune != "none" and search.candidates == "window" and not self.prunes:
+            raise PipelineError(
+                f"method {self.name!r} has no widths of its own for a window to stand around; take "
+                "candidates 'full', or a method that makes width and heads"
+            )
+        if not self.makes_ranks:
+            if search.prune in ("only", "auto"):
+                return ()
+            raise PipelineError(
+                f"method {self.name!r} makes {', '.join(self.kinds)} and no ranks; take prune "
+                "'only'"
+            )
         made = tuple(kind for kind in search.kinds if self.makes(kind))
         missing = [kind for kind in search.kinds if kind not in made]
         if missing and (search.form != "auto" or not made):

@@ -1,4 +1,4 @@
-"""What a block is told when it is pruned: how many heads it has from now on, or that it is skipped.
+"""What a block is told: how many heads it has now, how long they are, or that it is skipped.
 
 A plan knows which heads stay (:class:`gacfx.core.pruning.Heads`); a module, and the checkpoint that
 it comes from, need their numbers only.
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from gacfx.core.names import printable
+from gacfx.core.padding import PaddedHeads
 from gacfx.core.pruning import Heads, Skip
 from gacfx.errors import PlanError
 
@@ -38,11 +39,11 @@ class HeadCounts:
         return f"heads {self.heads}/{self.groups}"
 
 
-BlockState = HeadCounts | Skip
+BlockState = HeadCounts | PaddedHeads | Skip
 """What becomes of a block as a whole."""
 
 
-def block_state(found: Heads | HeadCounts | Skip) -> BlockState:
+def block_state(found: Heads | BlockState) -> BlockState:
     """The numbers of a decision about heads; a skip is what it is."""
     if isinstance(found, Heads):
         return HeadCounts(len(found.groups), found.queries)
@@ -53,6 +54,8 @@ def write_block_state(state: BlockState) -> dict[str, str | int]:
     """Plain JSON values."""
     if isinstance(state, Skip):
         return {"kind": Skip.kind}
+    if isinstance(state, PaddedHeads):
+        return {"kind": state.kind, "head_dim": state.head_dim, "layout": state.layout}
     return {"kind": Heads.kind, "groups": state.groups, "heads": state.heads}
 
 
@@ -65,21 +68,23 @@ def read_block_state(raw: object) -> BlockState:
     if not isinstance(raw, Mapping):
         raise PlanError(f"a block is a table with its kind, not {printable(repr(raw), 60)}")
     kind = raw.get("kind")
-    if kind not in (Heads.kind, Skip.kind):
+    known = {Heads.kind: HeadCounts, PaddedHeads.kind: PaddedHeads, Skip.kind: Skip}
+    if not isinstance(kind, str) or kind not in known:
         raise PlanError(
-            f"a block has the kind '{Heads.kind}' or '{Skip.kind}', not {printable(repr(kind), 60)}"
+            f"a block has the kind '{Heads.kind}', '{PaddedHeads.kind}' or '{Skip.kind}', not "
+            f"{printable(repr(kind), 60)}"
         )
     given = {key: found for key, found in raw.items() if key != "kind"}
-    wanted = {each.name for each in fields(HeadCounts)} if kind == Heads.kind else set[str]()
-    for name in sorted(wanted ^ given.keys(), key=str):
+    wanted = [each.name for each in fields(known[kind])]
+    for name in sorted({*wanted} ^ given.keys(), key=str):
         what = "is missing" if name in wanted else "is no field of it"
         raise PlanError(f"{kind}: {printable(str(name))} {what}")
     if kind == Skip.kind:
         return Skip()
     for name, found in sorted(given.items()):
-        if type(found) is not int:
+        if name != "layout" and type(found) is not int:
             raise PlanError(f"{kind}: {name}: {printable(repr(found), 60)} is no whole number")
-    counts = HeadCounts(**given)
-    if counts.problem:
-        raise PlanError(f"{kind}: {counts.problem}")
-    return counts
+    state = PaddedHeads(**given) if kind == PaddedHeads.kind else HeadCounts(**given)
+    if state.problem:
+        raise PlanError(f"{kind}: {state.problem}")
+    return state

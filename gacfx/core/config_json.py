@@ -9,6 +9,7 @@ from gacfx.core.decision import Decision, of_rank
 from gacfx.core.files.reading import read_table
 from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, printable
+from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import CheckpointError, PlanError
 
@@ -77,7 +78,7 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
 
 def version_for(decisions: Mapping[str, Decision], blocks: Mapping[str, BlockState]) -> int:
     """The oldest format that can say these."""
-    pruned = blocks or any(isinstance(one, Sliced) for one in decisions.values())
+    pruned = blocks or any(isinstance(one, Sliced | Padded) for one in decisions.values())
     return FORMAT_VERSION if pruned else UNPRUNED
 
 
@@ -171,8 +172,11 @@ def _decision(said: object) -> Decision:
 
 def _unpruned(said: object) -> Decision:
     decision = _decision(said)
-    if isinstance(decision, Sliced):
-        raise PlanError(f"format version {UNPRUNED} has no slices; it should be {FORMAT_VERSION}")
+    if isinstance(decision, Sliced | Padded):
+        raise PlanError(
+            f"format version {UNPRUNED} has nothing that is {decision.kind}; it should be "
+            f"{FORMAT_VERSION}"
+        )
     return decision
 
 

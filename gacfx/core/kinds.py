@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
 from gacfx.core.names import printable
+from gacfx.core.padding import Padded
 from gacfx.core.pruning import Each, Gone, Heads, Skip, Sliced, Width
 from gacfx.core.table import Table
 from gacfx.errors import PlanError
@@ -37,6 +38,7 @@ BUILT_IN = (
     Kind(Pivot, "gacfx.modules.pivot:PivotLinear"),
     Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
     Kind(Sliced, "gacfx.modules.sliced:SlicedLinear"),
+    Kind(Padded, "gacfx.modules.padded:PaddedLinear"),
     Kind(Gone),
     Kind(Each),
     Kind(Width),

@@ -366,11 +366,12 @@ def _writer(raw: dict[str, Any]) -> str:
 
 
 def _check_texts(plan: Plan, where: str) -> None:
-    groups = (choice.group for choice in plan.choices)
-    modules = (weight.module for choice in plan.choices for weight in choice.weights)
-    bad = [n for n in (*modules, *plan.digests, *plan.refusals) if not is_module_name(n)]
-    for name in [*bad, *(n for n in (*groups, *plan.unpruned) if not is_group_name(n))]:
-        raise PlanError(f"{where}: '{printable(name)}' is no name of a module")
+    modules = (*plan.weights, *plan.digests, *plan.refusals)
+    groups = (*plan.unpruned, *(choice.group for choice in plan.choices))
+    bad = [name for name in modules if not is_module_name(name)]
+    bad += [name for name in groups if not is_group_name(name)]
+    if bad:
+        raise PlanError(f"{where}: '{printable(bad[0])}' is no name of a module")
     if odd := odd_text(plain(plan)):
         raise PlanError(f"{where}: {odd}; make the plan again")
 
@@ -384,15 +385,14 @@ def _check(plan: Plan, where: str) -> None:
         if choice.group in groups:
             raise PlanError(f"{where}: {choice.group} is planned twice")
         groups.add(choice.group)
-        if not choice.weights:
-            raise PlanError(f"{where}: {choice.group}: a group without weights")
-        if problem := choice.decision.misfit(len(choice.weights)):
+        problem = choice.decision.misfit(len(choice.weights))
+        if problem := problem if choice.weights else "a group without weights":
             raise PlanError(f"{where}: {choice.group}: {problem}")
         for at, weight in enumerate(choice.weights):
             module, shape = weight.module, (weight.rows, weight.columns)
             if module in seen:
-                twice = "lists a weight twice" if len(choice.weights) > 1 else "is planned twice"
-                raise PlanError(f"{where}: {choice.group}: {twice}: {module}")
+                how = "lists a weight twice" if len(choice.weights) > 1 else "is planned twice"
+                raise PlanError(f"{where}: {choice.group}: {how}: {module}")
             seen.add(module)
             if min(shape) < 1:
                 raise PlanError(f"{where}: {module}: rows and columns must be positive")

@@ -15,7 +15,9 @@ from gacfx.errors import PlanError
 
 Candidates = Literal["full", "window"]
 Form = Literal["auto", "pair", "pivot"]
-Prune = Literal["none", "only", "either", "both", "auto"]
+Prune = Literal["none", "only", "either", "both", "cautious", "auto"]
+MENUS: tuple[Prune, ...] = ("either", "both", "cautious")
+"""What ``auto`` tries of pruning; the best one on held-back text is kept."""
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
@@ -104,8 +106,9 @@ class Search:
     the same product), or the better one; or the name of a kind from another package."""
     prune: Prune = "none"
     """What may become of coupled structures (MLPs, attentions): ``only`` sizes, and no ranks at
-    all; ``either`` a size or ranks; ``both`` at once as well; ``auto`` for the better of the last
-    two on held-back text; ``none`` for ranks alone."""
+    all; ``either`` a size or ranks; ``both`` at once as well; ``cautious`` the same with the loss
+    of ranks on top of a size counted twice, since errors that stack on each other grow; ``auto``
+    for the best of the last three on held-back text; ``none`` for ranks alone."""
     solver: Solver = "core"
     tp: int = 1
     """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""
@@ -172,10 +175,15 @@ class Search:
         """Refuse what cannot go together with pruning."""
         if self.prune == "none":
             return
-        if self.solver in RULES_OF_THUMB or self.candidates != "full":
+        if self.solver in RULES_OF_THUMB:
             raise PlanError(
-                f"prune {self.prune!r}: a window and the solvers {' and '.join(RULES_OF_THUMB)} "
-                "start from a rank; take candidates 'full' and solver 'core', or prune 'none'"
+                f"prune {self.prune!r}: the solvers {' and '.join(RULES_OF_THUMB)} start from a "
+                "rank; take solver 'core', or prune 'none'"
+            )
+        if self.candidates != "full" and (self.prune != "only" or self.value != "paper"):
+            raise PlanError(
+                f"prune {self.prune!r}: a window stands around a method's own widths, which follow "
+                "from its scores; take candidates 'full', or prune 'only' and value 'paper'"
             )
         if self.uniform and self.prune != "only":
             raise PlanError(
@@ -201,13 +209,16 @@ class Search:
             )
 
     @staticmethod
-    def paper() -> "Search":
+    def paper(prune: Prune = "none") -> "Search":
         """GAC-v2: Eq. 4 in a window around the method's own ranks, by its dynamic program.
 
         In exact form: one candidate for each weight, costs not rounded. Algorithm 1 as printed
         does neither.
+
+        Args:
+            prune: ``only`` for a method that makes widths instead of ranks.
         """
-        return Search(value="paper", candidates="window", solver="dp", form="pair")
+        return Search(value="paper", candidates="window", solver="dp", form="pair", prune=prune)
 
 
 def kinds_of(form: str, *, pairs_only: bool = False) -> tuple[str, ...]:

@@ -86,11 +86,22 @@ class StructureFacts:
     order: tuple[int, ...] = ()
     """Units, those most worth keeping first; empty where nothing can be pruned."""
     head_orders: tuple[tuple[int, ...], ...] = ()
-    """For each unit its query heads, those most worth keeping first; empty for channels."""
+    """For each unit its query heads, those most worth keeping first; empty where a unit has one,
+    or where all of them stay with it."""
     skip_nats: float | None = None
     """Rise without the whole block; None where it must stay."""
     refused: str = ""
     """Why nothing of it may be pruned."""
+
+    @property
+    def counts(self) -> range:
+        """Query heads of each unit that may stay."""
+        return range(1 if self.head_orders else self.heads, self.heads + 1)
+
+    @property
+    def inside(self) -> tuple[tuple[int, ...], ...]:
+        """For each unit its query heads, those most worth keeping first."""
+        return self.head_orders or (tuple(range(self.heads)),) * self.units
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +114,8 @@ class StructureCurve:
 
     facts: StructureFacts
     losses: Losses
-    """[heads, units + 1]: entry (h - 1, n) is the rise with n units and h query heads of each."""
+    """[counts, units + 1]: entry (i, n) is the rise with n units and ``facts.counts[i]`` query
+    heads of each."""
     ranks: Mapping[Size, tuple[Losses, ...]] = field(default_factory=dict)
     """Size -> for each member the rise of every rank 0 .. min(rows, columns) of what is left; empty
     where that could not be measured, so that it stays dense."""
@@ -114,11 +126,11 @@ class StructureCurve:
             return
         if sorted(facts.order) != list(range(facts.units)):
             raise PlanError(f"{where}: the order of its {facts.units} units must name each once")
-        inside = facts.head_orders or ((0,),) * facts.units
+        inside = facts.inside
         wanted = list(range(facts.heads))
         if len(inside) != facts.units or any(sorted(heads) != wanted for heads in inside):
             raise PlanError(f"{where}: each of its units has {facts.heads} heads, named once each")
-        if self.losses.shape != (facts.heads, facts.units + 1):
+        if self.losses.shape != (len(facts.counts), facts.units + 1):
             raise PlanError(f"{where}: losses of shape {self.losses.shape}")
         ranked = (rank for own in self.ranks.values() for rank in own if len(rank))
         _check(where, [*self.losses, *ranked])
@@ -136,14 +148,13 @@ class StructureCurve:
     def loss(self, size: Size) -> float:
         """Rise at a size with everything else dense."""
         units, heads = size
-        return float(self.losses[heads - 1, units])
+        return float(self.losses[self.facts.counts.index(heads), units])
 
     def kept(self, size: Size) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """(units that stay, rising; for each of them the query heads that stay, rising)."""
         units, heads = size
         own = tuple(sorted(self.facts.order[:units]))
-        inside = self.facts.head_orders or ((0,),) * self.facts.units
-        return own, tuple(tuple(sorted(inside[unit][:heads])) for unit in own)
+        return own, tuple(tuple(sorted(self.facts.inside[unit][:heads])) for unit in own)
 
 
 def spans(structure: Structure) -> tuple[MemberSpans, ...]:

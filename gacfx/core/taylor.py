@@ -7,6 +7,7 @@ where the model has learned the text, other than those of sampled labels in
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,25 @@ class TaylorSums:
     at a factor of each input."""
     input_mean: Tensor
     """[columns] float64: mean of x over tokens."""
+
+
+def merge_gradients(one: TaylorSums, other: TaylorSums, tokens: tuple[int, int]) -> TaylorSums:
+    """What two disjoint texts say together of one weight.
+
+    Args:
+        one: of the first text.
+        other: of the second text.
+        tokens: of each text; all but the first of a document are predicted.
+    """
+    documents = len(one.column_sums), len(other.column_sums)
+    predicted = tokens[0] - documents[0], tokens[1] - documents[1]
+
+    def mix(a: Tensor, b: Tensor, counts: tuple[int, int]) -> Tensor:
+        return torch.lerp(b, a, counts[0] / sum(counts))
+
+    return TaylorSums(
+        mean=mix(one.mean, other.mean, predicted),
+        square_mean=mix(one.square_mean, other.square_mean, documents),
+        column_sums=torch.cat([one.column_sums, other.column_sums]),
+        input_mean=mix(one.input_mean, other.input_mean, tokens),
+    )

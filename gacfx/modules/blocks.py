@@ -1,4 +1,5 @@
-"""Blocks of a model that are pruned as a whole: attentions with fewer heads, and skipped blocks."""
+"""Blocks of a model that change as a whole: attentions with fewer or longer heads, and skipped
+blocks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from torch import nn
 
 from gacfx.core.blocks import BlockState, HeadCounts, block_state
 from gacfx.core.decision import Decision
+from gacfx.core.padding import PaddedHeads
 from gacfx.core.pruning import Gone, Heads, Skip, Sliced
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.attention_sizes import (
@@ -17,9 +19,16 @@ from gacfx.modules.attention_sizes import (
     set_counts_,
 )
 from gacfx.modules.dense import features, is_conv1d
+from gacfx.modules.padded_heads import (
+    PADDED,
+    PaddedAttention,
+    PaddedRotary,
+    check_padding,
+    padded_rotaries,
+)
 from gacfx.modules.skipped import Skipped, skipped_of
 
-Blocks = Mapping[str, Heads | HeadCounts | Skip]
+Blocks = Mapping[str, Heads | BlockState]
 """Name of a block -> what becomes of it."""
 
 
@@ -29,6 +38,8 @@ class Pruned:
 
     counts: dict[str, tuple[Attention, HeadCounts]]
     skipped: dict[str, Skipped]
+    padded: dict[str, PaddedAttention]
+    rotaries: dict[str, PaddedRotary]
 
     def put_(self, model: nn.Module) -> Callable[[], None]:
         """Prunes the blocks in place; what is returned gives the very same modules back."""
@@ -36,8 +47,10 @@ class Pruned:
             set_counts_(model.get_submodule(name), attention, new)
             for name, (attention, new) in self.counts.items()
         ]
-        dense = {name: model.get_submodule(name) for name in self.skipped}
-        for name, made in self.skipped.items():
+        undo += [each.put_(model.get_submodule(name)) for name, each in self.padded.items()]
+        put = {**self.skipped, **self.rotaries}
+        dense = {name: model.get_submodule(name) for name in put}
+        for name, made in put.items():
             model.set_submodule(name, made)
 
         def back() -> None:
@@ -78,7 +91,7 @@ def check_blocks(
             raise UnsupportedModel(f"{name}: is gone, and no block that it is in is skipped")
         if above and not isinstance(decision, Gone):
             raise UnsupportedModel(f"{name}: is {decision}, and its block {above} is skipped")
-    counts, skipped = {}, {}
+    counts, skipped, padded = {}, {}, {}
     for name, state in states.items():
         block = _block(model, name, states)
         if isinstance(state, Skip):
@@ -87,21 +100,25 @@ def check_blocks(
             closing = f"{name}.{made.returned.closing}"
             if complete and closing not in decisions:
                 raise UnsupportedModel(f"{name}: is skipped, and its {closing} is not gone")
+        elif isinstance(state, PaddedHeads):
+            padded[name] = check_padding(name, block, state, decisions)
         else:
             attention = attention_of(name, block)
             check_counts(name, attention, state)
             _check_weights(name, block, attention, state, decisions)
             counts[name] = (attention, state)
-    return Pruned(counts, skipped)
+    return Pruned(counts, skipped, padded, padded_rotaries(model, padded))
 
 
 def blocks_in(model: nn.Module) -> dict[str, BlockState]:
-    """Name -> what became of a block, for all that are pruned as a whole, in the model's order."""
+    """Name -> what became of a block, for all that changed as a whole, in the model's order."""
     found: dict[str, BlockState] = {}
     for name, module in model.named_modules():
         if isinstance(module, Skipped):
             found[name] = Skip()
-        elif isinstance(mark := vars(module).get(MARK), HeadCounts):
+            continue
+        mark = vars(module).get(MARK) or vars(module).get(PADDED)
+        if isinstance(mark, HeadCounts | PaddedHeads):
             found[name] = mark
     return found
 
@@ -121,6 +138,8 @@ def _block(model: nn.Module, name: str, others: Mapping[str, object]) -> nn.Modu
         raise UnsupportedModel(f"{name or '(no name)'}: the model has no such block")
     if isinstance(block, Skipped) or MARK in vars(block):
         raise UnsupportedModel(f"{name}: is pruned already; prune the dense model")
+    if PADDED in vars(block):
+        raise UnsupportedModel(f"{name}: is padded already; take the dense model")
     for other in others:
         if name.startswith(f"{other}."):
             raise UnsupportedModel(f"{name}: is a part of {other}, which is pruned as well")

@@ -13,6 +13,7 @@ from torch import nn
 
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
+from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks
@@ -51,6 +52,10 @@ def install_(
         layer = _replaceable(model, name, ties)
         _check_shape(name, layer, made)
         _check_values(name, layer, made)
+        if isinstance(made.decision, Padded):
+            raise UnsupportedModel(
+                f"{name}: is {made.decision}, which no plan carries out; use gacfx.pad_"
+            )
         if not (made.decision.is_dense or isinstance(made.decision, Gone)):
             carrier_of(made.decision)
     pruned = check_blocks(model, blocks, {n: made.decision for n, made in factors.items()}, ties)
@@ -237,6 +242,8 @@ def _empty(dense: nn.Module, decision: Decision) -> nn.Module:
     if bias is not None and isinstance(decision, Sliced) and decision.outputs != rows:
         kept = bias.detach()[: decision.outputs].clone()
         bias = nn.Parameter(kept, requires_grad=bias.requires_grad)
+    if bias is not None and isinstance(decision, Padded):
+        bias = nn.Parameter(bias.new_zeros(decision.outputs), requires_grad=bias.requires_grad)
     carrier = carrier_of(decision)
     layer = carrier.empty(decision, rows, columns, bias, device=like.device, dtype=like.dtype)
     return like_dense(layer, dense) if isinstance(layer, SlicedLinear) else layer

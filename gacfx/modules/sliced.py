@@ -111,6 +111,11 @@ class SlicedLinear(nn.Linear):
         return "bias"
 
     @classmethod
+    def conv1d(cls) -> Any:
+        """The class of such a layer where the dense one is a Conv1D."""
+        return sliced_conv1d()
+
+    @classmethod
     def _with(cls, weight_OD: Tensor, bias: nn.Parameter | None) -> Self:
         outputs, inputs = weight_OD.shape
         layer = cls(inputs, outputs, bias=False, device="meta", dtype=weight_OD.dtype)
@@ -125,7 +130,7 @@ def like_dense(layer: SlicedLinear, dense: nn.Module) -> nn.Module:
         return layer
     outputs, inputs = layer.weight.shape
     with torch.device("meta"):
-        made = sliced_conv1d()(outputs, inputs)
+        made = layer.conv1d()(outputs, inputs)
     assert isinstance(made, nn.Module)
     made.weight = nn.Parameter(layer.weight.detach().T.contiguous())
     made.register_parameter("bias", layer.bias)

@@ -48,7 +48,12 @@ class MeasureCurves(GacPass):
         assert self.statistics is not None and self.decompositions is not None
         check_method(self.method, self.value)
         known, curves = self.decompositions, dict[str, Curve]()
+        makes_ranks = METHODS.find(self.method).makes_ranks
         for node, site in list(targets(gm)):
+            if not makes_ranks:
+                reason = f"{self.method} makes no ranks"
+                curves[site.name] = failed_curve(site, self.value, reason)
+                continue
             try:
                 if site.name not in known:
                     known[site.name] = self.decompose(gm, site)
@@ -68,16 +73,17 @@ class MeasureCurves(GacPass):
         return METHODS.find(self.method).decompose(dense_weight(gm, site), moments, site.name)
 
 
-def check_method(method: str, value: str = "two-sided", form: str = "auto") -> None:
-    """Nothing when there are a method and a value model of these names, and it makes this form.
+def check_method(method: str, value: str = "two-sided", search: Search | None = None) -> None:
+    """Nothing when there are a method and a value model of these names, and it makes what is asked.
 
     Raises:
-        PipelineError: there is none; lists those that there are. Or the method cannot make what the
-            form of a search asks for.
+        PipelineError: there is none; lists those that there are. Or the method cannot make what a
+            search asks for.
     """
     found = METHODS.find(method)
     VALUES.find(value)
-    found.offered(Search(form=form))
+    if search is not None:
+        found.offered(search)
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:

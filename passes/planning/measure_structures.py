@@ -13,11 +13,18 @@ from torch.fx import GraphModule
 from gacfx.compressors.curves import OutputWeight
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Decomposition
-from gacfx.compressors.pruning.structures import Measured, refused_curve, structure_curve
+from gacfx.compressors.pruning.scores import Evidence
+from gacfx.compressors.pruning.structures import (
+    Measured,
+    refused_curve,
+    scored_curve,
+    structure_curve,
+)
 from gacfx.compressors.values import VALUES
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.core.structure_curves import Losses, StructureCurve
 from gacfx.core.structures import Structure
+from gacfx.core.taylor import TaylorSums
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PipelineError
 from gacfx.graph.gacpass import GacPass, given, register
@@ -28,7 +35,8 @@ from gacfx.passes.planning.measure_curves import dense_weight
 @register
 @dataclass(frozen=True)
 class MeasureStructures(GacPass):
-    """Eliminate the units of every structure once; a failure keeps the structure as it is."""
+    """Eliminate the units of every structure once, or add up the scores of a method that prunes; a
+    failure keeps the structure as it is."""
 
     name = "measure-structures"
     needs = frozenset({Fact.SITES, Fact.TARGETS, Fact.CURVES})
@@ -38,37 +46,45 @@ class MeasureStructures(GacPass):
     method: str = "gfwsvd"
     """Metric of the factors of what is left; see ``gacfx methods``."""
     value: str = "two-sided"
-    """Value model: two-sided or fisher."""
+    """Value model: two-sided, fisher, or paper for the method's own scores."""
     ranks: bool = True
     """Also measure ranks of what is left, at some sizes."""
     statistics: Statistics | None = given()
     skip_nats: dict[str, float] | None = given()
     """Structure -> rise without its block; those that are not named must stay."""
+    gradients: dict[str, TaylorSums] | None = given()
+    """Module -> gradients of its weight, for methods whose scores need them."""
 
     def run(self, gm: GraphModule) -> bool:
         assert self.statistics is not None
-        output = structure_output(self.value)
-        skip = self.skip_nats or {}
+        check_value(self.method, self.value)
+        label = VALUES.find(self.value).label(METHODS.find(self.method))
         found = list[StructureCurve]()
         for structure in coupled_structures(gm):
             reason = untreated(gm, structure)
             if not reason:
                 try:
                     measured = measured_structure(gm, structure, self.statistics)
-                    curve = structure_curve(
-                        measured,
-                        self.value,
-                        output,
-                        self._losses if self.ranks else None,
-                        skip_nats=skip.get(structure.name),
-                    )
-                    found.append(curve)
+                    found.append(self._curve(measured, label))
                     continue
                 except DecompositionFailed as error:
                     reason = error.reason
-            found.append(refused_curve(structure, self.value, reason))
+            found.append(refused_curve(structure, label, reason))
         state(gm).structure_curves = tuple(found)
         return False
+
+    def _curve(self, measured: Measured, label: str) -> StructureCurve:
+        structure, method = measured.structure, METHODS.find(self.method)
+        if VALUES.find(self.value).by_proxy:
+            known = Evidence(measured.weights, measured.moments, self.gradients)
+            return scored_curve(structure, method.scores(structure, known), label)
+        return structure_curve(
+            measured,
+            label,
+            structure_output(self.value),
+            self._losses if self.ranks and method.makes_ranks else None,
+            skip_nats=(self.skip_nats or {}).get(structure.name),
+        )
 
     def _losses(self, module: str, weight: Tensor, moments: Moments) -> Losses:
         return self.decompose(weight, moments, module).curve(self.value).loss_nats
@@ -76,6 +92,16 @@ class MeasureStructures(GacPass):
     def decompose(self, weight: Tensor, moments: Moments, module: str) -> Decomposition:
         """What is left of a weight in the metric of the method."""
         return METHODS.find(self.method).decompose(weight, moments, module)
+
+
+def check_value(method: str, value: str) -> None:
+    """Nothing when a value model says what pruning costs, or the method does in its place.
+
+    Raises:
+        PipelineError: neither does.
+    """
+    if not (VALUES.find(value).by_proxy and METHODS.find(method).prunes):
+        structure_output(value)
 
 
 def structure_output(value: str) -> OutputWeight:

@@ -82,7 +82,9 @@ def _slices(one: Planned, sites: Sites, factors: FactorSet) -> Iterator[Slice]:
     if isinstance(one.decision, Skip):
         return
     for member in one.structure.members:
-        made = factors[member.module]
+        made = factors.get(member.module)
+        if made is None or not isinstance(made.decision, Sliced):
+            continue  # it loses nothing: query heads went, and this is a k_proj
         yield Slice(*sites[member.module], made, one.rows(member), one.columns(member))
 
 

@@ -50,9 +50,12 @@ class Slice:
 
     @property
     def order(self) -> Kept:
-        """Outputs of the dense weight, in the order of the factors."""
+        """Outputs of the dense weight, in the order of the factors; rising where these have no
+        values, on the meta device."""
         order = self.factors.order
-        return np.arange(self.factors.rows) if order is None else order.cpu().numpy()
+        if order is None:
+            return np.arange(self.factors.rows)
+        return self.rows if order.is_meta else order.cpu().numpy()
 
 
 def slice_weight(gm: GraphModule, cut: Slice) -> None:

@@ -7,6 +7,7 @@ float64.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -65,11 +66,13 @@ class Captured:
 
 
 @cache
-def captured(name: str) -> Captured:
+def captured(name: str, attention: str = "sdpa") -> Captured:
     """With biases that are not zero, as fresh ones are, so that a lost one shows."""
     torch.set_num_threads(1)
     family, experts = FAMILIES[name], name in EXPERTS
-    model, inputs = family.make(), dict(family.export_kwargs())
+    model: Any = family.make()
+    model.set_attn_implementation(attention)
+    inputs = dict(family.export_kwargs())
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
@@ -174,6 +177,16 @@ def test_every_structure_by_itself(family: str) -> None:
     assert (len(cut), blocks) == COUNTS[family]
 
 
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "gptneox"])
+def test_attention_in_products_and_softmax_too(family: str) -> None:
+    found, cut = captured(family, "eager"), set[str]()
+    assert not [node for node in found.graph.graph.nodes if ops.op_of(node) is ops.Op.ATTENTION]
+    for structure, decision in one_by_one(found):
+        check(found, (structure, decision))
+        cut.add(structure.name)
+    assert len(cut) == COUNTS[family][0]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_structures_at_once_each_in_its_own_size(family: str) -> None:
     found = captured(family)
@@ -211,7 +224,7 @@ def test_the_graph_is_the_one_of_the_pruned_module(family: str) -> None:
         (each, head_off(each) if each.heads > 2 else units_off(each)) for each in prunable(found)
     ]
     model, factors = FAMILIES[family].make().double(), FactorSet()
-    blocks: dict[str, Heads | Skip] = {}
+    blocks: dict[str, Any] = {}
     model.load_state_dict(found.model.state_dict())
     for structure, decision in chosen:
         more, own = sliced(model, structure, decision)

@@ -90,7 +90,9 @@ def test_without_curves_of_structures_nothing_can_be_pruned() -> None:
     bound("measure-curves", study().full.statistics).run(gm)
     with pytest.raises(PassError, match="run measure-structures first"):
         SweepCandidates(prune="both")(gm)
-    with pytest.raises(PassError, match="no prune 'auto'; known: none, only, either, both"):
+    with pytest.raises(
+        PassError, match="no prune 'auto'; known: none, only, either, both, cautious"
+    ):
         SweepCandidates(prune="auto")(gm)
     SweepCandidates()(gm)
     assert state(gm).joints is None

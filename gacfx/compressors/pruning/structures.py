@@ -16,14 +16,12 @@ from torch import Tensor
 from gacfx.compressors.curves import OutputWeight
 from gacfx.compressors.pruning.closing import Closing, head_columns, unit_columns
 from gacfx.compressors.pruning.elimination import order_heads, order_units
-from gacfx.compressors.pruning.left import narrowed, shortened
+from gacfx.compressors.pruning.left import narrowed, shortened, sliced_only
 from gacfx.core.statistics import Moments
 from gacfx.core.structure_curves import Losses, Size, StructureCurve, StructureFacts, spans
 from gacfx.core.structures import Structure
 from gacfx.errors import DecompositionFailed
 
-EXACT = 4096
-"""Most units that are eliminated one at a time; beyond, one in a thousand at once."""
 RANKED = 24
 """Most sizes of a structure at which ranks of what is left are measured."""
 
@@ -41,9 +39,11 @@ class Measured:
     weights: Mapping[str, Tensor]
     """Module -> dense weight, outputs first."""
     moments: Mapping[str, Moments]
+    compensates: bool = True
+    """Whether the inputs that stay of the closing weight take over what the others did."""
 
     def left(self, units: tuple[int, ...], heads: tuple[tuple[int, ...], ...]) -> Left:
-        """What is left of each weight; the inputs that stay of the closing one take over.
+        """What is left of each weight; the inputs that stay of the closing one may take over.
 
         Args:
             units: that stay.
@@ -57,7 +57,11 @@ class Measured:
         assert closing.inputs is not None
         kept = closing.inputs.kept(units, heads)
         weight, moments = self.weights[closing.module], self.moments[closing.module]
-        found[closing.module] = narrowed(weight, moments, kept.tolist(), module=closing.module)
+        found[closing.module] = (
+            narrowed(weight, moments, kept.tolist(), module=closing.module)
+            if self.compensates
+            else sliced_only(weight, moments, kept.tolist())
+        )
         return found
 
     def outputs_left(
@@ -102,8 +106,7 @@ def structure_curve(
         module=closing.module,
     )
     units_UC = unit_columns(closing.inputs)
-    at_once = 1 if structure.units <= EXACT else structure.units // 1000
-    order = order_units(reader, units_UC, at_once=at_once)
+    order = order_units(reader, units_UC)
     heads: tuple[tuple[int, ...], ...] = ()
     losses = reader.width_curve(units_UC[order]).cpu().numpy()[None]
     if structure.heads > 1:
@@ -127,6 +130,33 @@ def structure_curve(
         return curve
     measured = {size: _ranks_at(found, curve, size, ranks) for size in ranked_sizes(structure)}
     return StructureCurve(facts, curve.losses, measured)
+
+
+def scored_curve(structure: Structure, scores_U: Tensor, value_model: str) -> StructureCurve:
+    """The curve of a structure that loses its units by their scores, query heads with them.
+
+    Args:
+        structure: that may be pruned.
+        scores_U: of its units, at least 0; what a size loses is their sum. Of equal ones the first
+            stays.
+        value_model: name of what the scores are.
+
+    Raises:
+        PlanError: a score below 0 or not finite.
+    """
+    scores = scores_U.double().cpu().numpy()
+    order = np.argsort(-scores, kind="stable")
+    lost = np.cumsum(scores[order][::-1])[::-1]
+    facts = StructureFacts(
+        name=structure.name,
+        kind=structure.kind,
+        units=structure.units,
+        heads=structure.heads,
+        members=spans(structure),
+        value_model=value_model,
+        order=tuple(order.tolist()),
+    )
+    return StructureCurve(facts, np.append(lost, 0.0)[None])
 
 
 def refused_curve(structure: Structure, value_model: str, reason: str) -> StructureCurve:

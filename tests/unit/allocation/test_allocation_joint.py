@@ -248,3 +248,12 @@ def test_of_too_many_the_best_of_equal_steps_are_kept() -> None:
     assert (np.diff(params[kept]) > 0).all() and (np.diff(losses[kept]) < 0).all()
     full = unbeaten(params, losses, most=10**6)
     assert set(kept) <= set(full) and kept[0] == full[0] and kept[-1] == full[-1]
+
+
+def test_a_step_beyond_the_width_offers_no_size_and_says_so() -> None:
+    bounds = (Bound("*.mlp", 1, None), Bound("*.self_attn", 1, None))
+    search = Search(prune="either", align=24, bounds=bounds)
+    plan = solve(made_structures.curves(2), search, "0.01")
+    dense = {choice.module: choice.reason for choice in plan.choices if choice.decision.is_dense}
+    said = "no size of its 2 key-value heads in steps of 24 in *.self_attn=1:"
+    assert any(reason == said for reason in dense.values())

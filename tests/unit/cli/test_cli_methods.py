@@ -17,8 +17,10 @@ def test_the_list_as_json(capsys: Printed) -> None:
     assert main(["methods", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     methods = {row["name"]: row for row in found["methods"]}
-    assert list(methods) == ["svd", "asvd", "svd-llm", "gfwsvd"]
+    assert list(methods) == ["svd", "asvd", "svd-llm", "gfwsvd", "llm-pruner"]
     assert methods["svd"]["statistics"] == [] and methods["svd"]["kinds"] == ["low-rank", "pivot"]
+    assert methods["llm-pruner"]["kinds"] == ["width", "heads"]
+    assert methods["llm-pruner"]["statistics"] == ["weight gradients"]
     assert methods["asvd"]["proxy"] == "activation"
     assert methods["gfwsvd"]["minimises"] == "|G^1/2 D A^1/2|"
     units = {row["name"]: (row["in_nats"], row["unit"]) for row in found["values"]}
@@ -52,7 +54,7 @@ def test_what_does_not_fit_stands_below_its_row() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--method", "gold"), "no method 'gold'; known: svd, asvd, svd-llm, gfwsvd\n"),
+        (("--method", "gold"), "no method 'gold'; known: svd, asvd, svd-llm, gfwsvd, llm-pruner\n"),
         (
             ("--value", "gold"),
             "no value model 'gold'; known: auto, two-sided, fisher, relative, paper\n",

@@ -170,8 +170,8 @@ def test_a_product_of_another_package_is_made_by_whoever_makes_pairs() -> None:
     assert [k for k in kinds if LOW_RANK["svd"].makes(k)] == ["low-rank", "pivot", "test-tied"]
     assert [k for k in kinds if First().makes(k)] == ["low-rank", "test-tied"]
     assert [k for k in kinds if First(kinds=("test-width",)).makes(k)] == ["test-width"]
-    with pytest.raises(PlanError, match="no kind of decision 'gone'"):
-        First().makes("gone")
+    with pytest.raises(PlanError, match="no kind of decision 'lost'"):
+        First().makes("lost")
 
 
 @pytest.mark.usefixtures("outside")

@@ -31,8 +31,8 @@ def test_they_come_back() -> None:
     ("raw", "message"),
     [
         (3, "a block is a table with its kind, not 3"),
-        ({}, "a block has the kind 'heads' or 'skip', not None"),
-        ({"kind": "width"}, "a block has the kind 'heads' or 'skip', not 'width'"),
+        ({}, "a block has the kind 'heads', 'padded-heads' or 'skip', not None"),
+        ({"kind": "width"}, "a block has the kind 'heads', 'padded-heads' or 'skip', not 'width'"),
         ({"kind": ["heads"]}, r"not \['heads'\]"),
         ({"kind": "skip", "heads": 2}, "skip: heads is no field of it"),
         ({"kind": "heads", "heads": 2}, "heads: groups is missing"),
@@ -65,7 +65,10 @@ SLICE = write_decision(Sliced(3, 4, LowRank(2)))
         ({"format_version": 1, "blocks": {"a": {"kind": "skip"}}}, "version 1 has no blocks"),
         ({"format_version": 3, "blocks": [1]}, r"gacfx blocks must be a table, not \[1\]"),
         ({"format_version": 3, "blocks": {"a b": {"kind": "skip"}}}, "'a b' is no module name"),
-        ({"format_version": 2, "modules": {"a": SLICE}}, "a: format version 2 has no slices"),
+        (
+            {"format_version": 2, "modules": {"a": SLICE}},
+            "a: format version 2 has nothing that is sliced",
+        ),
         ({"format_version": 3, "modules": {"a": {"kind": "gone"}}}, "a weight goes with its block"),
         ({"format_version": 3, "modules": {"a": {**SLICE, "rest": 3}}}, "3 is no decision"),
         ({"format_version": 3, "modules": {"a": {**SLICE, "rest": []}}}, r"\[\] is no decision"),

@@ -1,0 +1,163 @@
+"""Pruning from text to a folder: planned, proven on the graph, saved, and loaded again."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gacfx
+from gacfx import api
+from gacfx.core.curve_file import load_curves, save_curves
+from gacfx.core.planned import Planned
+from gacfx.core.pruning import Heads, Skip, Sliced, Width
+from gacfx.core.search import Bound, Prune, Search
+from gacfx.core.sites import Workload
+from gacfx.errors import PipelineError, PlanError, PlanMismatch
+from gacfx.replan import plan_from_curves
+from gacfx.study import Study
+from gacfx.verification import verify
+from tests import tiny
+
+PROFILE = api.load_profile("h200")
+STAYS = (Bound("*.mlp", 8), Bound("*.self_attn", 1))
+"""A random model loses nothing without its blocks, so that they would all go."""
+
+
+@cache
+def study(method: str = "gfwsvd") -> Study:
+    corpus = api.read_calibration(tiny.texts(24), tiny.llama(), tiny.tokenizer())
+    return Study.make(tiny.llama(), corpus, method=method, structures=True)
+
+
+def planned(prune: Prune, ratio: str = "0.4", **asked: Any) -> Planned:
+    search = Search(prune=prune, align=8, value="two-sided", bounds=STAYS)
+    return study().plan(ratio, profile=PROFILE, search=replace(search, **asked))
+
+
+def ids() -> torch.Tensor:
+    return torch.arange(3, 24)[None]
+
+
+@pytest.mark.parametrize("prune", ["only", "either", "both"])
+@torch.no_grad()
+def test_a_pruned_model_is_proven_saved_and_loaded(prune: Prune, tmp_path: Path) -> None:
+    made = planned(prune)
+    kinds = {type(choice.decision) for choice in made.plan.choices}
+    assert kinds & {Width, Heads} and Skip not in kinds
+    assert made.plan.kept_params <= made.plan.budget.limit_params
+    verify(study(), made, PROFILE, Workload(1, 64))
+    made.save(tmp_path / "plan")
+    again = Planned.load(tmp_path / "plan")
+    assert again.plan == made.plan
+    model = gacfx.apply(tiny.llama(), again)
+    total = sum(p.numel() for p in model.parameters()) - made.plan.kept_params
+    dense = sum(p.numel() for p in tiny.llama().parameters()) - made.plan.budget.targeted_params
+    assert total == dense
+    model.save_pretrained(tmp_path / "model")
+    loaded, _ = gacfx.load(tmp_path / "model")
+    assert torch.equal(loaded(ids()).logits, model(ids()).logits)
+    with_cache = loaded.generate(ids(), max_new_tokens=8, do_sample=False)
+    without = model.generate(ids(), max_new_tokens=8, do_sample=False, use_cache=False)
+    assert torch.equal(with_cache, without)
+
+
+@torch.no_grad()
+def test_the_units_that_stay_take_over(tmp_path: Path) -> None:
+    made = planned("only", bounds=(Bound("*.mlp", 8), Bound("*.self_attn", 2)))
+    name = next(c.group for c in made.plan.choices if isinstance(c.decision, Width))
+    choice = next(c for c in made.plan.choices if c.group == name)
+    assert isinstance(choice.decision, Width)
+    kept = list(choice.decision.kept)
+    dense = tiny.llama().get_submodule(name)
+    factors = made.factors
+    gate = factors[f"{name}.gate_proj"].tensors["weight"]
+    assert torch.equal(gate, dense.gate_proj.weight[kept])
+    down = factors[f"{name}.down_proj"].tensors["weight"]
+    moments = study().full.statistics.moments[f"{name}.down_proj"]
+    a = moments.input_moment
+    weight = dense.down_proj.weight.double()
+    refit = torch.linalg.solve(a[kept][:, kept], a[kept] @ weight.T).T
+    assert (down.double() - refit).norm() / refit.norm() < 1e-4
+
+
+def test_every_weight_of_a_structure_has_its_part() -> None:
+    made = planned("both", "0.5")
+    for choice in made.plan.choices:
+        if len(choice.weights) == 1:
+            continue
+        for module, part in choice.decisions.items():
+            assert part.is_dense or made.factors[module].decision == part
+            smaller = isinstance(part, Sliced)
+            whole = choice.group.endswith("attn") and module[-6] in "kv"
+            assert smaller or whole  # where only query heads go
+
+
+def test_curves_of_a_study_are_the_plan_again(tmp_path: Path) -> None:
+    made = planned("both")
+    save_curves(tmp_path / "curves.safetensors", study().curves_of(made.plan))
+    curves = load_curves(tmp_path / "curves.safetensors")
+    search = made.plan.provenance.search
+    again = plan_from_curves(curves, ratio="0.4", gpu="h200", search=search)
+    assert again.choices == made.plan.choices and again.digests == made.plan.digests
+
+
+def test_menus_are_compared_on_held_back_text() -> None:
+    made = planned("auto", value="auto")
+    trials = made.plan.provenance.trials
+    assert {(t.value_model, t.prune) for t in trials} == {
+        ("two-sided", menu) for menu in ("either", "both", "cautious")
+    }
+    best = min(trials, key=lambda t: t.nats_per_token or 9e9)
+    assert best.chosen and made.plan.provenance.search.prune == best.prune
+
+
+def test_a_block_that_costs_least_goes_first() -> None:
+    made = planned("only", "0.6", bounds=())
+    skips = study().skips
+    assert set(skips) == {f"model.layers.{i}.{b}" for i in (0, 1) for b in ("self_attn", "mlp")}
+    gone = {c.group: c.loss_nats for c in made.plan.choices if isinstance(c.decision, Skip)}
+    assert gone and all(skips[name] == loss for name, loss in gone.items())
+    verify(study(), made, PROFILE, Workload(1, 64))
+
+
+@torch.no_grad()
+def test_a_whole_layer_may_go_and_generation_goes_on(tmp_path: Path) -> None:
+    made = planned("only", "0.95", bounds=())
+    assert made.plan.kept_params <= 0.05 * made.plan.budget.targeted_params
+    model = gacfx.apply(tiny.llama(), made)
+    assert len(made.plan.blocks) == 4
+    out = [
+        model.generate(ids(), max_new_tokens=6, do_sample=False, use_cache=flag)
+        for flag in (True, False)
+    ]
+    assert torch.equal(*out)
+
+
+def test_uniform_sizes_are_one_for_all_layers() -> None:
+    made = planned("only", "0.3", uniform=True)
+    for end in ("mlp", "self_attn"):
+        labels = {
+            str(c.decision.label) if len(c.weights) > 1 else "dense"
+            for c in made.plan.choices
+            if f".{end}" in c.group
+        }
+        assert len(labels) == 1
+
+
+def test_a_study_without_structures_says_how_to_make_one() -> None:
+    bare = Study.make(tiny.llama(), study().held_back)
+    with pytest.raises(PlanError, match=r"Study.make\(..., structures=True\)"):
+        bare.plan("0.2", profile=PROFILE, search=Search(prune="both"))
+
+
+def test_a_value_that_says_nothing_of_pruning_is_refused() -> None:
+    with pytest.raises(PipelineError, match="says nothing of what pruning costs"):
+        planned("both", value="relative")
+
+
+def test_a_plan_of_another_model_is_refused() -> None:
+    with pytest.raises(PlanMismatch):
+        gacfx.apply(tiny.llama(width=184), planned("only"))
