@@ -1,6 +1,6 @@
 """How many units each structure keeps when a method of pruning allocates by itself: unaligned.
 
-local    every structure loses the same share of its units, its lowest-scored ones
+local    every structure loses the same share of its units, its lowest-scored ones, to rounding
 global   units with the lowest scores per parameter go, wherever they are
 
 Neither removes less than the budget asks, and each structure keeps at least one unit. Source:
@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
 import numpy as np
@@ -74,8 +75,8 @@ def own_sizes(units: Sequence[Units], gone: int, scope: Scope) -> dict[str, int]
 def _equal_shares(units: Sequence[Units], gone: int) -> list[int]:
     """Units that each loses at the smallest share that is enough.
 
-    Shares at which several structures lose one more unit remove too much at once: of those, units
-    come back while enough is gone, those of most parameters first.
+    Whole units remove too much: as long as enough is gone, one comes back to the structure that
+    lost the largest share; of equal ones, to that of the largest units.
     """
     shares = sorted({Fraction(n, one.count) for one in units for n in range(one.count + 1)})
 
@@ -84,12 +85,19 @@ def _equal_shares(units: Sequence[Units], gone: int) -> list[int]:
 
     share = shares[bisect_left(shares, gone, key=lambda share: _params(units, at(share)))]
     lost, over = at(share), _params(units, at(share)) - gone
-    before = at(share - Fraction(1, 2 * max((one.count for one in units), default=1) ** 2))
-    last = [place for place in range(len(units)) if lost[place] > before[place]]
-    for place in sorted(last, key=lambda place: -units[place].params):
-        if units[place].params <= over:
+
+    def row(place: int) -> tuple[Fraction, int, int]:
+        return -Fraction(lost[place], units[place].count), -units[place].params, place
+
+    losers = [row(place) for place, n in enumerate(lost) if n]
+    heapify(losers)
+    while losers:
+        place = heappop(losers)[2]
+        if units[place].params <= over:  # what does not fit now will not fit later
             lost[place] -= 1
             over -= units[place].params
+            if lost[place]:
+                heappush(losers, row(place))
     return lost
 
 

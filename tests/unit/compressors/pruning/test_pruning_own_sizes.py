@@ -46,14 +46,29 @@ def test_enough_goes_and_one_unit_less_would_not_be_enough(
 
 @given(cases())
 @settings(max_examples=300, deadline=None)
-def test_shares_are_equal_to_a_unit(case: tuple[list[Units], int]) -> None:
+def test_no_further_unit_fits_and_like_structures_lose_alike(
+    case: tuple[list[Units], int],
+) -> None:
     found, gone = case
     sizes = own_sizes(found, gone, "local")
-    # The share p leaves count - floor(p count), or one more; or all but one unit are gone.
+    over = removed(found, sizes) - gone
+    assert all(over < one.params for one in found if sizes[one.name] < one.count)
+    for one in found:
+        like = [x for x in found if (x.count, x.params) == (one.count, one.params)]
+        assert all(abs(sizes[x.name] - sizes[one.name]) <= 1 for x in like)
+
+
+@given(cases())
+@settings(max_examples=300, deadline=None)
+def test_nobody_loses_more_than_a_share_that_is_enough(case: tuple[list[Units], int]) -> None:
+    found, gone = case
+    sizes = own_sizes(found, gone, "local")
     free = [one for one in found if sizes[one.name] > 1]
-    low = max((Fraction(one.count - sizes[one.name], one.count) for one in free), default=0)
-    high = [Fraction(one.count - sizes[one.name] + 1, one.count) for one in found]
-    assert all(low <= bound for bound in high)
+    shares = [Fraction(one.count - sizes[one.name], one.count) for one in free]
+    share = max(shares, default=Fraction(0))
+    # A share that is smaller by one unit of everybody would remove too little.
+    less = [max(min(int(share * one.count), one.count - 1) - 1, 0) for one in found]
+    assert sum(n * one.params for n, one in zip(less, found, strict=True)) <= gone
 
 
 def test_a_share_is_that_of_every_structure() -> None:
@@ -71,6 +86,14 @@ def test_units_that_are_not_needed_come_back_the_largest_first() -> None:
     assert own_sizes(found, 110, "local") == {"a": 4, "b": 3, "c": 7}
     assert own_sizes(found, 111, "local") == {"a": 4, "b": 3, "c": 6}
     assert own_sizes(found, 220, "local") == {"a": 3, "b": 3, "c": 6}
+
+
+def test_channels_make_up_for_the_steps_of_heads() -> None:
+    found = [units("heads", 4, 100), units("channels", 100, 10)]
+    # A quarter of both is 350; less than a head too much comes back as channels.
+    assert own_sizes(found, 265, "local") == {"heads": 3, "channels": 83}
+    assert own_sizes(found, 250, "local") == {"heads": 4, "channels": 75}
+    assert own_sizes(found, 251, "local") == {"heads": 3, "channels": 84}
 
 
 def test_a_threshold_counts_scores_per_parameter() -> None:
