@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf, isfinite
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -28,8 +29,10 @@ from gacfx.modules.make import make_factors
 from gacfx.passes.planning.measure_curves import MeasureCurves
 from gacfx.passes.planning.measure_structures import MeasureStructures, measured_structure
 
-PROBE_TOKENS = 4096
-"""Text on which the model is measured without a block."""
+PROBED = 12
+"""Blocks that the model is measured without: those that are forecast to cost least."""
+PROBE_TOKENS = 2048
+"""Text on which that is measured."""
 
 Failed = dict[str, str]
 """Module -> why it cannot have what a plan chose for it."""
@@ -166,28 +169,41 @@ def gather_evidence(
 
 
 def skip_losses(
-    model: nn.Module, structures: tuple[Structure, ...], corpus: Corpus
+    model: nn.Module,
+    structures: tuple[Structure, ...],
+    statistics: Statistics,
+    corpus: Corpus,
 ) -> dict[str, float]:
-    """Structure -> measured rise of the loss without its block, nats per token, where it can go.
+    """Structure -> measured rise of the loss without its block, nats per token.
 
-    It is measured, because forecasts are far off there.
+    Of the blocks that can go, the :data:`PROBED` that are forecast to cost least; the forecast,
+    1/2 tr(G W A W^T) of the closing weight, is too far off to plan by.
 
     Args:
         model: left as it was.
         structures: of the model.
+        statistics: of their weights.
         corpus: the first :data:`PROBE_TOKENS` of it are read.
     """
+    free = [each for each in structures if not (each.refused or each.keeps_block)]
+    costs = {each.name: _whole_loss(each, statistics) for each in free}
     text, found = corpus.first(PROBE_TOKENS), dict[str, float]()
     dense = evaluate(model, text).checked().nats_per_token
-    for each in structures:
-        if each.refused or each.keeps_block:
-            continue
+    for each in sorted(free, key=lambda one: costs[one.name])[:PROBED]:
         gone = {m.module: Factors(GONE, m.rows, m.columns, {}) for m in each.members}
         try:
             with swapped(model, gone, {each.name: Skip()}):
                 rise = evaluate(model, text).nats_per_token - dense
         except UnsupportedModel:  # other code looks into the block, so it stays
             continue
-        if rise == rise and rise != float("inf"):
+        if isfinite(rise):
             found[each.name] = max(rise, 0.0)
     return found
+
+
+def _whole_loss(structure: Structure, statistics: Statistics) -> float:
+    """Forecast rise without the closing weight; infinite where nothing is known of it."""
+    moments = statistics.moments.get(structure.closing.module)
+    if moments is None or moments.problem():
+        return inf
+    return 0.5 * float((moments.projected_moment * moments.side_moment).sum())

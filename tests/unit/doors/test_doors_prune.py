@@ -16,6 +16,7 @@ from gacfx.core.pruning import Heads, Skip, Sliced, Width
 from gacfx.core.search import Bound, Prune, Search
 from gacfx.core.sites import Workload
 from gacfx.errors import PipelineError, PlanError, PlanMismatch
+from gacfx.evidence import skip_losses
 from gacfx.replan import plan_from_curves
 from gacfx.study import Study
 from gacfx.verification import verify
@@ -161,3 +162,16 @@ def test_a_value_that_says_nothing_of_pruning_is_refused() -> None:
 def test_a_plan_of_another_model_is_refused() -> None:
     with pytest.raises(PlanMismatch):
         gacfx.apply(tiny.llama(width=184), planned("only"))
+
+
+def test_blocks_that_cost_least_are_measured_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gacfx.evidence.PROBED", 1)
+    statistics, model = study().full.statistics, tiny.llama()
+    found = skip_losses(model, study().structures, statistics, study().held_back)
+    forecast = {}
+    for each in study().structures:
+        moments = statistics.moments[each.closing.module]
+        weight = model.get_submodule(each.closing.module).weight.double()
+        error = weight @ moments.input_moment @ weight.T
+        forecast[each.name] = float((moments.grad_moment * error).sum()) / 2
+    assert list(found) == [min(forecast, key=lambda name: forecast[name])]
