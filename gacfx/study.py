@@ -256,8 +256,8 @@ class Study:
         """
         known = known or self.full
         if structures and not self.skips:
-            found = skip_losses(self.model, self.structures, self.full.statistics, self.held_back)
-            self.skips.update(found)
+            text = self.full.statistics, self.held_back
+            self.skips.update(skip_losses(self.model, self.structures, *text))
         known.measure(self.graph, self.method, value, self.skips if structures else None)
         model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))

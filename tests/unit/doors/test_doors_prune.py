@@ -171,7 +171,7 @@ def test_blocks_that_cost_least_are_measured_first(monkeypatch: pytest.MonkeyPat
     forecast = {}
     for each in study().structures:
         moments = statistics.moments[each.closing.module]
-        weight = model.get_submodule(each.closing.module).weight.double()
+        weight = model.get_submodule(each.closing.module).weight.detach().double()
         error = weight @ moments.input_moment @ weight.T
         forecast[each.name] = float((moments.grad_moment * error).sum()) / 2
     assert list(found) == [min(forecast, key=lambda name: forecast[name])]
