@@ -46,7 +46,7 @@ class SweepCandidates(GacPass):
     dense: bool = True
     """Always offer the dense weight; otherwise only where the window reaches it."""
     prune: str = "none"
-    """What may become of coupled structures: only, either, both, cautious (see ``measure-structures``)."""
+    """What may become of coupled structures, as a search has it; see ``measure-structures``."""
     limited: bool = False
     """There will be limits: keep what is beaten in parameters and loss, and may be faster."""
     wanted: dict[str, float] | None = given()
