@@ -110,8 +110,7 @@ class Study:
             skip: patterns of module names to leave dense.
             seed: of the sampled labels.
             seq: tokens of a sequence for which attention calls are recorded.
-            structures: also gather what pruning needs: second moments of both sides of the weights
-                of MLPs and attentions, 8 L^2 bytes for a long side L. A method that makes widths
+            structures: also gather what pruning needs, 8 L^2 bytes for each long side L.
                 always has them, and gradients if its scores need them, see
                 :class:`gacfx.compressors.protocol.Statistic`.
             progress: called with (stage, done, total).
