@@ -110,9 +110,9 @@ class Study:
             skip: patterns of module names to leave dense.
             seed: of the sampled labels.
             seq: tokens of a sequence for which attention calls are recorded.
-            structures: also gather what pruning needs, 8 L^2 bytes for each long side L.
-                always has them, and gradients if its scores need them, see
-                :class:`gacfx.compressors.protocol.Statistic`.
+            structures: also gather what pruning needs, 8 L^2 bytes for each long side L; for a
+                method that makes widths always, with what else it needs (see
+                :class:`gacfx.compressors.protocol.Statistic`).
             progress: called with (stage, done, total).
             force: go on with a model that predicts the text worse than guessing.
 
