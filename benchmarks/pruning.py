@@ -14,6 +14,10 @@ Texts and models are those of :mod:`benchmarks.quality`. In one run, all by the 
     auto        the best of the last three on held-back calibration text: what gacfx delivers
     auto, 1     the same without alignment
     uniform     one size for all layers
+
+and LLM-Pruner beside it, by its own scores and with nothing taking over, in all layers (the models
+are too small to leave the first three alone): ``own``, the sizes of its own allocation, unaligned;
+``gac``, sizes of the knapsack of GAC-v2 in steps of 8, by the same scores.
 """
 
 import argparse
@@ -21,20 +25,24 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks import record
 from benchmarks.quality import SUBJECTS as MODELS
 from benchmarks.quality import Subject, Texts, texts_of
 from gacfx import api
 from gacfx.calibration.text import usage
+from gacfx.compressors.methods import register
+from gacfx.compressors.pruning.llm_pruner import LlmPruner
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import MENUS, Prune, Search
+from gacfx.errors import GacError
 from gacfx.study import Study
 
 GOALS = {
@@ -105,6 +113,31 @@ def rows_of(subject: Subject, study: Study, texts: Texts, ratios: Sequence[str])
     return rows
 
 
+def pruner_rows(
+    subject: Subject, model: nn.Module, texts: Texts, ratios: Sequence[str]
+) -> list[Row]:
+    """LLM-Pruner's own sizes, and those of GAC-v2 around them."""
+    method = register(LlmPruner("llm-pruner-everywhere", first=0))
+    study = Study.make(model, texts.calibration, method=method.name)
+    profile, rows = api.load_profile("h200"), []
+    for ratio in ratios:
+        for name in ("own", "gac"):
+            begin = time.perf_counter()
+            try:
+                if name == "own":
+                    made = study.upstream(ratio, profile=profile)
+                else:
+                    search = replace(Search.paper("only"), align=8)
+                    made = study.plan(ratio, profile=profile, search=search)
+            except GacError as error:
+                print(f"{subject.name:12}{ratio}  {name}: {error}", flush=True)
+                continue
+            seconds = time.perf_counter() - begin
+            excess = study.measure(made, texts.judges[0]) - texts.dense[0]
+            rows.append(_row(subject, f"llm-pruner, {name}", made, excess, seconds))
+    return rows
+
+
 def _row(subject: Subject, name: str, made: Planned, excess: float, seconds: float) -> Row:
     plan = made.plan
     counts: dict[str, int] = {}
@@ -126,7 +159,7 @@ def _row(subject: Subject, name: str, made: Planned, excess: float, seconds: flo
     )
     said = " ".join(f"{number} {kind}" for kind, number in row.choices.items())
     print(
-        f"{row.model:12}{row.ratio}  {row.plan:8} {row.prune:6} {row.value_model:10} "
+        f"{row.model:12}{row.ratio}  {row.plan:16} {row.prune:8} {row.value_model:10} "
         f"promised {row.promised_nats:.4f}  excess {row.excess_nats:.4f}  {seconds:5.0f} s  {said}",
         flush=True,
     )
@@ -172,6 +205,8 @@ def run(subject: Subject, data: Path, folder: Path, ratios: Sequence[str]) -> di
     study = Study.make(model, texts.calibration, structures=True)
     seconds = time.perf_counter() - begin
     rows = rows_of(subject, study, texts, ratios)
+    if subject.name != "smollm2":
+        rows += pruner_rows(subject, model, texts, ratios)
     return {
         "calibration_tokens": study.full.statistics.tokens,
         "calibration_seconds": round(seconds, 1),
