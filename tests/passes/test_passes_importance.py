@@ -55,6 +55,7 @@ def test_methods_have_the_proxies_of_table_1() -> None:
         "svd-llm": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
+        "llm-pruner": "taylor-first",
     }
 
 
