@@ -34,7 +34,7 @@ from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Choice, Plan, Provenance, Trial
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Sliced
-from gacfx.core.search import DEFAULT_SEARCH, MENUS, Prune, Search
+from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.coupling.feeders import feeders
@@ -52,6 +52,7 @@ from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import export_model
+from gacfx.trials import best_of, tries_of
 
 UPSTREAM = Search(align=1, form="pair")
 """What a plan of a method's own ranks says of its search."""
@@ -211,20 +212,12 @@ class Study:
             PlanError: pruning is asked for, and this study has no statistics for it.
             PipelineError: of a value model that says nothing of it.
         """
-        values: tuple[str, ...] = TRIED if search.value == "auto" else (search.value,)
-        if search.prune == "none":
-            return tuple((value, "none") for value in values)
-        if not self.structures:
+        if search.prune != "none" and not self.structures:
             raise PlanError(
                 f"prune {search.prune!r}: this study gathered nothing for it; make it with "
                 "Study.make(..., structures=True)"
             )
-        if search.value == "auto":
-            values = values[:1]  # losses by one number for G were never the better ones here
-        menus: tuple[Prune, ...] = (search.prune,)
-        if search.prune == "auto":
-            menus = MENUS if METHODS.find(self.method).makes_ranks else ("only",)
-        return tuple((value, menu) for menu in menus for value in values)
+        return tries_of(search, self.method)
 
     def _trials(self, tries: tuple[tuple[str, Prune], ...], case: "_Case") -> tuple[Trial, ...]:
         """One plan for each, judged on text that its curves did not see."""
@@ -235,7 +228,7 @@ class Study:
             losses.append(self.measure(made))
             promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
         self.progress("plan", len(tries), len(tries))
-        best = losses.index(min(losses))
+        best = best_of(losses, case.search)
         rows = zip(tries, losses, promised, strict=True)
         return tuple(
             Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)

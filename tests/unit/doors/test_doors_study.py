@@ -19,6 +19,7 @@ from gacfx.errors import PlanError
 from gacfx.evidence import Evidence
 from gacfx.study import Study
 from gacfx.suitable import check_tp
+from gacfx.trials import best_of
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -124,3 +125,12 @@ def test_the_remedy_for_a_tp_that_does_not_divide_the_heads_divides_all_of_them(
         check_tp(16, config)
     check_tp(8, config)
     check_tp(5, SimpleNamespace())  # no heads are known
+
+
+def test_menus_that_lie_together_give_way_to_the_plainer_one() -> None:
+    auto, ranks = Search(prune="auto"), Search()
+    assert best_of([0.1004, 0.1, 0.0999], auto) == 0
+    assert best_of([0.11, 0.1003, 0.1], auto) == 1
+    assert best_of([0.1004, 0.1, 0.0999], ranks) == 2
+    assert best_of([float("nan"), float("inf"), 0.3], auto) == 2
+    assert best_of([float("nan")], ranks) == 0
