@@ -195,7 +195,7 @@ class Study:
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         METHODS.find(self.method).offered(search)
-        case = _Case(as_goal(goal), profile, search)
+        case = _Case(as_goal(goal), profile, search, search.prune != "none")
         tries = self._tries(search)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
@@ -322,7 +322,7 @@ class Study:
         A weight that cannot have the form that was chosen for it is offered the others, and the
         plan is made again.
         """
-        curves = self.curves(value, known, structures=case.search.prune != "none")
+        curves = self.curves(value, known, structures=case.structures)
         limiters = bound_to(limiting_passes(case.search.limits), case.profile)
         without: dict[str, dict[str, str]] = {}
         while True:
@@ -376,6 +376,8 @@ class _Case:
     goal: Goal
     profile: Profile
     search: Search
+    structures: bool
+    """Pruning is among what is tried."""
 
     def pruning(self, prune: Prune) -> "_Case":
         """The same with one menu."""

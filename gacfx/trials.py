@@ -15,6 +15,8 @@ On babyllama-tok105-1M at 0.1 the three lie within 1e-4 there, and 4e-4 apart on
 def tries_of(search: Search, method: str) -> tuple[tuple[str, Prune], ...]:
     """(value model, menu of pruning) of every plan that is to be compared, plainer menus first.
 
+    Ranks alone come last: they are taken where pruning loses to them.
+
     Args:
         search: what is asked for.
         method: whose factors are taken; one that makes no ranks prunes only.
@@ -26,7 +28,7 @@ def tries_of(search: Search, method: str) -> tuple[tuple[str, Prune], ...]:
         values = values[:1]  # losses by one number for G were never the better ones here
     menus: tuple[Prune, ...] = (search.prune,)
     if search.prune == "auto":
-        menus = MENUS if METHODS.find(method).makes_ranks else ("only",)
+        menus = (*MENUS, "none") if METHODS.find(method).makes_ranks else ("only",)
     return tuple((value, menu) for menu in menus for value in values)
 
 

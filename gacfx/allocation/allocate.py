@@ -149,10 +149,10 @@ def offer(
         PassError: a weight for which nothing is left, or a bound that speaks of none.
     """
     known, wanted, without = curves.curves, wanted or {}, without or {}
-    structures = curves.structures if offers.prune != "none" else ()
-    structures = tuple(each for each in structures if not each.facts.refused)
-    _check_values(known, structures)
+    structures = tuple(each for each in curves.structures if not each.facts.refused)
     offers.check_bounds({**known, **dict.fromkeys(each.name for each in structures)})
+    structures = structures if offers.prune != "none" else ()
+    _check_values(known, structures)
     candidates, reasons = dict[str, Candidates](), dict[str, str]()
     members = {each.name: tuple(m.module for m in each.facts.members) for each in structures}
     owner = {module: each for each in structures for module in members[each.name]}

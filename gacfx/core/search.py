@@ -108,7 +108,7 @@ class Search:
     """What may become of coupled structures (MLPs, attentions): ``only`` sizes, and no ranks at
     all; ``either`` a size or ranks; ``both`` at once as well; ``cautious`` the same with the loss
     of ranks on top of a size counted twice, since errors that stack on each other grow; ``auto``
-    for the best of the last three on held-back text; ``none`` for ranks alone."""
+    for the best of the last three, and of ranks alone, on held-back text; ``none`` for those."""
     solver: Solver = "core"
     tp: int = 1
     """Devices that share the rank of a pair (tensor parallelism); each gets an aligned part."""

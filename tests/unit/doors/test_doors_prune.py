@@ -110,7 +110,7 @@ def test_menus_are_compared_on_held_back_text() -> None:
     made = planned("auto", value="auto")
     trials = made.plan.provenance.trials
     assert {(t.value_model, t.prune) for t in trials} == {
-        ("two-sided", menu) for menu in ("either", "both", "cautious")
+        ("two-sided", menu) for menu in ("either", "both", "cautious", "none")
     }
     losses = [t.nats_per_token or 9e9 for t in trials]
     best = trials[best_of(losses, Search(prune="auto"))]
