@@ -22,7 +22,7 @@ from gacfx.allocation.problem import make_problem
 from gacfx.allocation.ties import tie_layers
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve
-from gacfx.core.decision import DENSE, Decision
+from gacfx.core.decision import Decision
 from gacfx.core.goal import Goal
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
@@ -172,7 +172,7 @@ def offer(
             continue
         groups[module] = curve
         if offers.prune == "only":
-            candidates[module] = (DENSE,)
+            candidates[module], _ = offers.only().candidates(curve)
             reasons[module] = curve.failed or "belongs to no structure that can be pruned"
             continue
         lacks = without.get(module, {})

@@ -7,20 +7,22 @@ another one beats in parameters and in loss go before the planner sees them; und
 only candidates of the same forms are compared, since that budget may prefer another form.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gacfx.allocation.offers import Offers, window_of
+from gacfx.allocation.offers import BY, Offers, window_of
 from gacfx.core.curves import Curve
-from gacfx.core.decision import DENSE, Decision
+from gacfx.core.decision import Decision
 from gacfx.core.offered import Candidates
 from gacfx.core.plan import Weight
 from gacfx.core.pruning import Each, Heads, Skip, Sliced, Width
+from gacfx.core.search import Bound
 from gacfx.core.structure_curves import Size, StructureCurve
+from gacfx.errors import PassError
 from gacfx.knapsack.arrays import FloatArray, IntArray
 from gacfx.knapsack.limits import Label
 
@@ -101,12 +103,6 @@ class _Options:
     params: IntArray
     losses: FloatArray
 
-    def of(self, wanted: Callable[[Decision], bool]) -> "_Options":
-        """Some of them."""
-        kept = [at for at, each in enumerate(self.decisions) if wanted(each)]
-        decisions = tuple(self.decisions[at] for at in kept)
-        return _Options(decisions, self.params[kept], self.losses[kept])
-
 
 def joint(
     curve: StructureCurve,
@@ -126,6 +122,9 @@ def joint(
         without: module -> kind -> why the weight cannot have this kind of decision.
         wanted: units that a window stands around; None where the method leaves the structure alone.
         limited: there are further budgets, so that a form may be worth its parameters.
+
+    Raises:
+        PassError: nothing is within the bounds.
     """
     maker = _Maker(curve, whole, offers, without, wanted, limited)
     return maker.make()
@@ -151,12 +150,19 @@ class _Maker:
                 here += self._each(kinds) if whole else self._at(size, kinds if ranked else ())
             found += _best(here)
         skip_nats = self.curve.facts.skip_nats
-        if skip_nats is not None and not self.offers.window and self._allows(0):
+        if skip_nats is not None and not self.offers.window and self._may_go:
             found.append((0, skip_nats, Skip()))
         unique = {each.label: (params, loss, each) for params, loss, each in found}
         rows = sorted(unique.values(), key=lambda row: (row[0], row[1]))
         if not self.limited:
             rows = _best(rows)
+        if not rows:
+            of_weights = (b for c in self.whole for b in self.offers.bounds_on(c.module))
+            bounds = dict.fromkeys((*self._bounds, *of_weights))
+            raise PassError(
+                f"{BY}: {self.curve.name}: no candidate is left: neither a size nor the whole is "
+                f"in {' and '.join(map(str, bounds))}"
+            )
         weights = tuple(Weight(c.module, c.rows, c.columns) for c in self.whole)
         return Joint(
             self.curve.name,
@@ -171,7 +177,7 @@ class _Maker:
     def _sizeless(self) -> str:
         if self._sizes():
             return ""
-        facts, bounds = self.curve.facts, self.offers.bounds_on(self.curve.name)
+        facts, bounds = self.curve.facts, self._bounds
         what = "channels" if facts.kind == "width" else "key-value heads"
         within = f" in {' and '.join(map(str, bounds))}" if bounds else ""
         return f"no size of its {facts.units} {what} in steps of {self.offers.step}{within}"
@@ -181,9 +187,19 @@ class _Maker:
         kinds = () if self.offers.prune == "only" else self.offers.kinds
         return [kinds, *((kind,) for kind in kinds), ()] if self.limited else [kinds]
 
+    @property
+    def _bounds(self) -> tuple[Bound, ...]:
+        """Those on the number of units."""
+        return self.offers.bounds_on(self.curve.name)
+
     def _allows(self, units: int) -> bool:
         """A number of units is within the bounds on the structure."""
-        return all(bound.holds(units) for bound in self.offers.bounds_on(self.curve.name))
+        return all(bound.holds(units) for bound in self._bounds)
+
+    @property
+    def _may_go(self) -> bool:
+        """No bound speaks of the structure or of one of its weights, which then has no rank."""
+        return not self._bounds and not any(self.offers.bounds_on(c.module) for c in self.whole)
 
     @property
     def _whole(self) -> Size:
@@ -192,11 +208,14 @@ class _Maker:
     def _offered(self) -> list[Size]:
         """The whole and sizes that leave aligned dims, or those of them that a window keeps."""
         sizes, window = self._sizes(), self.offers.window
+        # Below a lower bound the whole is as near to it as can be: `*=64:` may mean ranks.
+        most = (self._whole[0] if b.most is None else b.most for b in self._bounds)
+        whole = [self._whole] if min(most, default=self._whole[0]) >= self._whole[0] else []
         if not window:
-            return [self._whole, *sizes]
+            return [*whole, *sizes]
         if self.wanted is None:
-            return [self._whole]
-        sizes = [*(size for size in sizes if size[1] == self._whole[1]), self._whole]
+            return whole
+        sizes = [*(size for size in sizes if size[1] == self._whole[1]), *whole]
         return sizes[window_of([units for units, _ in sizes], self.wanted, window)]
 
     def _sizes(self) -> list[Size]:
@@ -251,8 +270,7 @@ class _Maker:
 
     def _options(self, curve: Curve, kinds: tuple[str, ...], weight: float = 1.0) -> _Options:
         lacks = self.without.get(curve.module, {})
-        offers = self.offers.only(*kinds).without(*lacks)
-        decisions = offers.candidates(curve)[0] if kinds and not curve.failed else (DENSE,)
+        decisions = self.offers.only(*kinds).without(*lacks).allowed(curve)
         params = [each.params(curve.rows, curve.columns) for each in decisions]
         losses = [0.0 if curve.failed else weight * curve.loss(each) for each in decisions]
         return _Options(decisions, np.array(params, np.int64), np.array(losses))
@@ -261,7 +279,10 @@ class _Maker:
 def _ways(
     loss: float, options: Sequence[_Options]
 ) -> list[tuple[int, float, tuple[Decision, ...]]]:
-    """Ways to choose an option for each weight that no other beats: (parameters, loss, parts)."""
+    """Ways to choose an option for each weight that no other beats: (parameters, loss, parts); none
+    where a weight has no option."""
+    if not all(each.decisions for each in options):
+        return []
     front = Front.start(loss)
     for each in options:
         front = front.with_options(each.params, each.losses)

@@ -126,6 +126,28 @@ class Offers:
         Raises:
             PassError: nothing is left, or a window without ``wanted``; names the weight.
         """
+        inside, dense, reason = self._within_bounds(curve)
+        if not inside:
+            if not dense:
+                bounds = " ".join(map(str, self.bounds_on(curve.module)))
+                raise PassError(
+                    f"{BY}: {curve.module}: no candidate is left: {reason}, and {bounds} leaves "
+                    f"out the dense weight, of rank {min(curve.rows, curve.columns)}"
+                )
+            return dense, reason
+        if not self.window:
+            return (*inside, *dense), ""
+        if wanted is None:
+            raise PassError(f"{BY}: {curve.module}: a window needs wanted ranks; bind them")
+        return self._near(curve, inside, dense, wanted), ""
+
+    def allowed(self, curve: Curve) -> Candidates:
+        """Every candidate of one weight whatever the window; empty where bounds leave nothing."""
+        inside, dense, _ = self._within_bounds(curve)
+        return (*inside, *dense)
+
+    def _within_bounds(self, curve: Curve) -> tuple[Candidates, Candidates, str]:
+        """(ranks within the bounds, the dense weight if it is, why there are no ranks)."""
         bounds = self.bounds_on(curve.module)
         reason = curve.failed or unstorable(curve, self.contract)
         legal: Candidates = ()
@@ -134,19 +156,7 @@ class Offers:
         inside = tuple(each for each in legal if _within(each, bounds)) if bounds else legal
         full = min(curve.rows, curve.columns)
         dense: Candidates = (DENSE,) if all(bound.holds(full) for bound in bounds) else ()
-        if not inside:
-            reason = reason or self._outside(legal, bounds)
-            if not dense:
-                raise PassError(
-                    f"{BY}: {curve.module}: no candidate is left: {reason}, and "
-                    f"{' '.join(map(str, bounds))} leaves out the dense weight, of rank {full}"
-                )
-            return dense, reason
-        if not self.window:
-            return (*inside, *dense), ""
-        if wanted is None:
-            raise PassError(f"{BY}: {curve.module}: a window needs wanted ranks; bind them")
-        return self._near(curve, inside, dense, wanted), ""
+        return inside, dense, reason if inside or reason else self._outside(legal, bounds)
 
     def _legal(self, curve: Curve) -> tuple[Candidates, str]:
         """Candidates of all kinds that keep to the step, and why there are none."""

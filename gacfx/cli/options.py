@@ -111,7 +111,7 @@ def add_search(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATTERN=LEAST:MOST",
-        help="ranks that matching modules may have",
+        help="ranks that matching modules may have; with --prune channels or key-value heads, too",
     )
     group.add_argument("--uniform", action="store_true", help="one rank for all layers of a kind")
     add_limits(group)

@@ -30,10 +30,15 @@ LIMITS_KEPT: tuple[Solver, ...] = ("core", "ilp", "cbc", "highs")
 
 
 class Bound(NamedTuple):
-    """Ranks that matching weights may have; a dense weight counts as rank min(rows, columns)."""
+    """Ranks that matching weights may have, or channels or key-value heads that matching MLPs and
+    attentions may keep.
+
+    What stays dense of a weight counts as rank min(rows, columns), and what goes with its block as
+    0: a bound on a weight or on its block keeps the block.
+    """
 
     pattern: str
-    """Of module names, for example ``*.k_proj``."""
+    """Of module names, for example ``*.k_proj``, or ``*.mlp`` where that is pruned."""
     least: int = 1
     most: int | None = None
     """None: no upper end, so the dense weight stays possible."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gacfx.allocation.allocate import allocate, keeps_limits, offer
-from gacfx.allocation.joint import Joint, unbeaten
+from gacfx.allocation.joint import Joint, joint, unbeaten
 from gacfx.allocation.offers import Offers
 from gacfx.core.curve_file import Curves, load_curves, save_curves
 from gacfx.core.decision import DENSE, Decision
@@ -16,7 +16,8 @@ from gacfx.core.goal import Goal
 from gacfx.core.plan import Plan
 from gacfx.core.pruning import Each, Heads, Skip, Sliced, Width
 from gacfx.core.search import Bound, Prune, Search
-from gacfx.errors import PlanError
+from gacfx.core.structure_curves import Span, StructureCurve
+from gacfx.errors import PassError, PlanError
 from gacfx.hardware.profile import load_profile
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.replan import plan_from_curves
@@ -188,6 +189,79 @@ def test_bounds_speak_of_units_and_of_ranks() -> None:
         if isinstance(choice.decision, Heads):
             assert len(choice.decision.groups) == 2
         assert not isinstance(choice.decision, Skip)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("prune", ["only", "either", "both", "cautious"])
+def test_no_candidate_breaks_a_bound_on_units_or_on_the_rank_of_a_weight(
+    prune: Prune, limited: bool
+) -> None:
+    """The whole, and what a size leaves dense, count as their full size."""
+    bounds = (Bound("*.1.mlp", 1, 24), Bound("*.0.mlp.gate_proj", 1, 8), Bound("*.k_proj", 16))
+    offers = Offers(align=8, prune=prune, bounds=bounds)
+    found = joints(made_structures.curves(), offers, limited=limited)
+    for name, one in found.items():
+        assert one.candidates
+        for each in one.candidates:
+            assert not isinstance(each, Skip)
+            if name.endswith("1.mlp"):
+                assert isinstance(each, Width) and len(each.kept) <= 24
+            for at, weight in enumerate(one.weights):
+                part = each.of(at)
+                shape = (weight.rows, weight.columns)
+                if isinstance(part, Sliced):
+                    shape = (part.outputs, part.inputs)
+                rank = min(shape) if part.rank is None else part.rank
+                assert all(bound.holds(rank) for bound in offers.bounds_on(weight.module))
+
+
+def test_bounds_that_leave_nothing_of_a_structure_are_named() -> None:
+    bounds = (Bound("*.mlp", 1, 4), Bound("*.self_attn", 64, None))
+    with pytest.raises(PassError, match=r"0\.mlp: no candidate is left: neither .* in \*\.mlp=1:4"):
+        joints(made_structures.curves(), Offers(align=8, prune="only", bounds=bounds))
+
+
+def test_a_bound_holds_where_nothing_can_be_pruned() -> None:
+    curves = made_structures.curves(0, layers=1)
+    none = replace(curves.facts, structures=curves.facts.structures[:1], ranked={})
+    keep = {k: v for k, v in curves.losses.items() if ":" not in k or k.endswith("attn:sizes")}
+    offers = Offers(align=8, prune="only", bounds=(Bound("*.gate_proj", 1, 8),))
+    with pytest.raises(PassError, match="gate_proj: no candidate is left"):
+        joints(Curves(none, keep), offers)
+
+
+def test_the_inputs_of_the_last_weight_are_aligned_too() -> None:
+    """Rows of a fused weight are many for each channel, its reader has one column of each."""
+    curves = made_structures.curves(0, layers=1)
+    mlp = next(one for one in curves.structures if one.facts.kind == "width")
+    wide = tuple(
+        replace(m, outputs=Span(0, 8, 0)) if not m.module.endswith("down_proj") else m
+        for m in mlp.facts.members
+    )
+    fused = StructureCurve(replace(mlp.facts, members=wide), mlp.losses)
+    whole = [
+        replace(curves.curves[m.module], rows=m.outputs.at((40, 1)), failed="dense") for m in wide
+    ]
+    made = joint(fused, whole, Offers(align=8, prune="only"), without={})
+    sizes = {len(each.kept) for each in made.candidates if isinstance(each, Width)}
+    assert sizes and all(size % 8 == 0 for size in sizes)
+
+
+def test_cautious_counts_ranks_on_top_of_a_size_twice() -> None:
+    curves = made_structures.curves()
+    found = [joints(curves, Offers(align=8, prune=menu)) for menu in ("both", "cautious")]
+    sizes = {one.name: one for one in curves.structures}
+    seen = 0
+    for name, plain in found[0].items():
+        for each in plain.candidates:
+            if not isinstance(each, Width | Heads) or not found[1][name].has(each):
+                continue
+            units = len(each.kept if isinstance(each, Width) else each.groups)
+            heads = 1 if isinstance(each, Width) else len(each.heads[0])
+            ranks = plain.loss(each) - sizes[name].loss((units, heads))
+            assert found[1][name].loss(each) == pytest.approx(plain.loss(each) + ranks)
+            seen += ranks > 0
+    assert seen
 
 
 def test_devices_share_whole_heads() -> None:
