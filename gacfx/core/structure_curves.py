@@ -45,15 +45,16 @@ class Span:
             return Span(length)
         units, heads = positions.units, positions.heads
         shared = np.bincount(units[(units >= 0) & (heads < 0)])
-        own = {tuple(pair) for pair in np.stack([units, heads], 1)[heads >= 0].tolist()}
+        _, own = np.unique(np.stack([units, heads], 1)[heads >= 0], axis=0, return_counts=True)
         inside = np.bincount(heads[heads >= 0])
         span = Span(
             fixed=int((units < 0).sum()),
             unit=int(shared[0]) if len(shared) else 0,
-            head=int((heads >= 0).sum()) // len(own) if own else 0,
+            head=int(own[0]) if len(own) else 0,
         )
         count = int(units.max()) + 1
-        if span.at((count, len(inside))) != length or len(set(shared.tolist())) > 1:
+        alike = all(len(set(each.tolist())) <= 1 for each in (shared, own))
+        if span.at((count, len(inside))) != length or not alike:
             raise PlanError("units of a structure must have equally many positions each")
         return span
 
