@@ -11,7 +11,9 @@ from gacfx import pipelines
 from gacfx.checkpoint.hf import check_unquantized, declare_
 from gacfx.core.asked import check_module
 from gacfx.core.locks import check_plan
+from gacfx.core.materialise import check_factors
 from gacfx.core.planned import Planned
+from gacfx.core.pruning import odd_parts
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import PlanError
 from gacfx.graph import edit
@@ -61,6 +63,10 @@ def _checked(model: nn.Module, planned: object) -> Planned:
         remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
         raise PlanError(f"{type(planned).__name__} is no plan with factors; {remedy}")
     check_plan(model, planned.plan)
+    for choice in planned.plan.choices:
+        if problem := odd_parts(choice.decision, [(w.rows, w.columns) for w in choice.weights]):
+            raise PlanError(f"{choice.group}: {problem}; make the plan again")
+    check_factors(planned.plan, planned.factors)
     check_unquantized(model)
     return planned
 

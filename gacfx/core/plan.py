@@ -16,7 +16,7 @@ from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
-from gacfx.core.pruning import Heads, Skip
+from gacfx.core.pruning import Heads, Skip, odd_parts
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.errors import PlanError
 
@@ -385,7 +385,7 @@ def _check(plan: Plan, where: str) -> None:
         if choice.group in groups:
             raise PlanError(f"{where}: {choice.group} is planned twice")
         groups.add(choice.group)
-        problem = choice.decision.misfit(len(choice.weights))
+        problem = odd_parts(choice.decision, [(w.rows, w.columns) for w in choice.weights])
         if problem := problem if choice.weights else "a group without weights":
             raise PlanError(f"{where}: {choice.group}: {problem}")
         for at, weight in enumerate(choice.weights):

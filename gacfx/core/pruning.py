@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from gacfx.core.decision import DENSE, Decision, Stored, Work
+from gacfx.core.padding import Padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Sliced(Decision):
         for what, left, of in (("outputs", self.outputs, rows), ("inputs", self.inputs, columns)):
             if not 1 <= left <= of:
                 return f"{left} {what} are outside 1 .. {of}"
-        if isinstance(self.rest, Sliced | Gone):
+        if isinstance(self.rest, Sliced | Gone | Padded):
             return f"what is left of a slice is no {self.rest.kind}"
         return self.rest.problem(self.outputs, self.inputs)
 
@@ -254,6 +255,52 @@ class Skip(ForSeveral):
 
     def __str__(self) -> str:
         return "skip"
+
+
+def odd_parts(decision: Decision, shapes: Sequence[tuple[int, int]]) -> str:
+    """Why the weights of a group cannot share a decision; empty if they can.
+
+    Each weight may still be too small for its part, which :meth:`Decision.problem` says.
+
+    Args:
+        decision: of the group.
+        shapes: (rows, columns) of its weights, dense.
+    """
+    problem = decision.misfit(len(shapes))
+    if problem or isinstance(decision, Skip):
+        return problem
+    parts = [decision.of(at) for at in range(len(shapes))]
+    inside = isinstance(decision, Width | Heads)
+    odd = Gone | Padded if inside else Gone | Padded | Sliced
+    if alone := [part for part in parts if isinstance(part, odd)]:
+        return f"{alone[0]} outside of a width, heads or skip of its structure"
+    lost = [
+        (rows - part.outputs, columns - part.inputs) if isinstance(part, Sliced) else (0, 0)
+        for part, (rows, columns) in zip(parts, shapes, strict=True)
+    ]
+    closing = [at for at, (_, inputs) in enumerate(lost) if inputs]
+    if len(closing) > 1:
+        return "one of its weights loses inputs at most"
+    return _odd_width(decision, lost, shapes) if isinstance(decision, Width) else ""
+
+
+def _odd_width(
+    width: Width, lost: Sequence[tuple[int, int]], shapes: Sequence[tuple[int, int]]
+) -> str:
+    """Why weights that lose so many outputs and inputs are not left with these channels."""
+    if not any(map(any, lost)):
+        return ""
+    read = [(own[1], gone) for own, (_, gone) in zip(shapes, lost, strict=True) if gone]
+    of, gone = read[0] if read else (0, 0)
+    if of - gone != len(width.kept) or width.kept[-1] >= of:
+        return (
+            f"it keeps {len(width.kept)} channels, the last one number {width.kept[-1]}, and the "
+            f"weight that reads them keeps {of - gone} of {of}"
+        )
+    for outputs, inputs in lost:
+        if not inputs and (not outputs or outputs % gone):
+            return f"{gone} channels go, and a weight that makes them loses {outputs} outputs"
+    return ""
 
 
 def _chosen(part: Decision) -> str:

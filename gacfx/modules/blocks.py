@@ -105,6 +105,7 @@ def check_blocks(
         else:
             attention = attention_of(name, block)
             check_counts(name, attention, state)
+            _check_heads(name, attention.counts, blocks[name])
             _check_weights(name, block, attention, state, decisions)
             counts[name] = (attention, state)
     return Pruned(counts, skipped, padded, padded_rotaries(model, padded))
@@ -144,6 +145,16 @@ def _block(model: nn.Module, name: str, others: Mapping[str, object]) -> nn.Modu
         if name.startswith(f"{other}."):
             raise UnsupportedModel(f"{name}: is a part of {other}, which is pruned as well")
     return block
+
+
+def _check_heads(name: str, has: HeadCounts, asked: Heads | BlockState) -> None:
+    """Nothing when every head that stays is one of those that there are."""
+    if not isinstance(asked, Heads):
+        return
+    most = ((max(asked.groups), has.groups), (max(map(max, asked.heads)), has.heads // has.groups))
+    for what, (kept, of) in zip(("key-value heads", "query heads of each"), most, strict=True):
+        if kept >= of:
+            raise UnsupportedModel(f"{name}: has {of} {what}; the plan keeps number {kept}")
 
 
 def _check_free(name: str, block: nn.Module, ties: Mapping[str, str]) -> None:

@@ -1,11 +1,14 @@
 """Decisions of structured pruning: what they keep, what they store, and what they refuse."""
 
+import re
+
 import numpy as np
 import pytest
 
 from gacfx.core.decision import DENSE, Decision, Gemm, LowRank, Pivot, PivotInOrder
 from gacfx.core.kinds import read_decision, write_decision
-from gacfx.core.pruning import GONE, Each, Heads, Skip, Sliced, Width
+from gacfx.core.padding import Padded
+from gacfx.core.pruning import GONE, Each, Heads, Skip, Sliced, Width, odd_parts
 from gacfx.core.structures import Positions
 
 WIDTH = Width((Sliced(3, 8), Sliced(3, 8, LowRank(2)), Sliced(8, 3)), (0, 2, 5))
@@ -35,6 +38,7 @@ def test_a_slice_costs_what_is_left() -> None:
         (Sliced(3, 9), (10, 8), "9 inputs are outside 1 .. 8"),
         (Sliced(3, 8, LowRank(4)), (10, 8), "rank 4 is outside 1 .. 3"),
         (Sliced(3, 8, Sliced(2, 8)), (10, 8), "what is left of a slice is no sliced"),
+        (Sliced(3, 8, Padded(4, 8)), (10, 8), "what is left of a slice is no padded"),
         (WIDTH, (10, 8), "width is a decision for several weights"),
     ],
 )
@@ -63,6 +67,46 @@ def test_what_a_weight_cannot_have(
 def test_what_a_group_cannot_have(decision: Decision, count: int, problem: str) -> None:
     found = decision.misfit(count)
     assert problem in found if problem else not found
+
+
+UP, DOWN = (10, 8), (8, 10)
+
+
+@pytest.mark.parametrize(
+    ("decision", "shapes", "problem"),
+    [
+        (WIDTH, [UP, UP, DOWN], ""),
+        (WIDTH, [UP, UP], "width has 3 parts for 2 weights"),
+        (Width((Sliced(6, 8), Sliced(8, 3)), (0, 2, 5)), [(20, 8), DOWN], ""),  # gate and up in one
+        (Width((Sliced(10, 8), Sliced(8, 10)), tuple(range(10))), [UP, DOWN], ""),
+        (Width((Sliced(3, 8), Sliced(8, 4)), (0, 2, 5)), [UP, DOWN], "keeps 4 of 10"),
+        (Width((Sliced(3, 8), Sliced(8, 3)), (0, 2)), [UP, DOWN], "it keeps 2 channels"),
+        (Width((Sliced(3, 8), Sliced(8, 3)), (0, 2, 10)), [UP, DOWN], "the last one number 10"),
+        (Width((Sliced(4, 8), Sliced(8, 3)), (0, 2, 5)), [UP, DOWN], "7 channels go, and .* 6 out"),
+        (Width((DENSE, Sliced(8, 3)), (0, 2, 5)), [UP, DOWN], "7 channels go, and .* loses 0"),
+        (Width((Sliced(3, 8), DENSE), (0, 2, 5)), [UP, DOWN], "keeps 0 of 0"),
+        (Width((Sliced(3, 3), Sliced(8, 3)), (0, 2, 5)), [UP, DOWN], "loses inputs at most"),
+        (Width((GONE, Sliced(8, 3)), (0, 2, 5)), [UP, DOWN], "gone outside of a width"),
+        (Heads((Sliced(8, 8), Sliced(8, 8)), (0,), ((0,),)), [(16, 8), (8, 16)], ""),
+        (
+            Heads((Padded(16, 8), Sliced(8, 8)), (0,), ((0,),)),
+            [UP, (8, 16)],
+            "padded to 16 x 8 out",
+        ),
+        (Each((Sliced(3, 8), DENSE)), [UP, DOWN], "3 x 8 outside of a width, heads or skip"),
+        (Each((LowRank(2), DENSE)), [UP, DOWN], ""),
+        (Sliced(3, 8), [UP], "3 x 8 outside of a width, heads or skip of its structure"),
+        (GONE, [UP], "gone outside"),
+        (Padded(16, 8), [UP], "padded to 16 x 8 outside"),
+        (LowRank(2), [UP, UP], ""),
+        (Skip(), [UP, DOWN], ""),
+    ],
+)
+def test_parts_that_do_not_fit_each_other(
+    decision: Decision, shapes: list[tuple[int, int]], problem: str
+) -> None:
+    found = odd_parts(decision, shapes)
+    assert re.search(problem, found) if problem else not found
 
 
 def test_parts_go_to_the_weights_in_order() -> None:

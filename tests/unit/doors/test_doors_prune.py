@@ -11,11 +11,13 @@ import torch
 import gacfx
 from gacfx import api
 from gacfx.core.curve_file import load_curves, save_curves
+from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Heads, Skip, Sliced, Width
 from gacfx.core.search import Bound, Prune, Search
 from gacfx.core.sites import Workload
 from gacfx.errors import PipelineError, PlanError, PlanMismatch
+from gacfx.evidence import skip_losses
 from gacfx.replan import plan_from_curves
 from gacfx.study import Study
 from gacfx.verification import verify
@@ -161,3 +163,39 @@ def test_a_value_that_says_nothing_of_pruning_is_refused() -> None:
 def test_a_plan_of_another_model_is_refused() -> None:
     with pytest.raises(PlanMismatch):
         gacfx.apply(tiny.llama(width=184), planned("only"))
+
+
+def test_blocks_that_must_stay_are_not_probed() -> None:
+    first, second, *_ = study().structures
+    kept = replace(first, keeps_block="another layer reads it")
+    assert [*skip_losses(tiny.llama(), (kept, second), study().held_back)] == [second.name]
+
+
+def forged(made: Planned, **changes: Any) -> Planned:
+    """The plan with another decision for the first MLP that is narrower."""
+    choice = next(c for c in made.plan.choices if isinstance(c.decision, Width))
+    new = replace(choice, decision=replace(choice.decision, **changes))  # type: ignore[type-var]
+    others = tuple(new if each is choice else each for each in made.plan.choices)
+    return replace(made, plan=replace(made.plan, choices=others))
+
+
+def test_parts_that_do_not_fit_are_refused_before_anything_is_changed() -> None:
+    made = planned("only")
+    width = next(c.decision for c in made.plan.choices if isinstance(c.decision, Width))
+    gate, up, down = width.parts
+    assert isinstance(down, Sliced)
+    narrow = replace(down, inputs=down.inputs - 8)
+    model = tiny.llama()
+    layers = [*model.modules()]
+    for odd, message in (
+        (forged(made, kept=(*width.kept[:-1], 999)), "the last one number 999"),
+        (forged(made, kept=width.kept[:-8]), "and the weight that reads them keeps"),
+        (forged(made, parts=(gate, up, narrow)), "and the weight that reads them keeps"),
+        (replace(made, factors={}), "is in the plan but not in the factors"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            gacfx.apply_(model, odd)
+        assert [*model.modules()] == layers
+    text = forged(made, kept=(*width.kept[:-1], 999)).plan.to_json()
+    with pytest.raises(PlanError, match="mlp: it keeps .* the last one number 999"):
+        Plan.from_json(text)

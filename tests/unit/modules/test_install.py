@@ -1,6 +1,7 @@
 """install_, skeleton_ and swapped: what they replace, what they keep, what they refuse."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,9 +9,18 @@ from torch import nn
 
 from gacfx.core.decision import LowRank
 from gacfx.core.materialise import Factors, FactorSet
+from gacfx.core.pruning import Heads
 from gacfx.errors import UnsupportedModel
-from gacfx.modules.install import compressed_modules, install_, skeleton_, swapped
+from gacfx.modules.install import (
+    compressed_modules,
+    decisions_in,
+    install_,
+    skeleton_,
+    swapped,
+)
 from gacfx.modules.low_rank import LowRankLinear
+from tests.families import narrow
+from tests.families.zoo import FAMILIES
 from tests.unit.checkpoint.tiny_models import (
     LAYERS,
     MODELS,
@@ -236,3 +246,26 @@ def test_conv1d_factors_are_those_of_the_transposed_weight() -> None:
     install_(model, factors_for(model, ("c_attn",)))
     layer = compressed_modules(model)[name]
     assert (layer.in_features, layer.out_features) == (48, 144)
+
+
+@pytest.mark.parametrize(
+    ("units", "inside", "message"),
+    [
+        ((2,), ((0, 1, 2),), "has 2 key-value heads; the plan keeps number 2"),
+        ((1,), ((0, 1, 3),), "has 3 query heads of each; the plan keeps number 3"),
+    ],
+)
+def test_heads_that_the_attention_does_not_have(
+    units: tuple[int, ...], inside: tuple[tuple[int, ...], ...], message: str
+) -> None:
+    """As many heads, in weights of the right shape, and others than there are."""
+    model = FAMILIES["llama"].make()
+    structure = narrow.attention(model, "llama", 1)
+    good = narrow.decision_of(structure, (1,))
+    factors, blocks = narrow.sliced(model, structure, good)
+    assert isinstance(good, Heads)
+    odd = replace(good, groups=units, heads=inside)
+    with pytest.raises(UnsupportedModel, match=message):
+        install_(model, factors, dict.fromkeys(blocks, odd))
+    assert not decisions_in(model)
+    install_(model, factors, blocks)
