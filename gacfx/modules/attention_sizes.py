@@ -99,12 +99,17 @@ def numbers_of(name: str, block: nn.Module) -> Attention:
     Raises:
         UnsupportedModel: nothing in it says them.
     """
-    found = [each for each in block.modules() if any(map(_integers(each).get, HEAD_DIM))]
+    found = [each for each in block.modules() if has_heads(each)]
     if len(found) != 1:
         what = "nothing in it says" if not found else f"{len(found)} modules in it say"
         raise UnsupportedModel(f"{name}: {what} how long a head is, so it is no known attention")
     own, marked = _numbers(name, found[0]), vars(block).get(MARK)
     return replace(own, counts=marked) if marked else own
+
+
+def has_heads(module: nn.Module) -> bool:
+    """It says how long a head is, and so computes with heads."""
+    return any(map(_integers(module).get, HEAD_DIM))
 
 
 def check_counts(name: str, attention: Attention, new: HeadCounts) -> None:

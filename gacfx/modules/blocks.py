@@ -16,6 +16,7 @@ from gacfx.modules.attention_sizes import (
     Attention,
     attention_of,
     check_counts,
+    has_heads,
     set_counts_,
 )
 from gacfx.modules.dense import features, is_conv1d
@@ -91,6 +92,8 @@ def check_blocks(
             raise UnsupportedModel(f"{name}: is gone, and no block that it is in is skipped")
         if above and not isinstance(decision, Gone):
             raise UnsupportedModel(f"{name}: is {decision}, and its block {above} is skipped")
+        if isinstance(decision, Sliced):
+            _check_said(model, name, decision, states)
     counts, skipped, padded = {}, {}, {}
     for name, state in states.items():
         block = _block(model, name, states)
@@ -145,6 +148,18 @@ def _block(model: nn.Module, name: str, others: Mapping[str, object]) -> nn.Modu
         if name.startswith(f"{other}."):
             raise UnsupportedModel(f"{name}: is a part of {other}, which is pruned as well")
     return block
+
+
+def _check_said(model: nn.Module, name: str, cut: Sliced, states: Mapping[str, object]) -> None:
+    """Nothing when a weight that is cut is in no attention, or the heads of that are said."""
+    holder = name.rpartition(".")[0]
+    said = any(f"{holder}.".startswith(f"{block}.") for block in states)
+    whole = (cut.outputs, cut.inputs) == features(model.get_submodule(name))
+    if not (said or whole) and has_heads(model.get_submodule(holder)):
+        raise UnsupportedModel(
+            f"{name}: is {cut}, and nothing says how many heads {holder} has from now on; name it "
+            "among the blocks"
+        )
 
 
 def _check_heads(name: str, has: HeadCounts, asked: Heads | BlockState) -> None:

@@ -210,7 +210,7 @@ def test_no_candidate_breaks_a_bound_on_units_or_on_the_rank_of_a_weight(
                 part = each.of(at)
                 shape = (weight.rows, weight.columns)
                 if isinstance(part, Sliced):
-                    shape, part = (part.outputs, part.inputs), part.rest
+                    shape = (part.outputs, part.inputs)
                 rank = min(shape) if part.rank is None else part.rank
                 assert all(bound.holds(rank) for bound in offers.bounds_on(weight.module))
 

@@ -237,6 +237,7 @@ def test_our_knapsack_counts_nats_and_refits() -> None:
 
 def test_auto_tries_sizes_alone() -> None:
     plan = study().plan("0.1", profile=PROFILE, search=Search(prune="auto"), tried=True).plan
+    assert plan.provenance.search.prune == "only"
     assert {trial.prune for trial in plan.provenance.trials} == {"only"}
 
 

@@ -10,14 +10,16 @@ import torch
 
 import gacfx
 from gacfx import api
+from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Heads, Skip, Sliced, Width
 from gacfx.core.search import Bound, Prune, Search
 from gacfx.core.sites import Workload
-from gacfx.errors import PipelineError, PlanError, PlanMismatch
+from gacfx.errors import CheckpointError, PipelineError, PlanError, PlanMismatch
 from gacfx.evidence import skip_losses
+from gacfx.modules.attention_sizes import MARK
 from gacfx.replan import plan_from_curves
 from gacfx.study import Study
 from gacfx.trials import best_of
@@ -215,3 +217,21 @@ def test_parts_that_do_not_fit_are_refused_before_anything_is_changed() -> None:
     text = forged(made, kept=(*width.kept[:-1], 999)).plan.to_json()
     with pytest.raises(PlanError, match="mlp: it keeps .* the last one number 999"):
         Plan.from_json(text)
+
+
+def test_a_structure_of_which_a_weight_is_skipped_says_so() -> None:
+    name = "model.layers.0.mlp"
+    made = Study.make(
+        tiny.llama(), study().held_back, skip=(f"{name}.gate_proj",), structures=True
+    ).plan("0.3", profile=PROFILE, search=Search(prune="only", align=8, value="two-sided"))
+    assert made.plan.unpruned == {name: f"{name}.gate_proj is left out of the plan"}
+    assert not any(module.startswith(name) for module in made.factors)
+
+
+def test_a_model_whose_attentions_are_not_as_planned_is_not_saved(tmp_path: Path) -> None:
+    made = planned("only")
+    model = gacfx.apply(tiny.llama(), made)
+    name = next(iter(made.plan.blocks))
+    del vars(model.get_submodule(name))[MARK]
+    with pytest.raises(CheckpointError, match=f"{name}: dense in the model, heads .* in the plan"):
+        save_checkpoint(model, None, tmp_path / "x", plan=made.plan, factors=made.factors)

@@ -269,3 +269,18 @@ def test_heads_that_the_attention_does_not_have(
         install_(model, factors, dict.fromkeys(blocks, odd))
     assert not decisions_in(model)
     install_(model, factors, blocks)
+
+
+def test_an_attention_with_fewer_weights_must_say_how_many_heads_it_has() -> None:
+    """Some would run without it, and be saved as what they are not."""
+    model = FAMILIES["llama"].make()
+    structure = narrow.attention(model, "llama", 1)
+    factors, blocks = narrow.sliced(model, structure, narrow.decision_of(structure, (1,)))
+    decisions = {name: made.decision for name, made in factors.items()}
+    message = "proj: is .* and nothing says how many heads model.layers.1.self_attn has"
+    with pytest.raises(UnsupportedModel, match=message):
+        install_(model, factors)
+    with pytest.raises(UnsupportedModel, match=message):
+        skeleton_(model, decisions)
+    assert not decisions_in(model)
+    skeleton_(model, decisions, blocks)
