@@ -18,14 +18,9 @@ from typing import Any
 from benchmarks import record
 
 LAYERS, DOCUMENTS, TOKENS, VOCABULARY = 6, 16, 256, 8192
-ELIMINATIONS = {
-    "1536": (576, 1536, 1),
-    "1536 in 16s": (576, 1536, 16),
-    "4096": (1024, 4096, 1),
-    "4096 in 16s": (1024, 4096, 16),
-}
-"""Name -> outputs, channels, units that go at once."""
-LONG = {"14336 in 16s": (4096, 14336, 16), "14336": (4096, 14336, 1)}
+ELIMINATIONS = {"1536": (576, 1536), "4096": (1024, 4096)}
+"""Name -> outputs, channels."""
+LONG = {"14336": (4096, 14336)}
 MOST_TIMES_SLOWER = 2.5
 MOST_SECONDS_1536 = 10.0
 
@@ -74,7 +69,7 @@ def eliminating(name: str) -> dict[str, Any]:
     from gacfx.compressors.pruning.closing import Closing
     from gacfx.compressors.pruning.elimination import order_units
 
-    rows, columns, at_once = {**ELIMINATIONS, **LONG}[name]
+    rows, columns = {**ELIMINATIONS, **LONG}[name]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     mix = torch.randn(columns, columns).div_(columns**0.5)
@@ -87,7 +82,7 @@ def eliminating(name: str) -> dict[str, Any]:
     closing = Closing("random", torch.randn(rows, columns).double(), input_NN, grad_MM)
     columns_UC = torch.arange(columns)[:, None]
     before, begin = _peak_mb(), time.process_time()
-    order = order_units(closing, columns_UC, at_once=at_once)
+    order = order_units(closing, columns_UC)
     ordered = time.process_time()
     curve = closing.width_curve(columns_UC[order])
     done = time.process_time()

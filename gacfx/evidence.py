@@ -185,7 +185,11 @@ def skip_losses(
         statistics: of their weights.
         corpus: the first :data:`PROBE_TOKENS` of it are read.
     """
-    free = [each for each in structures if not (each.refused or each.keeps_block)]
+    free = [
+        each
+        for each in structures
+        if not (each.refused or each.keeps_block) and statistics.moments.keys() >= {*each.modules}
+    ]
     costs = {each.name: _whole_loss(each, statistics) for each in free}
     text, found = corpus.first(PROBE_TOKENS), dict[str, float]()
     dense = evaluate(model, text).checked().nats_per_token

@@ -93,7 +93,7 @@ def allocate(
         facts.provenance,
         gpu=profile.name,
         align=rank_step(align, search),
-        search=search,
+        search=replace(search, prune=offers.prune),  # without text, auto has become a menu
         trials=trials,
     )
     plan = solve_case(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     command = options.add_command(
-        commands, "compress", "write an aligned low-rank checkpoint of a model", run
+        commands, "compress", "write an aligned, compressed checkpoint of a model", run
     )
     command.add_argument("model", help="checkpoint folder or name")
     options.add_planning(command)

@@ -88,11 +88,6 @@ class Closing:
             left_SS = left_SS - seen_KS.T @ seen_KS
         return self._loss(gone_S, left_SS)
 
-    def loss_sliced(self, kept_columns: Kept) -> float:
-        """The same with nothing taking over: methods without compensation."""
-        gone_S = self._split(kept_columns)[1]
-        return self._loss(gone_S, self.input_NN[gone_S][:, gone_S])
-
     def width_curve(self, columns_UC: Tensor) -> Tensor:
         """[U + 1] losses when the first 0 .. U units of an order stay and take over, float64.
 

@@ -30,24 +30,20 @@ DEAD = 1 / 8
 """Share of the columns that are gone when matrices are made smaller."""
 
 
-def order_units(closing: Closing, columns_UC: Tensor, *, at_once: int = 1) -> Tensor:
+def order_units(closing: Closing, columns_UC: Tensor) -> Tensor:
     """[U] units, those most worth keeping first.
 
     Args:
         closing: the weight that reads the units.
         columns_UC: its columns of each unit.
-        at_once: units that go in one step, before the others are priced again; 1 is exact. More are
-            faster where there are many, but units that stand in for each other may go together.
 
     Raises:
         DecompositionFailed: a price is not finite, or P lost its inverse.
     """
     left, gone = Elimination(closing, columns_UC), list[int]()
     while len(gone) < len(columns_UC):
-        prices_U = left.prices()
-        cheapest = prices_U.topk(min(at_once, len(columns_UC) - len(gone)), largest=False)
-        left.remove(cheapest.indices.tolist())
-        gone += cheapest.indices.tolist()
+        gone.append(int(left.prices().argmin()))
+        left.remove(gone[-1:])
     return torch.tensor(gone[::-1])
 
 

@@ -1,18 +1,19 @@
 """The tensors of a pruned structure: slices, the refit of its closing weight, ranks of the rest."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gacfx.compressors.protocol import Decomposition
 from gacfx.compressors.pruning.structures import Measured
-from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice
 from gacfx.core.pruning import GONE, Heads, Skip, Sliced, Width
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
+from gacfx.modules.carrier import Source
 from gacfx.modules.make import make_factors
 
 Decompose = Callable[[Tensor, Moments, str], Decomposition]
@@ -50,35 +51,31 @@ def structure_factors(
         shape, dtype = (member.rows, member.columns), found.weights[member.module].dtype
         if part.is_dense:
             continue
-        try:
-            if not isinstance(part, Sliced):
-                factors[member.module] = make_factors(whole[member.module], part, *shape, dtype)
-                continue
-            tensors = _tensors(part.rest, weight, moments, member.module, decompose, dtype)
-        except DecompositionFailed as error:
-            failed[member.module] = error.reason
-            continue
         order = None
         if member.outputs is not None:
             kept = member.outputs.kept(units, inside)
             order = torch.from_numpy(kept).to(torch.int32) if len(kept) < member.rows else None
-        factors[member.module] = Factors(part, *shape, tensors, order)
+        source: Source
+        try:
+            if not isinstance(part, Sliced):
+                source = whole[member.module]
+            elif part.rest.is_dense:
+                source = _Left(member.module, weight)
+            else:
+                source = decompose(weight, moments, member.module)
+            factors[member.module] = make_factors(source, part, *shape, dtype, order)
+        except DecompositionFailed as error:
+            failed[member.module] = error.reason
     return factors, failed
 
 
-def _tensors(
-    rest: Decision,
-    weight: Tensor,
-    moments: Moments,
-    module: str,
-    decompose: Decompose,
-    dtype: torch.dtype,
-) -> dict[str, Tensor]:
-    """The tensors of what is left of one weight."""
-    if rest.is_dense:
-        made = weight.detach().to(dtype).contiguous()
-        if not bool(torch.isfinite(made).all()):
-            raise DecompositionFailed(module, f"the weight that takes over overflows {dtype}")
-        return {"weight": made}
-    source = decompose(weight, moments, module)
-    return make_factors(source, rest, len(weight), weight.shape[1], dtype).tensors
+@dataclass(frozen=True, eq=False)
+class _Left:
+    """What is left of a weight that stays dense."""
+
+    module: str
+    weight_MN: Tensor
+
+    def pair(self, rank: int) -> tuple[Tensor, Tensor]:
+        """Raises TypeError: nobody asks a dense rest for a rank."""
+        raise TypeError(f"{self.module}: what is left of it stays dense, and has no rank {rank}")

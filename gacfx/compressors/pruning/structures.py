@@ -7,8 +7,8 @@ left = found.left(kept units, kept heads)               module -> weight and mom
 
 # M outputs, N inputs, U units, H query heads of each
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,14 @@ from gacfx.compressors.pruning.closing import Closing, head_columns, unit_column
 from gacfx.compressors.pruning.elimination import order_heads, order_units
 from gacfx.compressors.pruning.left import narrowed, shortened, sliced_only
 from gacfx.core.statistics import Moments
-from gacfx.core.structure_curves import Losses, Size, StructureCurve, StructureFacts, spans
+from gacfx.core.structure_curves import (
+    Losses,
+    MemberSpans,
+    Size,
+    StructureCurve,
+    StructureFacts,
+    spans,
+)
 from gacfx.core.structures import Structure
 from gacfx.errors import DecompositionFailed
 
@@ -114,16 +121,8 @@ def structure_curve(
         own_UH = order_heads(reader, columns_UHC)
         heads = tuple(tuple(row) for row in own_UH.tolist())
         losses = _head_losses(reader, columns_UHC, order, own_UH, losses[0])
-    facts = StructureFacts(
-        name=structure.name,
-        kind=structure.kind,
-        units=structure.units,
-        heads=structure.heads,
-        members=spans(structure),
-        value_model=value_model,
-        order=tuple(order.tolist()),
-        head_orders=heads,
-        skip_nats=skip_nats,
+    facts = replace(
+        _facts(structure, value_model, order.tolist()), head_orders=heads, skip_nats=skip_nats
     )
     curve = StructureCurve(facts, _falling(losses))
     if ranks is None:
@@ -147,30 +146,32 @@ def scored_curve(structure: Structure, scores_U: Tensor, value_model: str) -> St
     scores = scores_U.double().cpu().numpy()
     order = np.argsort(-scores, kind="stable")
     lost = np.cumsum(scores[order][::-1])[::-1]
-    facts = StructureFacts(
-        name=structure.name,
-        kind=structure.kind,
-        units=structure.units,
-        heads=structure.heads,
-        members=spans(structure),
-        value_model=value_model,
-        order=tuple(order.tolist()),
-    )
+    facts = _facts(structure, value_model, order.tolist())
     return StructureCurve(facts, np.append(lost, 0.0)[None])
 
 
 def refused_curve(structure: Structure, value_model: str, reason: str) -> StructureCurve:
     """The curve of a structure of which nothing is offered."""
-    facts = StructureFacts(
+    facts = replace(_facts(structure, value_model, members=()), refused=reason)
+    return StructureCurve(facts, np.zeros((0, 0)))
+
+
+def _facts(
+    structure: Structure,
+    value_model: str,
+    order: Sequence[int] = (),
+    members: tuple[MemberSpans, ...] | None = None,
+) -> StructureFacts:
+    """What is known of a structure beside its losses; those that are refused may have no spans."""
+    return StructureFacts(
         name=structure.name,
         kind=structure.kind,
         units=structure.units,
         heads=structure.heads,
-        members=(),
+        members=spans(structure) if members is None else members,
         value_model=value_model,
-        refused=reason,
+        order=tuple(order),
     )
-    return StructureCurve(facts, np.zeros((0, 0)))
 
 
 def ranked_sizes(structure: Structure) -> tuple[Size, ...]:

@@ -331,3 +331,10 @@ def test_a_step_beyond_the_width_offers_no_size_and_says_so() -> None:
     dense = {choice.module: choice.reason for choice in plan.choices if choice.decision.is_dense}
     said = "no size of its 2 key-value heads in steps of 24 in *.self_attn=1:"
     assert any(reason == said for reason in dense.values())
+
+
+def test_saved_curves_know_no_text_to_choose_a_menu_by_and_the_plan_says_which_it_took() -> None:
+    curves = made_structures.curves(1)
+    auto, both = (solve(curves, Search(prune=menu, align=8)) for menu in ("auto", "both"))
+    assert auto.choices == both.choices
+    assert auto.provenance.search.prune == "both"

@@ -54,10 +54,6 @@ def test_loss_of_a_set_is_that_of_its_refit(shape: tuple[int, int], output: Outp
         error_MN[:, kept_K] -= narrowed(one.weight_MN, one.moments, kept_K)[0]
         want = error_loss(one, error_MN, output)
         assert closing.loss_of(kept_K) == pytest.approx(want, rel=1e-5)
-        error_MN = one.weight_MN.clone()
-        error_MN[:, kept_K] = 0
-        want = error_loss(one, error_MN, output)
-        assert closing.loss_sliced(kept_K) == pytest.approx(want, rel=1e-6)
     assert closing.loss_of(range(shape[1])) == 0
     assert closing.loss_of([]) == pytest.approx(error_loss(one, one.weight_MN, output), rel=1e-6)
 
@@ -118,18 +114,6 @@ def test_prices_add_up_to_the_width_curve_and_to_the_losses(
             left.remove([int(order[count - 1])])
             assert left.prices()[order[count - 1]] == inf
     assert (curve.diff() <= 0).all()
-
-
-def test_several_at_once() -> None:
-    one = made(6, 30)
-    closing, columns_UC = Closing.of(one.weight_MN, one.moments), torch.arange(30)[:, None]
-    order = order_units(closing, columns_UC, at_once=4)
-    assert sorted(order.tolist()) == list(range(30))
-    prices_U = Elimination(closing, columns_UC).prices()
-    assert order[-4:].flip(0).tolist() == prices_U.argsort()[:4].tolist()
-    left = Elimination(closing, columns_UC)
-    left.remove(order[-4:].tolist())
-    assert set(order[-8:-4].tolist()) == set(left.prices().argsort()[:4].tolist())
 
 
 def test_heads_go_in_rounds() -> None:
