@@ -9,7 +9,8 @@ steps of 8; for the first model also steps of 16 and 1, and the uniform ranks of
 
     babyllama    stories 0-199; stories 600-759, the first window of each (256 tokens), and all
     stories260K  the same stories and windows of 512
-    smollm2      51,200 tokens of WikiText-2 valid, 20,480 of test, two-sided curves, in float32
+    smollm2      51,200 tokens from all over WikiText-2 valid; the first 20,480 of test; two-sided
+                 curves, in float32
 """
 
 import argparse
@@ -95,19 +96,19 @@ class Texts:
 def texts_of(subject: Subject, data: Path, model: nn.Module, tokenizer: Any) -> Texts:
     """The texts of a model, and its loss on them."""
     if subject.name == "smollm2":
-        valid, test = (
-            api.read_calibration(data / "text" / name, model, tokenizer, tokens)
-            for name, tokens in zip(WIKI, WIKI_TOKENS, strict=True)
-        )
-        judges: tuple[Corpus, ...] = (test,)
+        valid, test = (read_documents(data / "text" / name) for name in WIKI)
+        calibration = api.read_calibration(valid, model, tokenizer, WIKI_TOKENS[0])
+        # The beginning of the text, as an iterator is read.
+        first = api.read_calibration(iter(test), model, tokenizer, WIKI_TOKENS[1])
+        judges: tuple[Corpus, ...] = (first,)
     else:
         stories = read_documents(data / "text" / STORIES)
-        valid = api.read_calibration(stories[CALIBRATION], model, tokenizer, "all")
+        calibration = api.read_calibration(stories[CALIBRATION], model, tokenizer, "all")
         judged = stories[EVALUATION]
         whole = api.read_calibration(judged, model, tokenizer, "all")
         judges = (beginnings(judged, model, tokenizer), whole)
     dense = tuple(evaluate(model, judge).checked().nats_per_token for judge in judges)
-    return Texts(valid, judges, dense)
+    return Texts(calibration, judges, dense)
 
 
 def beginnings(stories: list[str], model: nn.Module, tokenizer: Any) -> Corpus:

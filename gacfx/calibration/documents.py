@@ -8,6 +8,9 @@ from reprlib import repr as short
 
 from gacfx.errors import CalibrationError
 
+GOLDEN_RATIO = (1 + 5**0.5) / 2
+"""Its multiples lie evenly on the circle (three-distance theorem: Sos 1958)."""
+
 _BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
@@ -51,6 +54,24 @@ def texts_of(documents: "Iterable[str | Mapping[str, object]]") -> Iterator[str]
             f"{type(documents).__name__} cannot be read as documents; give a list of texts"
         )
     return (text_of(item, f"document {number}") for number, item in enumerate(documents, start=1))
+
+
+def spread_texts(
+    documents: "Iterable[str | Mapping[str, object]]",
+) -> Iterator[tuple[int, str]]:
+    """(place, text) of the documents, the first so many of them evenly over all that there are.
+
+    Those of a list are ordered by the fractional part of place x golden ratio, of which the first
+    k are spread with gaps of at most three lengths, whatever k; others come as they stand.
+
+    Raises:
+        CalibrationError: of :func:`texts_of`.
+    """
+    if not isinstance(documents, list | tuple):
+        yield from enumerate(texts_of(documents))
+        return
+    for place in sorted(range(len(documents)), key=lambda place: place * GOLDEN_RATIO % 1):
+        yield place, text_of(documents[place], f"document {place + 1}")
 
 
 def text_of(item: object, where: str) -> str:

@@ -23,7 +23,7 @@ from itertools import accumulate
 
 from torch import Tensor, nn
 
-from gacfx.calibration.documents import read_documents, texts_of
+from gacfx.calibration.documents import read_documents, spread_texts
 from gacfx.calibration.token_ids import Tokenizer, first_token_ids
 from gacfx.calibration.windows import MIN_TOKENS, Cut, Known
 from gacfx.core.goal import read_count
@@ -141,24 +141,26 @@ def tokenize(
 ) -> Corpus:
     """Windows of each document's token ids, with the special tokens that the tokenizer adds.
 
+    Where a limit leaves documents of a list unread, those that are read lie evenly in it: a file of
+    articles is worth more than its first article. An iterator is read from its beginning.
+
     Args:
         documents: texts, or rows of a data set with a ``text``; tokenised only as far as
             ``limit_tokens`` asks for.
         tokenizer: Hugging Face tokenizer of the model.
         max_positions: longest window in tokens.
-        limit_tokens: most tokens altogether; the last window is cut to fit, or left out when
-            fewer than 33 of its tokens would fit.
+        limit_tokens: most tokens altogether; the window that is read last is cut to fit, or left
+            out when fewer than 33 of its tokens would fit.
 
     Raises:
         CalibrationError: what is given is no text, the tokenizer fails on it, or no document has 33
             tokens within these limits.
     """
-    texts = texts_of(documents)
+    texts = spread_texts(documents)
     cut = Cut(max_positions, limit_tokens)
-    for number, text in enumerate(texts, start=1):
-        where = f"document {number}"
-        ids_T, characters = first_token_ids(tokenizer, text, cut.room, where)
-        cut.add(ids_T, characters, len(text) - characters)
+    for place, text in texts:
+        ids_T, characters = first_token_ids(tokenizer, text, cut.room, f"document {place + 1}")
+        cut.add(place, ids_T, characters, len(text) - characters)
         if cut.full:
             break
     if not cut.windows:
@@ -167,8 +169,8 @@ def tokenize(
             f"positions {max_positions}, token limit {limit_tokens}); give longer texts or raise "
             "the limits"
         )
-    given, how = cut.given(documents, texts)
-    return Corpus(tuple(cut.windows), cut.skipped, cut.ends, given, how)
+    given, how = cut.given(documents, (text for _, text in texts))
+    return Corpus(cut.windows, cut.skipped, cut.ends, given, how)
 
 
 def split(corpus: Corpus, held_back: float = 0.25) -> tuple[Corpus, Corpus]:

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Literal
 
 from torch import Tensor
@@ -22,7 +23,8 @@ class Cut:
     window: int
     room: int | None
     """Tokens that may still be used."""
-    windows: list[Tensor] = field(default_factory=list)
+    found: list[tuple[int, Tensor]] = field(default_factory=list)
+    """Place of the document, and one of its windows."""
     skipped: int = 0
     ends: int = 0
     longest: int = 0
@@ -34,11 +36,16 @@ class Cut:
     """Further characters of the same documents."""
 
     @property
+    def windows(self) -> tuple[Tensor, ...]:
+        """In the order of the documents, whatever the order in which they were cut."""
+        return tuple(window for _, window in sorted(self.found, key=itemgetter(0)))
+
+    @property
     def full(self) -> bool:
         """No further window fits."""
         return self.room is not None and self.room < MIN_TOKENS
 
-    def add(self, ids_T: Tensor, characters: int, unread: int) -> None:
+    def add(self, place: int, ids_T: Tensor, characters: int, unread: int) -> None:
         """Cut one document, of which ``unread`` characters were not tokenised."""
         self.documents += 1
         self.tokens += len(ids_T)
@@ -50,7 +57,7 @@ class Cut:
             return
         pieces = ids_T[: self.room].split(self.window)
         pieces = tuple(piece for piece in pieces if len(piece) >= MIN_TOKENS)
-        self.windows += pieces
+        self.found += ((place, piece) for piece in pieces)
         used = sum(len(piece) for piece in pieces)
         whole = self.room is None or len(ids_T) <= self.room
         self.ends += whole and used < len(ids_T)

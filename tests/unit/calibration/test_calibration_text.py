@@ -1,6 +1,7 @@
 """Windows of text: what is used, what is left out, how a limit is kept, and the two parts."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +84,28 @@ def test_what_the_limit_cuts_off_is_no_end_of_a_document(limit: int, windows: li
     found = tokenize(["x" * 109, "y" * 109], Letters(), 50, limit)
     assert [len(d) for d in found.documents] == windows
     assert (found.skipped, found.ends) == (0, 0)
+
+
+def test_a_limit_takes_documents_from_the_whole_of_a_list_in_its_order() -> None:
+    texts = [chr(90 + i) * 39 for i in range(50)]  # token i, as it counts modulo 90
+    found = tokenize(texts, Letters(), 99, 400)
+    places = [int(ids[1]) for ids in found.documents]
+    assert places == sorted(places) and len(places) == 10
+    gaps = [later - place for place, later in pairwise([*places, 50 + places[0]])]
+    assert max(gaps) <= 8 and min(gaps) >= 3  # 5 would be the same for all
+    few = tokenize(texts, Letters(), 99, 200)
+    assert {bytes(ids.numpy()) for ids in few.documents} < {
+        bytes(ids.numpy()) for ids in found.documents
+    }
+    # An iterator is read no further than the limit asks for.
+    first = tokenize(iter(texts), Letters(), 99, 400)
+    assert [int(ids[1]) for ids in first.documents] == [*range(10)]
+
+
+def test_the_word_for_a_bad_document_counts_from_the_beginning_of_the_list() -> None:
+    texts: list[Any] = ["x" * 49] * 8 + [7] + ["x" * 49] * 8
+    with pytest.raises(CalibrationError, match="document 9: expected a string"):
+        tokenize(texts, Letters(), 50)
 
 
 def test_an_enormous_line_is_read_only_as_far_as_the_limit() -> None:
