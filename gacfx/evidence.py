@@ -183,7 +183,7 @@ def skip_losses(
         model: left as it was.
         structures: of the model.
         statistics: of their weights.
-        corpus: the first :data:`PROBE_TOKENS` of it are read.
+        corpus: about :data:`PROBE_TOKENS` of it are read.
     """
     free = [
         each
@@ -191,7 +191,7 @@ def skip_losses(
         if not (each.refused or each.keeps_block) and statistics.moments.keys() >= {*each.modules}
     ]
     costs = {each.name: _whole_loss(each, statistics) for each in free}
-    text, found = corpus.first(PROBE_TOKENS), dict[str, float]()
+    text, found = corpus.sample(PROBE_TOKENS), dict[str, float]()
     dense = evaluate(model, text).checked().nats_per_token
     for each in sorted(free, key=lambda one: costs[one.name])[:PROBED]:
         gone = {m.module: Factors(GONE, m.rows, m.columns, {}) for m in each.members}

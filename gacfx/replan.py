@@ -19,7 +19,8 @@ from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.offered import Candidates
-from gacfx.core.plan import Plan, Provenance
+from gacfx.core.plan import Plan
+from gacfx.core.provenance import Provenance
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import MatmulSite
 from gacfx.errors import PipelineError, PlanError

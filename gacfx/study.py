@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from math import isfinite
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -17,26 +18,27 @@ from torch.fx import GraphModule
 import gacfx
 from gacfx import pipelines
 from gacfx.allocation.allocate import allocate, keeps_limits
-from gacfx.allocation.budget import make_budget
+from gacfx.calibration.divergence import Reference
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.running import few_threads
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
-from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import AllocationInputs, Statistic
-from gacfx.compressors.values import TRIED, VALUES
+from gacfx.compressors.protocol import Statistic
+from gacfx.compressors.values import VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
-from gacfx.core.decision import DENSE, of_rank
+from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
-from gacfx.core.plan import Choice, Plan, Provenance, Trial
+from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.pruning import Sliced
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
+from gacfx.corrections import TOKENS, Corrections, correct
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
@@ -52,12 +54,8 @@ from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import export_model
-from gacfx.trials import best_of, tries_of
-
-UPSTREAM = Search(align=1, form="pair")
-"""What a plan of a method's own ranks says of its search."""
-UPSTREAM_WIDTHS = replace(Search.paper("only"), align=1, window=1)
-"""The search for a method's own widths: nothing else is in the window."""
+from gacfx.trials import Case, best_of, tries_of
+from gacfx.upstream import own_plan
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, steps done, steps in all)."""
@@ -195,7 +193,7 @@ class Study:
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         METHODS.find(self.method).offered(search)
-        case = _Case(as_goal(goal), profile, search, search.prune != "none")
+        case = Case(as_goal(goal), profile, search, search.prune != "none")
         tries = self._tries(search)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
@@ -203,7 +201,11 @@ class Study:
                 trials = self._trials(tries, case)
             chosen = next((t for t in trials if t.chosen), None)
             value, prune = (chosen.value_model, chosen.prune) if chosen else tries[0]
-            return self._solve(value, case.pruning(prune), self.full, trials)
+            case, corrections = case.pruning(prune), Corrections()
+            if search.corrections:
+                corrections, made = self._correct(value, case)
+                trials = tuple(self._corrected(t, made) if t.chosen else t for t in trials)
+            return self._solve(value, case, self.full, trials, corrections)
 
     def _tries(self, search: Search) -> tuple[tuple[str, Prune], ...]:
         """Value models and menus of pruning that are to be compared.
@@ -219,7 +221,7 @@ class Study:
             )
         return tries_of(search, self.method)
 
-    def _trials(self, tries: tuple[tuple[str, Prune], ...], case: "_Case") -> tuple[Trial, ...]:
+    def _trials(self, tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:
         """One plan for each, judged on text that its curves did not see."""
         losses, promised = [], []
         for number, (value, prune) in enumerate(tries):
@@ -234,6 +236,31 @@ class Study:
             Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)
             for i, ((value, prune), loss, promise) in enumerate(rows)
         )
+
+    def _correct(self, value: str, case: Case) -> tuple[Corrections, Planned]:
+        """What corrects the curves, and the plan that showed it, of text they did not see."""
+        reference = Reference(self.model, self.held_back.sample(TOKENS))
+
+        def solve(known: Mapping[str, float]) -> Planned:
+            # Before pivots go into other weights: then each part can be dense by itself.
+            return self._solve(value, case, self.fit, (), known, ordered=False)
+
+        def measure(made: Planned, dense: frozenset[str]) -> float:
+            factors = {name: made.factors[name] for name in made.factors if name not in dense}
+            blocks = {
+                c.group: made.plan.blocks[c.group]
+                for c in made.plan.choices
+                if c.group in made.plan.blocks and not dense & {w.module for w in c.weights}
+            }
+            with swapped(self.model, factors, blocks):
+                return reference.divergence(self.model)
+
+        structures = self.structures or coupled_structures(self.graph)
+        return correct(solve, measure, structures, case.search.corrections)
+
+    def _corrected(self, trial: Trial, made: Planned) -> Trial:
+        """The trial, with another plan."""
+        return replace(trial, nats_per_token=self.measure(made), promised_nats=made.plan.loss_nats)
 
     @plain_torch()
     def curves(
@@ -262,40 +289,13 @@ class Study:
         """The curves that a plan of this study was made of, with its provenance."""
         name, _, _ = plan.provenance.value_model.partition(":")
         found = self.curves(name, structures=plan.provenance.search.prune != "none")
+        found = found.corrected(plan.provenance.corrections)
         return Curves(replace(found.facts, provenance=plan.provenance), found.losses)
 
     @plain_torch()
     def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
         """The method's own allocation at ``ratio``: one formula, irregular sizes, no planner."""
-        if METHODS.find(self.method).prunes:
-            return self.plan(ratio, profile=profile, search=UPSTREAM_WIDTHS)
-        curves = self.curves(TRIED[0])
-        facts, known = curves.facts, curves.curves
-        shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
-        inputs = AllocationInputs(self.full.decompositions, self._at_ranks)
-        ranks = METHODS.find(self.method).allocate(shapes, ratio, inputs)
-        choices = []
-        for name, shape in shapes.items():
-            curve, wanted = known[name], wanted_rank(*shape, ratio)
-            decision = of_rank(None if curve.failed else ranks[name])
-            loss = curve.loss(decision)
-            choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
-        made = replace(
-            facts.provenance, value_model="upstream", gpu=profile.name, search=UPSTREAM, align=1
-        )
-        plan = Plan(
-            choices=tuple(choices),
-            budget=make_budget(facts, Goal(ratio=ratio)),
-            proof=None,
-            provenance=made,
-            fingerprint=facts.fingerprint,
-            digests=facts.digests,
-            refusals=facts.refusals,
-        )
-        factors, failed = self.full.factors(plan, self.graph, self.structures)
-        for module, reason in failed.items():
-            raise DecompositionFailed(module, reason)
-        return Planned(plan, factors)
+        return own_plan(self, ratio, profile)
 
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
@@ -303,26 +303,27 @@ class Study:
         with swapped(self.model, planned.factors, planned.plan.blocks):
             return evaluate(self.model, corpus or self.held_back).nats_per_token
 
-    def _at_ranks(self, ranks: Mapping[str, int]) -> float:
-        """Loss of the model with these modules at these ranks, on a quarter of the text."""
-        known = self.full.decompositions
-        with swapped(self.model, {name: known[name].factors(r) for name, r in ranks.items()}):
-            return evaluate(self.model, self.held_back).nats_per_token
-
     @property
     def dtype(self) -> str:
         """Of the model's parameters."""
         return DTYPES[next(self.model.parameters()).dtype]
 
     def _solve(
-        self, value: str, case: "_Case", known: Evidence, trials: tuple[Trial, ...] = ()
+        self,
+        value: str,
+        case: Case,
+        known: Evidence,
+        trials: tuple[Trial, ...] = (),
+        corrections: Mapping[str, float] = MappingProxyType({}),
+        *,
+        ordered: bool = True,
     ) -> Planned:
         """The best plan under one value model, and its factors.
 
         A weight that cannot have the form that was chosen for it is offered the others, and the
         plan is made again.
         """
-        curves = self.curves(value, known, structures=case.structures)
+        curves = self.curves(value, known, structures=case.structures).corrected(corrections)
         limiters = bound_to(limiting_passes(case.search.limits), case.profile)
         without: dict[str, dict[str, str]] = {}
         while True:
@@ -337,10 +338,12 @@ class Study:
             )
             factors, failed = known.factors(plan, self.graph, self.structures)
             if not failed:
+                made = Planned(plan, factors)
+                if not ordered:
+                    return made
                 sources, before = known.decompositions, feeders(self.graph)
-                ordered = Planned(*in_order(plan, factors, sources, self.model, before))
-                kept = keeps_limits(ordered.plan, curves, limiters)
-                return ordered if kept else Planned(plan, factors)
+                absorbed = Planned(*in_order(plan, factors, sources, self.model, before))
+                return absorbed if keeps_limits(absorbed.plan, curves, limiters) else made
             for module, reason in failed.items():
                 part = plan.decisions[module]
                 kind = part.rest.kind if isinstance(part, Sliced) else part.kind
@@ -367,21 +370,6 @@ class Study:
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
         )
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What a plan is asked for."""
-
-    goal: Goal
-    profile: Profile
-    search: Search
-    structures: bool
-    """Pruning is among what is tried."""
-
-    def pruning(self, prune: Prune) -> "_Case":
-        """The same with one menu."""
-        return replace(self, search=replace(self.search, prune=prune))
 
 
 class _Count:

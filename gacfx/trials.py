@@ -1,15 +1,33 @@
 """What a study tries before it decides: value models and menus, judged on held-back text."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.values import TRIED
+from gacfx.core.goal import Goal
 from gacfx.core.search import MENUS, Prune, Search
+from gacfx.hardware.profile import Profile
 
 SAME_NATS = 5e-4
 """Difference of two menus of pruning on held-back text that says nothing: the plainer one is taken.
 On babyllama-tok105-1M at 0.1 the three lie within 1e-4 there, and 4e-4 apart on other text."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a plan is asked for."""
+
+    goal: Goal
+    profile: Profile
+    search: Search
+    structures: bool
+    """Pruning is among what is tried."""
+
+    def pruning(self, prune: Prune) -> "Case":
+        """The same with one menu."""
+        return replace(self, search=replace(self.search, prune=prune))
 
 
 def tries_of(search: Search, method: str) -> tuple[tuple[str, Prune], ...]:

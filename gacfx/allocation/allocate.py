@@ -25,7 +25,8 @@ from gacfx.core.curves import Curve
 from gacfx.core.decision import Decision
 from gacfx.core.goal import Goal
 from gacfx.core.offered import Candidates, Offered
-from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
+from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.pruning import Each
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.core.sites import MatmulSite

@@ -56,13 +56,19 @@ def texts_of(documents: "Iterable[str | Mapping[str, object]]") -> Iterator[str]
     return (text_of(item, f"document {number}") for number, item in enumerate(documents, start=1))
 
 
+def spread(count: int) -> list[int]:
+    """All places 0 .. count - 1, so that the first k of them lie evenly, whatever k is.
+
+    They are ordered by the fractional part of place x golden ratio, and gaps have at most three
+    lengths.
+    """
+    return sorted(range(count), key=lambda place: place * GOLDEN_RATIO % 1)
+
+
 def spread_texts(
     documents: "Iterable[str | Mapping[str, object]]",
 ) -> Iterator[tuple[int, str]]:
-    """(place, text) of the documents, the first so many of them evenly over all that there are.
-
-    Those of a list are ordered by the fractional part of place x golden ratio, of which the first
-    k are spread with gaps of at most three lengths, whatever k; others come as they stand.
+    """(place, text) of the documents; those of a list in the order of :func:`spread`.
 
     Raises:
         CalibrationError: of :func:`texts_of`.
@@ -70,7 +76,7 @@ def spread_texts(
     if not isinstance(documents, list | tuple):
         yield from enumerate(texts_of(documents))
         return
-    for place in sorted(range(len(documents)), key=lambda place: place * GOLDEN_RATIO % 1):
+    for place in spread(len(documents)):
         yield place, text_of(documents[place], f"document {place + 1}")
 
 

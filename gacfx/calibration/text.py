@@ -19,11 +19,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 from torch import Tensor, nn
 
-from gacfx.calibration.documents import read_documents, spread_texts
+from gacfx.calibration.documents import read_documents, spread, spread_texts
 from gacfx.calibration.token_ids import Tokenizer, first_token_ids
 from gacfx.calibration.windows import MIN_TOKENS, Cut, Known
 from gacfx.core.goal import read_count
@@ -79,11 +78,15 @@ class Corpus:
         """sha256 over the token ids of all windows, in their order."""
         return hashlib.sha256(b"".join(map(document_digest, self.documents))).hexdigest()
 
-    def first(self, tokens: int) -> "Corpus":
-        """The first windows, until they have so many tokens; at least one."""
-        ends = accumulate(map(len, self.documents))
-        count = 1 + sum(end < tokens for end in ends)
-        return Corpus(self.documents[:count])
+    def sample(self, tokens: int) -> "Corpus":
+        """Windows from all over it, until they have so many tokens; at least one."""
+        places, used = list[int](), 0
+        for place in spread(len(self.documents)):
+            if used >= tokens:
+                break
+            places.append(place)
+            used += len(self.documents[place])
+        return Corpus(tuple(self.documents[place] for place in sorted(places)))
 
 
 def document_digest(ids_T: Tensor) -> bytes:

@@ -11,7 +11,7 @@ might have preferred another one.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from gacfx.core.files.atomic import making, replacing
 from gacfx.core.files.reading import check_regular
 from gacfx.core.files.targets import check_file, writing
 from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
-from gacfx.core.plan import Provenance
+from gacfx.core.provenance import Provenance
 from gacfx.core.sites import Extent, Layout, MatmulSite
 from gacfx.core.structure_curves import Size, StructureCurve, StructureFacts
 from gacfx.errors import CheckpointError, PlanError
@@ -124,6 +124,21 @@ class Curves:
             if not weight.failed:
                 _check_losses(weight, self.losses[weight.module])
         assert self.structures is not None  # each checks itself
+
+    def corrected(self, corrections: Mapping[str, float]) -> "Curves":
+        """The same with losses multiplied, and their provenance saying so.
+
+        Args:
+            corrections: structure or module -> factor, above 0; 1 where nothing is said.
+        """
+        if not corrections:
+            return self
+        losses = {
+            key: array * corrections.get(key.partition(":")[0], 1.0)
+            for key, array in self.losses.items()
+        }
+        made = replace(self.facts.provenance, corrections=dict(corrections))
+        return Curves(replace(self.facts, provenance=made), losses)
 
     @property
     def curves(self) -> dict[str, Curve]:

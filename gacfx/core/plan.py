@@ -16,8 +16,8 @@ from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
 from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
+from gacfx.core.provenance import Provenance
 from gacfx.core.pruning import Heads, Skip, odd_parts
-from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.errors import PlanError
 
 
@@ -180,41 +180,6 @@ class Proof:
     seconds: float
     solver: str = "core"
     """Who chose: core, dp and ilp are exact, greedy and round are rules of thumb."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A plan made under one value model, judged on held-back calibration text."""
-
-    value_model: str
-    nats_per_token: float | None
-    """None when the model gave NaN or infinity with it."""
-    chosen: bool
-    promised_nats: float | None = None
-    """Rise of the loss that the value model promised for it; None for one that counts no nats."""
-    prune: Prune = "none"
-    """What might become of coupled structures, as in a search."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Where a plan comes from."""
-
-    method: str
-    value_model: str
-    gpu: str
-    align: int
-    """Every rank is a multiple of this: alignment, tensor parallelism and format together."""
-    dtype: str
-    versions: dict[str, str] = field(default_factory=dict)
-    calibration_tokens: int = 0
-    calibration_digest: str = ""
-    seed: int = 0
-    dense_nats_per_token: float | None = None
-    """Loss of the dense model on the same held-back text as the trials."""
-    trials: tuple[Trial, ...] = ()
-    search: Search = DEFAULT_SEARCH
-    """What was searched."""
 
 
 @dataclass(frozen=True)

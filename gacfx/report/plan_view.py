@@ -7,7 +7,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.compressors.values import unit_of
-from gacfx.core.plan import Choice, LimitKept, Plan, Provenance, Trial
+from gacfx.core.plan import Choice, LimitKept, Plan
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
 from gacfx.graph.layers import split_layer

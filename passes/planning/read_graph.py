@@ -5,7 +5,7 @@ from collections import Counter
 from torch.fx import GraphModule
 
 from gacfx.core.curve_file import Curves, Facts, Target, structure_arrays
-from gacfx.core.plan import Provenance
+from gacfx.core.provenance import Provenance
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.notes import matmuls, note, state, targets
 from gacfx.graph.ops import dtype_text

@@ -13,7 +13,8 @@ from gacfx.allocation.allocate import Case, solve_case, unpruned
 from gacfx.allocation.doubtful import warn_of_rising
 from gacfx.allocation.joint import Joint
 from gacfx.core.curves import Curve
-from gacfx.core.plan import Budget, Provenance
+from gacfx.core.plan import Budget
+from gacfx.core.provenance import Provenance
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, state
 from gacfx.passes.planning.read_graph import dense_reasons, refused_sites

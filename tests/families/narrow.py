@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.locks import fingerprint
 from gacfx.core.materialise import Factors, FactorSet
-from gacfx.core.plan import Budget, Choice, Plan, Provenance, Weight
+from gacfx.core.plan import Budget, Choice, Plan, Weight
 from gacfx.core.planned import Planned
+from gacfx.core.provenance import Provenance
 from gacfx.core.pruning import GONE, Heads, Skip, Sliced, Width
 from gacfx.core.statistics import weight_digest
 from gacfx.core.structures import Member, Positions, Structure

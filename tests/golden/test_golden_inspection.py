@@ -6,7 +6,8 @@ from transformers import LlamaForCausalLM
 
 from gacfx.core.decision import Decision, LowRank, Pivot
 from gacfx.core.materialise import Factors
-from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan import Budget, Choice, Plan
+from gacfx.core.provenance import Provenance
 from gacfx.core.sites import Workload
 from gacfx.coupling.analyse import couple
 from gacfx.coupling.structures import coupled_structures

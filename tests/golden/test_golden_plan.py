@@ -10,7 +10,8 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.goal import Goal
-from gacfx.core.plan import Plan, Provenance, Trial
+from gacfx.core.plan import Plan
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.search import Bound, Search
 from gacfx.demo import REAL
 from gacfx.graph.pipeline import Pipeline

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from gacfx.core.decision import Decision, LowRank, of_rank
 from gacfx.core.materialise import Factors, FactorSet
-from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.planned import Planned
+from gacfx.core.provenance import Provenance
 from gacfx.core.sites import Site, Workload
 from gacfx.graph import edit
 from gacfx.graph.gacpass import GacPass

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gacfx.core.curve_file import Curves, Facts, Target
-from gacfx.core.plan import Provenance
+from gacfx.core.provenance import Provenance
 from gacfx.core.sites import Extent, Layout
 
 LOSSES = {

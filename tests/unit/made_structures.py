@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gacfx.core.curve_file import Curves, Facts, Target, structure_arrays
-from gacfx.core.plan import Provenance
+from gacfx.core.provenance import Provenance
 from gacfx.core.sites import Extent, Layout
 from gacfx.core.structure_curves import MemberSpans, Span, StructureCurve, StructureFacts
 

@@ -14,7 +14,8 @@ from gacfx.allocation.budget import make_budget, wanted_ranks
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import DENSE, LowRank, Pivot
 from gacfx.core.goal import Goal
-from gacfx.core.plan import Plan, Provenance
+from gacfx.core.plan import Plan
+from gacfx.core.provenance import Provenance
 from gacfx.core.search import Bound, Search
 from gacfx.core.sites import Workload
 from gacfx.errors import InfeasibleBudget, PassError

@@ -19,7 +19,8 @@ from transformers import (
 from gacfx.core.decision import Decision, LowRank
 from gacfx.core.locks import fingerprint
 from gacfx.core.materialise import FactorSet
-from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan import Budget, Choice, Plan
+from gacfx.core.provenance import Provenance
 from gacfx.core.statistics import weight_digest
 from tests.svd import Svd
 

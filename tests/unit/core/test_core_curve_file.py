@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from gacfx.core.curve_file import Curves, digest, load_curves, save_curves
-from gacfx.core.plan import Provenance, Trial
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.search import Search
 from gacfx.errors import CheckpointError, PlanError
 from tests.unit import made_curves

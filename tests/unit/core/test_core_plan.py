@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gacfx.core.decision import DENSE, LowRank, Pivot, of_rank
-from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof, Provenance, Trial
+from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof
+from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.search import Bound, Search
 from gacfx.errors import PlanError
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gacfx.core.decision import DENSE, LowRank, Pivot
-from gacfx.core.plan import Budget, Choice, Plan, Provenance, Weight
+from gacfx.core.plan import Budget, Choice, Plan, Weight
+from gacfx.core.provenance import Provenance
 from gacfx.core.search import Search
 from gacfx.errors import PlanError
 from tests.unit.core import toy_kinds

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gacfx.core.decision import DENSE, LowRank, Pivot
 from gacfx.core.materialise import Factors, FactorSet, check_factors
-from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.plan_folder import load_factors, load_plan, save_factors, save_plan
+from gacfx.core.provenance import Provenance
 from gacfx.core.pruning import GONE, Sliced
 from gacfx.errors import CheckpointError, PlanError
 from tests.svd import Svd

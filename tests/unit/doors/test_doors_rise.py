@@ -9,7 +9,8 @@ import torch
 
 from gacfx import api
 from gacfx.cli import main
-from gacfx.core.plan import Plan, Trial
+from gacfx.core.plan import Plan
+from gacfx.core.provenance import Trial
 from gacfx.core.rise import MAX_LOSS_NATS, Rise, check_rise, rise_of, rise_text, worst_text
 from gacfx.core.search import Search
 from gacfx.errors import PoorQuality, UnsupportedModel

@@ -14,8 +14,8 @@ from torch.fx import GraphModule
 from gacfx.allocation.latency import Clock
 from gacfx.api import annotate_graph, apply_to_graph
 from gacfx.core.decision import Decision, LowRank, Pivot
-from gacfx.core.plan import Provenance
 from gacfx.core.planned import Planned
+from gacfx.core.provenance import Provenance
 from gacfx.core.pruning import Heads, Skip, Sliced, Width
 from gacfx.core.search import Search
 from gacfx.core.sites import Execution, MatmulSite, Workload

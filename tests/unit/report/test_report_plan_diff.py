@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from gacfx.core.decision import LowRank, Pivot
-from gacfx.core.plan import Choice, Plan, Trial, Weight
+from gacfx.core.plan import Choice, Plan, Weight
+from gacfx.core.provenance import Trial
 from gacfx.core.pruning import Width
 from gacfx.core.search import Search
 from gacfx.errors import PlanMismatch

@@ -19,8 +19,9 @@ from gacfx.core.curve_file import save_curves
 from gacfx.core.decision import of_rank
 from gacfx.core.files.targets import check_file, check_folder, check_space, writing
 from gacfx.core.materialise import Factors
-from gacfx.core.plan import Budget, Choice, Plan, Provenance
+from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.plan_folder import save_factors, save_plan
+from gacfx.core.provenance import Provenance
 from gacfx.errors import CheckpointError
 from tests.unit import made_curves
 

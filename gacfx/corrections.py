@@ -1,0 +1,143 @@
+"""Corrections: what the parts of a plan cost in the model, over what their curves promised.
+
+A curve tells what its weight costs alone, as far as moments of the calibration text can tell it. In
+the model errors meet each other, and text that was not seen costs more than text that was; both
+differ between layers by factors of four. So the planned factors are installed, each part is made
+dense again in turn, and the divergence from the dense model that this saves, over the loss that was
+promised, becomes a factor of the curves of that part. The next plan is made from those.
+
+Source: the multiplicative correction of a model that is cheap to minimise by one that is not
+(Alexandrov and Lewis 2001), with a factor for each part. Measured by ``benchmarks.corrections``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf, isfinite
+
+from gacfx.core.plan import Plan
+from gacfx.core.planned import Planned
+from gacfx.core.structures import Structure
+
+PARTS = 32
+"""Parts at most; neighbours of a kind are measured together if there are more."""
+TOKENS = 2048
+"""Text that each part is measured on."""
+MOST = 4.0
+"""Between the factors of two rounds."""
+STEP = 0.7
+"""Exponent of a measured factor: a plan that flees a part makes others dear that were cheap."""
+NOISE = 0.02
+"""Share of the mean divergence of a part that is no difference to speak of."""
+
+Corrections = dict[str, float]
+"""Structure or module -> factor of its losses."""
+Solve = Callable[[Mapping[str, float]], Planned]
+"""The plan from corrected curves."""
+Measure = Callable[[Planned, frozenset[str]], float]
+"""Divergence with a plan, of which these modules are dense again, nats per token."""
+
+
+@dataclass
+class Part:
+    """What is measured together."""
+
+    kind: str
+    """The last component of its name: ``mlp``."""
+    names: set[str] = field(default_factory=set)
+    """Structures and modules whose losses it has."""
+    modules: set[str] = field(default_factory=set)
+
+
+def parts_of(plan: Plan, structures: tuple[Structure, ...], most: int = PARTS) -> list[Part]:
+    """The weights of a plan, those of a structure together, in its order.
+
+    Args:
+        plan: every weight of it is in one part.
+        structures: of the model; others' weights are parts of their own.
+        most: parts; reached by joining neighbours of a kind, so every kind has at least one.
+    """
+    owners = {module: each.name for each in structures for module in each.modules}
+    found: dict[str, Part] = {}
+    for choice in plan.choices:
+        for module in (weight.module for weight in choice.weights):
+            name = owners.get(module, module)
+            part = found.setdefault(name, Part(name.rpartition(".")[2]))
+            part.names |= {name, choice.group, module}
+            part.modules.add(module)
+    kinds: dict[str, list[Part]] = {}
+    for part in found.values():
+        kinds.setdefault(part.kind, []).append(part)
+    size = -(-len(found) // most)
+    joined = []
+    for kind, parts in kinds.items():
+        for at in range(0, len(parts), size):
+            some = parts[at : at + size]
+            names, modules = (set.union(*each) for each in zip(*map(_both, some), strict=True))
+            joined.append(Part(kind, names, modules))
+    return joined
+
+
+def _both(part: Part) -> tuple[set[str], set[str]]:
+    return part.names, part.modules
+
+
+def correct(
+    solve: Solve, measure: Measure, structures: tuple[Structure, ...], rounds: int
+) -> tuple[Corrections, Planned]:
+    """The corrections whose plan diverges least, and that plan; none if none is better.
+
+    Args:
+        solve: makes a plan.
+        measure: tells what it costs.
+        structures: of the model.
+        rounds: plans after the first one.
+    """
+    known: Corrections = {}
+    made = solve(known)
+    whole = measure(made, frozenset())
+    best = (whole, known, made)
+    for _ in range(rounds):
+        if not isfinite(whole):
+            break
+        known = _next(known, made, measure, structures, whole)
+        before, made = made.plan, solve(known)
+        if _decided(made.plan) != _decided(before):
+            whole = measure(made, frozenset())
+        if whole <= best[0]:
+            best = (whole, known, made)
+    return best[1], best[2]
+
+
+def _decided(plan: Plan) -> dict[str, object]:
+    return {choice.group: choice.decision for choice in plan.choices}
+
+
+def _next(
+    known: Corrections,
+    made: Planned,
+    measure: Measure,
+    structures: tuple[Structure, ...],
+    whole: float,
+) -> Corrections:
+    """Corrections after one plan was measured."""
+    plan, parts = made.plan, parts_of(made.plan, structures)
+    promised = {choice.group: choice.loss_nats for choice in plan.choices}
+    noise = NOISE * whole / len(parts)
+    usual = _factor(whole, plan.loss_nats, noise)
+    found = dict(known)
+    for part in parts:
+        loss = sum(promised.get(name, 0.0) for name in part.names)
+        factor = usual
+        if loss > 0:
+            saved = whole - measure(made, frozenset(part.modules))
+            factor = _factor(saved, loss, noise)
+        for name in part.names:
+            found[name] = known.get(name, 1.0) * factor**STEP
+    return found
+
+
+def _factor(measured: float, promised: float, noise: float) -> float:
+    if not promised + noise > 0:
+        return 1.0
+    factor = (max(measured, 0.0) + noise) / (promised + noise)
+    return min(max(factor, 1 / MOST), MOST) if factor < inf else MOST
