@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite
 
+from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
+from gacfx.core.search import Search
 from gacfx.core.structures import Structure
+from gacfx.errors import PlanError
 
 PARTS = 32
 """Parts at most; neighbours of a kind are measured together if there are more."""
@@ -81,16 +84,31 @@ def _both(part: Part) -> tuple[set[str], set[str]]:
     return part.names, part.modules
 
 
+def check_in_nats(search: Search) -> None:
+    """Nothing if what is measured can correct the losses that are asked for.
+
+    Raises:
+        PlanError: corrections of a value model that counts no nats.
+        PipelineError: no such value model.
+    """
+    if search.corrections and search.value != "auto" and not VALUES.find(search.value).in_nats:
+        raise PlanError(
+            f"corrections are measured in nats, and value model {search.value!r} counts others; "
+            f"take value {TRIED[0]!r}, or no corrections"
+        )
+
+
 def correct(
     solve: Solve, measure: Measure, structures: tuple[Structure, ...], rounds: int
-) -> tuple[Corrections, Planned]:
-    """The corrections whose plan diverges least, and that plan; none if none is better.
+) -> Corrections:
+    """Those whose plan diverges least, times a common factor, so that the plan promises what it was
+    seen to cost.
 
     Args:
         solve: makes a plan.
         measure: tells what it costs.
         structures: of the model.
-        rounds: plans after the first one.
+        rounds: plans after the first one; none is made where a model gives no numbers.
     """
     known: Corrections = {}
     made = solve(known)
@@ -105,7 +123,12 @@ def correct(
             whole = measure(made, frozenset())
         if whole <= best[0]:
             best = (whole, known, made)
-    return best[1], best[2]
+    least, known, made = best
+    if not (isfinite(least) and least > 0 and made.plan.loss_nats > 0):
+        return known
+    names = set[str]().union(*(part.names for part in parts_of(made.plan, structures)))
+    level = least / made.plan.loss_nats
+    return {name: known.get(name, 1.0) * level for name in sorted(names)}
 
 
 def _decided(plan: Plan) -> dict[str, object]:

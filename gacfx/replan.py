@@ -201,7 +201,13 @@ def check_structures(curves: Curves, search: Search) -> None:
 
 
 def check_value(curves: Curves, search: Search) -> None:
-    """Raise PlanError if a search wants losses of another kind than the curves have."""
+    """Raise PlanError if a search wants losses of another kind than the curves have, or corrections
+    that they do not have."""
+    if search.corrections and not curves.facts.provenance.corrections:
+        raise PlanError(
+            f"corrections {search.corrections}: these curves have none, and to measure them takes "
+            "the model and its calibration text"
+        )
     model = curves.value_model
     linear = PAPER in model
     fits = search.value == PAPER if linear else search.value in ("auto", model)

@@ -17,6 +17,7 @@ from gacfx.core.goal import Goal, as_goal
 from gacfx.core.rise import MAX_LOSS_NATS
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Workload
+from gacfx.corrections import check_in_nats
 from gacfx.errors import PlanError
 from gacfx.hardware.profile import Profile, load_profile
 from gacfx.knapsack import kept_budget
@@ -131,13 +132,14 @@ def check_request(method: str, goal: Goal | str | float, search: Search = DEFAUL
     Raises:
         PipelineError: no such method or value model, a form or pruning that the method cannot make
             or the value model cannot count, or a bad pass or option in the limits.
-        PlanError: a ratio outside [0, 1).
+        PlanError: a ratio outside [0, 1), corrections of losses that are not in nats.
         PassError: a bad option of a latency limit.
     """
     value = TRIED[0] if search.value == "auto" else search.value
     check_method(method, value, search)
     if search.prune != "none":
         check_value(method, value)
+    check_in_nats(search)
     if (ratio := as_goal(goal).ratio) is not None:
         kept_budget(0, ratio)
     limiting_passes(search.limits)

@@ -38,7 +38,7 @@ from gacfx.core.pruning import Sliced
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.corrections import TOKENS, Corrections, correct
+from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
@@ -194,6 +194,7 @@ class Study:
         check_tp(search.tp, getattr(self.model, "config", None))
         METHODS.find(self.method).offered(search)
         case = Case(as_goal(goal), profile, search, search.prune != "none")
+        check_in_nats(search)
         tries = self._tries(search)
         trials: tuple[Trial, ...] = ()
         with few_threads(self.model):
@@ -203,8 +204,9 @@ class Study:
             value, prune = (chosen.value_model, chosen.prune) if chosen else tries[0]
             case, corrections = case.pruning(prune), Corrections()
             if search.corrections:
-                corrections, made = self._correct(value, case)
-                trials = tuple(self._corrected(t, made) if t.chosen else t for t in trials)
+                corrections = self._corrections(value, case)
+                made = self._solve(value, case, self.fit, (), corrections) if trials else None
+                trials = tuple(self._again(t, made) if made and t.chosen else t for t in trials)
             return self._solve(value, case, self.full, trials, corrections)
 
     def _tries(self, search: Search) -> tuple[tuple[str, Prune], ...]:
@@ -237,8 +239,8 @@ class Study:
             for i, ((value, prune), loss, promise) in enumerate(rows)
         )
 
-    def _correct(self, value: str, case: Case) -> tuple[Corrections, Planned]:
-        """What corrects the curves, and the plan that showed it, of text they did not see."""
+    def _corrections(self, value: str, case: Case) -> Corrections:
+        """What corrects the curves, on text that they did not see."""
         reference = Reference(self.model, self.held_back.sample(TOKENS))
 
         def solve(known: Mapping[str, float]) -> Planned:
@@ -258,7 +260,7 @@ class Study:
         structures = self.structures or coupled_structures(self.graph)
         return correct(solve, measure, structures, case.search.corrections)
 
-    def _corrected(self, trial: Trial, made: Planned) -> Trial:
+    def _again(self, trial: Trial, made: Planned) -> Trial:
         """The trial, with another plan."""
         return replace(trial, nats_per_token=self.measure(made), promised_nats=made.plan.loss_nats)
 

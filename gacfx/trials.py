@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.values import TRIED
+from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.goal import Goal
 from gacfx.core.search import MENUS, Prune, Search
 from gacfx.hardware.profile import Profile
@@ -40,6 +40,8 @@ def tries_of(search: Search, method: str) -> tuple[tuple[str, Prune], ...]:
         method: whose factors are taken; one that makes no ranks prunes only.
     """
     values: tuple[str, ...] = TRIED if search.value == "auto" else (search.value,)
+    if search.corrections:
+        values = tuple(value for value in values if VALUES.find(value).in_nats)
     if search.prune == "none":
         return tuple((value, "none") for value in values)
     if search.value == "auto":

@@ -96,6 +96,14 @@ def add_search(command: argparse.ArgumentParser) -> None:
         help="sizes of MLPs and attentions: none (default), only, either a size or ranks, both at "
         "once, cautious about both, or auto, the best of the last three",
     )
+    group.add_argument(
+        "--corrections",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="rounds in which what parts of the plan cost in the model corrects their losses, such "
+        "as 3 (default: 0)",
+    )
     group.add_argument("--solver", choices=SOLVERS, help="who chooses (default: core)")
     group.add_argument(
         "--gap", type=above_0, metavar="X", help="stop so close to the best, in nats"
@@ -207,6 +215,7 @@ def search_of(arguments: argparse.Namespace) -> "Search":
         raise WrongUse("--window goes with --candidates window")
     return replace(
         Search.paper(prune) if arguments.paper else Search(prune=prune, **said),
+        corrections=arguments.corrections,
         align=arguments.align,
         window=arguments.window or Search.window,
         tp=arguments.tp,

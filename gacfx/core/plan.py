@@ -332,7 +332,8 @@ def _writer(raw: dict[str, Any]) -> str:
 
 def _check_texts(plan: Plan, where: str) -> None:
     modules = (*plan.weights, *plan.digests, *plan.refusals)
-    groups = (*plan.unpruned, *(choice.group for choice in plan.choices))
+    groups = (*plan.unpruned, *plan.provenance.corrections)
+    groups += tuple(choice.group for choice in plan.choices)
     bad = [name for name in modules if not is_module_name(name)]
     bad += [name for name in groups if not is_group_name(name)]
     if bad:
@@ -345,6 +346,9 @@ def _check(plan: Plan, where: str) -> None:
     _check_texts(plan, where)
     if plan.provenance.align < 1:
         raise PlanError(f"{where}: provenance.align: {plan.provenance.align} is no step of ranks")
+    for name, factor in plan.provenance.corrections.items():
+        if not factor > 0:
+            raise PlanError(f"{where}: provenance.corrections: {name}: {factor} is not above 0")
     seen, groups = set[str](), set[str]()
     for choice in plan.choices:
         if choice.group in groups:

@@ -36,7 +36,7 @@ class Provenance:
     dense_nats_per_token: float | None = None
     """Loss of the dense model on the same held-back text as the trials."""
     trials: tuple[Trial, ...] = ()
-    corrections: dict[str, float] = field(default_factory=dict)
-    """Structure or module -> factor of its losses, as it was measured; 1 where nothing is said."""
     search: Search = DEFAULT_SEARCH
     """What was searched."""
+    corrections: dict[str, float] = field(default_factory=dict)
+    """Structure or module -> factor of its losses, as it was measured; 1 where nothing is said."""

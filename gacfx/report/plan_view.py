@@ -65,6 +65,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield sentence(proof_line(plan))
     if plan.provenance.trials:
         yield listing(trials_line(plan))
+    if plan.provenance.corrections:
+        yield sentence(corrections_line(plan))
     if (rise := rise_of(plan)) is not None:
         yield sentence(rise_text(rise), style="yellow" if rise.doubtful else "")
 
@@ -210,6 +212,15 @@ def trials_line(plan: Plan) -> str:
     menus = len({trial.prune for trial in made.trials}) > 1
     what = "value models and menus of pruning" if menus else "value models"
     return f"{what} on held-back text, nats/token: " + ", ".join(shown)
+
+
+def corrections_line(plan: Plan) -> str:
+    """By how much losses were corrected."""
+    factors = plan.provenance.corrections.values()
+    return (
+        f"losses corrected by what parts of a plan cost in the model: x {min(factors):.2f} .. "
+        f"{max(factors):.2f}"
+    )
 
 
 def _tried(trial: Trial) -> str:

@@ -23,7 +23,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench request suitable evidence trials padding padding_parts",
+        "speedup explain bench request suitable evidence trials corrections "
+        "upstream padding padding_parts",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),

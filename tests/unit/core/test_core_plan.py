@@ -65,6 +65,7 @@ PLANS = st.builds(
         *(WORDS, COUNTS, st.none() | NUMBERS),
         st.lists(st.builds(Trial, WORDS, NUMBERS, st.booleans()), max_size=3).map(tuple),
         SEARCHES,
+        st.dictionaries(NAMES, st.floats(1e-3, 1e3), max_size=3),
     ),
     fingerprint=WORDS,
     digests=NAMED,
