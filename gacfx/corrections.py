@@ -70,17 +70,22 @@ def parts_of(plan: Plan, structures: tuple[Structure, ...], most: int = PARTS) -
     kinds: dict[str, list[Part]] = {}
     for part in found.values():
         kinds.setdefault(part.kind, []).append(part)
-    size = -(-len(found) // most)
-    joined = []
-    for kind, parts in kinds.items():
-        for at in range(0, len(parts), size):
-            some = parts[at : at + size]
-            names, modules = (set.union(*each) for each in zip(*map(_both, some), strict=True))
-            joined.append(Part(kind, names, modules))
-    return joined
+    longest = max(map(len, kinds.values()), default=1)
+    sizes = (s for s in range(1, longest) if sum(-(-len(p) // s) for p in kinds.values()) <= most)
+    size = next(sizes, longest)
+    return [
+        _together(parts[at : at + size])
+        for parts in kinds.values()
+        for at in range(0, len(parts), size)
+    ]
 
 
-def _both(part: Part) -> tuple[set[str], set[str]]:
+def _together(parts: list[Part]) -> Part:
+    names, modules = (set[str]().union(*sets) for sets in zip(*map(_sets, parts), strict=True))
+    return Part(parts[0].kind, names, modules)
+
+
+def _sets(part: Part) -> tuple[set[str], set[str]]:
     return part.names, part.modules
 
 

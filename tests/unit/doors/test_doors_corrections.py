@@ -81,6 +81,7 @@ def test_every_weight_is_in_one_part_and_neighbours_of_a_kind_share_it(most: int
     parts = parts_of(plan, study().structures, most)
     modules = [module for part in parts for module in part.modules]
     assert sorted(modules) == sorted(plan.weights)
+    assert len(parts) <= max(most, 2)
     if most == 32:
         assert len(parts) == len(study().structures)
         for structure in study().structures:
@@ -149,31 +150,6 @@ def test_a_corrected_plan_promises_what_was_measured_and_its_curves_say_the_same
     again = plan_from_curves(
         curves, goal=Goal(ratio="0.3"), gpu="h200", search=made.provenance.search
     )
-    assert again.loss_nats == pytest.approx(whole)
-
-
-def test_a_model_that_gives_no_numbers_is_not_measured_on() -> None:
-    calls = []
-
-    def measure(_made: Planned, dense: frozenset[str]) -> float:
-        calls.append(dense)
-        return math.inf
-
-    assert correct(lambda _: planned(0), measure, study().structures, rounds=3) == {}
-    assert calls == [frozenset()]
-
-
-def test_a_corrected_plan_promises_what_was_measured_and_its_curves_say_the_same() -> None:
-    made = planned(2).plan
-    assert made.provenance.corrections and not planned(0).plan.provenance.corrections
-    assert Plan.from_json(made.to_json()) == made
-    curves = study().curves_of(made)
-    again = plan_from_curves(
-        curves, goal=Goal(ratio="0.3"), gpu="h200", search=made.provenance.search
-    )
-    assert {c.group: c.decision.kind for c in again.choices}.keys() == {
-        c.group for c in made.choices
-    }
     assert again.loss_nats == pytest.approx(made.loss_nats)
     plain = study().curves("two-sided", structures=True)
     name = next(iter(plain.curves))
