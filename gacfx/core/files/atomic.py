@@ -131,14 +131,17 @@ def _place_folder(partial: Path, path: Path, *, overwrite: bool) -> None:
 
 
 def _move_aside(partial: Path, path: Path) -> None:
-    """Two renames; the old folder is put back when the second one fails."""
+    """Two renames; the old folder is put back when the second one fails, and only then: another
+    writer may have moved the new one aside already."""
     old = beside(path, OLD)
     path.rename(old)
     try:
         partial.rename(path)
-    finally:
-        if not path.exists():
+    except BaseException:
+        with suppress(OSError):  # a third folder is there
             old.rename(path)
+        raise
+    finally:
         shutil.rmtree(old, ignore_errors=True)
 
 

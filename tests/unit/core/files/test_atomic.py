@@ -382,6 +382,27 @@ def two_writers(
         return [run.exception() for run in runs]
 
 
+def test_a_folder_that_another_writer_moves_aside_at_once_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gacfx.core.files.atomic.exchange", lambda *_: False)
+    path, real = tmp_path / "x", Path.rename
+    path.mkdir()
+    (path / "old").touch()
+
+    def followed(self: Path, target: Path) -> Path:
+        new = (self / "new").exists()
+        found = real(self, target)
+        if new and target == path:
+            real(path, tmp_path / "theirs")
+        return found
+
+    monkeypatch.setattr(Path, "rename", followed)
+    with replacing_folder(path) as partial:
+        (partial / "new").touch()
+    assert names(tmp_path) == ["theirs"] and names(tmp_path / "theirs") == ["new"]
+
+
 @pytest.mark.parametrize("write", [write_folder, write_file])
 def test_of_two_writers_the_slower_one_is_refused(
     tmp_path: Path, write: Callable[[Path, str, bool, Barrier], None]
