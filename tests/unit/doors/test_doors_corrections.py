@@ -13,6 +13,7 @@ from torch import nn
 from gacfx.api import load_profile, plan_synthetic, read_calibration
 from gacfx.calibration.divergence import Reference
 from gacfx.calibration.text import Corpus
+from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
@@ -99,10 +100,7 @@ def test_the_corrections_are_what_parts_cost_over_what_they_promise() -> None:
 
     def solve(known: Any) -> Planned:
         asked.append(dict(known))
-        choices = tuple(
-            replace(c, loss_nats=c.loss_nats * known.get(c.group, 1.0)) for c in plan.choices
-        )
-        return Planned(replace(plan, choices=choices), planned(0).factors)
+        return scaled(plan, known)
 
     def measure(made: Planned, dense: frozenset[str]) -> float:
         return sum(
@@ -129,6 +127,62 @@ def test_the_corrections_are_what_parts_cost_over_what_they_promise() -> None:
     assert max(levels) == pytest.approx(min(levels))
     again = solve(found).plan
     assert again.loss_nats == pytest.approx(whole)
+
+
+def scaled(plan: Plan, known: Any) -> Planned:
+    choices = tuple(
+        replace(c, loss_nats=c.loss_nats * known.get(c.group, 1.0)) for c in plan.choices
+    )
+    return Planned(replace(plan, choices=choices), planned(0).factors)
+
+
+def test_corrections_of_later_rounds_multiply_those_before() -> None:
+    plan, asked = planned(0).plan, list[dict[str, float]]()
+
+    def solve(known: Any) -> Planned:
+        asked.append(dict(known))
+        return scaled(plan, known)
+
+    def measure(_made: Planned, dense: frozenset[str]) -> float:
+        losses = (c.loss_nats for c in plan.choices if not dense & {w.module for w in c.weights})
+        return 3 * sum(losses)
+
+    correct(solve, measure, study().structures, rounds=12)
+    assert len(asked) == 13
+    far = [max(abs(math.log(f / 3)) for f in each.values()) for each in asked[1:]]
+    assert far == sorted(far, reverse=True) and far[0] > 0.2 and far[-1] < 0.02
+
+
+def test_a_plan_that_is_worse_than_the_first_one_is_not_taken() -> None:
+    plan = planned(0).plan
+    other = replace(plan, choices=tuple(replace(c, decision=DENSE) for c in plan.choices))
+
+    def measure(made: Planned, dense: frozenset[str]) -> float:
+        worse = made.plan.choices[0].decision == DENSE
+        return 9.0 if worse else 1.0 / (1 + len(dense))
+
+    def solve(known: Any) -> Planned:
+        return scaled(other if known else plan, known)
+
+    found = correct(solve, measure, study().structures, rounds=1)
+    assert len(set(found.values())) == 1  # those of the first plan, and its level
+    assert scaled(plan, found).plan.loss_nats == pytest.approx(1.0)
+
+
+def test_a_part_is_measured_dense_with_all_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, float] = {}
+
+    def watched(solve: Any, measure: Any, *_: Any) -> dict[str, float]:
+        made = solve({})
+        modules = {weight.module for choice in made.plan.choices for weight in choice.weights}
+        seen["all"] = measure(made, frozenset())
+        seen["none"] = measure(made, frozenset(modules))
+        return {}
+
+    monkeypatch.setattr("gacfx.study.correct", watched)
+    search = Search(align=1, value="two-sided", prune="both", bounds=STAYS, corrections=1)
+    study().plan("0.5", profile=PROFILE, search=search)
+    assert abs(seen["none"]) < 1e-9 < 1e-6 < seen["all"]
 
 
 def test_a_model_that_gives_no_numbers_is_not_measured_on() -> None:
