@@ -108,13 +108,19 @@ class Elimination:
         """[U] nats per token that the removal of each unit would cost; inf where it is gone.
 
         Raises:
-            DecompositionFailed: a price is not finite.
+            DecompositionFailed: a price is not finite, or P lost its inverse.
         """
         inverse_BCC, loss_BCC = self.inverse_BCC[self.alive_B], self.loss_BCC[self.alive_B]
         if self.size == 1:
             price_B = loss_BCC[:, 0, 0] / inverse_BCC[:, 0, 0]
         else:
-            price_B = torch.linalg.solve(inverse_BCC, loss_BCC).diagonal(dim1=1, dim2=2).sum(1)
+            # Not torch.linalg.solve: MKL's LU of a batch fails on several threads.
+            root_BCC, failed_B = torch.linalg.cholesky_ex(inverse_BCC)
+            if bool(failed_B.any()):
+                raise self._no_inverse("it is singular")
+            half_BCC = torch.linalg.solve_triangular(root_BCC, loss_BCC, upper=False)
+            price_BCC = torch.linalg.solve_triangular(root_BCC, half_BCC.mT, upper=False)
+            price_B = price_BCC.diagonal(dim1=1, dim2=2).sum(1)
         if not bool(torch.isfinite(price_B).all()):
             raise DecompositionFailed(self.closing.module, "the price of a removal is not finite")
         prices_U = price_B.new_full((self.units,), inf)
@@ -134,14 +140,17 @@ class Elimination:
         try:
             root_SS = torch.linalg.cholesky(inverse_SN[:, columns_S])
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            raise DecompositionFailed(
-                self.closing.module, f"the inverse moment of its inputs is not positive: {error}"
-            ) from error
+            raise self._no_inverse(str(error)) from error
         u_SN = torch.linalg.solve_triangular(root_SS, inverse_SN, upper=False)
         v_SN = torch.linalg.solve_triangular(root_SS, loss_SN, upper=False)
         own_SS = torch.linalg.solve_triangular(root_SS, v_SN[:, columns_S].T, upper=False)
         t_SN = v_SN - 0.5 * own_SS @ u_SN
         self._wait(u_SN, t_SN)
+
+    def _no_inverse(self, said: str) -> DecompositionFailed:
+        return DecompositionFailed(
+            self.closing.module, f"the inverse moment of its inputs is not positive: {said}"
+        )
 
     def _rows(self, columns_S: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of P and of M as they are now."""

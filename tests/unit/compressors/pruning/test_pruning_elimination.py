@@ -20,6 +20,7 @@ from gacfx.compressors.pruning.closing import (
 )
 from gacfx.compressors.pruning.elimination import Elimination, order_heads, order_units
 from gacfx.compressors.pruning.left import narrowed
+from gacfx.core.statistics import Moments
 from gacfx.core.structures import Positions
 from gacfx.errors import CalibrationError, DecompositionFailed
 from tests.unit.compressors.pruning.made_weights import Made, kept, made
@@ -195,3 +196,22 @@ def test_what_cannot_be_priced_is_a_reason() -> None:
     ):
         with pytest.raises(DecompositionFailed, match=r"a\.b: .* not finite"):
             fails()
+
+
+def test_wide_units_are_priced_alike_on_several_threads() -> None:
+    """Units of 192 columns, three heads of 64: LU of such a batch fails in MKL on two threads."""
+    random = torch.Generator().manual_seed(5)
+    inputs_TN = torch.randn(1200, 576, generator=random, dtype=torch.float64)
+    weight_MN = torch.randn(64, 576, generator=random, dtype=torch.float64)
+    grads_TM = torch.randn(1200, 64, generator=random, dtype=torch.float64)
+    moments = Moments.from_samples(weight_MN, inputs_TN, grads_TM, both_sides=True)
+    closing = Closing.of(weight_MN, moments, OutputWeight.MOMENT)
+    columns_UC, threads = torch.arange(576).reshape(3, 192), torch.get_num_threads()
+    prices = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            prices.append(Elimination(closing, columns_UC).prices())
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(prices[0], prices[1], rtol=1e-9, atol=0.0)
