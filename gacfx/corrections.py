@@ -7,7 +7,7 @@ dense again in turn, and the divergence from the dense model that this saves, ov
 promised, becomes a factor of the curves of that part. The next plan is made from those.
 
 Source: the multiplicative correction of a model that is cheap to minimise by one that is not
-(Alexandrov and Lewis 2001), with a factor for each part. Measured by ``benchmarks.corrections``.
+(Alexandrov and Lewis 2001), with a factor for each part. Measured by ``benchmarks.pruning``.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,6 +3,7 @@
 # T tokens of one window, V vocabulary
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ class Reference:
             CalibrationError: the corpus does not fit the model.
         """
         self.corpus = corpus
-        self._known = _predictions(model, corpus)
+        self._known = [*_predictions(model, corpus)]
 
     def divergence(self, model: nn.Module) -> float:
         """KL(reference || model), nats per token, at least 0 up to rounding; infinite where the
@@ -38,8 +39,9 @@ class Reference:
         return math.inf if math.isnan(found) else found
 
 
-def _predictions(model: nn.Module, corpus: Corpus) -> list[Tensor]:
-    """Logarithms of the probabilities of each window, [T, V]."""
+def _predictions(model: nn.Module, corpus: Corpus) -> Iterator[Tensor]:
+    """Logarithms of the probabilities of each window, [T, V], one window at a time."""
     model = runnable(model)
     with borrowed(model), torch.inference_mode():
-        return [logits_of(model, ids_T).log_softmax(-1) for ids_T in corpus.documents]
+        for ids_T in corpus.documents:
+            yield logits_of(model, ids_T).log_softmax(-1)

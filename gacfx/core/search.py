@@ -22,7 +22,7 @@ Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
 
 MOST_CORRECTIONS = 16
-"""Rounds of corrections; on small models nothing was gained after the third."""
+"""Rounds of corrections; three are what ``benchmarks.pruning`` takes."""
 FORBIDDEN = frozenset(" \t\n;={}")
 """Characters that would end an option of a pipeline text."""
 RULES_OF_THUMB: tuple[Solver, ...] = ("greedy", "round")

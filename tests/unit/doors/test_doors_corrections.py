@@ -17,6 +17,7 @@ from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
+from gacfx.core.pruning import Skip
 from gacfx.core.search import Bound, Search
 from gacfx.corrections import MOST, NOISE, STEP, correct, parts_of
 from gacfx.errors import PlanError
@@ -169,18 +170,23 @@ def test_a_plan_that_is_worse_than_the_first_one_is_not_taken() -> None:
     assert scaled(plan, found).plan.loss_nats == pytest.approx(1.0)
 
 
-def test_a_part_is_measured_dense_with_all_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bounds", [STAYS, ()], ids=["narrow", "skipped"])
+def test_a_part_is_measured_dense_with_all_its_weights(
+    monkeypatch: pytest.MonkeyPatch, bounds: tuple[Bound, ...]
+) -> None:
     seen: dict[str, float] = {}
 
     def watched(solve: Any, measure: Any, *_: Any) -> dict[str, float]:
         made = solve({})
         modules = {weight.module for choice in made.plan.choices for weight in choice.weights}
+        skips = [c for c in made.plan.choices if c.decision == Skip()]
+        assert bool(skips) == (not bounds)
         seen["all"] = measure(made, frozenset())
         seen["none"] = measure(made, frozenset(modules))
         return {}
 
     monkeypatch.setattr("gacfx.study.correct", watched)
-    search = Search(align=1, value="two-sided", prune="both", bounds=STAYS, corrections=1)
+    search = Search(align=1, value="two-sided", prune="both", bounds=bounds, corrections=1)
     study().plan("0.5", profile=PROFILE, search=search)
     assert abs(seen["none"]) < 1e-9 < 1e-6 < seen["all"]
 
