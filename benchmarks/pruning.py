@@ -1,7 +1,8 @@
 """What does structured pruning add to ranks? Excess loss over dense, by what may be chosen.
 
     python -m benchmarks.pruning [--data ../shared/data] [--models babyllama stories260K]
-    python -m benchmarks.pruning --models smollm2 --smollm2 FOLDER --out results/FILE.json
+    python -m benchmarks.pruning --models smollm2 --smollm2 FOLDER --rows ours --out FILE.json
+    python -m benchmarks.pruning --models smollm2 --smollm2 FOLDER --rows llm-pruner --out FILE.json
 
 Texts and models are those of :mod:`benchmarks.quality`. In one run, all by the same statistics:
 
@@ -13,13 +14,14 @@ Texts and models are those of :mod:`benchmarks.quality`. In one run, all by the 
     cautious    the same with the loss of those ranks counted twice
     auto        the best of the last three on held-back calibration text: what gacfx delivers
     auto, 1     the same without alignment
-    corrected   auto, and three rounds of corrections (:mod:`gacfx.corrections`)
+    corrected   auto, and rounds of corrections (:mod:`gacfx.corrections`)
     ranks, corrected    ranks with those
     uniform     one size for all layers
 
-and LLM-Pruner beside it, by its own scores and with nothing taking over, in all layers (the models
-are too small to leave the first three alone): ``own``, the sizes of its own allocation, unaligned;
-``gac``, sizes of the knapsack of GAC-v2 in steps of 8, by the same scores.
+and LLM-Pruner beside it, by its own scores and with nothing taking over: ``own``, the sizes of its
+own allocation, unaligned; ``gac``, sizes of the knapsack of GAC-v2 in steps of 8, by the same
+scores. In all layers of the two small models, too shallow to leave the first three alone; in all
+but the first three of SmolLM2, as in its paper.
 """
 
 import argparse
@@ -58,8 +60,10 @@ what ranks alone reach."""
 MOST_ALIGNMENT = 0.05
 """Share of the excess that alignment may add, or :data:`SMALL` nats."""
 SMALL = 0.0005
-ROUNDS = 3
-"""Of corrections."""
+ROWS = ("ours", "llm-pruner")
+"""Parts of the table, each with statistics of its own."""
+ROUNDS = {"smollm2": 1}
+"""Model -> rounds of corrections: three elsewhere; a round of SmolLM2 takes minutes."""
 FACTOR = 2.0
 """Between what is promised and what is measured."""
 
@@ -87,9 +91,9 @@ class Row:
 
 def searches(subject: Subject) -> dict[str, Search]:
     """What stands in the table of a model."""
-    value = subject.value
+    value, rounds = subject.value, ROUNDS.get(subject.name, 3)
     if subject.name == "smollm2":  # an hour as it is; benchmarks.quality has its ranks
-        return {"corrected": Search(prune="auto", align=8, value=value, corrections=ROUNDS)}
+        return {"corrected": Search(prune="auto", align=8, value=value, corrections=rounds)}
     menus: tuple[Prune, ...] = (*MENUS, "auto")
     found: dict[str, Search] = {menu: Search(prune=menu, align=8, value=value) for menu in menus}
     return {
@@ -98,8 +102,8 @@ def searches(subject: Subject) -> dict[str, Search]:
         "only": Search(prune="only", align=8, value=value),
         **found,
         "auto, 1": Search(prune="auto", align=1, value=value),
-        "corrected": Search(prune="auto", align=8, value=value, corrections=ROUNDS),
-        "ranks, corrected": Search(align=8, value=value, corrections=ROUNDS),
+        "corrected": Search(prune="auto", align=8, value=value, corrections=rounds),
+        "ranks, corrected": Search(align=8, value=value, corrections=rounds),
         "uniform": Search(prune="only", align=8, value=value, uniform=True),
     }
 
@@ -124,8 +128,10 @@ def pruner_rows(
     subject: Subject, model: nn.Module, texts: Texts, ratios: Sequence[str]
 ) -> list[Row]:
     """LLM-Pruner's own sizes, and those of GAC-v2 around them."""
-    method = register(LlmPruner("llm-pruner-everywhere", first=0))
-    study = Study.make(model, texts.calibration, method=method.name)
+    method = "llm-pruner"
+    if subject.name != "smollm2":
+        method = register(LlmPruner("llm-pruner-everywhere", first=0)).name
+    study = Study.make(model, texts.calibration, method=method)
     profile, rows = api.load_profile("h200"), []
     for ratio in ratios:
         for name in ("own", "gac"):
@@ -203,19 +209,22 @@ def reached(subject: Subject, rows: list[Row]) -> dict[str, bool]:
     return found
 
 
-def run(subject: Subject, data: Path, folder: Path, ratios: Sequence[str]) -> dict[str, Any]:
-    """Calibrate, plan and judge one model."""
+def run(
+    subject: Subject, data: Path, folder: Path, ratios: Sequence[str], parts: Sequence[str]
+) -> dict[str, Any]:
+    """Calibrate, plan and judge one model: the ``parts`` of :data:`ROWS` that are asked for."""
     model, tokenizer = api.load(folder, dtype=torch.float32)
     texts = texts_of(subject, data, model, tokenizer)
     print(subject.name, usage(texts.calibration), sep="\n", flush=True)
-    begin = time.perf_counter()
-    study = Study.make(model, texts.calibration, structures=True)
-    seconds = time.perf_counter() - begin
-    rows = rows_of(subject, study, texts, ratios)
-    if subject.name != "smollm2":
-        rows += pruner_rows(subject, model, texts, ratios)
+    rows = pruner_rows(subject, model, texts, ratios) if "llm-pruner" in parts else []
+    seconds = 0.0
+    if "ours" in parts:
+        begin = time.perf_counter()
+        study = Study.make(model, texts.calibration, structures=True)
+        seconds = time.perf_counter() - begin
+        rows = rows_of(subject, study, texts, ratios) + rows
     return {
-        "calibration_tokens": study.full.statistics.tokens,
+        "calibration_tokens": sum(map(len, texts.calibration.documents)),
         "calibration_seconds": round(seconds, 1),
         "evaluation_tokens": sum(map(len, texts.judges[0].documents)),
         "dense_nats_per_token": texts.dense[0],
@@ -233,6 +242,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M, for that model")
     parser.add_argument("--models", nargs="+", choices=list(GOALS), default=list(GOALS)[:2])
     parser.add_argument("--ratios", nargs="+", help="instead of all that have a goal")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--out", type=Path, help="of the results (default: results/pruning.json)")
     asked = parser.parse_args(given)
     torch.set_num_threads(1)
@@ -243,7 +253,7 @@ def main(given: Sequence[str] | None = None) -> int:
             if folder is None:
                 parser.error(f"--models {subject.name}: name its folder with --smollm2")
             ratios = asked.ratios or list(GOALS[subject.name])
-            results[subject.name] = run(subject, asked.data, folder, ratios)
+            results[subject.name] = run(subject, asked.data, folder, ratios, asked.rows)
     goals = {goal: ok for found in results.values() for goal, ok in found["goals"].items()}
     for goal, ok in goals.items():
         print(f"{'reached' if ok else 'MISSED ':7}  {goal}")
