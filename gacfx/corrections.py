@@ -12,7 +12,7 @@ Source: the multiplicative correction of a model that is cheap to minimise by on
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import inf
 
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.plan import Plan
@@ -22,15 +22,18 @@ from gacfx.core.structures import Structure
 from gacfx.errors import PlanError
 
 PARTS = 32
-"""Parts at most; neighbours of a kind are measured together if there are more."""
+"""Parts at most, or one of each kind; neighbours of a kind are measured together if there are
+more."""
 TOKENS = 2048
-"""Text that each part is measured on."""
+"""Text that each part is measured on; about, as windows stay whole."""
 MOST = 4.0
 """Between the factors of two rounds."""
 STEP = 0.7
 """Exponent of a measured factor: a plan that flees a part makes others dear that were cheap."""
 NOISE = 0.02
 """Share of the mean divergence of a part that is no difference to speak of."""
+ROUNDING = 1e-7
+"""Nats per token that float32 makes of nothing: no more than this is no divergence."""
 
 Corrections = dict[str, float]
 """Structure or module -> factor of its losses."""
@@ -60,6 +63,8 @@ def parts_of(plan: Plan, structures: tuple[Structure, ...], most: int = PARTS) -
         most: parts; reached by joining neighbours of a kind, so every kind has at least one.
     """
     owners = {module: each.name for each in structures for module in each.modules}
+    # A weight may stand in two structures, of which one is refused.
+    owners |= {w.module: c.group for c in plan.choices if len(c.weights) > 1 for w in c.weights}
     found: dict[str, Part] = {}
     for choice in plan.choices:
         for module in (weight.module for weight in choice.weights):
@@ -113,14 +118,15 @@ def correct(
         solve: makes a plan.
         measure: tells what it costs.
         structures: of the model.
-        rounds: plans after the first one; none is made where a model gives no numbers.
+        rounds: plans after the first one; none is made where a model gives no numbers, or diverges
+            by rounding alone.
     """
     known: Corrections = {}
     made = solve(known)
     whole = measure(made, frozenset())
     best = (whole, known, made)
     for _ in range(rounds):
-        if not isfinite(whole):
+        if not ROUNDING < whole < inf:
             break
         known = _next(known, made, measure, structures, whole)
         before, made = made.plan, solve(known)
@@ -129,7 +135,7 @@ def correct(
         if whole <= best[0]:
             best = (whole, known, made)
     least, known, made = best
-    if not (isfinite(least) and least > 0 and made.plan.loss_nats > 0):
+    if not (ROUNDING < least < inf and made.plan.loss_nats > 0):
         return known
     names = set[str]().union(*(part.names for part in parts_of(made.plan, structures)))
     level = least / made.plan.loss_nats

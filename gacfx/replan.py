@@ -202,8 +202,9 @@ def check_structures(curves: Curves, search: Search) -> None:
 
 def check_value(curves: Curves, search: Search) -> None:
     """Raise PlanError if a search wants losses of another kind than the curves have, or corrections
-    that they do not have."""
-    if search.corrections and not curves.facts.provenance.corrections:
+    that were not measured for them."""
+    made = curves.facts.provenance
+    if search.corrections and not (made.corrections or made.search.corrections):
         raise PlanError(
             f"corrections {search.corrections}: these curves have none, and to measure them takes "
             "the model and its calibration text"

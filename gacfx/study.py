@@ -190,6 +190,7 @@ class Study:
             search: which sizes, what they are worth, who chooses.
             tried: also try a value model that ``search`` names, as ``auto`` tries its own: then
                 the plan's provenance says what such a plan costs on text that it has not seen.
+                Corrections have: they are measured on about 2,048 tokens of it.
         """
         check_tp(search.tp, getattr(self.model, "config", None))
         METHODS.find(self.method).offered(search)
@@ -262,7 +263,9 @@ class Study:
 
     def _again(self, trial: Trial, made: Planned) -> Trial:
         """The trial, with another plan."""
-        return replace(trial, nats_per_token=self.measure(made), promised_nats=made.plan.loss_nats)
+        loss = self.measure(made)
+        nats = loss if isfinite(loss) else None
+        return replace(trial, nats_per_token=nats, promised_nats=made.plan.loss_nats)
 
     @plain_torch()
     def curves(

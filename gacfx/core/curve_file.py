@@ -126,7 +126,7 @@ class Curves:
         assert self.structures is not None  # each checks itself
 
     def corrected(self, corrections: Mapping[str, float]) -> "Curves":
-        """The same with losses multiplied, and their provenance saying so.
+        """The same with losses multiplied, and their provenance saying by how much in all.
 
         Args:
             corrections: structure or module -> factor, above 0; 1 where nothing is said.
@@ -137,7 +137,9 @@ class Curves:
             key: array * corrections.get(key.partition(":")[0], 1.0)
             for key, array in self.losses.items()
         }
-        made = replace(self.facts.provenance, corrections=dict(corrections))
+        known = self.facts.provenance.corrections
+        both = {n: known.get(n, 1.0) * corrections.get(n, 1.0) for n in {**known, **corrections}}
+        made = replace(self.facts.provenance, corrections=both)
         return Curves(replace(self.facts, provenance=made), losses)
 
     @property

@@ -236,6 +236,17 @@ def test_split_is_a_partition(count: int, held: int) -> None:
     assert split(whole)[1].digest == second.digest
 
 
+@pytest.mark.parametrize(
+    ("tokens", "places"), [(1, [0]), (80, [0, 5]), (81, [0, 2, 5]), (10**9, [*range(10)])]
+)
+def test_a_sample_has_windows_from_everywhere_in_their_order(
+    tokens: int, places: list[int]
+) -> None:
+    whole = corpus(*[40] * 10)
+    found = whole.sample(tokens).documents
+    assert [id(ids_T) for ids_T in found] == [id(whole.documents[place]) for place in places]
+
+
 def test_split_refuses_one_document_and_odd_shares() -> None:
     with pytest.raises(CalibrationError, match="1 window of 40 tokens .* at least two"):
         split(corpus(40))

@@ -93,6 +93,7 @@ def test_the_goal_is_one_of_three(words: tuple[str, ...], goal: Goal) -> None:
             Search(bounds=(Bound("*.q", 8, 16), Bound("*.k", 8))),
         ),
         (("--uniform",), Search(uniform=True)),
+        (("--corrections", "3"), Search(corrections=3)),
         (
             ("--latency-share", "0.9", "--mode", "decode", "--batch", "4", "--seq", "2048"),
             Search(limits=("limit-latency{share=0.9 mode=decode batch=4 seq=2048}",)),

@@ -17,14 +17,18 @@ from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
+from gacfx.core.provenance import Trial
 from gacfx.core.pruning import Skip
 from gacfx.core.search import Bound, Search
+from gacfx.core.structures import Member, Structure
 from gacfx.corrections import MOST, NOISE, STEP, correct, parts_of
 from gacfx.errors import PlanError
 from gacfx.replan import plan_from_curves
+from gacfx.report.plan_view import plan_view
 from gacfx.request import check_request
 from gacfx.study import Study
 from tests import tiny
+from tests.golden.goldens import render
 
 PROFILE = load_profile("h200")
 STAYS = (Bound("*.mlp", 8), Bound("*.self_attn", 1))
@@ -92,6 +96,17 @@ def test_every_weight_is_in_one_part_and_neighbours_of_a_kind_share_it(most: int
         assert [part.kind for part in parts] == ["self_attn", "mlp"]
 
 
+def test_a_structure_that_is_pruned_is_one_part_whatever_else_has_its_weights() -> None:
+    plan = planned(0).plan
+    last = next(choice for choice in plan.choices if len(choice.weights) > 1).weights[-1]
+    member = Member(last.module, last.rows, last.columns)
+    stray = Structure("stray", "width", 8, 1, (member,), refused="for a norm in between")
+    parts = parts_of(plan, (*study().structures, stray))
+    for choice in plan.choices:
+        modules = {weight.module for weight in choice.weights}
+        assert [part.modules >= modules for part in parts].count(True) == 1
+
+
 def test_the_corrections_are_what_parts_cost_over_what_they_promise() -> None:
     """Attentions cost thrice what they promise, MLPs as much as that."""
     plan = planned(0).plan
@@ -154,13 +169,41 @@ def test_corrections_of_later_rounds_multiply_those_before() -> None:
     assert far == sorted(far, reverse=True) and far[0] > 0.2 and far[-1] < 0.02
 
 
+def test_a_factor_has_bounds_and_a_part_that_promises_nothing_gets_the_usual_one() -> None:
+    parts = parts_of(planned(0).plan, study().structures)
+    saves = dict(zip((frozenset(part.modules) for part in parts), (-1, 9, 1, 0), strict=True))
+    leading = {min(part.names & groups()): 1.0 for part in parts[:3]}  # promise 1 nat each
+    choices = tuple(
+        replace(c, loss_nats=leading.get(c.group, 0.0)) for c in planned(0).plan.choices
+    )
+    asked: list[dict[str, float]] = []
+
+    def solve(known: Any) -> Planned:
+        asked.append(dict(known))
+        return scaled(replace(planned(0).plan, choices=choices), known)
+
+    def measure(_made: Planned, dense: frozenset[str]) -> float:
+        return 1.0 - saves.get(dense, 0)
+
+    correct(solve, measure, study().structures, rounds=1)
+    noise = NOISE / 4
+    usual = (1 + noise) / (3 + noise)
+    for part, factor in zip(parts, (1 / MOST, MOST, 1.0, usual), strict=True):
+        (found,) = {asked[1][name] for name in part.names}
+        assert found == pytest.approx(factor**STEP)
+
+
+def groups() -> set[str]:
+    return {choice.group for choice in planned(0).plan.choices}
+
+
 def test_a_plan_that_is_worse_than_the_first_one_is_not_taken() -> None:
     plan = planned(0).plan
     other = replace(plan, choices=tuple(replace(c, decision=DENSE) for c in plan.choices))
 
     def measure(made: Planned, dense: frozenset[str]) -> float:
         worse = made.plan.choices[0].decision == DENSE
-        return 9.0 if worse else 1.0 / (1 + len(dense))
+        return 9.0 if worse else 1.0 - any("layers.0" in module for module in dense)
 
     def solve(known: Any) -> Planned:
         return scaled(other if known else plan, known)
@@ -191,12 +234,82 @@ def test_a_part_is_measured_dense_with_all_its_weights(
     assert abs(seen["none"]) < 1e-9 < 1e-6 < seen["all"]
 
 
-def test_a_model_that_gives_no_numbers_is_not_measured_on() -> None:
+def watched(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> tuple[Planned, Corpus]:
+    """(first plan that is measured, text that it is measured on)."""
+    seen: list[Any] = []
+
+    def once(solve: Any, *_: Any) -> dict[str, float]:
+        seen.append(solve({}))
+        return {}
+
+    def reference(model: nn.Module, corpus: Corpus) -> Reference:
+        seen.append(corpus)
+        return Reference(model, corpus)
+
+    monkeypatch.setattr("gacfx.study.correct", once)
+    monkeypatch.setattr("gacfx.study.Reference", reference)
+    search = Search(align=1, value="two-sided", corrections=1, **asked)
+    study().plan("0.3", profile=PROFILE, search=search)
+    text, made = seen
+    return made, text
+
+
+def test_what_is_measured_is_a_plan_of_three_quarters_on_text_of_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, text = watched(monkeypatch, prune="both", bounds=STAYS)
+    assert made.plan.loss_nats == planned(0).plan.provenance.trials[0].promised_nats
+    assert text.digest == study().held_back.digest  # it is shorter than 2,048 tokens
+    monkeypatch.setattr("gacfx.study.TOKENS", 1)
+    _, text = watched(monkeypatch)
+    assert text.digest == study().held_back.sample(1).digest != study().held_back.digest
+
+
+def test_parts_are_measured_before_pivots_go_into_other_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search = Search(align=1, value="two-sided", form="pivot")
+    plan = study().plan("0.3", profile=PROFILE, search=search).plan
+    made, _ = watched(monkeypatch, form="pivot")
+    kinds = [plan.counts.get("pivot-in-order", 0), made.plan.counts.get("pivot-in-order", 0)]
+    assert kinds[0] > kinds[1] == 0
+
+
+def test_the_trial_is_renewed_by_the_corrected_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trials(**factors: float) -> list[Trial]:
+        names = planned(0).plan.weights
+        found = {n: factors.get(n.rpartition(".")[2], factors["other"]) for n in names}
+        monkeypatch.setattr("gacfx.study.correct", lambda *_: found)
+        search = Search(align=1, corrections=1)
+        made = study().plan("0.3", profile=PROFILE, search=search).plan.provenance
+        return sorted(made.trials, key=lambda trial: not trial.chosen)
+
+    plain, rival = trials(other=1.0)
+    before = study().plan("0.3", profile=PROFILE, search=Search(align=1)).plan.provenance.trials
+    assert {plain.promised_nats, rival.promised_nats} < {each.promised_nats for each in before}
+    doubled, same = trials(other=2.0)
+    assert plain.promised_nats and doubled.promised_nats == 2 * plain.promised_nats
+    assert (doubled.nats_per_token, same) == (plain.nats_per_token, rival)
+    other, same = trials(other=1.0, down_proj=50.0)
+    assert other.nats_per_token != plain.nats_per_token and same == rival
+
+
+def test_a_corrected_plan_without_a_loss_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gacfx.study.correct", lambda *_: {})
+    monkeypatch.setattr(Study, "measure", lambda *_: math.inf)
+    search = Search(align=1, value="two-sided", corrections=1)
+    made = study().plan("0.3", profile=PROFILE, search=search, tried=True).plan
+    assert made.provenance.trials[0].nats_per_token is None
+    assert Plan.from_json(made.to_json()) == made
+
+
+@pytest.mark.parametrize("found", [math.inf, -2e-9, 0.0, 5e-8])
+def test_a_model_that_gives_no_numbers_or_rounding_alone_is_not_measured_on(found: float) -> None:
     calls = []
 
     def measure(_made: Planned, dense: frozenset[str]) -> float:
         calls.append(dense)
-        return math.inf
+        return found
 
     assert correct(lambda _: planned(0), measure, study().structures, rounds=3) == {}
     assert calls == [frozenset()]
@@ -218,6 +331,29 @@ def test_a_corrected_plan_promises_what_was_measured_and_its_curves_say_the_same
     structure = study().structures[0].name
     own = made.provenance.corrections[structure]
     assert (curves.losses[f"{structure}:sizes"] == plain.losses[f"{structure}:sizes"] * own).all()
+
+
+def test_the_plan_says_how_far_its_losses_were_corrected() -> None:
+    factors = planned(2).plan.provenance.corrections.values()
+    said = f"cost in the model: x {min(factors):.2f} .. {max(factors):.2f}"
+    assert min(factors) < max(factors) and said in render(plan_view(planned(2).plan))
+    assert "corrected" not in render(plan_view(planned(0).plan))
+
+
+def test_a_plan_that_changes_nothing_has_no_corrections_and_can_be_made_again() -> None:
+    search = Search(align=1, value="two-sided", corrections=1)
+    made = study().plan("0", profile=PROFILE, search=search).plan
+    assert made.provenance.corrections == {}
+    again = plan_from_curves(study().curves_of(made), ratio="0", search=search)
+    assert again.choices == made.choices
+
+
+def test_corrections_of_corrected_curves_multiply_what_they_say() -> None:
+    plain = study().curves("two-sided")
+    one, two, *_ = plain.losses
+    twice = plain.corrected({one: 2.0}).corrected({one: 3.0, two: 5.0})
+    assert twice.facts.provenance.corrections == {one: 6.0, two: 5.0}
+    assert (twice.losses[one] == plain.losses[one] * 2 * 3).all()
 
 
 def test_ranks_alone_are_corrected_by_structures_too() -> None:

@@ -10,6 +10,7 @@ from gacfx import study as door
 from gacfx.api import load_profile, read_calibration, summarise, verify
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus, split
+from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.values import TRIED
 from gacfx.core.curve_file import Curves
 from gacfx.core.search import Search
@@ -20,6 +21,7 @@ from gacfx.evidence import Evidence
 from gacfx.study import Study
 from gacfx.suitable import check_tp
 from gacfx.trials import best_of
+from gacfx.upstream import UPSTREAM
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -60,6 +62,18 @@ def test_a_study_knows_three_quarters_of_the_text_and_all_of_it() -> None:
     assert all(
         not full.moments[n].side_moment.equal(fit.moments[n].side_moment) for n in fit.moments
     )
+
+
+def test_ranks_of_a_method_alone_say_where_they_come_from() -> None:
+    made = study().upstream("0.3", profile=PROFILE).plan
+    found = made.provenance
+    assert (found.value_model, found.gpu, found.search) == ("upstream", "h200", UPSTREAM)
+    assert made.digests == study().full.statistics.digests and made.proof is None
+    curves = study().curves("two-sided").curves
+    for choice in made.choices:
+        (weight,) = choice.weights
+        assert choice.wanted == wanted_rank(weight.rows, weight.columns, "0.3")
+        assert choice.loss_nats == curves[choice.group].loss(choice.decision)
 
 
 def test_trials_see_the_part_and_the_plan_all_of_the_text(used: list[Statistics]) -> None:
