@@ -12,9 +12,11 @@
     │   └── PlanMismatch      the plan was made for another model or for other weights
     ├── PoorQuality           the model, or what would become of it, predicts text too badly
     ├── BenchError            a measurement was asked for that cannot be made
+    ├── TaskError             a zero-shot task is unknown, or cannot be scored
     ├── CheckpointError       a checkpoint folder cannot be read or written
     ├── ProfileError          a hardware profile is unknown or malformed
-    └── NoMatplotlib          a picture was asked for, and nothing here can draw
+    ├── NoMatplotlib          a picture was asked for, and nothing here can draw
+    └── NoLmEval              zero-shot tasks were asked for, and nothing here can score them
 
 A message says what is wrong, where, and what to do about it.
 """
@@ -88,6 +90,10 @@ class BenchError(GacError):
     """A measurement was asked for that cannot be made."""
 
 
+class TaskError(GacError):
+    """A zero-shot task is unknown, its items cannot be read, or a model cannot be scored on it."""
+
+
 class CheckpointError(GacError):
     """A checkpoint folder cannot be read or written."""
 
@@ -98,3 +104,7 @@ class ProfileError(GacError):
 
 class NoMatplotlib(GacError):  # noqa: N818 - says what is missing
     """A picture was asked for, and matplotlib is not installed."""
+
+
+class NoLmEval(GacError):  # noqa: N818 - says what is missing
+    """Zero-shot tasks were asked for, and lm-eval is not installed."""

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench request suitable evidence trials corrections "
+        "speedup explain bench zeroshot request suitable evidence trials corrections "
         "upstream padding padding_parts",
     ),
     ("verbs           ", "passes"),
