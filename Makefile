@@ -1,6 +1,7 @@
 # make demo    a fresh machine to a compressed, reloaded, generating model
 # make test    all tests          make check   ruff, mypy --strict, layers
 # make cases   the fault reports of CASES, and whether each is answered rightly
+# make test-zeroshot              what needs lm-eval, which is installed beside the rest for it
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ LONG_SEED ?= 0
 
 CASES ?= ../shared/cases
 
-.PHONY: demo test cases test-long check format goldens bench pages clean
+.PHONY: demo test cases test-zeroshot test-long check format goldens bench pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
@@ -25,6 +26,12 @@ test: $(INSTALLED)
 cases: $(INSTALLED)
 	@test -d $(CASES) || { echo "there are no cases in $(CASES)"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.cases $(CASES)
+
+# lm-eval brings fifty packages, half a GiB: too much for every checkout.
+test-zeroshot: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
+	  --editable '.[dev,zeroshot]'
+	$(BIN)/python -m pytest tests/unit/zeroshot
 
 test-long: $(INSTALLED)
 	LONG_PROBLEMS=$(LONG_PROBLEMS) LONG_SEED=$(LONG_SEED) \
