@@ -20,6 +20,9 @@ from pathlib import Path
 PARTIAL, OLD, MODE = "partial", "old", "mode"
 _TAIL = re.compile(r"([0-9a-f]{6})-([0-9]{1,9})-[0-9a-f]{8}\.(partial|old|mode)")
 
+_OF_SAFETENSORS = ".tmp"
+"""It writes beside the name that it is given, and renames."""
+
 
 class LeftBehind(UserWarning):
     """A writer was killed; what it left was removed, or put back.
@@ -54,6 +57,13 @@ def tidy(path: Path) -> None:
             _remove(one)
         names = ", ".join(one.name for one in found)
         _warn(f"{path}: removed what a killed writer had left beside it: {names}")
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files of any writer from a folder that only this process writes to."""
+    for path in sorted(folder.glob(".*")):
+        if _TAIL.search(path.name) or path.name.startswith(_OF_SAFETENSORS):
+            _remove(path)
 
 
 def _of_dead_writers(path: Path) -> list[Path]:

@@ -1,0 +1,66 @@
+"""A store: named sets of tensors that steps of a long computation leave for each other.
+
+store.put("moments.0", {"q_proj|side": ..., "k_proj|side": ...})
+store.get("moments.0", "q_proj|side")
+
+In memory, for models that are small, or in a folder (:mod:`gacfx.core.work_folder`), for those
+whose statistics do not fit and for computations that are to be resumed.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+class Store(ABC):
+    """Sets of tensors by name, each there as a whole or not at all."""
+
+    @abstractmethod
+    def __contains__(self, name: object) -> bool:
+        """It is there, unharmed."""
+
+    @abstractmethod
+    def keys(self, name: str) -> tuple[str, ...]:
+        """Names of its tensors, in the order that they were put in."""
+
+    @abstractmethod
+    def get(self, name: str, key: str) -> Tensor:
+        """One tensor, on the CPU where the store is a folder. It must not be changed.
+
+        Two keys under which the same tensor was put give one tensor, as long as somebody holds it.
+        """
+
+    @abstractmethod
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep these tensors, in the place of those that had the name."""
+
+    @abstractmethod
+    def drop(self, name: str) -> None:
+        """Nobody needs it any more; nothing happens if it is not there."""
+
+    def close(self) -> None:
+        """Nobody puts anything in any more; what was got stays good."""
+        return
+
+
+class MemoryStore(Store):
+    """Tensors as they are."""
+
+    def __init__(self) -> None:
+        self._sets: dict[str, dict[str, Tensor]] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sets
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        return tuple(self._sets[name])
+
+    def get(self, name: str, key: str) -> Tensor:
+        return self._sets[name][key]
+
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self._sets[name] = dict(tensors)
+
+    def drop(self, name: str) -> None:
+        self._sets.pop(name, None)
