@@ -39,7 +39,7 @@ def measure(curves: Path, form: str) -> dict[str, Any]:
     return {
         "first_ms": calls[0],
         "later_ms": median(calls[1:]),
-        "choose_ms": 1e3 * plan.proof.seconds,
+        "choose_ms": 1e3 * (plan.proof.seconds or 0.0),
         "candidates": plan.proof.candidates,
         "status": plan.proof.status,
         "certified_gap": plan.proof.certified_gap,

@@ -177,7 +177,8 @@ class Proof:
     certified_gap: float
     """Bound minus value as an independent checker in exact rationals computed it."""
     candidates: int
-    seconds: float
+    seconds: float | None = field(default=None, compare=False)
+    """What choosing took; no part of the plan, so that equal plans make equal files."""
     solver: str = "core"
     """Who chose: core, dp and ilp are exact, greedy and round are rules of thumb."""
 
@@ -271,7 +272,10 @@ class Plan:
             ValueError: NaN or infinity.
         """
         _check_texts(self, "the plan")
-        return json.dumps(plain(self), indent=1, allow_nan=False) + "\n"
+        raw = plain(self)
+        if self.proof is not None:
+            del raw["proof"]["seconds"]
+        return json.dumps(raw, indent=1, allow_nan=False) + "\n"
 
     @staticmethod
     def from_json(text: str, *, where: str = "plan.json") -> "Plan":

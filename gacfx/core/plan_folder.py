@@ -21,6 +21,7 @@ from gacfx.core.kinds import read_decision, write_decision
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.names import is_module_name, printable
 from gacfx.core.plan import Plan
+from gacfx.core.tensor_file import save_tensors
 from gacfx.errors import CheckpointError, PlanError
 
 PLAN_FILE = "plan.json"
@@ -83,9 +84,7 @@ def _decisions(factors: Mapping[str, Factors]) -> dict[str, str]:
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    save_file(tensors, path, metadata={"format": _FORMAT, **metadata})
+    save_tensors(path, tensors, {"format": _FORMAT, **metadata})
 
 
 def load_factors(path: Path) -> FactorSet:

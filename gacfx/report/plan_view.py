@@ -194,10 +194,10 @@ def proof_line(plan: Plan) -> str:
     how = "search exhausted" if exact else "search stopped early"
     if proof.solver in RULES_OF_THUMB:
         how = "a rule of thumb, no search"
+    took = "" if proof.seconds is None else f" in {proof.seconds * 1e3:.1f} ms"
     return (
-        f"solver {proof.solver}: {claim} over {proof.candidates:,} candidates in "
-        f"{proof.seconds * 1e3:.1f} ms ({how}; the multipliers alone certify "
-        f"a gap of {max(proof.certified_gap, 0.0):.1e})"
+        f"solver {proof.solver}: {claim} over {proof.candidates:,} candidates{took} "
+        f"({how}; the multipliers alone certify a gap of {max(proof.certified_gap, 0.0):.1e})"
     )
 
 
