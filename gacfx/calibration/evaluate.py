@@ -3,18 +3,18 @@
 # T tokens of one document
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import (
     borrowed,
     impossible,
-    logits_of,
     no_numbers,
     runnable,
-    token_nats,
 )
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.errors import CalibrationError
@@ -58,9 +58,10 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     check_fits(model, corpus)
     model = runnable(model)
     sums, problem = [], ""
-    with borrowed(model), torch.inference_mode():
+    longest = max(corpus.documents, key=len)
+    with borrowed(model), torch.inference_mode(), predicting(model, longest) as predict:
         for index, ids_T in enumerate(corpus.documents):
-            nats_T = token_nats(logits_of(model, ids_T), ids_T)
+            nats_T = _losses(predict(ids_T), ids_T)
             sums.append(float(nats_T.double().sum()))
             problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
@@ -69,3 +70,19 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
         nats = math.inf
     # exp overflows a float above 709.78 nats.
     return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)
+
+
+def _losses(parts: Iterable[Tensor], ids_T: Tensor) -> Tensor:
+    """Negative log-likelihood [T - 1] of each token from the second on, float32, nats.
+
+    Args:
+        parts: logits [t, V] of the positions in turn.
+        ids_T: all tokens.
+    """
+    losses, at = [], 1
+    for logits_TV in parts:
+        next_T = ids_T[at : at + len(logits_TV)].to(logits_TV.device)
+        seen_TV = logits_TV[: len(next_T)]
+        losses.append(nn.functional.cross_entropy(seen_TV, next_T, reduction="none"))
+        at += len(logits_TV)
+    return torch.cat(losses)

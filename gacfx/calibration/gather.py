@@ -1,8 +1,7 @@
 """Gather second moments: one forward and one backward for each document.
 
-Labels are sampled from the model's own prediction at every position (true Fisher: Martens and
-Grosse 2015), by generators of our own, one for each document, seeded by its token ids: the
-statistics do not depend on the order of the documents, and the global random state is not touched.
+Of the whole model at once, or one decoder layer at a time (:mod:`gacfx.calibration.by_layer`); the
+numbers are the same.
 
 Half precision: the model runs in its own dtype (bf16 everywhere, fp16 on a GPU), logits and the
 loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the model.
@@ -10,19 +9,139 @@ loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the mo
 
 # T tokens of one document, V vocabulary
 
-import hashlib
+import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import borrowed, impossible, logits_of, runnable, token_nats
+from gacfx.calibration.by_layer import ByLayer
+from gacfx.calibration.labels import generator_of, sample_labels
+from gacfx.calibration.layered import Layered, modules_by_layer
+from gacfx.calibration.running import (
+    borrowed,
+    device_of,
+    impossible,
+    logits_of,
+    runnable,
+    token_nats,
+)
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.targets import check_finite, targets
-from gacfx.calibration.text import Corpus, check_fits, document_digest
-from gacfx.core.statistics import Statistics, weight_digest
-from gacfx.errors import CalibrationError
+from gacfx.calibration.text import Corpus, check_fits
+from gacfx.core.statistics import Moments, Statistics, weight_digest
+from gacfx.core.store import Store
+from gacfx.core.stored_moments import StoredMoments, moments_tensors
+from gacfx.errors import CalibrationError, UnsupportedModel
 from gacfx.modules.dense import weight_of
+
+_WHOLE = "moments.whole"
+
+
+class NotByLayer(UserWarning):
+    """A model was calibrated whole, because its layers cannot run one at a time."""
+
+
+def gather_texts(
+    model: nn.Module,
+    texts: tuple[Corpus, ...],
+    modules: Iterable[str],
+    *,
+    both_sides: Container[str] = (),
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda _: None,
+    store: Store | None = None,
+) -> tuple[Statistics, ...]:
+    """Statistics of every text, as :func:`gather` has them for one.
+
+    Args:
+        model: as in :func:`gather`.
+        texts: disjoint.
+        modules: names of the targeted modules.
+        both_sides: as in :func:`gather`.
+        seed: of the sampled labels.
+        progress: called with the documents that were done since it was called last.
+        store: where the moments are to be kept; they are then gathered one decoder layer at a time,
+            and what the store has is not gathered again. A model whose layers cannot run like that
+            is calibrated whole, with a warning.
+
+    Raises:
+        CalibrationError, UnsupportedModel: as :func:`gather`.
+    """
+    names = list(modules)
+
+    def whole(text: Corpus) -> Statistics:
+        return gather(
+            model,
+            text,
+            names,
+            both_sides=both_sides,
+            seed=seed,
+            progress=lambda _: progress(1),
+        )
+
+    if store is None:
+        return tuple(whole(text) for text in texts)
+    for text in texts:
+        check_fits(model, text)
+    check_finite(model)
+    chosen = targets(model, names)
+    digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
+    if _WHOLE not in store:
+        run = runnable(model)
+        try:
+            layered = Layered(run)
+            grouped = modules_by_layer(layered, names)
+            with borrowed(run):
+                walk = ByLayer(layered, texts, grouped, both_sides, seed, store, progress)
+                found = walk.moments()
+        except UnsupportedModel as error:
+            warnings.warn(
+                f"{type(model).__name__} is calibrated whole, with all statistics in memory at "
+                f"once: {error}",
+                NotByLayer,
+                stacklevel=2,
+            )
+            _keep_whole(store, [whole(text) for text in texts])
+        else:
+            pairs = zip(texts, found, strict=True)
+            return tuple(_statistics(t, m, seed, nats, digests) for t, (m, nats) in pairs)
+    sets = dict.fromkeys(names, _WHOLE)
+    return tuple(
+        _statistics(
+            text,
+            StoredMoments(store, str(index), sets, device_of(model)),
+            seed,
+            float(store.get(_WHOLE, f"{index}|nats")),
+            digests,
+        )
+        for index, text in enumerate(texts)
+    )
+
+
+def _keep_whole(store: Store, found: list[Statistics]) -> None:
+    made = dict[str, Tensor]()
+    for index, each in enumerate(found):
+        made |= moments_tensors(str(index), each.moments)
+        made[f"{index}|nats"] = torch.tensor(each.dense_nats_per_token, dtype=torch.float64)
+    store.put(_WHOLE, made)
+
+
+def _statistics(
+    text: Corpus,
+    moments: Mapping[str, Moments],
+    seed: int,
+    nats: float,
+    digests: dict[str, str],
+) -> Statistics:
+    return Statistics(
+        moments=moments,
+        tokens=text.tokens,
+        text_digest=text.digest,
+        seed=seed,
+        dense_nats_per_token=nats,
+        digests=digests,
+    )
 
 
 def gather(
@@ -76,14 +195,9 @@ def gather(
     finally:
         for hook in hooks:
             hook.remove()
-    return Statistics(
-        moments={name: sums.pop(name).moments(corpus.tokens) for name in chosen},
-        tokens=corpus.tokens,
-        text_digest=corpus.digest,
-        seed=seed,
-        dense_nats_per_token=nats / (corpus.tokens - len(corpus.documents)),
-        digests=digests,
-    )
+    moments = {name: sums.pop(name).moments(corpus.tokens) for name in chosen}
+    nats_per_token = nats / (corpus.tokens - len(corpus.documents))
+    return _statistics(corpus, moments, seed, nats_per_token, digests)
 
 
 def _one_document(model: nn.Module, ids_T: Tensor, seed: int, index: int) -> float:
@@ -98,28 +212,9 @@ def _one_document(model: nn.Module, ids_T: Tensor, seed: int, index: int) -> flo
     nats_T = token_nats(logits_TV.detach(), ids_T)
     if why := impossible(nats_T, ids_T, index):
         raise CalibrationError(why)
-    labels_T = sample_labels(logits_TV.detach(), _generator(seed, ids_T))
+    labels_T = sample_labels(logits_TV.detach(), generator_of(seed, ids_T))
     if logits_TV.requires_grad:
         # The sum, not the mean: each token's gradient is that of its own log-likelihood.
         loss = nn.functional.cross_entropy(logits_TV, labels_T, reduction="sum")
         torch.autograd.backward(loss)
     return float(nats_T.double().sum())
-
-
-def sample_labels(logits_TV: Tensor, generator: torch.Generator) -> Tensor:
-    """One label [T] for each position, drawn from softmax(logits) by the inverse of its sums.
-
-    Args:
-        logits_TV: finite or -inf, any device.
-        generator: on the CPU, so that a model on a GPU gets the same draws.
-    """
-    sums_TV = logits_TV.softmax(-1).cumsum(-1)
-    draw_T1 = torch.rand(len(logits_TV), 1, generator=generator).to(sums_TV) * sums_TV[:, -1:]
-    # Below the total, so that the last label with a probability above zero is the last drawn.
-    draw_T1 = torch.minimum(draw_T1, sums_TV[:, -1:].nextafter(torch.zeros_like(draw_T1)))
-    return torch.searchsorted(sums_TV, draw_T1, right=True)[:, 0]
-
-
-def _generator(seed: int, ids_T: Tensor) -> torch.Generator:
-    mixed = hashlib.sha256(f"{seed}:".encode() + document_digest(ids_T)).digest()
-    return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)

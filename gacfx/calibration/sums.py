@@ -2,8 +2,9 @@
 
 One :class:`LinearSums` hangs on each measured module through its two hooks; input moments go
 through one :class:`InputSums`, so that modules which are fed the same tensor (gate and up) share a
-matrix. Moments of the short side, which get roots and inverses, are summed in float64; those of the
-long side, whose products cost most, in float32 for one call and in float64 over calls.
+matrix. Sums over calls are float64. Inside one call, products are float64 where a moment gets roots
+and inverses, the short side of a float32 model. They are float32 for the long side, whose products
+cost most, and for a model in half precision, which rounds what it multiplies by 2^-9 itself.
 """
 
 # T tokens, M outputs, N inputs, S = min(M, N), L = max(M, N)
@@ -18,6 +19,11 @@ from gacfx.modules.dense import dense_weight
 
 LEAST_ROWS = 192
 """Of a block of products: smaller ones cost more than they save."""
+
+
+def product_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which products of the short side are formed, for a model of this dtype."""
+    return torch.float32 if dtype.itemsize < 4 else torch.float64
 
 
 def _add_products(sum_NN: Tensor, rows_TN: Tensor) -> None:
@@ -97,11 +103,13 @@ class LinearSums:
         self.bias = module.bias.detach().double() if isinstance(module.bias, Tensor) else None
         self.rows, self.columns = self.weight_MN.shape
         self.wide = self.rows > self.columns
+        self.products = product_dtype(self.weight_MN.dtype)
         short = min(self.rows, self.columns)
         device = self.weight_MN.device
         self.projected_SS = torch.zeros(short, short, dtype=torch.float64, device=device)
         self.side_SS = torch.zeros_like(self.projected_SS) if not self.wide else None
-        """Sum of g g^T; the input moments are kept in ``inputs``."""
+        """Sum of g g^T, on and above the diagonal as all sums of products; the input moments are
+        kept in ``inputs``."""
         self.long_LL: Tensor | None = None
         """The same for a wide weight, whose outputs are the long side."""
         if both_sides and self.wide:
@@ -113,16 +121,16 @@ class LinearSums:
 
     def forward_hook(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
-        x_TN = args[0].detach().reshape(-1, self.columns).to(torch.float64, copy=True)
+        x_TN = args[0].detach().reshape(-1, self.columns).to(self.products, copy=True)
         self.calls_rows += len(x_TN)
         self.abs_N += x_TN.abs().sum(0)
         self.square_N += x_TN.square().sum(0)
         if self.wide:
             self.inputs.add(self.name, args[0], x_TN)
         else:
-            y_TM = output.detach().reshape(-1, self.rows).double()
-            y_TM = y_TM if self.bias is None else y_TM - self.bias
-            self.projected_SS.addmm_(y_TM.T, y_TM)
+            y_TM = output.detach().reshape(-1, self.rows).to(self.products)
+            y_TM = y_TM if self.bias is None else y_TM - self.bias.to(self.products)
+            _add_products(self.projected_SS, y_TM)
             if self.both_sides:
                 dtype = torch.promote_types(args[0].dtype, torch.float32)
                 self.inputs.add(self.name, args[0], x_TN.to(dtype))
@@ -138,13 +146,15 @@ class LinearSums:
         if self.long_LL is not None:
             dtype = torch.promote_types(g_TM.dtype, torch.float32)
             _add_products(self.long_LL, g_TM.to(dtype))
-        self.grad_square += g_TM.double().square().sum()
+        self.grad_square += g_TM.to(self.products).square().sum()
         if self.side_SS is None:
-            dtype = torch.promote_types(self.weight_MN.dtype, torch.float32)
-            p_TN = (g_TM.to(dtype) @ self.weight_MN.to(dtype)).double()
-            self.projected_SS.addmm_(p_TN.T, p_TN)
+            # As the model's own backward does it; float16 alone might overflow.
+            own = self.weight_MN.dtype
+            dtype = own if own == torch.bfloat16 else torch.promote_types(own, torch.float32)
+            p_TN = (g_TM.to(dtype) @ self.weight_MN.to(dtype)).to(self.products)
+            _add_products(self.projected_SS, p_TN)
         else:
-            self.side_SS.addmm_(g_TM.double().T, g_TM.double())
+            _add_products(self.side_SS, g_TM.to(self.products))
 
     def moments(self, tokens: int) -> Moments:
         """Means per token.
@@ -154,14 +164,14 @@ class LinearSums:
         A module that is called several times per token counts the sum of its calls.
         """
         seen = max(min(self.calls_rows, tokens), 1)
-        input_NN = self.inputs.mean(self.name, seen)
+        input_NN, projected_SS = self.inputs.mean(self.name, seen), _whole(self.projected_SS)
         if self.side_SS is None:
             side_SS = torch.zeros_like(self.projected_SS) if input_NN is None else input_NN
-            projected_SS = self.projected_SS / tokens
+            projected_SS /= tokens
             long_LL = None if self.long_LL is None else _whole(self.long_LL) / tokens
         else:
-            side_SS = self.side_SS / tokens
-            projected_SS = self.projected_SS / seen
+            side_SS = _whole(self.side_SS) / tokens
+            projected_SS /= seen
             long_LL = input_NN
             if self.both_sides and long_LL is None:
                 long_LL = side_SS.new_zeros(self.columns, self.columns)

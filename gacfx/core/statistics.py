@@ -16,6 +16,7 @@ Source: George et al. 2018 (K-FAC in its eigenbasis), Martens and Grosse 2015 (t
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -159,7 +160,7 @@ class Moments:
 class Statistics:
     """Moments of every targeted weight, and the text they were made from."""
 
-    moments: dict[str, Moments]
+    moments: Mapping[str, Moments]
     """Module name -> moments."""
     tokens: int
     """Tokens that were counted."""
@@ -178,50 +179,3 @@ def weight_digest(weight: Tensor) -> str:
     mixed = hashlib.sha256(f"{stored.dtype} {tuple(stored.shape)}\n".encode())
     mixed.update(stored.flatten().view(torch.uint8).numpy().data)
     return mixed.hexdigest()
-
-
-def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
-    """Statistics of two disjoint texts together, weighted by their tokens.
-
-    Moments of long sides are kept where both texts have them.
-
-    Args:
-        one: of the first text.
-        other: of the second text, for the same weights of the same model.
-        text_digest: sha256 of the token ids of both texts together.
-    """
-    share = one.tokens / (one.tokens + other.tokens)
-    mixed: dict[tuple[int, int], Tensor] = {}
-
-    def mix(a: Tensor, b: Tensor) -> Tensor:
-        # Weights that are fed the same tensor share one moment, and go on doing so.
-        key = (id(a), id(b))
-        if key not in mixed:
-            mixed[key] = share * a + (1 - share) * b
-        return mixed[key]
-
-    moments = {}
-    for name, a in one.moments.items():
-        b = other.moments[name]
-        long_LL = None
-        if a.long_moment is not None and b.long_moment is not None:
-            long_LL = mix(a.long_moment, b.long_moment)
-        moments[name] = Moments(
-            rows=a.rows,
-            columns=a.columns,
-            projected_moment=mix(a.projected_moment, b.projected_moment),
-            side_moment=mix(a.side_moment, b.side_moment),
-            input_abs_mean=mix(a.input_abs_mean, b.input_abs_mean),
-            input_square_mean=mix(a.input_square_mean, b.input_square_mean),
-            grad_square_mean=share * a.grad_square_mean + (1 - share) * b.grad_square_mean,
-            long_moment=long_LL,
-        )
-    return Statistics(
-        moments=moments,
-        tokens=one.tokens + other.tokens,
-        text_digest=text_digest,
-        seed=one.seed,
-        dense_nats_per_token=share * one.dense_nats_per_token
-        + (1 - share) * other.dense_nats_per_token,
-        digests=one.digests,
-    )

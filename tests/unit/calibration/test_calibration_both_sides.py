@@ -12,7 +12,8 @@ from torch import Tensor
 from gacfx.calibration.gather import gather
 from gacfx.calibration.sums import InputSums
 from gacfx.calibration.text import split
-from gacfx.core.statistics import Moments, merge
+from gacfx.core.statistics import Moments
+from gacfx.core.stored_moments import merge
 from gacfx.errors import CalibrationError
 from tests.unit.calibration.samples import Toy, corpus, gpt2, linears, llama
 from tests.unit.calibration.test_calibration_gather import direct

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gacfx.calibration.gather import _generator, gather, sample_labels
+from gacfx.calibration.gather import gather
+from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments, weight_digest
 from gacfx.errors import CalibrationError, UnsupportedModel
@@ -30,7 +31,7 @@ def direct(model: nn.Module, text: Corpus, name: str, seed: int) -> tuple[Tensor
     handle = model.get_submodule(name).register_forward_hook(keep)
     for ids_T in text.documents:
         logits_TV = model(ids_T[None]).logits[0]
-        labels_T = sample_labels(logits_TV.detach(), _generator(seed, ids_T))
+        labels_T = sample_labels(logits_TV.detach(), generator_of(seed, ids_T))
         torch.autograd.backward(F.cross_entropy(logits_TV, labels_T, reduction="sum"))
     handle.remove()
     x_TN = torch.cat([x.flatten(0, -2) for x, _ in calls])
@@ -101,7 +102,7 @@ def test_order_of_documents_and_global_seed_do_not_matter() -> None:
 def test_every_document_and_every_seed_draws_labels_of_its_own() -> None:
     documents = [torch.arange(40), torch.arange(40).flip(0)]
     draws = {
-        tuple(torch.rand(4, generator=_generator(seed, ids_T)).tolist())
+        tuple(torch.rand(4, generator=generator_of(seed, ids_T)).tolist())
         for ids_T in (*documents, documents[0].clone())
         for seed in (0, 1)
     }

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from gacfx.calibration.gather import _generator, gather, sample_labels
+from gacfx.calibration.gather import gather
+from gacfx.calibration.labels import generator_of, sample_labels
+from gacfx.calibration.sums import InputSums, LinearSums
+from gacfx.core.statistics import Moments
 from tests.unit.calibration.samples import Toy, corpus, linears, llama
 
 
@@ -54,7 +57,7 @@ def test_a_module_that_sees_half_of_the_tokens_weighs_half() -> None:
     model.wide.register_full_backward_hook(keep)
     model.narrow.register_full_backward_hook(keep)
     logits_TV = model(text.documents[0][None])[0]
-    labels_T = sample_labels(logits_TV.detach(), _generator(0, text.documents[0]))
+    labels_T = sample_labels(logits_TV.detach(), generator_of(0, text.documents[0]))
     torch.autograd.backward(F.cross_entropy(logits_TV, labels_T, reduction="sum"))
     p_TN = grads[model.wide] @ model.wide.weight.detach()
     torch.testing.assert_close(found.projected_moment, p_TN.T @ p_TN / 40)
@@ -66,3 +69,27 @@ def test_a_module_that_never_runs_has_a_problem() -> None:
     found = gather(Toy("once"), corpus(40), ["idle", "wide", "head"]).moments
     assert found["idle"].problem() == "no calibration token reached this weight"
     assert found["head"].problem() == ""
+
+
+def test_half_precision_loses_little_in_its_sums() -> None:
+    """Products in float32, against float64 ones of the very numbers that a bfloat16 model has."""
+    random = torch.Generator().manual_seed(0)
+    for rows, columns in ((48, 32), (24, 40)):
+        layer = nn.Linear(columns, rows, bias=False).to(torch.bfloat16)
+        x_TN = torch.randn(600, columns, generator=random).to(torch.bfloat16)
+        x_TN[:, 0] *= 300  # a channel that drowns the others, as language models have
+        g_TM = torch.randn(600, rows, generator=random).to(torch.bfloat16)
+        sums = LinearSums("x", layer, inputs := InputSums())
+        y_TM = sums.forward_hook(layer, (x_TN,), layer(x_TN))
+        y_TM.backward(g_TM)
+        inputs.flush()
+        found, weight_MN = sums.moments(600), layer.weight.detach().double()
+        exact = Moments.from_samples(weight_MN, x_TN.double(), g_TM.double())
+        wide = rows > columns
+        side = (found.side_moment - exact.side_moment).norm() / exact.side_moment.norm()
+        assert float(side) < 1e-6
+        projected = found.projected_moment - exact.projected_moment
+        assert float(projected.norm() / exact.projected_moment.norm()) < (2e-3 if wide else 1e-2)
+        # Directions far below the largest one keep their size, to what float32 has left of it.
+        values, wanted = (torch.linalg.eigvalsh(m.side_moment) for m in (found, exact))
+        assert torch.allclose(values, wanted, rtol=1e-3, atol=float(wanted[-1]) * 1e-7)

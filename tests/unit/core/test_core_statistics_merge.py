@@ -4,7 +4,7 @@ import torch
 
 from gacfx.calibration.gather import gather
 from gacfx.calibration.text import Corpus, split, tokenize
-from gacfx.core.statistics import merge
+from gacfx.core.stored_moments import merge
 from tests import tiny
 
 NAMES = [
