@@ -74,13 +74,15 @@ def _white(
     output: OutputWeight,
 ) -> Tensor:
     """(up^T up) * (down down^T), scaled as if A and G were their mean diagonals."""
-    weight = weight_MN.to(inner_SS)
-    up_MS = weight @ inner_SS if moments.wide else inner_SS
-    down_SN = outer_SS if moments.wide else outer_SS @ weight
+    # So small a share needs no more than float32, of numbers of its size.
+    large, weight = float(inner_SS.abs().max()), weight_MN.to(inner_SS.device, torch.float32)
+    inner, outer = (inner_SS / large).float(), (outer_SS * large).float()
+    up_MS = weight @ inner if moments.wide else inner
+    down_SN = outer if moments.wide else outer @ weight
     scale = float(moments.input_square_mean.mean())
     if output is not OutputWeight.IDENTITY:
         scale *= moments.grad_square_mean
-    return scale * (up_MS.T @ up_MS) * (down_SN @ down_SN.T)
+    return scale * ((up_MS.T @ up_MS).double() * (down_SN @ down_SN.T).double())
 
 
 def _input_gram(moments: Moments, outer_SS: Tensor) -> Tensor:

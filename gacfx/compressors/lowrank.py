@@ -1,10 +1,10 @@
 """Weighted low-rank decomposition on the short side of a weight: weight + moments -> factors.
 
 With S = min(M, N) one symmetric S x S eigenproblem gives the factors of every rank. The metrics are
-L of the outputs and R of the inputs, X^1/2 are their symmetric roots:
+L of the outputs and R of the inputs, X = C C^T with a Cholesky factor C of the short side's one:
 
-    M <= N   eigh(L^1/2 (W R W^T) L^1/2) = U s^2 U^T    up = L^-1/2 U        down = U^T L^1/2 W
-    M >  N   eigh(R^1/2 (W^T L W) R^1/2) = V s^2 V^T    up = W R^1/2 V       down = V^T R^-1/2
+    M <= N   L = C C^T   eigh(C^T (W R W^T) C) = U s^2 U^T    up = C^-T U     down = U^T C^T W
+    M >  N   R = C C^T   eigh(C^T (W^T L W) C) = V s^2 V^T    up = W C V      down = V^T C^-1
 
 W R W^T (or W^T L W) is the projected moment of the statistics where the metric is a moment, so the
 moment of the long side is never formed. The first r components are the best rank-r weight in the
@@ -27,8 +27,8 @@ from gacfx.errors import DecompositionFailed
 from gacfx.modules.low_rank import balanced
 
 EIGENVALUE_FLOOR = 1e-10
-"""Smallest eigenvalue of a moment that is inverted, as a share of its largest one. A direction that
-calibration never saw keeps this little weight instead of none, so that the root has an inverse of
+"""What is added to a moment that is inverted, as a share of its norm. A direction that calibration
+never saw keeps this little weight instead of none, so that the Cholesky factor has an inverse of
 condition 1e5 and the factors of full rank give the weight back to about 1e-11."""
 
 SCALE_FLOOR = 1e-3
@@ -44,9 +44,9 @@ class WeightedSvd(Decomposition):
     weight_MN: Tensor
     moments: Moments
     inner_SS: Tensor
-    """float64: ``up`` = L^-1/2 U when M <= N, else R^1/2 V, with which ``up`` = W inner."""
+    """float64: ``up`` = C^-T U when M <= N, else C V, with which ``up`` = W inner."""
     outer_SS: Tensor
-    """float64, the inverse of ``inner_SS``: U^T L^1/2, or ``down`` = V^T R^-1/2."""
+    """float64, the inverse of ``inner_SS``: U^T C^T, or ``down`` = V^T C^-1."""
 
     @property
     def components(self) -> tuple[Tensor, Tensor]:
@@ -109,9 +109,11 @@ def decompose(
     try:
         inner_SS, outer_SS = _components(weight_MN, moments, method)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise DecompositionFailed(module, f"eigenvalues did not converge: {error}") from error
+        raise DecompositionFailed(module, f"it has no decomposition: {error}") from error
     if not bool(torch.isfinite(inner_SS).all() and torch.isfinite(outer_SS).all()):
         raise DecompositionFailed(module, "components are not finite")
+    # In one layout, so that what is kept in a file computes the same bits when it is read again.
+    inner_SS, outer_SS = inner_SS.contiguous(), outer_SS.contiguous()
     return WeightedSvd(module, method, weight_MN, moments, inner_SS, outer_SS)
 
 
@@ -122,12 +124,15 @@ def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Te
     short_metric, long_metric = (method.right, method.left) if wide else (method.left, method.right)
     weight_LS = weight_MN if wide else weight_MN.T
     core_SS = _projected(weight_LS, moments, long_metric)
-    root_SS, inverse_SS = _root(short_metric, moments)
-    _, basis_SS = torch.linalg.eigh(_symmetric(root_SS @ core_SS @ root_SS))
+    root_SS = _root(short_metric, moments)
+    _, basis_SS = torch.linalg.eigh(_symmetric(root_SS.T @ core_SS @ root_SS))
     basis_SS = basis_SS.flip(1)
     if wide:
-        return root_SS @ basis_SS, basis_SS.T @ inverse_SS
-    return inverse_SS @ basis_SS, basis_SS.T @ root_SS
+        # V^T C^-1, of the transposed problem: C^T X = V.
+        outer_SS = torch.linalg.solve_triangular(root_SS.T, basis_SS, upper=True).T
+        return root_SS @ basis_SS, outer_SS
+    inner_SS = torch.linalg.solve_triangular(root_SS.T, basis_SS, upper=True)
+    return inner_SS, basis_SS.T @ root_SS.T
 
 
 def _projected(weight_LS: Tensor, moments: Moments, metric: Metric) -> Tensor:
@@ -139,30 +144,40 @@ def _projected(weight_LS: Tensor, moments: Moments, metric: Metric) -> Tensor:
     return weight_LS.T @ weight_LS
 
 
-def _root(metric: Metric, moments: Moments) -> tuple[Tensor, Tensor]:
-    """(X^1/2, X^-1/2) of the short side's metric, [S, S]."""
+def _root(metric: Metric, moments: Moments) -> Tensor:
+    """C of the short side's metric C C^T, [S, S], lower triangular."""
     if metric is Metric.MOMENT:
-        return symmetric_roots(moments.side_moment)
+        return moment_root(moments.side_moment)
     if metric is Metric.CHANNEL_SCALE:
-        scale_S = channel_scale(moments.input_abs_mean)
-        return scale_S.diag(), scale_S.reciprocal().diag()
-    identity = torch.eye(len(moments.side_moment)).to(moments.side_moment)
-    return identity, identity
+        return channel_scale(moments.input_abs_mean).diag()
+    return torch.eye(len(moments.side_moment)).to(moments.side_moment)
 
 
-def symmetric_roots(moment_SS: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric root of a moment and the inverse of that root, float64.
+def moment_root(moment_SS: Tensor) -> Tensor:
+    """Lower triangular C with C C^T = the moment and a little more, float64.
 
-    Eigenvalues below ``EIGENVALUE_FLOOR`` times the largest are raised to it; a moment of zeros
-    weighs nothing and gets identities.
+    ``EIGENVALUE_FLOOR`` times its norm stands beside its diagonal; a moment of zeros weighs nothing
+    and gets the identity.
     """
-    values_S, vectors_SS = torch.linalg.eigh(_symmetric(moment_SS))
-    largest = values_S[-1]
-    if not bool(largest > 0):
-        identity = torch.eye(len(values_S)).to(moment_SS)
-        return identity, identity
-    root_S = values_S.clamp_min(largest * EIGENVALUE_FLOOR).sqrt()
-    return vectors_SS * root_S @ vectors_SS.T, vectors_SS / root_S @ vectors_SS.T
+    identity_SS = torch.eye(len(moment_SS)).to(moment_SS)
+    # Between the largest eigenvalue and sqrt(S) of it, without an eigenproblem.
+    size = float(torch.linalg.matrix_norm(moment_SS))
+    if not size > 0:
+        return identity_SS
+    raised_SS = _symmetric(moment_SS) + EIGENVALUE_FLOOR * size * identity_SS
+    root_SS, failed = torch.linalg.cholesky_ex(raised_SS)
+    return _raised_root(raised_SS, EIGENVALUE_FLOOR * size) if bool(failed) else root_SS
+
+
+def _raised_root(moment_SS: Tensor, least: float) -> Tensor:
+    """The same where rounding has left eigenvalues below zero, which are raised to ``least``.
+
+    Products in float32 do so where there are fewer tokens than inputs.
+    """
+    values_S, vectors_SS = torch.linalg.eigh(moment_SS)
+    half_SS = vectors_SS * values_S.clamp_min(least).sqrt()
+    root_SS: Tensor = torch.linalg.qr(half_SS.T).R.T
+    return root_SS.contiguous()
 
 
 def channel_scale(abs_mean_N: Tensor) -> Tensor:

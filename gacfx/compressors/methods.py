@@ -76,6 +76,18 @@ class Method(Compressor):
 
         return decompose(weight_MN, moments, self, module=module)
 
+    def restored(
+        self,
+        weight_MN: "Tensor",
+        moments: "Moments",
+        module: str,
+        components: "tuple[Tensor, Tensor]",
+    ) -> "WeightedSvd":
+        """The same decomposition, without an eigenproblem."""
+        from gacfx.compressors.lowrank import WeightedSvd
+
+        return WeightedSvd(module, self, weight_MN.detach(), moments, *components)
+
 
 LOW_RANK = {
     method.name: method

@@ -159,6 +159,24 @@ class Compressor(ABC):
             DecompositionFailed: the weight is kept dense, and the reason recorded.
         """
 
+    def restored(
+        self,
+        weight_MN: "Tensor",
+        moments: "Moments",
+        module: str,
+        components: "tuple[Tensor, Tensor]",
+    ) -> Decomposition:
+        """What ``decompose`` made once, from its components; made again unless a method can do it.
+
+        Args:
+            weight_MN: as it was given to ``decompose``.
+            moments: of this weight.
+            module: its name.
+            components: of the decomposition.
+        """
+        del components
+        return self.decompose(weight_MN, moments, module)
+
     def allocate(
         self,
         shapes: Mapping[str, tuple[int, int]],

@@ -28,6 +28,9 @@ class Factors:
     their inputs so. There are fewer than rows where outputs are sliced away. The tensors have this
     order; a bias, and a weight that stays dense, are given it with them. None: the outputs are as
     they were."""
+    lent: bool = False
+    """The tensors lie in files of a work folder: whoever installs them takes them as they are. All
+    others are copied, so that training a model does not change the factors of its plan."""
 
     def __post_init__(self) -> None:
         """Refuses what is not what the decision stores.
@@ -78,7 +81,7 @@ class Factors:
         if not isinstance(self.decision, Sliced) or self.decision.rest.is_dense:
             return self
         cut = self.decision
-        return Factors(cut.rest, cut.outputs, cut.inputs, self.tensors)
+        return Factors(cut.rest, cut.outputs, cut.inputs, self.tensors, lent=self.lent)
 
     @property
     def finite(self) -> bool:

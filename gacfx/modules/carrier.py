@@ -197,17 +197,21 @@ class Carrier(nn.Module, ABC):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        copy: bool = True,
     ) -> Self:
-        """The layer that computes with copies of ``factors``.
+        """The layer that computes with ``factors``.
 
         Args:
             factors: a decision and its tensors; of a slice, those of the rest.
             bias: one number for each output that is left; this very parameter becomes the bias.
-            device: of the copies; default: where they are.
-            dtype: of the floating copies; default: the one that they have.
+            device: of its tensors; default: where they are.
+            dtype: of the floating ones; default: the one that they have.
+            copy: they are its own, unless the factors are lent, so that training it does not change
+                the factors; without it those that need no conversion are shared.
         """
+        copy = copy and not factors.lent
         if isinstance(factors.decision, Sliced):
-            layer = cls.holding(factors.rest, bias, device=device, dtype=dtype)
+            layer = cls.holding(factors.rest, bias, device=device, dtype=dtype, copy=copy)
             layer.sliced = True
             return layer
         floating = next(t for t in factors.tensors.values() if t.is_floating_point())
@@ -215,7 +219,8 @@ class Carrier(nn.Module, ABC):
         shape = (factors.rows, factors.columns)
         layer = cls.bare(factors.decision, *shape, device="meta", dtype=dtype)
         for name, stored in factors.decision.tensors(*shape).items():
-            made = _copy(factors.tensors[name], device, torch.int32 if stored.integer else dtype)
+            kind = torch.int32 if stored.integer else dtype
+            made = factors.tensors[name].detach().to(device, kind, copy=copy).contiguous()
             owner, leaf = _owner(layer, stored.parameter)
             setattr(owner, leaf, made if stored.integer else nn.Parameter(made))
         for name in ("weight", NOTICE):
@@ -265,8 +270,3 @@ def _found(layer: nn.Module, path: str) -> Tensor:
     found = getattr(owner, name)
     assert isinstance(found, Tensor)
     return found
-
-
-def _copy(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    # A copy even where nothing is converted: training the layer must not change the plan's factors.
-    return tensor.detach().to(device, dtype, copy=True).contiguous()

@@ -13,8 +13,10 @@ from dataclasses import replace
 from torch import nn
 
 from gacfx.core.decision import DENSE, Pivot, PivotInOrder
+from gacfx.core.kept_factors import keep
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan
+from gacfx.core.store import Store
 from gacfx.errors import DecompositionFailed
 from gacfx.modules.carrier import Source
 from gacfx.modules.install import replaceable
@@ -28,6 +30,7 @@ def in_order(
     sources: Mapping[str, Source],
     model: nn.Module,
     feeders: Mapping[str, tuple[str, ...]],
+    store: Store | None = None,
 ) -> tuple[Plan, FactorSet]:
     """The plan and its factors, with pivots in order wherever the model allows it.
 
@@ -37,6 +40,7 @@ def in_order(
         sources: module -> decomposed weight.
         model: the dense one.
         feeders: module -> layers whose outputs alone its inputs are made of, in graph order.
+        store: where new factors are to live; None for memory.
     """
     made, choices = dict(factors), {choice.group: choice for choice in plan.choices}
     for module, before in feeders.items():
@@ -44,7 +48,7 @@ def in_order(
         if choice is None or not _allowed(plan, choice, model, before):
             continue
         if new := _ordered(plan, made, module, sources[module], before):
-            made |= new
+            made |= {name: keep(store, name, one) for name, one in new.items()}
             choices[module] = replace(choice, decision=new[module].decision)
     return replace(plan, choices=tuple(choices.values())), made
 

@@ -3,9 +3,9 @@
 Everything is checked before the first module is replaced, so a refusal leaves the model as it was.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from types import MappingProxyType
 
 import torch
@@ -27,7 +27,11 @@ NO_BLOCKS: Blocks = MappingProxyType({})
 
 
 def install_(
-    model: nn.Module, factors: Mapping[str, Factors], blocks: Blocks = NO_BLOCKS
+    model: nn.Module,
+    factors: Mapping[str, Factors],
+    blocks: Blocks = NO_BLOCKS,
+    *,
+    copy: bool = True,
 ) -> Callable[[], None]:
     """Replaces each named layer by its factors, in the layer's dtype and on its device.
 
@@ -38,6 +42,7 @@ def install_(
         model: changed in place.
         factors: module name -> factors; those of weights that go with their block have no tensors.
         blocks: name of an attention or MLP -> its heads from now on, or that it is skipped.
+        copy: the factors, so that training the model does not change them.
 
     Returns:
         What puts the very same modules back.
@@ -65,7 +70,7 @@ def install_(
         if made.decision.is_dense:
             model.set_submodule(name, _reordered(dense[name], made))
         else:
-            _put_(model, name, _filled(dense[name], made))
+            _put_(model, name, _filled(dense[name], made, copy=copy))
     give_back = pruned.put_(model)
 
     def undo() -> None:
@@ -112,10 +117,12 @@ def swapped(
 ) -> Iterator[None]:
     """The model with ``factors`` installed; afterwards it has the very same modules as before.
 
+    Factors that need no conversion are not copied, so inside the model is not to be trained.
+
     Raises:
         UnsupportedModel: as ``install_``.
     """
-    undo = install_(model, factors, blocks)
+    undo = install_(model, factors, blocks, copy=False)
     try:
         yield
     finally:
@@ -219,12 +226,12 @@ def _put_(model: nn.Module, name: str, layer: nn.Module) -> None:
     model.set_submodule(name, layer)
 
 
-def _filled(dense: nn.Module, made: Factors) -> nn.Module:
+def _filled(dense: nn.Module, made: Factors, *, copy: bool) -> nn.Module:
     like = weight_of(dense)
     bias = bias_of(dense)
     bias = None if bias is None else made.reorder(bias)
     carrier = carrier_of(made.decision)
-    layer = carrier.holding(made, bias, device=like.device, dtype=like.dtype)
+    layer = carrier.holding(made, bias, device=like.device, dtype=like.dtype, copy=copy)
     return like_dense(layer, dense) if isinstance(layer, SlicedLinear) else layer
 
 
@@ -233,7 +240,7 @@ def _reordered(dense: nn.Module, made: Factors) -> nn.Module:
     axes = {"weight": int(is_conv1d(dense))}
     found = dense.named_parameters(recurse=False)
     new = {id(each): made.reorder(each, axes.get(name, 0)) for name, each in found}
-    return copy.deepcopy(dense, new)  # takes what stands under the old ones
+    return deepcopy(dense, new)  # takes what stands under the old ones
 
 
 def _empty(dense: nn.Module, decision: Decision) -> nn.Module:

@@ -68,18 +68,20 @@ class SlicedLinear(nn.Linear):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        copy: bool = True,
     ) -> Self:
-        """The layer that computes with a copy of the weight in ``factors``.
+        """The layer that computes with the weight in ``factors``.
 
         Args:
             factors: of a slice whose rest is dense.
             bias: [outputs that are left]; this very parameter becomes the bias.
-            device: of the copy; default: where it is.
-            dtype: of the copy; default: the one that it has.
+            device: of the weight; default: where it is.
+            dtype: of the weight; default: the one that it has.
+            copy: the layer has a weight of its own.
         """
-        weight = factors.tensors["weight"].detach()
+        weight, copy = factors.tensors["weight"].detach(), copy and not factors.lent
         device, dtype = device or weight.device, dtype or weight.dtype
-        return cls._with(weight.to(device, dtype, copy=True).contiguous(), bias)
+        return cls._with(weight.to(device, dtype, copy=copy).contiguous(), bias)
 
     @classmethod
     def reordered(

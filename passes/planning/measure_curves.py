@@ -4,6 +4,7 @@ Before:  layers.0.mlp.up_proj  [14336, 4096]  targeted
 After:   layers.0.mlp.up_proj  loss(0) = 1.9, loss(1024) = 0.012, ..., loss(4096) = 0.0 nats/token
 """
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,7 @@ class MeasureCurves(GacPass):
     value: str = "two-sided"
     """Value model of the curve: two-sided and fisher in nats, relative, paper, or another one."""
     statistics: Statistics | None = given()
-    decompositions: dict[str, Decomposition] | None = given()
+    decompositions: MutableMapping[str, Decomposition] | None = given()
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
 
     def run(self, gm: GraphModule) -> bool:

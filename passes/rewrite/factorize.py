@@ -175,8 +175,8 @@ def _put(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> dic
     old, nodes = gm.get_parameter(str(site.weight)), {}
     for name, stored in factors.decision.tensors(factors.rows, factors.columns).items():
         # A copy even where nothing is converted: training must not change the plan's factors.
-        dtype = torch.int32 if stored.integer else old.dtype
-        made = factors.tensors[name].detach().to(old.device, dtype, copy=True).contiguous()
+        dtype, copy = torch.int32 if stored.integer else old.dtype, not factors.lent
+        made = factors.tensors[name].detach().to(old.device, dtype, copy=copy).contiguous()
         path = f"{site.name}.{stored.parameter}"
         (edit.set_buffer if stored.integer else edit.set_parameter)(gm, path, made)
         nodes[name] = edit.parameter_node(gm, path, like=node)

@@ -71,7 +71,7 @@ def slice_weight(gm: GraphModule, cut: Slice) -> None:
     outputs, inputs = (1, 0) if cut.site.layout is Layout.CONV1D else (0, 1)
     if made is not None:
         # A copy even where nothing is converted: training must not change the plan's factors.
-        new = made.detach().to(old.device, old.dtype, copy=True)
+        new = made.detach().to(old.device, old.dtype, copy=not cut.factors.lent)
         new = new if outputs == 0 else new.T
     else:
         new = old.detach().index_select(outputs, _on(old.device, cut.order))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gacfx.compressors.lowrank import channel_scale, decompose, symmetric_roots
+from gacfx.compressors.lowrank import channel_scale, decompose, moment_root
 from gacfx.compressors.methods import LOW_RANK, Method, Metric
 from gacfx.core.statistics import Moments
 from gacfx.errors import CalibrationError, DecompositionFailed
@@ -115,7 +115,7 @@ def test_other_failures_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
         raise torch.linalg.LinAlgError("failed to converge")  # type: ignore[attr-defined]
 
     monkeypatch.setattr(torch.linalg, "eigh", diverge)
-    with pytest.raises(DecompositionFailed, match="did not converge"):
+    with pytest.raises(DecompositionFailed, match="no decomposition"):
         decompose(weight_MN, moments, LOW_RANK["svd"])
 
 
@@ -140,11 +140,35 @@ def test_a_weight_without_gradient_is_decomposed_and_costs_nothing() -> None:
 def test_roots_of_a_singular_moment() -> None:
     x_TN = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     moment = x_TN.T @ x_TN
-    root, inverse = symmetric_roots(moment)
-    torch.testing.assert_close(root @ root, moment, atol=1e-8, rtol=1e-8)
-    torch.testing.assert_close(root @ inverse, torch.eye(8).double(), atol=1e-9, rtol=0)
-    root, inverse = symmetric_roots(torch.zeros(4, 4).double())
-    assert torch.equal(root, torch.eye(4)) and torch.equal(inverse, root)
+    root = moment_root(moment)
+    assert torch.equal(root, root.tril())
+    torch.testing.assert_close(root @ root.T, moment, atol=1e-8, rtol=1e-8)
+    assert torch.linalg.cond(root) < 1.1e5
+    assert torch.equal(moment_root(torch.zeros(4, 4).double()), torch.eye(4).double())
+
+
+def test_rounding_below_zero_is_raised() -> None:
+    """Fewer tokens than inputs, with products in float32."""
+    x_TN = torch.randn(128, 256, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    moment = (x_TN.T @ x_TN).double()
+    assert float(torch.linalg.eigvalsh(moment)[0]) < -1e-9 * float(moment.norm())
+    root = moment_root(moment)
+    assert torch.equal(root, root.tril())
+    assert float((root @ root.T - moment).norm() / moment.norm()) < 1e-6
+    assert torch.linalg.cond(root) < 1.1e5
+
+
+def test_the_root_does_not_matter() -> None:
+    """Factors and curves of a Cholesky factor are those of the symmetric root."""
+    for shape in ((12, 20), (20, 12)):
+        weight_MN, moments = sample(*shape)
+        found = decompose(weight_MN, moments, LOW_RANK["gfwsvd"])
+        values_S, vectors_SS = torch.linalg.eigh(moments.side_moment)
+        root_SS = vectors_SS * values_S.sqrt() @ vectors_SS.T
+        energy_S = torch.linalg.eigvalsh(root_SS @ moments.projected_moment @ root_SS)
+        wanted = 0.5 * energy_S.cumsum(0).flip(0)  # without the largest r
+        losses = torch.from_numpy(found.curve("two-sided").loss_nats)[:-1]
+        torch.testing.assert_close(losses, wanted, rtol=1e-6, atol=float(wanted[0]) * 1e-9)
 
 
 def test_dead_channels_keep_a_scale_relative_to_the_others() -> None:

@@ -133,6 +133,20 @@ def test_swapped_gives_the_same_modules_back() -> None:
     assert torch.equal(model(token_ids()).logits, want)
 
 
+def test_factors_are_copied_unless_they_are_lent() -> None:
+    model, factors = llama(), {Q0: pair(), Q1: pair()}
+    with swapped(model, factors):
+        for name, made in factors.items():
+            layer = model.get_submodule(name)
+            assert layer.down.weight.data_ptr() == made.tensors["down"].data_ptr()  # type: ignore[union-attr, operator]
+    install_(model, factors)
+    for name, made in factors.items():
+        before = made.tensors["down"].clone()
+        with torch.no_grad():
+            model.get_submodule(name).down.weight.zero_()  # type: ignore[union-attr, operator]
+        assert torch.equal(made.tensors["down"], before)
+
+
 def test_swapped_gives_them_back_after_an_error() -> None:
     model = llama()
     layer = model.get_submodule(Q0)

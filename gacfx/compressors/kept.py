@@ -1,0 +1,75 @@
+"""Decompositions that live in a store, and are put together when somebody asks for them."""
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from gacfx.compressors.protocol import Compressor, Decomposition
+from gacfx.core.statistics import Moments
+from gacfx.core.store import Store
+from gacfx.core.stored_moments import placed
+
+_PARTS = ("inner", "outer")
+
+
+@dataclass(eq=False)
+class KeptDecompositions(MutableMapping[str, Decomposition]):
+    """Module -> decomposition.
+
+    Components are kept, 16 S^2 bytes for a weight of short side S; a decomposition that has none is
+    made again whenever it is asked for. One at a time is in memory.
+    """
+
+    store: Store
+    part: str
+    """Of the text that they were made from."""
+    method: Compressor
+    weight_of: Callable[[str], Tensor]
+    """Module -> dense weight, outputs first."""
+    moments: Mapping[str, Moments]
+    _names: dict[str, None] = field(default_factory=dict)
+    """Modules that were decomposed or found, in this order."""
+    _last: tuple[str, Decomposition] | None = None
+
+    def by(self, method: Compressor) -> "KeptDecompositions":
+        """Those of another method, from the same moments."""
+        return KeptDecompositions(self.store, self.part, method, self.weight_of, self.moments)
+
+    def __getitem__(self, module: str) -> Decomposition:
+        if self._last is not None and self._last[0] == module:
+            return self._last[1]
+        weight, moments = self.weight_of(module), self.moments[module]
+        if (name := self._name(module)) in self.store:
+            device = moments.side_moment.device
+            inner, outer = (placed(self.store.get(name, part), device) for part in _PARTS)
+            made = self.method.restored(weight, moments, module, (inner, outer))
+            self._last = module, made
+        else:
+            made = self[module] = self.method.decompose(weight, moments, module)
+        return made
+
+    def __setitem__(self, module: str, made: Decomposition) -> None:
+        self._names[module], self._last = None, (module, made)
+        if made.components is not None and self._name(module) not in self.store:
+            self.store.put(self._name(module), dict(zip(_PARTS, made.components, strict=True)))
+
+    def __delitem__(self, module: str) -> None:
+        self._names.pop(module)
+        self._last = None
+        self.store.drop(self._name(module))
+
+    def __contains__(self, module: object) -> bool:
+        known = isinstance(module, str) and module in self.moments
+        if known and module not in self._names and self._name(str(module)) in self.store:
+            self._names[str(module)] = None
+        return module in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def _name(self, module: str) -> str:
+        return f"{self.method.name}.{self.part}.{module}"
