@@ -210,7 +210,12 @@ def reached(subject: Subject, rows: list[Row]) -> dict[str, bool]:
 
 
 def run(
-    subject: Subject, data: Path, folder: Path, ratios: Sequence[str], parts: Sequence[str]
+    subject: Subject,
+    data: Path,
+    folder: Path,
+    ratios: Sequence[str],
+    parts: Sequence[str],
+    work: Path | None,
 ) -> dict[str, Any]:
     """Calibrate, plan and judge one model: the ``parts`` of :data:`ROWS` that are asked for."""
     model, tokenizer = api.load(folder, dtype=torch.float32)
@@ -220,7 +225,7 @@ def run(
     seconds = 0.0
     if "ours" in parts:
         begin = time.perf_counter()
-        study = Study.make(model, texts.calibration, structures=True)
+        study = api.calibrate(model, calibration=texts.calibration, structures=True, work=work)
         seconds = time.perf_counter() - begin
         rows = rows_of(subject, study, texts, ratios) + rows
     return {
@@ -243,6 +248,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=list(GOALS), default=list(GOALS)[:2])
     parser.add_argument("--ratios", nargs="+", help="instead of all that have a goal")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--work", type=Path, help="folder of what is computed on the way: resumes")
     parser.add_argument("--out", type=Path, help="of the results (default: results/pruning.json)")
     asked = parser.parse_args(given)
     torch.set_num_threads(1)
@@ -253,7 +259,7 @@ def main(given: Sequence[str] | None = None) -> int:
             if folder is None:
                 parser.error(f"--models {subject.name}: name its folder with --smollm2")
             ratios = asked.ratios or list(GOALS[subject.name])
-            results[subject.name] = run(subject, asked.data, folder, ratios, asked.rows)
+            results[subject.name] = run(subject, asked.data, folder, ratios, asked.rows, asked.work)
     goals = {goal: ok for found in results.values() for goal, ok in found["goals"].items()}
     for goal, ok in goals.items():
         print(f"{'reached' if ok else 'MISSED ':7}  {goal}")

@@ -10,6 +10,7 @@ model, tokenizer = gacfx.load("out")
 
 import copy
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
@@ -30,6 +31,7 @@ from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
+from gacfx.compressors.methods import METHODS
 from gacfx.core.asked import check_asked, check_module
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.plan import Plan
@@ -41,13 +43,15 @@ from gacfx.errors import CalibrationError, CheckpointError, PlanError, Unsupport
 from gacfx.hardware.profile import Profile, load_profile
 from gacfx.inspection import annotate_graph, inspect
 from gacfx.passes.planning.measure_curves import PAPER
+from gacfx.progress import Progress
 from gacfx.request import Asked, Request, check_request
-from gacfx.study import Progress, Study
+from gacfx.study import Study
 from gacfx.suitable import check_dtype, check_tp
 from gacfx.summary import Summary
 from gacfx.tracing.capture import capture
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
+from gacfx.work import open_work
 
 __all__ = [
     "Compressed",
@@ -123,11 +127,15 @@ def calibrate(
     structures: bool = False,
     progress: Progress = lambda *_: None,
     force: bool = False,
+    work: "str | Path | None" = None,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
     Arguments are those of :func:`plan`, ``seq``: tokens of a sequence for which attention calls are
-    recorded, and ``structures``: also gather what plans with pruning need, which takes longer.
+    recorded, ``structures``: also gather what plans with pruning need, which takes longer, and
+    ``work``: a folder for statistics, decompositions and curves. The model is then calibrated one
+    decoder layer at a time, memory holds one layer's statistics, and a run that was stopped goes
+    on; None to hold all of them in memory.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -135,17 +143,29 @@ def calibrate(
     check_module(model)
     check_asked(skip=skip, seed=seed, force=force)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
-    return Study.make(
-        model,
-        corpus,
-        method=method,
-        skip=skip,
-        seed=seed,
-        seq=seq,
-        structures=structures,
-        progress=progress,
-        force=force,
-    )
+    store = None
+    if work is not None:
+        prunes = structures or METHODS.find(method).prunes
+        store = open_work(work, model, corpus, skip=skip, seed=seed, structures=prunes)
+        # A folder that was begun for pruning is filled for it, whatever this plan wants.
+        structures = structures or bool(store.key["pruning"])
+    try:
+        return Study.make(
+            model,
+            corpus,
+            method=method,
+            skip=skip,
+            seed=seed,
+            seq=seq,
+            structures=structures,
+            progress=progress,
+            force=force,
+            store=store,
+        )
+    except BaseException:
+        if store is not None:
+            store.close()
+        raise
 
 
 @plain_torch()
@@ -156,6 +176,7 @@ def plan(
     calibration: "Text",
     request: Request | None = None,
     progress: Progress = lambda *_: None,
+    work: "str | Path | None" = None,
     **asked: Unpack[Asked],
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
@@ -167,6 +188,7 @@ def plan(
             its windows is held back.
         request: what is asked for, as one value.
         progress: called with (stage, done, total).
+        work: folder for what is computed on the way, see :func:`calibrate`; None for memory.
         asked: the fields of a :class:`gacfx.request.Request` by name instead, and ``ratio``: share
             of the targeted weights to remove, 0 <= ratio < 1; 0.2 if nothing is said.
 
@@ -177,12 +199,17 @@ def plan(
         raise PlanError(f"{judged[0]}: a plan alone is not judged; give it to gacfx.compress")
     check_module(model)
     request = Request.of(request, asked)
-    study = study_of(model, tokenizer, calibration, request, progress)
-    return study.plan(request.goal, profile=request.profile, search=request.search)
+    with closing(study_of(model, tokenizer, calibration, request, progress, work)) as study:
+        return study.plan(request.goal, profile=request.profile, search=request.search)
 
 
 def study_of(
-    model: nn.Module, tokenizer: Any, calibration: "Text", request: Request, progress: Progress
+    model: nn.Module,
+    tokenizer: Any,
+    calibration: "Text",
+    request: Request,
+    progress: Progress,
+    work: "str | Path | None" = None,
 ) -> Study:
     """The calibrated model, once it is known that the request can be for it."""
     check_tp(request.search.tp, getattr(model, "config", None))
@@ -199,6 +226,7 @@ def study_of(
         structures=request.search.prune != "none",
         progress=progress,
         force=request.force,
+        work=work,
     )
 
 
@@ -247,6 +275,7 @@ def compress(
     calibration: "Text",
     request: Request | None = None,
     progress: Progress = lambda *_: None,
+    work: "str | Path | None" = None,
     **asked: Unpack[Asked],
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
@@ -262,13 +291,13 @@ def compress(
     check_module(model)
     request = Request.of(request, asked)
     check_saves(model)
-    study = study_of(model, tokenizer, calibration, request, progress)
     profile = request.profile
-    planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
-    rise = rise_of(planned.plan)
-    if rise is not None and not request.force:
-        check_rise(rise, request.max_loss)
-    summary = summarise(study, {"gacfx": planned}, profile, request.run)
+    with closing(study_of(model, tokenizer, calibration, request, progress, work)) as study:
+        planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
+        rise = rise_of(planned.plan)
+        if rise is not None and not request.force:
+            check_rise(rise, request.max_loss)
+        summary = summarise(study, {"gacfx": planned}, profile, request.run)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
 

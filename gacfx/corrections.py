@@ -14,12 +14,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 
+from torch import nn
+
+from gacfx.calibration.divergence import Reference
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.structures import Structure
 from gacfx.errors import PlanError
+from gacfx.modules.install import swapped
 
 PARTS = 32
 """Parts at most, or one of each kind; neighbours of a kind are measured together if there are
@@ -140,6 +144,27 @@ def correct(
     names = set[str]().union(*(part.names for part in parts_of(made.plan, structures)))
     level = least / made.plan.loss_nats
     return {name: known.get(name, 1.0) * level for name in sorted(names)}
+
+
+def divergence(
+    model: nn.Module, reference: Reference, made: Planned, dense: frozenset[str]
+) -> float:
+    """Divergence of a model with a plan, of which some modules are dense, nats per token.
+
+    Args:
+        model: dense; left as it was.
+        reference: its predictions.
+        made: the plan.
+        dense: whole parts of it.
+    """
+    factors = {name: each for name, each in made.factors.items() if name not in dense}
+    blocks = {
+        choice.group: made.plan.blocks[choice.group]
+        for choice in made.plan.choices
+        if choice.group in made.plan.blocks and not dense & {w.module for w in choice.weights}
+    }
+    with swapped(model, factors, blocks):
+        return reference.divergence(model)
 
 
 def _decided(plan: Plan) -> dict[str, object]:

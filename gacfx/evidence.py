@@ -1,32 +1,39 @@
 """What calibration found on one text, and what is made of it: curves, and factors of a plan."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf, isfinite
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.calibration.evaluate import evaluate
-from gacfx.calibration.gather import gather
+from gacfx.calibration.gather import gather_texts
 from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
+from gacfx.compressors.kept import KeptDecompositions
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import Decomposition
+from gacfx.compressors.protocol import Compressor, Decomposition, Statistic
 from gacfx.compressors.pruning.factors import structure_factors
 from gacfx.compressors.values import NATS, unit_of
+from gacfx.core.curves import Curve
+from gacfx.core.kept_factors import keep
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.pruning import GONE, Skip
-from gacfx.core.statistics import Moments, Statistics, merge
+from gacfx.core.sites import MatmulSite
+from gacfx.core.statistics import Moments, Statistics
+from gacfx.core.store import Store
+from gacfx.core.stored_moments import merge
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.core.structures import Structure
 from gacfx.core.taylor import TaylorSums, merge_gradients
 from gacfx.errors import DecompositionFailed, UnsupportedModel
-from gacfx.graph.notes import state
+from gacfx.graph.notes import state, targets
 from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
-from gacfx.passes.planning.measure_curves import MeasureCurves
+from gacfx.passes.planning.measure_curves import MeasureCurves, dense_weight
 from gacfx.passes.planning.measure_structures import MeasureStructures, measured_structure
 
 PROBED = 12
@@ -43,16 +50,21 @@ class Evidence:
     """Statistics of one text, and the curves and decompositions that were made of them so far."""
 
     statistics: Statistics
-    decompositions: dict[str, Decomposition] = field(default_factory=dict)
+    decompositions: MutableMapping[str, Decomposition] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
+    """Value model -> curves of all targets."""
     structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
     """Value model -> curves of all coupled structures."""
     gradients: dict[str, TaylorSums] = field(default_factory=dict)
     """Module -> gradients of its weight; empty unless the method asked for them."""
+    store: Store | None = None
+    """Where decompositions and factors live; None for memory."""
 
-    @property
-    def afresh(self) -> "Evidence":
-        """The same statistics, with nothing made of them."""
-        return Evidence(self.statistics, gradients=self.gradients)
+    def afresh(self, method: str) -> "Evidence":
+        """The same statistics, with nothing made of them yet by another method."""
+        known, made = self.decompositions, dict[str, Decomposition]()
+        kept = known.by(METHODS.find(method)) if isinstance(known, KeptDecompositions) else made
+        return Evidence(self.statistics, kept, gradients=self.gradients, store=self.store)
 
     def measure(
         self, gm: GraphModule, method: str, value: str, skip_nats: Mapping[str, float] | None = None
@@ -65,12 +77,15 @@ class Evidence:
             value: name of the value model.
             skip_nats: structure -> rise without its block; None to leave structures alone.
         """
-        MeasureCurves(
-            method=method,
-            value=value,
-            statistics=self.statistics,
-            decompositions=self.decompositions,
-        )(gm)
+        if value not in self.curves:
+            MeasureCurves(
+                method=method,
+                value=value,
+                statistics=self.statistics,
+                decompositions=self.decompositions,
+            )(gm)
+            self.curves[value] = state(gm).curves or {}
+        state(gm).curves, state(gm).structure_curves = self.curves[value], ()
         if skip_nats is None:
             return
         if value not in self.structures:
@@ -99,16 +114,18 @@ class Evidence:
         for structure in structures:
             if structure.name in several:
                 made, lost = self._structure(plan, gm, structure, several[structure.name])
-                factors, failed = factors | made, failed | lost
+                factors |= {name: keep(self.store, name, one) for name, one in made.items()}
+                failed |= lost
         inside = {weight.module for choice in several.values() for weight in choice.weights}
         for module, decision in plan.decisions.items():
             if module in inside:
                 continue
             source, weight = self.decompositions[module], plan.weights[module]
             try:
-                factors[module] = make_factors(
+                single = make_factors(
                     source, decision, weight.rows, weight.columns, source.weight_MN.dtype
                 )
+                factors[module] = keep(self.store, module, single)
             except DecompositionFailed as error:
                 failed[module] = error.reason
         return factors, failed
@@ -131,41 +148,58 @@ class Evidence:
 
 def gather_evidence(
     model: nn.Module,
+    graph: GraphModule,
     texts: tuple[Corpus, Corpus],
     digest: str,
-    names: Iterable[str],
+    method: Compressor,
     *,
     both_sides: frozenset[str],
-    gradients: bool,
     seed: int,
-    progress: Callable[[int], None],
+    progress: Callable[[float], None],
+    store: Store | None = None,
 ) -> tuple[Evidence, Evidence]:
     """(evidence of the first text, of both texts together).
 
     Args:
         model: dense.
+        graph: of the model, with its targets.
         texts: to fit, and to judge.
         digest: of both together.
-        names: of the targeted modules.
+        method: whose decompositions are wanted; one that asks for gradients of the weights in
+            structures gets them, which takes as long again and keeps 16 bytes for each of their
+            parameters.
         both_sides: modules of structures, with second moments of both sides.
-        gradients: also gather those of the weights in structures, which takes as long again and
-            keeps 16 bytes for each of their parameters.
         seed: of the sampled labels.
-        progress: called after each document.
+        progress: called with the documents that were done.
+        store: where statistics and decompositions live; None to hold all of them in memory.
     """
-    names = list(names)
-    fit, rest = (
-        gather(model, text, names, both_sides=both_sides, seed=seed, progress=progress)
-        for text in texts
+    sites = {site.name: site for _, site in targets(graph)}
+    fit, rest = gather_texts(
+        model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
     )
     full = merge(fit, rest, digest)
-    if not gradients:
-        return Evidence(fit), Evidence(full)
-    asked = [name for name in names if name in both_sides]
-    one, other = (taylor_sums(model, text, asked, progress=progress) for text in texts)
+
+    def known(part: str, statistics: Statistics) -> MutableMapping[str, Decomposition]:
+        if store is None:
+            return {}
+        weight_of = partial(_weight_of, graph, sites)
+        return KeptDecompositions(store, part, method, weight_of, statistics.moments)
+
+    kept = known("fit", fit), known("full", full)
+    if Statistic.WEIGHT_GRADIENTS not in method.needs:
+        return Evidence(fit, kept[0], store=store), Evidence(full, kept[1], store=store)
+    asked = [name for name in sites if name in both_sides]
+    one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
     tokens = texts[0].tokens, texts[1].tokens
     both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
-    return Evidence(fit, gradients=one), Evidence(full, gradients=both)
+    return (
+        Evidence(fit, kept[0], gradients=one, store=store),
+        Evidence(full, kept[1], gradients=both, store=store),
+    )
+
+
+def _weight_of(graph: GraphModule, sites: Mapping[str, MatmulSite], module: str) -> Tensor:
+    return dense_weight(graph, sites[module])
 
 
 def skip_losses(

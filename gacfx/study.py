@@ -5,8 +5,9 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from math import isfinite
 from types import MappingProxyType
@@ -36,9 +37,10 @@ from gacfx.core.planned import Planned
 from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.pruning import Sliced
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
+from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct
+from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
@@ -52,13 +54,12 @@ from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
+from gacfx.progress import Count, Progress
 from gacfx.suitable import check_model, check_tp
 from gacfx.tracing.export import export_model
 from gacfx.trials import Case, best_of, tries_of
 from gacfx.upstream import own_plan
-
-Progress = Callable[[str, int, int], None]
-"""(what is being done, steps done, steps in all)."""
+from gacfx.work import keep_curves, plan_digest, remembered, remembered_curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,7 @@ class Study:
         structures: bool = False,
         progress: Progress = lambda *_: None,
         force: bool = False,
+        store: Store | None = None,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
@@ -114,6 +116,8 @@ class Study:
                 :class:`gacfx.compressors.protocol.Statistic`).
             progress: called with (stage, done, total).
             force: go on with a model that predicts the text worse than guessing.
+            store: where statistics and decompositions live; the model is then calibrated one
+                decoder layer at a time. None to hold all of them in memory.
 
         Raises:
             PipelineError: no such method.
@@ -129,28 +133,36 @@ class Study:
         known = METHODS.find(method)
         graph = export_model(model, attention_seq=seq)
         Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
-        names = target_names(graph)
+        target_names(graph)  # refuses a model without any
         coupled = coupled_structures(graph) if structures or known.prunes else ()
         pruned = tuple(each for each in coupled if not untreated(graph, each))
         both = frozenset(module for each in pruned for module in each.modules)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
-        dense = evaluate(model, held_back).checked().nats_per_token
+        dense = remembered(
+            store, "loss.dense", lambda: evaluate(model, held_back).checked().nats_per_token
+        )
         if not force:
             check_reads(model, dense)
-        gradients = Statistic.WEIGHT_GRADIENTS in known.needs
+        rounds = 1 + (Statistic.WEIGHT_GRADIENTS in known.needs)
         evidence = gather_evidence(
             model,
+            graph,
             (part, held_back),
             corpus.digest,
-            names,
+            known,
             both_sides=both,
-            gradients=gradients,
             seed=seed,
-            progress=_Count(progress, "calibrate", len(corpus.documents) * (1 + gradients)),
+            progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
+            store=store,
         )
         return Study(model, graph, method, *evidence, held_back, dense, progress, coupled)
+
+    def close(self) -> None:
+        """Let others work in the folder of this study, if it has one; no plan can follow."""
+        if self.full.store is not None:
+            self.full.store.close()
 
     def with_method(self, method: str) -> "Study":
         """The same model and statistics under another method.
@@ -165,7 +177,9 @@ class Study:
                 f"method {method!r} needs what this study did not gather; make it with "
                 f"Study.make(..., method={method!r})"
             )
-        return replace(self, method=method, fit=self.fit.afresh, full=self.full.afresh)
+        return replace(
+            self, method=method, fit=self.fit.afresh(method), full=self.full.afresh(method)
+        )
 
     @property
     def targeted_params(self) -> int:
@@ -206,9 +220,11 @@ class Study:
             case, corrections = case.pruning(prune), Corrections()
             if search.corrections:
                 corrections = self._corrections(value, case)
-                made = self._solve(value, case, self.fit, (), corrections) if trials else None
-                trials = tuple(self._again(t, made) if made and t.chosen else t for t in trials)
-            return self._solve(value, case, self.full, trials, corrections)
+                fitted = self._solve(value, case, self.fit, (), corrections) if trials else None
+                trials = tuple(self._again(t, fitted) if fitted and t.chosen else t for t in trials)
+            made = self._solve(value, case, self.full, trials, corrections)
+            keep_curves(self.full.store, lambda: self.curves_of(made.plan))
+            return made
 
     def _tries(self, search: Search) -> tuple[tuple[str, Prune], ...]:
         """Value models and menus of pruning that are to be compared.
@@ -230,7 +246,7 @@ class Study:
         for number, (value, prune) in enumerate(tries):
             self.progress("plan", number, len(tries))
             made = self._solve(value, case.pruning(prune), self.fit)
-            losses.append(self.measure(made))
+            losses.append(self._judged(made))
             promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
         self.progress("plan", len(tries), len(tries))
         best = best_of(losses, case.search)
@@ -248,24 +264,20 @@ class Study:
             # Before pivots go into other weights: then each part can be dense by itself.
             return self._solve(value, case, self.fit, (), known, ordered=False)
 
-        def measure(made: Planned, dense: frozenset[str]) -> float:
-            factors = {name: made.factors[name] for name in made.factors if name not in dense}
-            blocks = {
-                c.group: made.plan.blocks[c.group]
-                for c in made.plan.choices
-                if c.group in made.plan.blocks and not dense & {w.module for w in c.weights}
-            }
-            with swapped(self.model, factors, blocks):
-                return reference.divergence(self.model)
-
         structures = self.structures or coupled_structures(self.graph)
+        measure = partial(divergence, self.model, reference)
         return correct(solve, measure, structures, case.search.corrections)
 
     def _again(self, trial: Trial, made: Planned) -> Trial:
         """The trial, with another plan."""
-        loss = self.measure(made)
+        loss = self._judged(made)
         nats = loss if isfinite(loss) else None
         return replace(trial, nats_per_token=nats, promised_nats=made.plan.loss_nats)
+
+    def _judged(self, made: Planned) -> float:
+        """Loss on the held-back text of a plan of the other text."""
+        name = f"loss.{self.method}.{plan_digest(made.plan)}"
+        return remembered(self.fit.store, name, lambda: self.measure(made))
 
     @plain_torch()
     def curves(
@@ -279,6 +291,14 @@ class Study:
             structures: with those of coupled structures.
         """
         known = known or self.full
+        part = "full" if known is self.full else "fit"
+        name = f"{self.method}.{part}.{value}.{'structures' if structures else 'ranks'}"
+        return remembered_curves(
+            known.store, name, lambda: self._measured(value, known, structures=structures)
+        )
+
+    def _measured(self, value: str, known: Evidence, *, structures: bool) -> Curves:
+        """The curves, measured."""
         if structures and not self.skips:
             text = self.full.statistics, self.held_back
             self.skips.update(skip_losses(self.model, self.structures, *text))
@@ -347,7 +367,8 @@ class Study:
                 if not ordered:
                     return made
                 sources, before = known.decompositions, feeders(self.graph)
-                absorbed = Planned(*in_order(plan, factors, sources, self.model, before))
+                moved = in_order(plan, factors, sources, self.model, before, known.store)
+                absorbed = Planned(*moved)
                 return absorbed if keeps_limits(absorbed.plan, curves, limiters) else made
             for module, reason in failed.items():
                 part = plan.decisions[module]
@@ -375,14 +396,3 @@ class Study:
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
         )
-
-
-class _Count:
-    """Adds up documents for a progress callback."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self.progress, self.what, self.total, self.done = progress, what, total, 0
-
-    def __call__(self, _tokens: int) -> None:
-        self.done += 1
-        self.progress(self.what, self.done, self.total)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code
     except GacError as error:
-        _say(arguments.command, error)
+        _say(arguments.command, _noted(str(error), error))
         return POOR if isinstance(error, PoorQuality) else 1
     except WrongUse as error:
         _say(arguments.command, error)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.close()  # nothing is left that Python would print at its end
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"gacfx {arguments.command}: stopped", file=sys.stderr)
+        _say(arguments.command, _noted("stopped", stopped))
         return 128 + getattr(stopped, "number", SIGINT)
 
 
@@ -72,6 +72,11 @@ def check_filled(arguments: argparse.Namespace) -> None:
     for name, given in vars(arguments).items():
         if given == "":
             raise WrongUse(f"{name.replace('_', '-')} is empty; give a value or leave it out")
+
+
+def _noted(said: str, error: BaseException) -> str:
+    """With what was noted on an error on its way, in one line."""
+    return "; ".join([said, *getattr(error, "__notes__", ())])
 
 
 def _say(command: str, message: object) -> None:
@@ -151,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
         plan,
         profiles,
         run,
+        statistics,
         verify,
     )
 
@@ -160,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, explain, diff, compress, pad, verify, export, evaluate, run, bench)
-    for module in (*known, profiles, methods, passes, demo):
+    known = (inspect, plan, statistics, explain, diff, compress, pad, verify, export, evaluate)
+    for module in (*known, run, bench, profiles, methods, passes, demo):
         module.add(commands)
     return top

@@ -2,10 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gacfx.cli import options
+from gacfx.errors import CheckpointError, GacError
 
 if TYPE_CHECKING:
     from gacfx.core.plan import Plan
@@ -30,6 +33,14 @@ def add(commands: Any) -> None:
         type=options.above_0,
         metavar="NATS",
         help="most nats/token that the loss may rise on held-back text (default: 1)",
+    )
+    options.add_work(
+        command,
+        "folder for statistics, decompositions and curves: a killed run goes on from there, and "
+        "other ratios cost seconds (default: OUT.work, removed when all is done)",
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on with a run that was stopped, or refuse"
     )
     command.add_argument("--dry-run", action="store_true", help="stop after the plan")
     command.add_argument("--json", action="store_true", help="the summary as JSON")
@@ -76,16 +87,22 @@ def compress(arguments: argparse.Namespace) -> int:
     from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, plan_files, screen
+    from gacfx.core.paging import lean
+    from gacfx.core.work_folder import remove_work
 
     request, folder = options.request_of(arguments), Path(arguments.out).expanduser()
     check_target(folder, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, folder)
-    model, tokenizer, corpus = made.calibration_text(arguments)
-    with screen.progress() as move:
-        compressed = api.compress(
-            model, tokenizer, calibration=corpus, request=request, progress=move
-        )
-    folder = api.save(compressed, folder, overwrite=arguments.overwrite)
+    work = work_folder(arguments, folder)
+    with resumable(work), lean():
+        model, tokenizer, corpus = made.calibration_text(arguments)
+        with screen.progress() as move:
+            compressed = api.compress(
+                model, tokenizer, calibration=corpus, request=request, progress=move, work=work
+            )
+        folder = api.save(compressed, folder, overwrite=arguments.overwrite)
+    if not arguments.work:
+        remove_work(work)
     screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
@@ -93,6 +110,46 @@ def compress(arguments: argparse.Namespace) -> int:
         show(compressed.planned.plan, compressed.summary, request.profile)
         print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
     return 0
+
+
+def work_folder(arguments: argparse.Namespace, out: Path) -> Path:
+    """Where the run keeps what it has.
+
+    Raises:
+        CheckpointError: ``--resume``, and there is nothing to go on with.
+    """
+    from gacfx.core.work_folder import JOURNAL
+
+    beside = out.with_name(f"{out.name}.work")
+    work = Path(arguments.work).expanduser() if arguments.work else beside
+    if work.resolve().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{work}: lies in {out}, which is written as a whole; name another")
+    if arguments.resume and not (work / JOURNAL).is_file():
+        raise CheckpointError(
+            f"{work}: no run was stopped there; leave out --resume to begin one, or name its "
+            "folder with --work"
+        )
+    return work
+
+
+@contextmanager
+def resumable(work: Path) -> Iterator[None]:
+    """What ends a run says where its work is, if there is any."""
+    before = _written(work)
+    try:
+        yield
+    except (GacError, KeyboardInterrupt) as error:
+        if _written(work) != before:
+            error.add_note(f"the same command with --resume goes on from {work}")
+        raise
+
+
+def _written(work: Path) -> int | None:
+    """When a work folder was written to last, in nanoseconds; None where there is none."""
+    from gacfx.core.work_folder import JOURNAL
+
+    journal = work / JOURNAL
+    return journal.stat().st_mtime_ns if journal.is_file() else None
 
 
 def show(plan: "Plan", summary: "Summary", profile: "Profile") -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from gacfx.cli import options
-from gacfx.errors import InfeasibleBudget
+from gacfx.errors import CheckpointError, InfeasibleBudget
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +82,11 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)
-    with screen.progress() as move:
-        study = api.study_of(model, tokenizer, corpus, request, move)
+    work = getattr(arguments, "work", None)
+    with (
+        screen.progress() as move,
+        closing(api.study_of(model, tokenizer, corpus, request, move, work)) as study,
+    ):
         planned = plan_first(
             arguments,
             lambda goal: study.plan(
@@ -89,6 +94,22 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
             ),
         )
     return Made(planned, lambda: study.curves_of(planned.plan), usage(corpus), study.graph)
+
+
+def curves_in(work: str) -> str:
+    """The file of the curves of the last plan in a work folder.
+
+    Raises:
+        CheckpointError: none was made there.
+    """
+    from gacfx.work import PLANNED
+
+    path = Path(work).expanduser() / PLANNED
+    if not path.is_file():
+        raise CheckpointError(
+            f"{work}: no plan was made there yet; name the model and --calibration, too"
+        )
+    return str(path)
 
 
 def model_and_text(
@@ -180,6 +201,7 @@ def check(arguments: argparse.Namespace) -> None:
             "--synthetic": arguments.synthetic is not None,
             "--skip": arguments.skip,
             "--save-curves": arguments.save_curves,
+            "--work": getattr(arguments, "work", None),
         }
         if said := [name for name, given in needless.items() if given]:
             raise options.WrongUse(f"--curves plans without the model; leave out {', '.join(said)}")
@@ -194,6 +216,8 @@ def check(arguments: argparse.Namespace) -> None:
         return
     if arguments.out or arguments.calibration or arguments.calibration_tokens:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
+    if getattr(arguments, "work", None):
+        raise options.WrongUse("--synthetic computes nothing to keep; leave out --work")
     if arguments.prune not in (None, "none"):
         raise options.WrongUse("--synthetic makes up no losses of structures; leave out --prune")
     if arguments.method:

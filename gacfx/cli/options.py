@@ -51,6 +51,12 @@ def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove, by which method, and how sizes are searched."""
     command.add_argument("--method", help=f"one of gacfx methods (default: {METHOD})")
     add_goal(command)
+    add_calibration(command)
+    add_search(command)
+
+
+def add_calibration(command: argparse.ArgumentParser) -> None:
+    """Which weights are measured, on which text."""
     command.add_argument(
         "--skip", action="append", default=[], metavar="PATTERN", help="modules to leave dense"
     )
@@ -63,7 +69,11 @@ def add_planning(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=whole, metavar="N", help="of sampled labels (default: 0)")
     command.add_argument("--force", action="store_true", help="go on whatever the losses are")
-    add_search(command)
+
+
+def add_work(command: argparse.ArgumentParser, said: str) -> None:
+    """``--work``: where a long computation keeps what it has."""
+    command.add_argument("--work", metavar="DIR", help=said)
 
 
 def add_goal(command: argparse.ArgumentParser) -> None:

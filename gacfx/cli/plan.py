@@ -20,6 +20,11 @@ def add(commands: Any) -> None:
     options.add_gpu(command)
     options.add_workload(command)
     options.add_dtype(command)
+    options.add_work(
+        command,
+        "folder for statistics, decompositions and curves: what is there is not computed again; "
+        "without a model, plan from the curves of the last plan there",
+    )
     curves.add_options(command)
     command.add_argument(
         "--synthetic",
@@ -40,6 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.report import tables
     from gacfx.report.speedup_view import speedup_view
 
+    alone = arguments.model is None and not arguments.curves and arguments.synthetic is None
+    if arguments.work and alone:
+        arguments.curves, arguments.work = made.curves_in(arguments.work), None
     curves.check(arguments)
     made.check(arguments)
     if arguments.out:

@@ -124,7 +124,7 @@ def run(*words: object) -> int:
 
 
 @pytest.mark.parametrize("more", [("--out", "small"), ("--dry-run",)])
-def test_the_command_ends_with_4_and_writes_nothing(
+def test_the_command_ends_with_4_and_writes_no_model(
     files: tuple[Path, Path],
     more: tuple[str, ...],
     tmp_path: Path,
@@ -137,8 +137,11 @@ def test_the_command_ends_with_4_and_writes_nothing(
     assert run(*words) == 4
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-    assert run(*words, "--force") == 0
+    left = [path.name for path in tmp_path.iterdir()]
+    assert left == (["small.work"] if "--out" in more else [])
+    assert ("--resume goes on from small.work" in printed.err) == bool(left)
+    assert run(*words, "--force", *(["--resume"] if left else [])) == 0
+    assert not (tmp_path / "small.work").exists()
     assert "nats/token on held-back text" in capsys.readouterr().out
 
 

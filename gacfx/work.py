@@ -1,0 +1,150 @@
+"""Work on one model and one text, kept in a folder: statistics, decompositions, curves, losses.
+
+Whatever is there is not computed again: a run that was killed goes on, and a further plan costs
+seconds. A folder belongs to one model, text, seed and choice of weights; goals and GPUs may change.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import gacfx
+from gacfx.calibration.text import Corpus
+from gacfx.core.curve_file import Curves, load_curves, save_curves
+from gacfx.core.locks import fingerprint
+from gacfx.core.plan import Plan
+from gacfx.core.statistics import weight_digest
+from gacfx.core.store import Store
+from gacfx.core.work_folder import Key, WorkFolder, key_of
+from gacfx.errors import CalibrationError, GacError
+
+_SAYS_NOTHING = ("_name_or_path", "transformers_version")
+"""Entries of a configuration that change nothing of what a model computes."""
+PLANNED = "curves.safetensors"
+"""The curves of the last plan, from which others are made without the model."""
+
+
+def open_work(
+    path: str | Path,
+    model: nn.Module,
+    corpus: Corpus,
+    *,
+    skip: tuple[str, ...] = (),
+    seed: int = 0,
+    structures: bool = False,
+) -> WorkFolder:
+    """The folder of this work, new or as it was left.
+
+    Args:
+        path: of the folder.
+        model: dense; all its values are read once.
+        corpus: calibration text.
+        skip: patterns of module names to leave dense.
+        seed: of the sampled labels.
+        structures: with what pruning needs.
+
+    Raises:
+        CheckpointError: another process works there, it is of other work, or cannot be written.
+    """
+    key = work_key(model, corpus, skip=skip, seed=seed, structures=structures)
+    both = {**key, "pruning": True}  # statistics for pruning are those for ranks, and more
+    return WorkFolder(path, both if key_of(path) == both else key)
+
+
+def work_key(
+    model: nn.Module, corpus: Corpus, *, skip: tuple[str, ...], seed: int, structures: bool
+) -> Key:
+    """What tells one work from another, as plain JSON values."""
+    return {
+        "model": _digest(model),
+        "text": corpus.digest,
+        "skip": list(skip),
+        "seed": seed,
+        "pruning": structures,
+        "versions": {
+            "gacfx": gacfx.__version__,
+            "torch": torch.__version__,
+            "transformers": version("transformers"),
+        },
+    }
+
+
+def _digest(model: nn.Module) -> str:
+    """sha256 of the architecture, of its configuration and of all values.
+
+    Raises:
+        CalibrationError: the model has no values.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise CalibrationError(f"{name}: has no values (meta device); load the weights first")
+    mixed = hashlib.sha256(fingerprint(model).encode())
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        said = {k: v for k, v in config.to_dict().items() if k not in _SAYS_NOTHING}
+        mixed.update(json.dumps(said, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        mixed.update(f"{name} {weight_digest(tensor)}\n".encode())
+    return mixed.hexdigest()
+
+
+def remembered(store: Store | None, name: str, compute: Callable[[], float]) -> float:
+    """A number that is computed once.
+
+    Args:
+        store: where it is kept; None to compute it again.
+        name: of the number.
+        compute: gives it.
+    """
+    if store is not None and name in store:
+        return float(store.get(name, "number"))
+    found = compute()
+    if store is not None and isfinite(found):
+        store.put(name, {"number": torch.tensor(found, dtype=torch.float64)})
+    return found
+
+
+def plan_digest(plan: Plan) -> str:
+    """Tells plans apart by what they choose, and by the value model that their factors go by."""
+    choices = [(choice.group, choice.decision) for choice in plan.choices]
+    said = repr((plan.provenance.value_model, choices))
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def remembered_curves(store: Store | None, name: str, make: Callable[[], Curves]) -> Curves:
+    """Curves that are made once.
+
+    Args:
+        store: a folder has a file of them, which tells by itself whether it is whole.
+        name: of the file, without its ending.
+        make: makes them.
+    """
+    if not isinstance(store, WorkFolder):
+        return make()
+    path = store.path / f"{name}.{PLANNED}"
+    if path.exists():
+        try:
+            return load_curves(path)
+        except GacError:  # damaged: they are made again
+            path.unlink()
+    made = make()
+    save_curves(path, made, overwrite=True)
+    return made
+
+
+def keep_curves(store: Store | None, make: Callable[[], Curves]) -> None:
+    """Leave the curves of a plan in its work folder, for plans without the model.
+
+    Args:
+        store: nothing happens unless it is a folder.
+        make: gives the curves.
+    """
+    if isinstance(store, WorkFolder):
+        save_curves(store.path / PLANNED, make(), overwrite=True)

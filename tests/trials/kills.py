@@ -1,0 +1,98 @@
+"""A compression that is killed at random moments, and what becomes of it."""
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+WORDS = ("--ratio", "0.3", "--align", "8", "--prune", "both", "--force", "--max-loss", "9")
+
+
+def command(model: Path, text: Path, out: Path) -> list[str]:
+    """``gacfx compress`` of a small model."""
+    road = [str(model), "--calibration", str(text), "--out", str(out)]
+    return [sys.executable, "-m", "gacfx", "compress", *road, *WORDS]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Name -> bytes of everything in a folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def compressed(model: Path, text: Path, out: Path) -> dict[str, bytes]:
+    """What a run writes that nobody disturbs."""
+    done = subprocess.run(
+        command(model, text, out), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return files(out)
+
+
+def killed_once(model: Path, text: Path, out: Path, choose: random.Random) -> bool:
+    """Kill a run with SIGKILL once its folder was written to so many times; whether it lived until
+    then."""
+    journal = out.with_name(f"{out.name}.work") / "journal.json"
+    left, seen = choose.randrange(1, 60), ""
+    process = subprocess.Popen(
+        command(model, text, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while left and process.poll() is None:
+            time.sleep(0.002)
+            now = journal.read_text() if journal.exists() else ""
+            left, seen = left - (now != seen), now
+        return process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def harmed(work: Path, choose: random.Random) -> str:
+    """Change or delete a file of a work folder; its name, empty where there is none."""
+    names = sorted(work.glob("*.safetensors"))
+    if not names:
+        return ""
+    path = choose.choice(names)
+    if choose.random() < 0.5:
+        path.unlink()
+    else:
+        raw = bytearray(path.read_bytes())
+        raw[choose.randrange(len(raw))] ^= 1
+        path.write_bytes(raw)
+    return path.name
+
+
+def kill_runs(model: Path, text: Path, folder: Path, kills: int, seed: int) -> dict[str, int]:
+    """Kill runs so many times, harm a file after every third, and let each end in the same bytes.
+
+    Returns:
+        How many runs were killed, files harmed and runs finished.
+    """
+    choose, counts = random.Random(seed), {"killed": 0, "harmed": 0, "finished": 0}
+    wanted = compressed(model, text, folder / "undisturbed")
+    out = folder / "disturbed"
+    while counts["killed"] < kills:
+        for _ in range(choose.randrange(1, 4)):
+            lived = killed_once(model, text, out, choose)
+            counts["killed"] += lived
+            if lived and counts["killed"] % 3 == 0:
+                counts["harmed"] += harmed(out.with_name(f"{out.name}.work"), choose) != ""
+            if out.exists():
+                break
+        found = files(out) if out.exists() else compressed(model, text, out)
+        counts["finished"] += 1
+        assert found == {**wanted, **card(found)}, sorted(
+            name for name in found if found[name] != wanted.get(name)
+        )
+        for path in sorted(out.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        out.rmdir()
+    return counts
+
+
+def card(found: dict[str, bytes]) -> dict[str, bytes]:
+    """The files that name their folder."""
+    return {name: each for name, each in found.items() if name in ("README.md", "gacfx_files.json")}
