@@ -5,12 +5,8 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from importlib.metadata import version
-from math import isfinite
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -18,10 +14,8 @@ from torch.fx import GraphModule
 
 import gacfx
 from gacfx import pipelines
-from gacfx.allocation.allocate import allocate, keeps_limits
-from gacfx.calibration.divergence import Reference
+from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate
-from gacfx.calibration.running import few_threads
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.methods import METHODS
@@ -29,37 +23,30 @@ from gacfx.compressors.protocol import Statistic
 from gacfx.compressors.values import VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
-from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
-from gacfx.core.provenance import Provenance, Trial
-from gacfx.core.pruning import Sliced
-from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
+from gacfx.core.provenance import Provenance
+from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
-from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
-from gacfx.errors import DecompositionFailed, PlanError
+from gacfx.errors import PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
 from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
-from gacfx.modules.in_order import in_order
 from gacfx.modules.install import swapped
-from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
 from gacfx.progress import Count, Progress
-from gacfx.suitable import check_model, check_tp
+from gacfx.suitable import check_model
 from gacfx.tracing.export import export_model
-from gacfx.trials import Case, best_of, tries_of
 from gacfx.upstream import own_plan
-from gacfx.work import keep_curves, plan_digest, remembered, remembered_curves
+from gacfx.work import remembered, remembered_curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,78 +193,7 @@ class Study:
                 the plan's provenance says what such a plan costs on text that it has not seen.
                 Corrections have: they are measured on about 2,048 tokens of it.
         """
-        check_tp(search.tp, getattr(self.model, "config", None))
-        METHODS.find(self.method).offered(search)
-        case = Case(as_goal(goal), profile, search, search.prune != "none")
-        check_in_nats(search)
-        tries = self._tries(search)
-        trials: tuple[Trial, ...] = ()
-        with few_threads(self.model):
-            if tried or len(tries) > 1:
-                trials = self._trials(tries, case)
-            chosen = next((t for t in trials if t.chosen), None)
-            value, prune = (chosen.value_model, chosen.prune) if chosen else tries[0]
-            case, corrections = case.pruning(prune), Corrections()
-            if search.corrections:
-                corrections = self._corrections(value, case)
-                fitted = self._solve(value, case, self.fit, (), corrections) if trials else None
-                trials = tuple(self._again(t, fitted) if fitted and t.chosen else t for t in trials)
-            made = self._solve(value, case, self.full, trials, corrections)
-            keep_curves(self.full.store, lambda: self.curves_of(made.plan))
-            return made
-
-    def _tries(self, search: Search) -> tuple[tuple[str, Prune], ...]:
-        """Value models and menus of pruning that are to be compared.
-
-        Raises:
-            PlanError: pruning is asked for, and this study has no statistics for it.
-            PipelineError: of a value model that says nothing of it.
-        """
-        if search.prune != "none" and not self.structures:
-            raise PlanError(
-                f"prune {search.prune!r}: this study gathered nothing for it; make it with "
-                "Study.make(..., structures=True)"
-            )
-        return tries_of(search, self.method)
-
-    def _trials(self, tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:
-        """One plan for each, judged on text that its curves did not see."""
-        losses, promised = [], []
-        for number, (value, prune) in enumerate(tries):
-            self.progress("plan", number, len(tries))
-            made = self._solve(value, case.pruning(prune), self.fit)
-            losses.append(self._judged(made))
-            promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
-        self.progress("plan", len(tries), len(tries))
-        best = best_of(losses, case.search)
-        rows = zip(tries, losses, promised, strict=True)
-        return tuple(
-            Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)
-            for i, ((value, prune), loss, promise) in enumerate(rows)
-        )
-
-    def _corrections(self, value: str, case: Case) -> Corrections:
-        """What corrects the curves, on text that they did not see."""
-        reference = Reference(self.model, self.held_back.sample(TOKENS))
-
-        def solve(known: Mapping[str, float]) -> Planned:
-            # Before pivots go into other weights: then each part can be dense by itself.
-            return self._solve(value, case, self.fit, (), known, ordered=False)
-
-        structures = self.structures or coupled_structures(self.graph)
-        measure = partial(divergence, self.model, reference)
-        return correct(solve, measure, structures, case.search.corrections)
-
-    def _again(self, trial: Trial, made: Planned) -> Trial:
-        """The trial, with another plan."""
-        loss = self._judged(made)
-        nats = loss if isfinite(loss) else None
-        return replace(trial, nats_per_token=nats, promised_nats=made.plan.loss_nats)
-
-    def _judged(self, made: Planned) -> float:
-        """Loss on the held-back text of a plan of the other text."""
-        name = f"loss.{self.method}.{plan_digest(made.plan)}"
-        return remembered(self.fit.store, name, lambda: self.measure(made))
+        return best_plan(self, as_goal(goal), profile, search, tried=tried)
 
     @plain_torch()
     def curves(
@@ -332,50 +248,6 @@ class Study:
     def dtype(self) -> str:
         """Of the model's parameters."""
         return DTYPES[next(self.model.parameters()).dtype]
-
-    def _solve(
-        self,
-        value: str,
-        case: Case,
-        known: Evidence,
-        trials: tuple[Trial, ...] = (),
-        corrections: Mapping[str, float] = MappingProxyType({}),
-        *,
-        ordered: bool = True,
-    ) -> Planned:
-        """The best plan under one value model, and its factors.
-
-        A weight that cannot have the form that was chosen for it is offered the others, and the
-        plan is made again.
-        """
-        curves = self.curves(value, known, structures=case.structures).corrected(corrections)
-        limiters = bound_to(limiting_passes(case.search.limits), case.profile)
-        without: dict[str, dict[str, str]] = {}
-        while True:
-            plan = allocate(
-                curves,
-                case.goal,
-                profile=case.profile,
-                search=case.search,
-                limiters=limiters,
-                trials=trials,
-                without=without,
-            )
-            factors, failed = known.factors(plan, self.graph, self.structures)
-            if not failed:
-                made = Planned(plan, factors)
-                if not ordered:
-                    return made
-                sources, before = known.decompositions, feeders(self.graph)
-                moved = in_order(plan, factors, sources, self.model, before, known.store)
-                absorbed = Planned(*moved)
-                return absorbed if keeps_limits(absorbed.plan, curves, limiters) else made
-            for module, reason in failed.items():
-                part = plan.decisions[module]
-                kind = part.rest.kind if isinstance(part, Sliced) else part.kind
-                if kind == DENSE.kind:
-                    raise DecompositionFailed(module, reason)
-                without.setdefault(module, {})[kind] = reason
 
     def _provenance(self, value: str) -> Provenance:
         """Where the curves come from; what a plan adds is added by whoever makes it."""

@@ -1,0 +1,166 @@
+"""The best plan of a study: one for each value model, and of those the one with the least loss.
+
+Value models are compared with the evidence of the fitted text, on text that it has not seen; the
+plan itself then uses the evidence of all text.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from math import isfinite
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from gacfx.allocation.allocate import allocate, keeps_limits
+from gacfx.calibration.divergence import Reference
+from gacfx.calibration.running import few_threads
+from gacfx.compressors.methods import METHODS
+from gacfx.compressors.values import VALUES
+from gacfx.core.decision import DENSE
+from gacfx.core.goal import Goal
+from gacfx.core.planned import Planned
+from gacfx.core.provenance import Trial
+from gacfx.core.pruning import Sliced
+from gacfx.core.search import Prune, Search
+from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
+from gacfx.coupling.feeders import feeders
+from gacfx.coupling.structures import coupled_structures
+from gacfx.errors import DecompositionFailed, PlanError
+from gacfx.evidence import Evidence
+from gacfx.hardware.profile import Profile
+from gacfx.modules.in_order import in_order
+from gacfx.passes.planning.limiting import bound_to, limiting_passes
+from gacfx.suitable import check_tp
+from gacfx.trials import Case, best_of, tries_of
+from gacfx.work import keep_curves, plan_digest, remembered
+
+if TYPE_CHECKING:
+    from gacfx.study import Study
+
+
+def best_plan(
+    study: "Study", goal: Goal, profile: Profile, search: Search, *, tried: bool
+) -> Planned:
+    """As :meth:`gacfx.study.Study.plan` says it."""
+    check_tp(search.tp, getattr(study.model, "config", None))
+    METHODS.find(study.method).offered(search)
+    case = Case(goal, profile, search, search.prune != "none")
+    check_in_nats(search)
+    tries = _tries(study, search)
+    trials: tuple[Trial, ...] = ()
+    with few_threads(study.model):
+        if tried or len(tries) > 1:
+            trials = _trials(study, tries, case)
+        chosen = next((t for t in trials if t.chosen), None)
+        value, prune = (chosen.value_model, chosen.prune) if chosen else tries[0]
+        case, corrections = case.pruning(prune), Corrections()
+        if search.corrections:
+            corrections = _corrections(study, value, case)
+            fitted = _solve(study, value, case, study.fit, (), corrections) if trials else None
+            trials = tuple(_again(study, t, fitted) if fitted and t.chosen else t for t in trials)
+        made = _solve(study, value, case, study.full, trials, corrections)
+        keep_curves(study.full.store, lambda: study.curves_of(made.plan))
+        return made
+
+
+def _tries(study: "Study", search: Search) -> tuple[tuple[str, Prune], ...]:
+    """Value models and menus of pruning that are to be compared.
+
+    Raises:
+        PlanError: pruning is asked for, and the study has no statistics for it.
+        PipelineError: of a value model that says nothing of it.
+    """
+    if search.prune != "none" and not study.structures:
+        raise PlanError(
+            f"prune {search.prune!r}: this study gathered nothing for it; make it with "
+            "Study.make(..., structures=True)"
+        )
+    return tries_of(search, study.method)
+
+
+def _trials(study: "Study", tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:
+    """One plan for each, judged on text that its curves did not see."""
+    losses, promised = [], []
+    for number, (value, prune) in enumerate(tries):
+        study.progress("plan", number, len(tries))
+        made = _solve(study, value, case.pruning(prune), study.fit)
+        losses.append(_judged(study, made))
+        promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
+    study.progress("plan", len(tries), len(tries))
+    best = best_of(losses, case.search)
+    rows = zip(tries, losses, promised, strict=True)
+    return tuple(
+        Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)
+        for i, ((value, prune), loss, promise) in enumerate(rows)
+    )
+
+
+def _corrections(study: "Study", value: str, case: Case) -> Corrections:
+    """What corrects the curves, on text that they did not see."""
+    reference = Reference(study.model, study.held_back.sample(TOKENS))
+
+    def solve(known: Mapping[str, float]) -> Planned:
+        # Before pivots go into other weights: then each part can be dense by itself.
+        return _solve(study, value, case, study.fit, (), known, ordered=False)
+
+    structures = study.structures or coupled_structures(study.graph)
+    measure = partial(divergence, study.model, reference)
+    return correct(solve, measure, structures, case.search.corrections)
+
+
+def _again(study: "Study", trial: Trial, made: Planned) -> Trial:
+    """The trial, with another plan."""
+    loss = _judged(study, made)
+    nats = loss if isfinite(loss) else None
+    return replace(trial, nats_per_token=nats, promised_nats=made.plan.loss_nats)
+
+
+def _judged(study: "Study", made: Planned) -> float:
+    """Loss on the held-back text of a plan of the other text."""
+    name = f"loss.{study.method}.{plan_digest(made.plan)}"
+    return remembered(study.fit.store, name, lambda: study.measure(made))
+
+
+def _solve(
+    study: "Study",
+    value: str,
+    case: Case,
+    known: Evidence,
+    trials: tuple[Trial, ...] = (),
+    corrections: Mapping[str, float] = MappingProxyType({}),
+    *,
+    ordered: bool = True,
+) -> Planned:
+    """The best plan under one value model, and its factors.
+
+    A weight that cannot have the form that was chosen for it is offered the others, and the plan is
+    made again.
+    """
+    curves = study.curves(value, known, structures=case.structures).corrected(corrections)
+    limiters = bound_to(limiting_passes(case.search.limits), case.profile)
+    without: dict[str, dict[str, str]] = {}
+    while True:
+        plan = allocate(
+            curves,
+            case.goal,
+            profile=case.profile,
+            search=case.search,
+            limiters=limiters,
+            trials=trials,
+            without=without,
+        )
+        factors, failed = known.factors(plan, study.graph, study.structures)
+        if not failed:
+            made = Planned(plan, factors)
+            if not ordered:
+                return made
+            sources, before = known.decompositions, feeders(study.graph)
+            moved = in_order(plan, factors, sources, study.model, before, known.store)
+            absorbed = Planned(*moved)
+            return absorbed if keeps_limits(absorbed.plan, curves, limiters) else made
+        for module, reason in failed.items():
+            part = plan.decisions[module]
+            kind = part.rest.kind if isinstance(part, Sliced) else part.kind
+            if kind == DENSE.kind:
+                raise DecompositionFailed(module, reason)
+            without.setdefault(module, {})[kind] = reason
