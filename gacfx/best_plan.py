@@ -81,9 +81,10 @@ def _tries(study: "Study", search: Search) -> tuple[tuple[str, Prune], ...]:
 def _trials(study: "Study", tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:
     """One plan for each, judged on text that its curves did not see."""
     losses, promised = [], []
+    values = tuple(dict.fromkeys(value for value, _ in tries))
     for number, (value, prune) in enumerate(tries):
         study.progress("plan", number, len(tries))
-        made = _solve(study, value, case.pruning(prune), study.fit)
+        made = _solve(study, value, case.pruning(prune), study.fit, others=values)
         losses.append(_judged(study, made))
         promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
     study.progress("plan", len(tries), len(tries))
@@ -130,13 +131,15 @@ def _solve(
     corrections: Mapping[str, float] = MappingProxyType({}),
     *,
     ordered: bool = True,
+    others: tuple[str, ...] = (),
 ) -> Planned:
     """The best plan under one value model, and its factors.
 
     A weight that cannot have the form that was chosen for it is offered the others, and the plan is
-    made again.
+    made again. ``others`` are value models whose curves will be asked for next.
     """
-    curves = study.curves(value, known, structures=case.structures).corrected(corrections)
+    curves = study.curves(value, known, structures=case.structures, others=others)
+    curves = curves.corrected(corrections)
     limiters = bound_to(limiting_passes(case.search.limits), case.profile)
     without: dict[str, dict[str, str]] = {}
     while True:

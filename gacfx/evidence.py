@@ -1,6 +1,6 @@
 """What calibration found on one text, and what is made of it: curves, and factors of a plan."""
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
@@ -67,7 +67,12 @@ class Evidence:
         return Evidence(self.statistics, kept, gradients=self.gradients, store=self.store)
 
     def measure(
-        self, gm: GraphModule, method: str, value: str, skip_nats: Mapping[str, float] | None = None
+        self,
+        gm: GraphModule,
+        method: str,
+        value: str,
+        skip_nats: Mapping[str, float] | None = None,
+        others: Iterable[str] = (),
     ) -> None:
         """Leave the curves of all targets in the graph.
 
@@ -76,15 +81,19 @@ class Evidence:
             method: whose factors the curves are of.
             value: name of the value model.
             skip_nats: structure -> rise without its block; None to leave structures alone.
+            others: value models whose curves will be asked for, too: each weight is decomposed and
+                read once for all of them.
         """
         if value not in self.curves:
+            tables = {name: dict[str, Curve]() for name in others if name not in self.curves}
             MeasureCurves(
                 method=method,
                 value=value,
                 statistics=self.statistics,
                 decompositions=self.decompositions,
+                others=tables,
             )(gm)
-            self.curves[value] = state(gm).curves or {}
+            self.curves.update({**tables, value: state(gm).curves or {}})
         state(gm).curves, state(gm).structure_curves = self.curves[value], ()
         if skip_nats is None:
             return

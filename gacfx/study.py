@@ -197,7 +197,12 @@ class Study:
 
     @plain_torch()
     def curves(
-        self, value: str, known: Evidence | None = None, *, structures: bool = False
+        self,
+        value: str,
+        known: Evidence | None = None,
+        *,
+        structures: bool = False,
+        others: tuple[str, ...] = (),
     ) -> Curves:
         """The curves of all targets under a value model, with the locks of this model.
 
@@ -205,20 +210,25 @@ class Study:
             value: name of the value model.
             known: what they are made of; all calibration text if None.
             structures: with those of coupled structures.
+            others: value models that will be asked for, too.
         """
         known = known or self.full
         part = "full" if known is self.full else "fit"
         name = f"{self.method}.{part}.{value}.{'structures' if structures else 'ranks'}"
         return remembered_curves(
-            known.store, name, lambda: self._measured(value, known, structures=structures)
+            known.store,
+            name,
+            lambda: self._measured(value, known, structures=structures, others=others),
         )
 
-    def _measured(self, value: str, known: Evidence, *, structures: bool) -> Curves:
+    def _measured(
+        self, value: str, known: Evidence, *, structures: bool, others: tuple[str, ...]
+    ) -> Curves:
         """The curves, measured."""
         if structures and not self.skips:
             text = self.full.statistics, self.held_back
             self.skips.update(skip_losses(self.model, self.structures, *text))
-        known.measure(self.graph, self.method, value, self.skips if structures else None)
+        known.measure(self.graph, self.method, value, self.skips if structures else None, others)
         model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))
         facts = replace(

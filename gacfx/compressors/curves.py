@@ -14,6 +14,7 @@ inner), for the factors of any method, not only of the one that is optimal in th
 # M outputs, N inputs, S = min(M, N)
 
 from enum import StrEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,67 +38,87 @@ DOUBT = 1e-12
 saw would otherwise be worth nothing, and a factorization that drops them as good as the weight."""
 
 
-def tail_losses(
-    weight_MN: Tensor,
-    moments: Moments,
-    inner_SS: Tensor,
-    outer_SS: Tensor,
-    output: OutputWeight,
-) -> Tensor:
-    """Loss [S + 1] at every rank 0 .. S, float64, at least 0 and not increasing.
+class Tails:
+    """The curves of one decomposition; what they have in common is computed once."""
 
-    A method that is not optimal in the metric of the value model may lose less at a smaller rank; a
-    rank then gets the largest loss of all ranks from it on, so the curve never promises too much.
+    def __init__(
+        self, weight_MN: Tensor, moments: Moments, inner_SS: Tensor, outer_SS: Tensor
+    ) -> None:
+        """Nothing is computed yet.
 
-    Args:
-        weight_MN: any floating dtype.
-        moments: of the same weight.
-        inner_SS: see :attr:`gacfx.compressors.protocol.Decomposition.components`.
-        outer_SS: the other half of it.
-        output: what stands in the place of G.
-    """
-    coupling_SS = _output_gram(weight_MN, moments, inner_SS, output) * _input_gram(
-        moments, outer_SS
-    )
-    coupling_SS = coupling_SS + DOUBT * _white(weight_MN, moments, inner_SS, outer_SS, output)
-    # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
-    rows_S = coupling_SS.diagonal() + 2 * coupling_SS.triu(1).sum(1)
-    loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
-    return loss.cummax(0).values.flip(0)
+        Args:
+            weight_MN: any floating dtype.
+            moments: of the same weight.
+            inner_SS: see :attr:`gacfx.compressors.protocol.Decomposition.components`.
+            outer_SS: the other half of it.
+        """
+        self.weight_MN, self.moments = weight_MN, moments
+        self.inner_SS, self.outer_SS = inner_SS, outer_SS
 
+    def losses(self, output: OutputWeight) -> Tensor:
+        """Loss [S + 1] at every rank 0 .. S, float64, at least 0 and not increasing.
 
-def _white(
-    weight_MN: Tensor,
-    moments: Moments,
-    inner_SS: Tensor,
-    outer_SS: Tensor,
-    output: OutputWeight,
-) -> Tensor:
-    """(up^T up) * (down down^T), scaled as if A and G were their mean diagonals."""
-    # So small a share needs no more than float32, of numbers of its size.
-    large, weight = float(inner_SS.abs().max()), weight_MN.to(inner_SS.device, torch.float32)
-    inner, outer = (inner_SS / large).float(), (outer_SS * large).float()
-    up_MS = weight @ inner if moments.wide else inner
-    down_SN = outer if moments.wide else outer @ weight
-    scale = float(moments.input_square_mean.mean())
-    if output is not OutputWeight.IDENTITY:
-        scale *= moments.grad_square_mean
-    return scale * ((up_MS.T @ up_MS).double() * (down_SN @ down_SN.T).double())
+        A method that is not optimal in the metric of the value model may lose less at a smaller
+        rank; a rank then gets the largest loss of all ranks from it on, so the curve never promises
+        too much.
 
+        Args:
+            output: what stands in the place of G.
+        """
+        if output is OutputWeight.MEAN:
+            return self._plain * self.moments.grad_square_mean
+        return self._two_sided if output is OutputWeight.MOMENT else self._plain
 
-def _input_gram(moments: Moments, outer_SS: Tensor) -> Tensor:
-    """down A down^T."""
-    middle_SS = moments.side_moment if moments.wide else moments.projected_moment
-    return outer_SS @ middle_SS @ outer_SS.T
+    @cached_property
+    def _two_sided(self) -> Tensor:
+        return self._tail(self._output_gram(), self.moments.grad_square_mean)
 
+    @cached_property
+    def _plain(self) -> Tensor:
+        """With the identity in the place of G."""
+        up_S = self.inner_SS
+        if self.moments.wide:
+            up_S = self.weight_MN.to(up_S) @ up_S
+        return self._tail(up_S.T @ up_S, 1.0)
 
-def _output_gram(
-    weight_MN: Tensor, moments: Moments, inner_SS: Tensor, output: OutputWeight
-) -> Tensor:
-    """up^T G up, with G as the value model has it."""
-    if output is OutputWeight.MOMENT:
+    def _tail(self, output_SS: Tensor, mean: float) -> Tensor:
+        """The curve of one metric of the outputs.
+
+        Args:
+            output_SS: up^T G up; changed.
+            mean: diagonal of G, on average.
+        """
+        output_SS *= self._input_gram
+        output_SS.add_(self._white, alpha=DOUBT * mean)
+        # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
+        rows_S = output_SS.diagonal() + 2 * output_SS.triu(1).sum(1)
+        loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
+        return loss.cummax(0).values.flip(0)
+
+    @cached_property
+    def _white(self) -> Tensor:
+        """(up^T up) * (down down^T), scaled as if A were its mean diagonal; float32."""
+        # So small a share needs no more than float32, of numbers of its size.
+        large = float(self.inner_SS.abs().max())
+        weight_MN = self.weight_MN.to(self.inner_SS.device, torch.float32)
+        up_MS, down_SN = (self.inner_SS / large).float(), (self.outer_SS * large).float()
+        if self.moments.wide:
+            up_MS = weight_MN @ up_MS
+        else:
+            down_SN = down_SN @ weight_MN
+        white_SS = up_MS.T @ up_MS
+        white_SS *= down_SN @ down_SN.T
+        return white_SS.mul_(float(self.moments.input_square_mean.mean()))
+
+    @cached_property
+    def _input_gram(self) -> Tensor:
+        """down A down^T."""
+        moments, outer_SS = self.moments, self.outer_SS
+        middle_SS = moments.side_moment if moments.wide else moments.projected_moment
+        return outer_SS @ middle_SS @ outer_SS.T
+
+    def _output_gram(self) -> Tensor:
+        """up^T G up."""
+        moments, inner_SS = self.moments, self.inner_SS
         middle_SS = moments.projected_moment if moments.wide else moments.side_moment
         return inner_SS.T @ middle_SS @ inner_SS
-    up_S = weight_MN.to(inner_SS) @ inner_SS if moments.wide else inner_SS
-    scale = moments.grad_square_mean if output is OutputWeight.MEAN else 1.0
-    return up_S.T @ up_S * scale

@@ -8,6 +8,7 @@ A new value model is one :class:`ValueModel`, made known by :func:`register` or 
 the group ``gacfx.values``.
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from gacfx.core.table import Table
 from gacfx.errors import DecompositionFailed, PipelineError
 
 if TYPE_CHECKING:
+    from gacfx.compressors.curves import Tails
     from gacfx.compressors.protocol import Compressor, Decomposition
 
 Losses = NDArray[np.float64]
@@ -97,15 +99,39 @@ def _paper(found: "Decomposition") -> Losses:
 
 def _tail(found: "Decomposition", output: str) -> Losses:
     """Losses of an error D under A and what stands in the place of G."""
-    from gacfx.compressors.curves import OutputWeight, tail_losses  # torch
+    from gacfx.compressors.curves import OutputWeight  # torch
 
-    if found.components is None:
-        raise DecompositionFailed(
-            found.module,
-            f"the factors of {found.method.name!r} are not nested, and it has no curve of its own",
-        )
-    losses = tail_losses(found.weight_MN, found.moments, *found.components, OutputWeight(output))
-    return losses.cpu().numpy()
+    return _LAST.tails(found).losses(OutputWeight(output)).cpu().numpy()
+
+
+class _Last:
+    """The tails of the decomposition that was looked at last, as long as it lives."""
+
+    def __init__(self) -> None:
+        self._known: tuple[weakref.ref[Decomposition], Tails] | None = None
+
+    def tails(self, found: "Decomposition") -> "Tails":
+        from gacfx.compressors.curves import Tails  # torch
+
+        if found.components is None:
+            raise DecompositionFailed(
+                found.module,
+                f"the factors of {found.method.name!r} are not nested, and it has no curve of its "
+                "own",
+            )
+        known = self._known
+        if known is not None and known[0]() is found:
+            return known[1]
+        made = Tails(found.weight_MN, found.moments, *found.components)
+        self._known = weakref.ref(found, self._forget), made
+        return made
+
+    def _forget(self, gone: "weakref.ref[Decomposition]") -> None:
+        if self._known is not None and self._known[0] is gone:
+            self._known = None
+
+
+_LAST = _Last()
 
 
 VALUES: Table[ValueModel] = Table(

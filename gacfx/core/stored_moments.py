@@ -7,19 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gacfx.core.packing import packed, unpacked
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.core.store import Store
 
-_TENSORS = (
-    "projected_moment",
-    "side_moment",
-    "input_abs_mean",
-    "input_square_mean",
-    "long_moment",
-)
+_MATRICES = ("projected_moment", "side_moment", "long_moment")
+_TENSORS = (*_MATRICES, "input_abs_mean", "input_square_mean")
 _NUMBERS = "numbers"
 _ALIVE = 24
-"""Mixed matrices that are remembered, for weights that are fed the same tensor."""
+"""Matrices that are remembered, for weights that are fed the same tensor."""
 
 
 def placed(tensor: Tensor, device: torch.device | None = None) -> Tensor:
@@ -32,18 +28,22 @@ def placed(tensor: Tensor, device: torch.device | None = None) -> Tensor:
 
 
 def moments_tensors(part: str, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
-    """What a store keeps of the moments of some modules.
+    """What a store keeps of the moments of some modules: symmetric matrices once.
 
     Args:
         part: of the text, say; comes before the names.
         moments: module -> its moments. Tensors that several share stay shared.
     """
-    made = dict[str, Tensor]()
+    made, small = dict[str, Tensor](), dict[int, Tensor]()
     for module, found in moments.items():
         numbers = (found.rows, found.columns, found.grad_square_mean)
         made[f"{part}|{module}|{_NUMBERS}"] = torch.tensor(numbers, dtype=torch.float64)
         for name in _TENSORS:
             if (tensor := getattr(found, name)) is not None:
+                if name in _MATRICES:
+                    if id(tensor) not in small:
+                        small[id(tensor)] = packed(tensor)
+                    tensor = small[id(tensor)]
                 made[f"{part}|{module}|{name}"] = tensor
     return made
 
@@ -59,6 +59,8 @@ class StoredMoments(Mapping[str, Moments]):
     """Module -> set of the store that has it."""
     device: torch.device | None = None
     """Where they are to be; None for where the store has them."""
+    _known: list[tuple[Tensor, weakref.ref[Tensor]]] = field(default_factory=list, repr=False)
+    """What the store gave last, and the matrix that it is, as long as somebody holds it."""
 
     def __getitem__(self, module: str) -> Moments:
         name, start = self.sets[module], f"{self.part}|{module}|"
@@ -71,7 +73,15 @@ class StoredMoments(Mapping[str, Moments]):
         return Moments(rows=int(rows), columns=int(columns), grad_square_mean=grad_square, **found)
 
     def _read(self, name: str, key: str) -> Tensor:
-        return placed(self.store.get(name, key), self.device)
+        stored = self.store.get(name, key)
+        if stored.ndim < 2:
+            return placed(stored, self.device)
+        for known, made in self._known:
+            if known is stored and (matrix := made()) is not None:
+                return matrix
+        matrix = unpacked(stored).to(self.device or stored.device)
+        self._known[:] = [(stored, weakref.ref(matrix)), *self._known[: _ALIVE - 1]]
+        return matrix
 
     def __contains__(self, module: object) -> bool:
         return module in self.sets

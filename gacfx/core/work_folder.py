@@ -28,7 +28,7 @@ from gacfx.core.store import Store
 from gacfx.errors import CheckpointError
 
 FORMAT = "gacfx-work"
-VERSION = 1
+VERSION = 2
 JOURNAL = "journal.json"
 _LOCK = "gacfx.lock"
 _SAME = "same"

@@ -44,24 +44,31 @@ class MeasureCurves(GacPass):
     statistics: Statistics | None = given()
     decompositions: MutableMapping[str, Decomposition] | None = given()
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
+    others: dict[str, dict[str, Curve]] | None = given()
+    """Value model -> curves: tables to fill on the way, while a decomposition is at hand."""
 
     def run(self, gm: GraphModule) -> bool:
         assert self.statistics is not None and self.decompositions is not None
         check_method(self.method, self.value)
         known, curves = self.decompositions, dict[str, Curve]()
+        tables = {**(self.others or {}), self.value: curves}
         makes_ranks = METHODS.find(self.method).makes_ranks
+        found: Decomposition | DecompositionFailed
         for node, site in list(targets(gm)):
             if not makes_ranks:
-                reason = f"{self.method} makes no ranks"
-                curves[site.name] = failed_curve(site, self.value, reason)
+                for value, table in tables.items():
+                    table[site.name] = failed_curve(site, value, f"{self.method} makes no ranks")
                 continue
             try:
                 if site.name not in known:
                     known[site.name] = self.decompose(gm, site)
-                curves[site.name] = known[site.name].curve(self.value)
+                found = known[site.name]
             except DecompositionFailed as error:
-                refuse(node, by=self.name, reason=error.reason)
-                curves[site.name] = failed_curve(site, self.value, error.reason)
+                found = error
+            for value, table in tables.items():
+                table[site.name] = curve_of(found, site, value)
+            if curves[site.name].failed:
+                refuse(node, by=self.name, reason=curves[site.name].failed)
         state(gm).curves, state(gm).structure_curves = curves, ()
         return False
 
@@ -85,6 +92,16 @@ def check_method(method: str, value: str = "two-sided", search: Search | None = 
     VALUES.find(value)
     if search is not None:
         found.offered(search)
+
+
+def curve_of(found: Decomposition | DecompositionFailed, site: MatmulSite, value: str) -> Curve:
+    """The curve of a decomposition under a value model; one that offers nothing where it failed."""
+    if isinstance(found, DecompositionFailed):
+        return failed_curve(site, value, found.reason)
+    try:
+        return found.curve(value)
+    except DecompositionFailed as error:
+        return failed_curve(site, value, error.reason)
 
 
 def failed_curve(site: MatmulSite, value: str, reason: str) -> Curve:
