@@ -7,18 +7,19 @@ Each arrow is a step between sets of a store, so that memory holds one layer's s
 and a run that was stopped goes on. Numbers are those of :func:`gacfx.calibration.gather.gather`.
 """
 
-# B documents, T tokens of each, D width of the model, V vocabulary, L layers
+# B documents of a batch, T tokens of the longest, D width of the model, V vocabulary, L layers
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.labels import generator_of, sample_labels
+from gacfx.calibration.batches import Batch, Reads, batches
+from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
-from gacfx.calibration.predictions import LOGITS
+from gacfx.calibration.predictions import positions
 from gacfx.calibration.running import impossible
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.text import Corpus
@@ -36,13 +37,11 @@ NATS = "nats"
 
 @dataclass(frozen=True)
 class _Shard:
-    """Some documents of one text."""
+    """Some batches of one text."""
 
     number: int
     text: int
-    first: int
-    """Position of the first document in its text."""
-    documents: tuple[Tensor, ...]
+    batches: tuple[Batch, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +55,8 @@ class ByLayer:
     both_sides: Container[str]
     seed: int
     store: Store
+    reads: Reads
+    """Which documents the model reads together."""
     progress: Callable[[float], None]
     """Called with the documents that were done: each step does a part of all."""
 
@@ -112,22 +113,22 @@ class ByLayer:
     def _sets(self, what: str, at: int) -> tuple[str, ...]:
         return tuple(f"{what}.{at}.{shard.number}" for shard in self._shards)
 
-    @property
+    @cached_property
     def _shards(self) -> list[_Shard]:
         found: list[_Shard] = []
         for text, corpus in enumerate(self.texts):
-            start, tokens = 0, 0
-            for index, ids_T in enumerate(corpus.documents):
-                if tokens and tokens + len(ids_T) > SHARD_TOKENS:
-                    part = corpus.documents[start:index]
-                    found.append(_Shard(len(found), text, start, part))
-                    start, tokens = index, 0
-                tokens += len(ids_T)
-            found.append(_Shard(len(found), text, start, corpus.documents[start:]))
+            parts, tokens = [list[Batch]()], 0
+            for batch in batches(corpus.documents, self.reads):
+                if tokens and tokens + batch.tokens > SHARD_TOKENS:
+                    parts.append([])
+                    tokens = 0
+                parts[-1].append(batch)
+                tokens += batch.tokens
+            found += [_Shard(len(found) + i, text, tuple(part)) for i, part in enumerate(parts)]
         return found
 
     def _read(self, what: str, at: int, shard: _Shard, index: int) -> Tensor:
-        """[1, T, D] of one document of a shard."""
+        """[B, T, D] of one batch of a shard."""
         device = next(self.layered.model.parameters()).device
         return self.store.get(f"{what}.{at}.{shard.number}", str(index)).to(device)
 
@@ -135,19 +136,19 @@ class ByLayer:
         made = {str(index): each.detach() for index, each in enumerate(rows)}
         self.store.put(f"{what}.{at}.{shard.number}", made)
 
-    def _done(self) -> None:
-        """One step was done for one document."""
-        self.progress(0.5 / (len(self.layered.layers) + 1))
+    def _done(self, batch: Batch) -> None:
+        """One step was done for the documents of a batch."""
+        self.progress(0.5 * len(batch.documents) / (len(self.layered.layers) + 1))
 
     @torch.no_grad()
     def _forward(self, at: int) -> None:
         """Boundary ``at`` + 1."""
         for shard in self._shards:
             made = []
-            for index, ids_T in enumerate(shard.documents):
+            for index, batch in enumerate(shard.batches):
                 hidden = self._read("hidden", at, shard, index) if at >= 0 else None
-                made.append(self.layered.between(ids_T[None], at, hidden))
-                self._done()
+                made.append(self.layered.between(batch.ids, at, hidden))
+                self._done(batch)
             self._put("hidden", at + 1, shard, made)
 
     def _head(self) -> None:
@@ -156,55 +157,69 @@ class ByLayer:
         count = len(self.layered.layers)
         for shard in self._shards:
             made = []
-            for index, ids_T in enumerate(shard.documents):
+            for index, batch in enumerate(shard.batches):
                 hidden = self._read("hidden", count, shard, index)
-                grads, lost_T = self._likelihood(ids_T, hidden, shard.first + index)
-                nats[shard.text] += float(lost_T.double().sum())
+                grads, lost = self._likelihood(batch, hidden)
+                nats[shard.text] += lost
                 made.append(grads)
-                self._done()
+                self._done(batch)
             self._put("grads", count, shard, made)
         self.store.put(NATS, {str(t): torch.tensor(n).double() for t, n in enumerate(nats)})
 
-    def _likelihood(self, ids_T: Tensor, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
-        """(gradient [1, T, D], losses [T - 1] in nats) of one document, some positions at a time.
+    def _likelihood(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, float]:
+        """(gradient [B, T, D], loss in nats) of the documents of a batch, some positions at a time.
 
         A gradient is that of a token's own log-likelihood, so it does not depend on how many there
         are.
         """
-        generator, grads, losses = generator_of(self.seed, ids_T), [], []
-        step = max(LOGITS // self.layered.vocabulary, 1)
-        for start in range(0, len(ids_T), step):
+        draws = [generator_of(self.seed, ids_T) for ids_T in batch.documents]
+        lost: list[list[Tensor]] = [[] for _ in draws]
+        grads, ids_BT = [], batch.ids
+        step = positions(len(draws), self.layered.vocabulary)
+        for start in range(0, ids_BT.shape[1], step):
             part = hidden[:, start : start + step].clone().requires_grad_()
             with torch.enable_grad():
-                ids_BT = ids_T[None, start : start + step]
-                logits_TV = self.layered.between(ids_BT, len(self.layered.layers), part)[0]
-            next_T = ids_T[start + 1 : start + step + 1]
-            losses.append(self._go_back(logits_TV, next_T, generator, index))
+                ids_Bt = ids_BT[:, start : start + step]
+                logits_BtV = self.layered.between(ids_Bt, len(self.layered.layers), part)
+                self._go_back(logits_BtV, batch, start, draws, lost)
             grads.append(torch.zeros_like(part) if part.grad is None else part.grad)
-        nats_T = torch.cat(losses)
-        if why := impossible(nats_T, ids_T, index):
-            raise CalibrationError(why)
-        return torch.cat(grads, 1), nats_T
+        nats = 0.0
+        for index, ids_T, losses in zip(batch.indices, batch.documents, lost, strict=True):
+            nats_T = torch.cat(losses)
+            if why := impossible(nats_T, ids_T, index):
+                raise CalibrationError(why)
+            nats += float(nats_T.double().sum())
+        return torch.cat(grads, 1), nats
 
     def _go_back(
-        self, logits_TV: Tensor, next_T: Tensor, generator: torch.Generator, index: int
-    ) -> Tensor:
-        """Runs the head backward; losses of the tokens that follow, float32."""
-        with torch.enable_grad():
-            logits_TV = logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
-            seen_TV = logits_TV.detach()
-            # -inf masks rows of the vocabulary; the largest logit must be a number.
-            if not bool(torch.isfinite(seen_TV.amax(-1)).all()):
-                raise CalibrationError(
-                    f"the model's logits are NaN or infinite on document {index}; "
-                    "run it in bfloat16 or float32"
-                )
-            labels_T = sample_labels(seen_TV, generator)
-            if logits_TV.requires_grad:
-                loss = nn.functional.cross_entropy(logits_TV, labels_T, reduction="sum")
-                torch.autograd.backward(loss)
-        target_T = next_T.to(seen_TV.device)
-        return nn.functional.cross_entropy(seen_TV[: len(next_T)], target_T, reduction="none")
+        self,
+        logits_BtV: Tensor,
+        batch: Batch,
+        start: int,
+        draws: Sequence[torch.Generator],
+        lost: Sequence[list[Tensor]],
+    ) -> None:
+        """Runs the head backward for the positions from ``start`` on.
+
+        Adds the losses [t] of the tokens that follow, in float32, to those of each document.
+        """
+        logits_BtV = logits_BtV.to(torch.promote_types(logits_BtV.dtype, torch.float32))
+        rows, labels = [], []
+        for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):
+            real_tV = logits_BtV[row, : max(len(ids_T) - start, 0)]
+            if not len(real_tV):
+                continue
+            seen_tV = real_tV.detach()
+            check_logits(seen_tV, index)
+            next_T = ids_T[start + 1 : start + 1 + len(seen_tV)].to(seen_tV.device)
+            lost[row].append(
+                nn.functional.cross_entropy(seen_tV[: len(next_T)], next_T, reduction="none")
+            )
+            rows.append(real_tV)
+            labels.append(sample_labels(seen_tV, draws[row]))
+        if rows and logits_BtV.requires_grad:
+            loss = nn.functional.cross_entropy(torch.cat(rows), torch.cat(labels), reduction="sum")
+            torch.autograd.backward(loss)
 
     def _backward(self, at: int, further: bool) -> None:
         """Moments of a layer, and the gradient at its boundary if layers below it want one."""
@@ -229,7 +244,8 @@ class ByLayer:
         try:
             for shard in shards:
                 made = []
-                for index in range(len(shard.documents)):
+                for index, batch in enumerate(shard.batches):
+                    inputs.real = batch.real
                     made.append(self._through(at, shard, index, further))
                     inputs.flush()
                 if further:
@@ -240,13 +256,13 @@ class ByLayer:
         return {name: sums.pop(name).moments(tokens) for name in modules}
 
     def _through(self, at: int, shard: _Shard, index: int, further: bool) -> Tensor:
-        """Gradient [1, T, D] at boundary ``at`` of one document; its hooks count on the way."""
+        """Gradient [B, T, D] at boundary ``at`` of one batch; its hooks count on the way."""
         hidden = self._read("hidden", at, shard, index).detach().requires_grad_(further)
         with torch.enable_grad():
-            made = self.layered.between(shard.documents[index][None], at, hidden)
+            made = self.layered.between(shard.batches[index].ids, at, hidden)
             if made.requires_grad:
                 made.backward(self._read("grads", at + 1, shard, index).view_as(made))
-        self._done()
+        self._done(shard.batches[index])
         return torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
 
 

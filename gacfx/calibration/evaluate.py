@@ -1,6 +1,6 @@
 """Loss of a model on a corpus."""
 
-# T tokens of one document
+# B documents, T tokens of each, V vocabulary
 
 import math
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.batches import Batch, batches, how_read
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import (
     borrowed,
@@ -59,11 +60,17 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     model = runnable(model)
     sums, problem = [], ""
     longest = max(corpus.documents, key=len)
-    with borrowed(model), torch.inference_mode(), predicting(model, longest) as predict:
-        for index, ids_T in enumerate(corpus.documents):
-            nats_T = _losses(predict(ids_T), ids_T)
-            sums.append(float(nats_T.double().sum()))
-            problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
+    found: dict[int, Tensor] = {}
+    with borrowed(model), torch.inference_mode():
+        together = batches(corpus.documents, how_read(model, corpus.documents))
+        with predicting(model, longest) as predict:
+            for batch in together:
+                found |= zip(batch.indices, _losses(predict(batch.ids), batch), strict=True)
+    sums, problem = list[float](), ""
+    for index, ids_T in enumerate(corpus.documents):
+        nats_T = found[index]
+        sums.append(float(nats_T.double().sum()))
+        problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
     nats = math.fsum(sums) / tokens
     if math.isnan(nats):
@@ -72,17 +79,24 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)
 
 
-def _losses(parts: Iterable[Tensor], ids_T: Tensor) -> Tensor:
-    """Negative log-likelihood [T - 1] of each token from the second on, float32, nats.
+def _losses(parts: Iterable[Tensor], batch: Batch) -> list[Tensor]:
+    """Negative log-likelihood [T - 1] of each token from the second on, float32, nats, of each
+    document.
 
     Args:
-        parts: logits [t, V] of the positions in turn.
-        ids_T: all tokens.
+        parts: logits [B, t, V] of the positions in turn.
+        batch: the documents.
     """
-    losses, at = [], 1
-    for logits_TV in parts:
-        next_T = ids_T[at : at + len(logits_TV)].to(logits_TV.device)
-        seen_TV = logits_TV[: len(next_T)]
-        losses.append(nn.functional.cross_entropy(seen_TV, next_T, reduction="none"))
-        at += len(logits_TV)
-    return torch.cat(losses)
+    losses, at, ids_BT = [], 1, batch.ids
+    for logits_BTV in parts:
+        count = logits_BTV.shape[1]
+        next_BT = ids_BT[:, at : at + count].to(logits_BTV.device)
+        seen_BTV = logits_BTV[:, : next_BT.shape[1]]
+        losses.append(
+            nn.functional.cross_entropy(seen_BTV.flatten(0, 1), next_BT.flatten(), reduction="none")
+            .view(next_BT.shape)
+            .cpu()
+        )
+        at += count
+    nats_BT = torch.cat(losses, 1)
+    return [nats_BT[row, : len(ids_T) - 1] for row, ids_T in enumerate(batch.documents)]

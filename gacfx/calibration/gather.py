@@ -1,4 +1,4 @@
-"""Gather second moments: one forward and one backward for each document.
+"""Gather second moments: one forward and one backward for each batch of documents.
 
 Of the whole model at once, or one decoder layer at a time (:mod:`gacfx.calibration.by_layer`); the
 numbers are the same.
@@ -7,7 +7,7 @@ Half precision: the model runs in its own dtype (bf16 everywhere, fp16 on a GPU)
 loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the model.
 """
 
-# T tokens of one document, V vocabulary
+# B documents of a batch, T tokens of the longest, V vocabulary
 
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -15,14 +15,15 @@ from collections.abc import Callable, Container, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.batches import Batch, batches, how_read
 from gacfx.calibration.by_layer import ByLayer
-from gacfx.calibration.labels import generator_of, sample_labels
+from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered, modules_by_layer
 from gacfx.calibration.running import (
+    batch_logits,
     borrowed,
     device_of,
     impossible,
-    logits_of,
     runnable,
     token_nats,
 )
@@ -93,7 +94,10 @@ def gather_texts(
             layered = Layered(run)
             grouped = modules_by_layer(layered, names)
             with borrowed(run):
-                walk = ByLayer(layered, texts, grouped, both_sides, seed, store, progress)
+                asked = targets(run, names).values()
+                documents = [each for text in texts for each in text.documents]
+                reads = how_read(run, documents, asked)
+                walk = ByLayer(layered, texts, grouped, both_sides, seed, store, reads, progress)
                 found = walk.moments()
         except UnsupportedModel as error:
             warnings.warn(
@@ -155,7 +159,7 @@ def gather(
 ) -> Statistics:
     """Moments of every targeted weight, per token, float64, on the model's device.
 
-    The whole model and the activations of one document are in memory; parameters get no gradients.
+    The whole model and the activations of one batch are in memory; parameters get no gradients.
     Modes, ``requires_grad`` and ``grad`` of the model are left as they were.
 
     Args:
@@ -165,7 +169,7 @@ def gather(
         both_sides: names of those that may lose outputs or inputs, for which the moment of the
             long side is gathered too: 8 L^2 bytes each, one for all that are fed the same tensor.
         seed: of the sampled labels.
-        progress: called after each document with its number of tokens.
+        progress: called for each document with its number of tokens.
 
     Raises:
         CalibrationError: text that does not fit, unknown names, NaN or infinite weights or logits,
@@ -178,6 +182,8 @@ def gather(
     digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
     model = runnable(model)
     chosen = targets(model, list(chosen))
+    with borrowed(model):
+        reads = how_read(model, corpus.documents, chosen.values())
     inputs = InputSums()
     sums = {
         name: LinearSums(name, module, inputs, both_sides=name in both_sides)
@@ -186,12 +192,15 @@ def gather(
     hooks = [chosen[name].register_forward_hook(sums[name].forward_hook) for name in chosen]
     nats = 0.0
     try:
-        with borrowed(model), torch.enable_grad():
-            for index, ids_T in enumerate(corpus.documents):
-                nats += _one_document(model, ids_T, seed, index)
+        with borrowed(model):
+            for batch in batches(corpus.documents, reads):
+                inputs.real = batch.real
+                with torch.enable_grad():
+                    nats += _one_batch(model, batch, seed)
                 inputs.flush()
                 if progress is not None:
-                    progress(len(ids_T))
+                    for ids_T in batch.documents:
+                        progress(len(ids_T))
     finally:
         for hook in hooks:
             hook.remove()
@@ -200,21 +209,21 @@ def gather(
     return _statistics(corpus, moments, seed, nats_per_token, digests)
 
 
-def _one_document(model: nn.Module, ids_T: Tensor, seed: int, index: int) -> float:
-    """Runs the hooks forward and backward; the document's own loss, nats."""
-    logits_TV = logits_of(model, ids_T)
-    # -inf masks rows of the vocabulary; the largest logit of every position must be a number.
-    if not bool(torch.isfinite(logits_TV.detach().amax(-1)).all()):
-        raise CalibrationError(
-            f"the model's logits are NaN or infinite on document {index}; "
-            "run it in bfloat16 or float32"
-        )
-    nats_T = token_nats(logits_TV.detach(), ids_T)
-    if why := impossible(nats_T, ids_T, index):
-        raise CalibrationError(why)
-    labels_T = sample_labels(logits_TV.detach(), generator_of(seed, ids_T))
-    if logits_TV.requires_grad:
+def _one_batch(model: nn.Module, batch: Batch, seed: int) -> float:
+    """Runs the hooks forward and backward; the loss of the documents, nats."""
+    logits_BTV = batch_logits(model, batch.ids)
+    nats, labels = 0.0, []
+    for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):
+        logits_TV = logits_BTV[row, : len(ids_T)].detach()
+        check_logits(logits_TV, index)
+        nats_T = token_nats(logits_TV, ids_T)
+        if why := impossible(nats_T, ids_T, index):
+            raise CalibrationError(why)
+        nats += float(nats_T.double().sum())
+        labels.append(sample_labels(logits_TV, generator_of(seed, ids_T)))
+    if logits_BTV.requires_grad:
         # The sum, not the mean: each token's gradient is that of its own log-likelihood.
-        loss = nn.functional.cross_entropy(logits_TV, labels_T, reduction="sum")
+        rows_RV = batch.rows(logits_BTV)
+        loss = nn.functional.cross_entropy(rows_RV, torch.cat(labels), reduction="sum")
         torch.autograd.backward(loss)
-    return float(nats_T.double().sum())
+    return nats

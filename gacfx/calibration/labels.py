@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gacfx.calibration.text import document_digest
+from gacfx.errors import CalibrationError
 
 
 def sample_labels(logits_TV: Tensor, generator: torch.Generator) -> Tensor:
@@ -32,3 +33,16 @@ def generator_of(seed: int, ids_T: Tensor) -> torch.Generator:
     """The generator of a document's labels, at its beginning."""
     mixed = hashlib.sha256(f"{seed}:".encode() + document_digest(ids_T)).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
+
+
+def check_logits(logits_TV: Tensor, index: int) -> None:
+    """Nothing when every position of document ``index`` predicts something.
+
+    Raises:
+        CalibrationError: NaN or infinity; -inf alone masks rows of the vocabulary.
+    """
+    if not bool(torch.isfinite(logits_TV.amax(-1)).all()):
+        raise CalibrationError(
+            f"the model's logits are NaN or infinite on document {index}; "
+            "run it in bfloat16 or float32"
+        )

@@ -81,6 +81,20 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
         ids_T: token ids, int64.
 
     Raises:
+        CalibrationError: as :func:`batch_logits`.
+    """
+    return batch_logits(model, ids_T[None])[0]
+
+
+def batch_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """The same [B, T, V] of several documents of one length.
+
+    Args:
+        model: as for one; several are read together only by one that :func:`how_read
+            <gacfx.calibration.batches.how_read>` found to do so.
+        ids_BT: token ids, int64.
+
+    Raises:
         CalibrationError: the model cannot run, or it gives no such logits.
     """
     options = {"use_cache": False} if hasattr(model, "config") else {}
@@ -89,22 +103,22 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
             f"{type(model).__name__} has no values (meta device); load its weights first"
         )
     try:
-        output = model(ids_T[None].to(device), **options)
+        output = model(ids_BT.to(device), **options)
     except (GacError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever its own code raises
         said = " ".join(str(error).split())[:300]
         raise CalibrationError(
-            f"{type(model).__name__} cannot read {len(ids_T)} tokens: {type(error).__name__}: "
+            f"{type(model).__name__} cannot read {ids_BT.shape[1]} tokens: {type(error).__name__}: "
             f"{said}; mend the model or its configuration"
         ) from error
-    logits_TV = getattr(output, "logits", output)
-    if not isinstance(logits_TV, Tensor) or logits_TV.shape[:2] != (1, len(ids_T)):
+    logits_BTV = getattr(output, "logits", output)
+    if not isinstance(logits_BTV, Tensor) or logits_BTV.shape[:2] != ids_BT.shape:
         raise CalibrationError(
-            f"{type(model).__name__} gives no logits [1, {len(ids_T)}, vocabulary]; "
-            "calibration needs a causal language model"
+            f"{type(model).__name__} gives no logits [{len(ids_BT)}, {ids_BT.shape[1]}, "
+            "vocabulary]; calibration needs a causal language model"
         )
-    return logits_TV[0].to(torch.promote_types(logits_TV.dtype, torch.float32))
+    return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
 
 
 IMPOSSIBLE_NATS = 6e4

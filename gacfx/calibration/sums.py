@@ -39,7 +39,10 @@ def _whole(sum_NN: Tensor) -> Tensor:
 
 
 class InputSums:
-    """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors."""
+    """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors.
+
+    Of gradients nothing is left out: at a place that comes after a document they are zero.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, ...], Tensor] = {}
@@ -48,6 +51,8 @@ class InputSums:
         self._version = 0
         self._rows_TN = torch.empty(0)
         self._names: list[str] = []
+        self.real: Tensor | None = None
+        """[B x T] where the tokens of the batch are that count; None where all do."""
 
     def add(self, name: str, fed: Tensor, rows_TN: Tensor) -> None:
         """Count the input of one call.
@@ -121,14 +126,15 @@ class LinearSums:
 
     def forward_hook(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
-        x_TN = args[0].detach().reshape(-1, self.columns).to(self.products, copy=True)
+        x_TN = self._real(args[0].detach().reshape(-1, self.columns))
+        x_TN = x_TN.to(self.products, copy=True)
         self.calls_rows += len(x_TN)
         self.abs_N += x_TN.abs().sum(0)
         self.square_N += x_TN.square().sum(0)
         if self.wide:
             self.inputs.add(self.name, args[0], x_TN)
         else:
-            y_TM = output.detach().reshape(-1, self.rows).to(self.products)
+            y_TM = self._real(output.detach().reshape(-1, self.rows)).to(self.products)
             y_TM = y_TM if self.bias is None else y_TM - self.bias.to(self.products)
             _add_products(self.projected_SS, y_TM)
             if self.both_sides:
@@ -139,6 +145,10 @@ class LinearSums:
             output = output.detach().requires_grad_().clone()
         output.register_hook(self.grad_hook)
         return output
+
+    def _real(self, rows: Tensor) -> Tensor:
+        """The rows that are of tokens of documents."""
+        return rows if self.inputs.real is None else rows[self.inputs.real.to(rows.device)]
 
     def grad_hook(self, grad: Tensor) -> None:
         """Count the gradient at the output."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gacfx import pipelines
-from gacfx.calibration import by_layer
+from gacfx.calibration import batches, by_layer, predictions
 from gacfx.calibration.gather import gather, gather_texts
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.text import Corpus
@@ -77,10 +77,24 @@ def test_a_head_in_parts_gives_the_whole_to_rounding(
 ) -> None:
     model = FAMILIES[name].make()
     names = targets(model)
-    monkeypatch.setattr(by_layer, "LOGITS", 7 * VOCAB)
+    monkeypatch.setattr(predictions, "LOGITS", 7 * VOCAB)
     with WorkFolder(tmp_path / "work", {}) as store:
         (parts,) = gather_texts(model, (corpus(0),), names, store=store)
         assert_equal(gather(model, corpus(0), names), parts, 1e-6)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_statistics_do_not_depend_on_what_is_read_together(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Kernels of experts know no float64.
+    experts = name in ("mixtral", "qwen3moe", "deepseekv3")
+    model, most = FAMILIES[name].make(), 1e-5 if experts else 1e-9
+    model = model if experts else model.double()
+    names = targets(model)
+    together = gather(model, corpus(0), names, both_sides=set(names))
+    monkeypatch.setattr(batches, "MOST_TOKENS", 1)
+    assert_equal(gather(model, corpus(0), names, both_sides=set(names)), together, most)
 
 
 @pytest.mark.parametrize("name", CAUSAL)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def without(name: str) -> Statistics:
 
 
 def measured(
-    gm: GraphModule, known: dict[str, Decomposition] | None = None, **options: str
+    gm: GraphModule, known: dict[str, Decomposition] | None = None, **options: Any
 ) -> GraphModule:
     found = {} if known is None else known
     return run(gm, MeasureCurves(statistics=statistics(), decompositions=found, **options))

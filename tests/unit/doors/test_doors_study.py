@@ -43,7 +43,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[Statistics]:
     seen: list[Statistics] = []
     real = Study.curves
 
-    def spy(self: Study, value: str, known: Evidence | None = None, **more: bool) -> Curves:
+    def spy(self: Study, value: str, known: Evidence | None = None, **more: Any) -> Curves:
         seen.append((known or self.full).statistics)
         return real(self, value, known, **more)
 
