@@ -45,7 +45,8 @@ def summarise(
     """
     judge = judge or study.held_back
     dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
-    nats = evaluate(study.model, judge).checked().nats_per_token
+    known = judge is study.held_back
+    nats = study.dense_nats if known else evaluate(study.model, judge).checked().nats_per_token
     sides = [make_side("dense", dense, nats, None, study.targeted_params)]
     for name, one in planned.items():
         seen = verify(study, one, profile, workload)
@@ -55,7 +56,7 @@ def summarise(
         )
         sides.append(make_side(name, seen, nats, one.plan, 0, faster))
     label = f"{workload.mode}, batch {workload.batch}, {workload.seq} tokens, {workload.execution}"
-    text = "calibration text" if judge is study.held_back else "evaluation text"
+    text = "calibration text" if known else "evaluation text"
     rises = [rise_of(one.plan) for one in planned.values()]
     return Summary(
         gpu=profile.name,

@@ -2,9 +2,10 @@
 
 One :class:`LinearSums` hangs on each measured module through its two hooks; input moments go
 through one :class:`InputSums`, so that modules which are fed the same tensor (gate and up) share a
-matrix. Sums over calls are float64. Inside one call, products are float64 where a moment gets roots
-and inverses, the short side of a float32 model. They are float32 for the long side, whose products
-cost most, and for a model in half precision, which rounds what it multiplies by 2^-9 itself.
+matrix. Sums over calls are float64; inside one call, sizes are summed in float32. Products are
+float64 where a moment gets roots and inverses, the short side of a float32 model. They are float32
+for the long side, whose products cost most, and for a model in half precision, which rounds what it
+multiplies by 2^-9 itself.
 """
 
 # T tokens, M outputs, N inputs, S = min(M, N), L = max(M, N)
@@ -31,6 +32,12 @@ def _add_products(sum_NN: Tensor, rows_TN: Tensor) -> None:
     size = max(LEAST_ROWS, len(sum_NN) // 8)
     for at in range(0, len(sum_NN), size):
         sum_NN[at : at + size, at:] += rows_TN[:, at : at + size].T @ rows_TN[:, at:]
+
+
+def _squares(rows_TN: Tensor) -> Tensor:
+    """[N] sums of x^2 over the rows of one call, in float32 at least."""
+    rows_TN = rows_TN.to(torch.promote_types(rows_TN.dtype, torch.float32))
+    return (rows_TN * rows_TN).sum(0)
 
 
 def _whole(sum_NN: Tensor) -> Tensor:
@@ -126,20 +133,19 @@ class LinearSums:
 
     def forward_hook(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
-        x_TN = self._real(args[0].detach().reshape(-1, self.columns))
-        x_TN = x_TN.to(self.products, copy=True)
-        self.calls_rows += len(x_TN)
-        self.abs_N += x_TN.abs().sum(0)
-        self.square_N += x_TN.square().sum(0)
+        seen_TN = self._real(args[0].detach().reshape(-1, self.columns))
+        self.calls_rows += len(seen_TN)
+        self.abs_N += seen_TN.abs().sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
+        self.square_N += _squares(seen_TN)
         if self.wide:
-            self.inputs.add(self.name, args[0], x_TN)
+            self.inputs.add(self.name, args[0], seen_TN.to(self.products, copy=True))
         else:
             y_TM = self._real(output.detach().reshape(-1, self.rows)).to(self.products)
             y_TM = y_TM if self.bias is None else y_TM - self.bias.to(self.products)
             _add_products(self.projected_SS, y_TM)
             if self.both_sides:
                 dtype = torch.promote_types(args[0].dtype, torch.float32)
-                self.inputs.add(self.name, args[0], x_TN.to(dtype))
+                self.inputs.add(self.name, args[0], seen_TN.to(dtype, copy=True))
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
@@ -156,7 +162,7 @@ class LinearSums:
         if self.long_LL is not None:
             dtype = torch.promote_types(g_TM.dtype, torch.float32)
             _add_products(self.long_LL, g_TM.to(dtype))
-        self.grad_square += g_TM.to(self.products).square().sum()
+        self.grad_square += _squares(g_TM).sum()
         if self.side_SS is None:
             # As the model's own backward does it; float16 alone might overflow.
             own = self.weight_MN.dtype
