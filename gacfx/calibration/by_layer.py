@@ -135,6 +135,22 @@ class ByLayer:
         made = {str(index): each.detach() for index, each in enumerate(rows)}
         self.store.put(f"{what}.{at}.{shard.number}", made)
 
+    def _between(self, shard: _Shard, index: int, at: int, hidden: Tensor | None) -> Tensor:
+        """Boundary ``at`` + 1 of one document.
+
+        Raises:
+            CalibrationError: the whole model cannot read the document either.
+        """
+        ids_T = shard.documents[index]
+        try:
+            return self.layered.between(ids_T[None], at, hidden)
+        except UnsupportedModel as error:
+            if not (why := self.layered.fault(ids_T)):
+                raise
+            part = self.layered.part(at)
+            number = self.texts[shard.text].number(shard.first + index)
+            raise CalibrationError(f"{part} fails on document {number}: {why}") from error
+
     def _done(self) -> None:
         """One step was done for one document."""
         self.progress(0.5 / (len(self.layered.layers) + 1))
@@ -144,9 +160,9 @@ class ByLayer:
         """Boundary ``at`` + 1."""
         for shard in self._shards:
             made = []
-            for index, ids_T in enumerate(shard.documents):
+            for index in range(len(shard.documents)):
                 hidden = self._read("hidden", at, shard, index) if at >= 0 else None
-                made.append(self.layered.between(ids_T[None], at, hidden))
+                made.append(self._between(shard, index, at, hidden))
                 self._done()
             self._put("hidden", at + 1, shard, made)
 
@@ -158,14 +174,15 @@ class ByLayer:
             made = []
             for index, ids_T in enumerate(shard.documents):
                 hidden = self._read("hidden", count, shard, index)
-                grads, lost_T = self._likelihood(ids_T, hidden, shard.first + index)
+                number = self.texts[shard.text].number(shard.first + index)
+                grads, lost_T = self._likelihood(ids_T, hidden, number)
                 nats[shard.text] += float(lost_T.double().sum())
                 made.append(grads)
                 self._done()
             self._put("grads", count, shard, made)
         self.store.put(NATS, {str(t): torch.tensor(n).double() for t, n in enumerate(nats)})
 
-    def _likelihood(self, ids_T: Tensor, hidden: Tensor, index: int) -> tuple[Tensor, Tensor]:
+    def _likelihood(self, ids_T: Tensor, hidden: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """(gradient [1, T, D], losses [T - 1] in nats) of one document, some positions at a time.
 
         A gradient is that of a token's own log-likelihood, so it does not depend on how many there
@@ -179,15 +196,15 @@ class ByLayer:
                 ids_BT = ids_T[None, start : start + step]
                 logits_TV = self.layered.between(ids_BT, len(self.layered.layers), part)[0]
             next_T = ids_T[start + 1 : start + step + 1]
-            losses.append(self._go_back(logits_TV, next_T, generator, index))
+            losses.append(self._go_back(logits_TV, next_T, generator, number))
             grads.append(torch.zeros_like(part) if part.grad is None else part.grad)
         nats_T = torch.cat(losses)
-        if why := impossible(nats_T, ids_T, index):
+        if why := impossible(nats_T, ids_T, number):
             raise CalibrationError(why)
         return torch.cat(grads, 1), nats_T
 
     def _go_back(
-        self, logits_TV: Tensor, next_T: Tensor, generator: torch.Generator, index: int
+        self, logits_TV: Tensor, next_T: Tensor, generator: torch.Generator, number: int
     ) -> Tensor:
         """Runs the head backward; losses of the tokens that follow, float32."""
         with torch.enable_grad():
@@ -196,7 +213,7 @@ class ByLayer:
             # -inf masks rows of the vocabulary; the largest logit must be a number.
             if not bool(torch.isfinite(seen_TV.amax(-1)).all()):
                 raise CalibrationError(
-                    f"the model's logits are NaN or infinite on document {index}; "
+                    f"the model's logits are NaN or infinite on document {number}; "
                     "run it in bfloat16 or float32"
                 )
             labels_T = sample_labels(seen_TV, generator)
@@ -243,7 +260,7 @@ class ByLayer:
         """Gradient [1, T, D] at boundary ``at`` of one document; its hooks count on the way."""
         hidden = self._read("hidden", at, shard, index).detach().requires_grad_(further)
         with torch.enable_grad():
-            made = self.layered.between(shard.documents[index][None], at, hidden)
+            made = self._between(shard, index, at, hidden)
             if made.requires_grad:
                 made.backward(self._read("grads", at + 1, shard, index).view_as(made))
         self._done()

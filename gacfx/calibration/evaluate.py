@@ -9,13 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.predictions import predicting
-from gacfx.calibration.running import (
-    borrowed,
-    impossible,
-    no_numbers,
-    runnable,
-)
+from gacfx.calibration.running import borrowed, impossible, runnable
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.errors import CalibrationError
 
@@ -59,11 +55,14 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     model = runnable(model)
     sums, problem = [], ""
     longest = max(corpus.documents, key=len)
-    with borrowed(model), torch.inference_mode(), predicting(model, longest) as predict:
-        for index, ids_T in enumerate(corpus.documents):
-            nats_T = _losses(predict(ids_T), ids_T)
-            sums.append(float(nats_T.double().sum()))
-            problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
+    with borrowed(model), torch.inference_mode():
+        with predicting(model, longest) as predict:
+            for index, ids_T in enumerate(corpus.documents):
+                nats_T = _losses(predict(ids_T), ids_T)
+                sums.append(float(nats_T.double().sum()))
+                problem = problem or impossible(nats_T, ids_T, corpus.number(index))
+        for index in [index for index, nats in enumerate(sums) if math.isnan(nats)][:1]:
+            problem = no_numbers(model, corpus.documents[index], corpus.number(index))
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
     nats = math.fsum(sums) / tokens
     if math.isnan(nats):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.by_layer import ByLayer
+from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.layered import Layered, modules_by_layer
 from gacfx.calibration.running import (
@@ -188,7 +189,7 @@ def gather(
     try:
         with borrowed(model), torch.enable_grad():
             for index, ids_T in enumerate(corpus.documents):
-                nats += _one_document(model, ids_T, seed, index)
+                nats += _one_document(model, ids_T, seed, corpus.number(index))
                 inputs.flush()
                 if progress is not None:
                     progress(len(ids_T))
@@ -200,17 +201,14 @@ def gather(
     return _statistics(corpus, moments, seed, nats_per_token, digests)
 
 
-def _one_document(model: nn.Module, ids_T: Tensor, seed: int, index: int) -> float:
+def _one_document(model: nn.Module, ids_T: Tensor, seed: int, number: int) -> float:
     """Runs the hooks forward and backward; the document's own loss, nats."""
     logits_TV = logits_of(model, ids_T)
     # -inf masks rows of the vocabulary; the largest logit of every position must be a number.
     if not bool(torch.isfinite(logits_TV.detach().amax(-1)).all()):
-        raise CalibrationError(
-            f"the model's logits are NaN or infinite on document {index}; "
-            "run it in bfloat16 or float32"
-        )
+        raise CalibrationError(no_numbers(model, ids_T, number))
     nats_T = token_nats(logits_TV.detach(), ids_T)
-    if why := impossible(nats_T, ids_T, index):
+    if why := impossible(nats_T, ids_T, number):
         raise CalibrationError(why)
     labels_T = sample_labels(logits_TV.detach(), generator_of(seed, ids_T))
     if logits_TV.requires_grad:

@@ -93,10 +93,9 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
     except (GacError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever its own code raises
-        said = " ".join(str(error).split())[:300]
         raise CalibrationError(
-            f"{type(model).__name__} cannot read {len(ids_T)} tokens: {type(error).__name__}: "
-            f"{said}; mend the model or its configuration"
+            f"{type(model).__name__} cannot read {len(ids_T)} tokens: {raised(model, error)}; "
+            "mend the model or its configuration"
         ) from error
     logits_TV = getattr(output, "logits", output)
     if not isinstance(logits_TV, Tensor) or logits_TV.shape[:2] != (1, len(ids_T)):
@@ -105,6 +104,17 @@ def logits_of(model: nn.Module, ids_T: Tensor) -> Tensor:
             "calibration needs a causal language model"
         )
     return logits_TV[0].to(torch.promote_types(logits_TV.dtype, torch.float32))
+
+
+def raised(model: nn.Module, error: BaseException) -> str:
+    """What the code of a model raised, and in which of its modules, in one line."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    where = f" (in {found})" if found else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
 
 
 IMPOSSIBLE_NATS = 6e4
@@ -116,16 +126,6 @@ def token_nats(logits_TV: Tensor, ids_T: Tensor) -> Tensor:
     """Negative log-likelihood [T - 1] of each token from the second on, float32, nats."""
     target_T = ids_T[1:].to(logits_TV.device)
     return nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
-
-
-def no_numbers(nats_T: Tensor, index: int) -> str:
-    """Why document ``index`` has no loss: NaN among its ``nats_T``; empty when it has one."""
-    if not bool(nats_T.isnan().any()):
-        return ""
-    return (
-        f"the model's logits are NaN or infinite on document {index}; run it in bfloat16 or "
-        "float32, and check its configuration (rms_norm_eps, rope_parameters ...)"
-    )
 
 
 def impossible(nats_T: Tensor, ids_T: Tensor, index: int) -> str:
