@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
 from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
@@ -183,6 +184,7 @@ def gather_evidence(
         store: where statistics and decompositions live; None to hold all of them in memory.
     """
     sites = {site.name: site for _, site in targets(graph)}
+    warn_of_few_tokens(model, texts, list(sites))
     fit, rest = gather_texts(
         model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
     )

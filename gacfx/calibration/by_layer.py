@@ -136,6 +136,23 @@ class ByLayer:
         made = {str(index): each.detach() for index, each in enumerate(rows)}
         self.store.put(f"{what}.{at}.{shard.number}", made)
 
+    def _between(self, shard: _Shard, index: int, at: int, hidden: Tensor | None) -> Tensor:
+        """Boundary ``at`` + 1 of one batch.
+
+        Raises:
+            CalibrationError: the whole model cannot read one of its documents either.
+        """
+        batch = shard.batches[index]
+        try:
+            return self.layered.between(batch.ids, at, hidden)
+        except UnsupportedModel as error:
+            part = self.layered.part(at)
+            for place, ids_T in zip(batch.indices, batch.documents, strict=True):
+                if why := self.layered.fault(ids_T):
+                    number = self.texts[shard.text].number(place)
+                    raise CalibrationError(f"{part} fails on document {number}: {why}") from error
+            raise
+
     def _done(self, batch: Batch) -> None:
         """One step was done for the documents of a batch."""
         self.progress(0.5 * len(batch.documents) / (len(self.layered.layers) + 1))
@@ -147,7 +164,7 @@ class ByLayer:
             made = []
             for index, batch in enumerate(shard.batches):
                 hidden = self._read("hidden", at, shard, index) if at >= 0 else None
-                made.append(self.layered.between(batch.ids, at, hidden))
+                made.append(self._between(shard, index, at, hidden))
                 self._done(batch)
             self._put("hidden", at + 1, shard, made)
 
@@ -159,14 +176,15 @@ class ByLayer:
             made = []
             for index, batch in enumerate(shard.batches):
                 hidden = self._read("hidden", count, shard, index)
-                grads, lost = self._likelihood(batch, hidden)
+                numbers = [self.texts[shard.text].number(place) for place in batch.indices]
+                grads, lost = self._likelihood(batch, numbers, hidden)
                 nats[shard.text] += lost
                 made.append(grads)
                 self._done(batch)
             self._put("grads", count, shard, made)
         self.store.put(NATS, {str(t): torch.tensor(n).double() for t, n in enumerate(nats)})
 
-    def _likelihood(self, batch: Batch, hidden: Tensor) -> tuple[Tensor, float]:
+    def _likelihood(self, batch: Batch, numbers: list[int], hidden: Tensor) -> tuple[Tensor, float]:
         """(gradient [B, T, D], loss in nats) of the documents of a batch, some positions at a time.
 
         A gradient is that of a token's own log-likelihood, so it does not depend on how many there
@@ -181,12 +199,12 @@ class ByLayer:
             with torch.enable_grad():
                 ids_Bt = ids_BT[:, start : start + step]
                 logits_BtV = self.layered.between(ids_Bt, len(self.layered.layers), part)
-                self._go_back(logits_BtV, batch, start, draws, lost)
+                self._go_back(logits_BtV, batch, numbers, start, draws, lost)
             grads.append(torch.zeros_like(part) if part.grad is None else part.grad)
         nats = 0.0
-        for index, ids_T, losses in zip(batch.indices, batch.documents, lost, strict=True):
+        for number, ids_T, losses in zip(numbers, batch.documents, lost, strict=True):
             nats_T = torch.cat(losses)
-            if why := impossible(nats_T, ids_T, index):
+            if why := impossible(nats_T, ids_T, number):
                 raise CalibrationError(why)
             nats += float(nats_T.double().sum())
         return torch.cat(grads, 1), nats
@@ -195,6 +213,7 @@ class ByLayer:
         self,
         logits_BtV: Tensor,
         batch: Batch,
+        numbers: list[int],
         start: int,
         draws: Sequence[torch.Generator],
         lost: Sequence[list[Tensor]],
@@ -205,12 +224,12 @@ class ByLayer:
         """
         logits_BtV = logits_BtV.to(torch.promote_types(logits_BtV.dtype, torch.float32))
         rows, labels = [], []
-        for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):
+        for row, (number, ids_T) in enumerate(zip(numbers, batch.documents, strict=True)):
             real_tV = logits_BtV[row, : max(len(ids_T) - start, 0)]
             if not len(real_tV):
                 continue
             seen_tV = real_tV.detach()
-            check_logits(seen_tV, index)
+            check_logits(seen_tV, number)
             next_T = ids_T[start + 1 : start + 1 + len(seen_tV)].to(seen_tV.device)
             lost[row].append(
                 nn.functional.cross_entropy(seen_tV[: len(next_T)], next_T, reduction="none")
@@ -259,7 +278,7 @@ class ByLayer:
         """Gradient [B, T, D] at boundary ``at`` of one batch; its hooks count on the way."""
         hidden = self._read("hidden", at, shard, index).detach().requires_grad_(further)
         with torch.enable_grad():
-            made = self.layered.between(shard.batches[index].ids, at, hidden)
+            made = self._between(shard, index, at, hidden)
             if made.requires_grad:
                 made.backward(self._read("grads", at + 1, shard, index).view_as(made))
         self._done(shard.batches[index])

@@ -10,13 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, batches, how_read
+from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.predictions import predicting
-from gacfx.calibration.running import (
-    borrowed,
-    impossible,
-    no_numbers,
-    runnable,
-)
+from gacfx.calibration.running import borrowed, impossible, runnable
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.errors import CalibrationError
 
@@ -58,7 +54,6 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     """
     check_fits(model, corpus)
     model = runnable(model)
-    sums, problem = [], ""
     longest = max(corpus.documents, key=len)
     found: dict[int, Tensor] = {}
     with borrowed(model), torch.inference_mode():
@@ -68,9 +63,11 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
                 found |= zip(batch.indices, _losses(predict(batch.ids), batch), strict=True)
     sums, problem = list[float](), ""
     for index, ids_T in enumerate(corpus.documents):
-        nats_T = found[index]
-        sums.append(float(nats_T.double().sum()))
-        problem = problem or no_numbers(nats_T, index) or impossible(nats_T, ids_T, index)
+        sums.append(float(found[index].double().sum()))
+        problem = problem or impossible(found[index], ids_T, corpus.number(index))
+    with borrowed(model), torch.inference_mode():
+        for index in [index for index, nats in enumerate(sums) if math.isnan(nats)][:1]:
+            problem = no_numbers(model, corpus.documents[index], corpus.number(index))
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
     nats = math.fsum(sums) / tokens
     if math.isnan(nats):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, batches, how_read
 from gacfx.calibration.by_layer import ByLayer
-from gacfx.calibration.labels import check_logits, generator_of, sample_labels
+from gacfx.calibration.faults import no_numbers
+from gacfx.calibration.labels import finite_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered, modules_by_layer
 from gacfx.calibration.running import (
     batch_logits,
@@ -196,7 +197,9 @@ def gather(
             for batch in batches(corpus.documents, reads):
                 inputs.real = batch.real
                 with torch.enable_grad():
-                    nats += _one_batch(model, batch, seed)
+                    logits_BTV = batch_logits(model, batch.ids)
+                    inputs.real = None
+                    nats += _go_back(model, logits_BTV, batch, corpus, seed)
                 inputs.flush()
                 if progress is not None:
                     for ids_T in batch.documents:
@@ -209,15 +212,18 @@ def gather(
     return _statistics(corpus, moments, seed, nats_per_token, digests)
 
 
-def _one_batch(model: nn.Module, batch: Batch, seed: int) -> float:
-    """Runs the hooks forward and backward; the loss of the documents, nats."""
-    logits_BTV = batch_logits(model, batch.ids)
+def _go_back(
+    model: nn.Module, logits_BTV: Tensor, batch: Batch, corpus: Corpus, seed: int
+) -> float:
+    """Runs the model backward; the loss of the documents, nats."""
     nats, labels = 0.0, []
     for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):
         logits_TV = logits_BTV[row, : len(ids_T)].detach()
-        check_logits(logits_TV, index)
+        number = corpus.number(index)
+        if not finite_logits(logits_TV):
+            raise CalibrationError(no_numbers(model, ids_T, number))
         nats_T = token_nats(logits_TV, ids_T)
-        if why := impossible(nats_T, ids_T, index):
+        if why := impossible(nats_T, ids_T, number):
             raise CalibrationError(why)
         nats += float(nats_T.double().sum())
         labels.append(sample_labels(logits_TV, generator_of(seed, ids_T)))

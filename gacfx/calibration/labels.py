@@ -35,14 +35,19 @@ def generator_of(seed: int, ids_T: Tensor) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
 
 
-def check_logits(logits_TV: Tensor, index: int) -> None:
-    """Nothing when every position of document ``index`` predicts something.
+def finite_logits(logits_TV: Tensor) -> bool:
+    """Every position predicts something; -inf alone masks rows of the vocabulary."""
+    return bool(torch.isfinite(logits_TV.amax(-1)).all())
+
+
+def check_logits(logits_TV: Tensor, number: int) -> None:
+    """Nothing when every position of a document predicts something.
 
     Raises:
-        CalibrationError: NaN or infinity; -inf alone masks rows of the vocabulary.
+        CalibrationError: NaN or infinity.
     """
-    if not bool(torch.isfinite(logits_TV.amax(-1)).all()):
+    if not finite_logits(logits_TV):
         raise CalibrationError(
-            f"the model's logits are NaN or infinite on document {index}; "
+            f"the model's logits are NaN or infinite on document {number}; "
             "run it in bfloat16 or float32"
         )

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import device_of
+from gacfx.calibration.faults import REMEDY
+from gacfx.calibration.running import device_of, raised
 from gacfx.errors import GacError, UnsupportedModel
 
 PROBE_TOKENS = 8
@@ -33,15 +34,14 @@ class _Reached(Exception):  # noqa: N818  # no error: it ends a forward early
 
 
 @contextmanager
-def _as_refusal(what: str) -> Iterator[None]:
+def _as_refusal(model: nn.Module, what: str) -> Iterator[None]:
     """Whatever the model's own code raises is a reason not to run it in parts."""
     try:
         yield
     except (GacError, _Reached, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise UnsupportedModel(f"{what}: {type(error).__name__}: {said}") from error
+        raise UnsupportedModel(f"{what}: {raised(model, error)}") from error
 
 
 @dataclass
@@ -105,10 +105,10 @@ class Layered:
             UnsupportedModel: the parts do not give what the whole gives.
         """
         few_BT = ids_T[None, :PROBE_TOKENS]
-        with torch.no_grad(), _as_refusal("the model cannot run"):
+        with torch.no_grad(), _as_refusal(self.model, "the model cannot run"):
             whole = self._forward(few_BT).logits
         before = [vars(layer).get("forward") for layer in self.layers]
-        with _as_refusal("its embedding is not known"):
+        with _as_refusal(self.model, "its embedding is not known"):
             embedding = self.model.get_input_embeddings()  # type: ignore[operator]  # transformers
         embeds = vars(embedding).get("forward")
         try:
@@ -148,21 +148,38 @@ class Layered:
             UnsupportedModel: hidden states are not finite, or the model cannot run like that.
         """
         self._run = _Run(at, at + 1 if until is None else until, hidden)
+        part = self.part(at)
+        what = f"{part}: cannot run by itself" if until is None else "the model cannot run"
         try:
-            with _as_refusal(f"{self.prefix}{at}: cannot run by itself"):
+            with _as_refusal(self.model, what):
                 made: Tensor = self._forward(ids_BT).logits
         except _Reached as reached:
             made = reached.hidden
         if made.shape[:2] != ids_BT.shape:
-            raise UnsupportedModel(
-                f"{self.prefix}{at}: gives {tuple(made.shape)} for hidden states"
-            )
+            raise UnsupportedModel(f"{part}: gives {tuple(made.shape)} for hidden states")
         finite = finite and self._run.until <= len(self.layers)
         if finite and not bool(torch.isfinite(made.detach()).all()):
-            raise UnsupportedModel(
-                f"{self.prefix}{at}: gives NaN or infinity, or needs more than its input"
-            )
+            raise UnsupportedModel(f"{part}: gives NaN or infinity, or needs more than its input")
         return made
+
+    def fault(self, ids_T: Tensor) -> str:
+        """Why the whole model cannot read a document either; empty when it can.
+
+        Inside :meth:`parted`, for a document that a part could not read.
+        """
+        try:
+            logits = self.between(ids_T[None], -1, until=len(self.layers) + 1, finite=False)
+        except UnsupportedModel as error:
+            cause = error.__cause__
+            return "" if cause is None else f"{raised(self.model, cause)}; mend the model"
+        if bool(torch.isfinite(logits.amax(-1)).all()):
+            return ""
+        return f"it gives NaN or infinity; {REMEDY}"
+
+    def part(self, at: int) -> str:
+        """What begins at a boundary, by name."""
+        names = {-1: "the embedding", len(self.layers): "the head"}
+        return names.get(at, f"{self.prefix}{at}")
 
     def _forward(self, ids_BT: Tensor) -> Any:
         return self.model(ids_BT.to(device_of(self.model)), use_cache=False)
@@ -184,7 +201,7 @@ class Layered:
         self._run = _Run(0, 1)
         with torch.no_grad():
             try:
-                with _as_refusal("a layer cannot run by itself"):
+                with _as_refusal(self.model, "a layer cannot run by itself"):
                     self._forward(few_BT)
             except _Reached:
                 return

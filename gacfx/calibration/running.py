@@ -107,10 +107,9 @@ def batch_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
     except (GacError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever its own code raises
-        said = " ".join(str(error).split())[:300]
         raise CalibrationError(
-            f"{type(model).__name__} cannot read {ids_BT.shape[1]} tokens: {type(error).__name__}: "
-            f"{said}; mend the model or its configuration"
+            f"{type(model).__name__} cannot read {ids_BT.shape[1]} tokens: {raised(model, error)}; "
+            "mend the model or its configuration"
         ) from error
     logits_BTV = getattr(output, "logits", output)
     if not isinstance(logits_BTV, Tensor) or logits_BTV.shape[:2] != ids_BT.shape:
@@ -119,6 +118,17 @@ def batch_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
             "vocabulary]; calibration needs a causal language model"
         )
     return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+
+def raised(model: nn.Module, error: BaseException) -> str:
+    """What the code of a model raised, and in which of its modules, in one line."""
+    names = {id(module): name for name, module in model.named_modules() if name}
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        found = names.get(id(trace.tb_frame.f_locals.get("self")), found)
+        trace = trace.tb_next
+    where = f" (in {found})" if found else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"
 
 
 IMPOSSIBLE_NATS = 6e4
@@ -130,16 +140,6 @@ def token_nats(logits_TV: Tensor, ids_T: Tensor) -> Tensor:
     """Negative log-likelihood [T - 1] of each token from the second on, float32, nats."""
     target_T = ids_T[1:].to(logits_TV.device)
     return nn.functional.cross_entropy(logits_TV[:-1], target_T, reduction="none")
-
-
-def no_numbers(nats_T: Tensor, index: int) -> str:
-    """Why document ``index`` has no loss: NaN among its ``nats_T``; empty when it has one."""
-    if not bool(nats_T.isnan().any()):
-        return ""
-    return (
-        f"the model's logits are NaN or infinite on document {index}; run it in bfloat16 or "
-        "float32, and check its configuration (rms_norm_eps, rope_parameters ...)"
-    )
 
 
 def impossible(nats_T: Tensor, ids_T: Tensor, index: int) -> str:

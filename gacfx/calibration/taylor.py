@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.running import (
     borrowed,
     impossible,
     logits_of,
-    no_numbers,
     runnable,
     token_nats,
 )
@@ -60,7 +60,7 @@ def taylor_sums(
     try:
         with borrowed(model), torch.enable_grad():
             for index, ids_T in enumerate(corpus.documents):
-                _one_document(model, ids_T, index)
+                _one_document(model, ids_T, corpus.number(index))
                 for part in sums.values():
                     part.finish(len(ids_T) - 1)
                 if progress is not None:
@@ -72,11 +72,13 @@ def taylor_sums(
     return {name: part.result(predicted) for name, part in sums.items()}
 
 
-def _one_document(model: nn.Module, ids_T: Tensor, index: int) -> None:
+def _one_document(model: nn.Module, ids_T: Tensor, number: int) -> None:
     """Runs the hooks forward and backward."""
     nats_T = token_nats(logits_of(model, ids_T), ids_T)
     seen_T = nats_T.detach()
-    if why := no_numbers(seen_T, index) or impossible(seen_T, ids_T, index):
+    if bool(seen_T.isnan().any()):
+        raise CalibrationError(no_numbers(model, ids_T, number))
+    if why := impossible(seen_T, ids_T, number):
         raise CalibrationError(why)
     if nats_T.requires_grad:
         torch.autograd.backward(nats_T.sum())

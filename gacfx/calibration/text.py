@@ -67,6 +67,12 @@ class Corpus:
     given_is: Known = "exact"
     """``about``: a token limit ended the reading, and the rest counts by its characters;
     ``more than``: nothing is known of the rest."""
+    numbers: tuple[int, ...] = ()
+    """Document of the whole text that each window is from; empty for 0, 1, 2 ..."""
+
+    def number(self, index: int) -> int:
+        """Document of the whole text that a window is from."""
+        return self.numbers[index] if self.numbers else index
 
     @property
     def tokens(self) -> int:
@@ -86,7 +92,12 @@ class Corpus:
                 break
             places.append(place)
             used += len(self.documents[place])
-        return Corpus(tuple(self.documents[place] for place in sorted(places)))
+        return self.part(sorted(places))
+
+    def part(self, places: list[int], skipped: int = 0, ends: int = 0) -> "Corpus":
+        """Some windows of it."""
+        documents = tuple(self.documents[place] for place in places)
+        return Corpus(documents, skipped, ends, numbers=tuple(map(self.number, places)))
 
 
 def document_digest(ids_T: Tensor) -> bytes:
@@ -173,7 +184,7 @@ def tokenize(
             "the limits"
         )
     given, how = cut.given(documents, (text for _, text in texts))
-    return Corpus(cut.windows, cut.skipped, cut.ends, given, how)
+    return Corpus(cut.windows, cut.skipped, cut.ends, given, how, cut.numbers)
 
 
 def split(corpus: Corpus, held_back: float = 0.25) -> tuple[Corpus, Corpus]:
@@ -200,10 +211,10 @@ def split(corpus: Corpus, held_back: float = 0.25) -> tuple[Corpus, Corpus]:
         raise CalibrationError(f"held_back={held_back} is not a share between 0 and 1")
     held = min(max(round(count * held_back), 1), count - 1)
     marks = [(i + 1) * held // count > i * held // count for i in range(count)]
-    pairs = list(zip(corpus.documents, marks, strict=True))
+    kept = [place for place, mark in enumerate(marks) if not mark]
     return (
-        Corpus(tuple(ids_T for ids_T, mark in pairs if not mark), corpus.skipped, corpus.ends),
-        Corpus(tuple(ids_T for ids_T, mark in pairs if mark)),
+        corpus.part(kept, corpus.skipped, corpus.ends),
+        corpus.part([place for place, mark in enumerate(marks) if mark]),
     )
 
 

@@ -41,6 +41,11 @@ class Cut:
         return tuple(window for _, window in sorted(self.found, key=itemgetter(0)))
 
     @property
+    def numbers(self) -> tuple[int, ...]:
+        """Places of the documents that :attr:`windows` are from."""
+        return tuple(sorted(place for place, _ in self.found))
+
+    @property
     def full(self) -> bool:
         """No further window fits."""
         return self.room is not None and self.room < MIN_TOKENS

@@ -11,7 +11,7 @@ from torch import nn
 
 from gacfx.checkpoint.folders import check_files, shard_files
 from gacfx.checkpoint.rehearsal import adapters
-from gacfx.checkpoint.stored import check_stored
+from gacfx.checkpoint.stored import check_listed, check_stored
 from gacfx.core.config_json import METHOD, read_config_json
 from gacfx.core.files.reading import read_table
 from gacfx.core.finite import not_finite
@@ -210,8 +210,11 @@ def _check_folder(folder: Path) -> dict[str, Any]:
     config = read_config_json(folder / "config.json")
     if (folder / _GENERATION).exists():
         read_table(folder / _GENERATION)  # transformers takes one that it cannot read for none
-    for file in _weight_files(folder):
+    files = _weight_files(folder)
+    for file in files:
         check_stored(file, config)
+    if files != [folder / _WEIGHTS]:
+        check_listed(folder / _INDEX, read_table(folder / _INDEX)["weight_map"])
     return config
 
 

@@ -64,6 +64,26 @@ def _is_explained(config: Mapping[str, Any]) -> bool:
     return False
 
 
+def check_listed(index: Path, weight_map: Mapping[str, str]) -> None:
+    """Nothing when every weight that an index names is in one of its files.
+
+    Raises:
+        CheckpointError: names those that no file has.
+    """
+    from safetensors import safe_open
+
+    there = set[str]()
+    for name in sorted(set(weight_map.values())):
+        with safe_open(index.parent / name, framework="pt") as opened:
+            there.update(opened.keys())
+    if lost := sorted(weight_map.keys() - there):
+        shown = ", ".join(map(printable, lost[:8])) + (" ..." if len(lost) > 8 else "")
+        raise CheckpointError(
+            f"{index}: no file has {len(lost)} of the weights that it names, so the files are not "
+            f"all of one model; copy them again: {shown}"
+        )
+
+
 def check_there(model: nn.Module, files: Iterable[str | Path]) -> None:
     """Nothing when the files hold every tensor of the compressed layers of a model.
 

@@ -116,9 +116,10 @@ def work_folder(arguments: argparse.Namespace, out: Path) -> Path:
     """Where the run keeps what it has.
 
     Raises:
-        CheckpointError: ``--resume``, and there is nothing to go on with.
+        CheckpointError: ``--resume``, and there is nothing to go on with; or nothing can be
+            written there.
     """
-    from gacfx.core.work_folder import JOURNAL
+    from gacfx.core.work_folder import JOURNAL, check_work
 
     beside = out.with_name(f"{out.name}.work")
     work = Path(arguments.work).expanduser() if arguments.work else beside
@@ -129,18 +130,19 @@ def work_folder(arguments: argparse.Namespace, out: Path) -> Path:
             f"{work}: no run was stopped there; leave out --resume to begin one, or name its "
             "folder with --work"
         )
+    check_work(work)
     return work
 
 
 @contextmanager
-def resumable(work: Path) -> Iterator[None]:
-    """What ends a run says where its work is, if there is any."""
+def resumable(work: Path, way: str = "the same command with --resume") -> Iterator[None]:
+    """What ends a run says where its work is, if there is any, and what goes on from there."""
     before = _written(work)
     try:
         yield
     except (GacError, KeyboardInterrupt) as error:
         if _written(work) != before:
-            error.add_note(f"the same command with --resume goes on from {work}")
+            error.add_note(f"{way} goes on from {work}")
         raise
 
 

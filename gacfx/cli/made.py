@@ -77,12 +77,15 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
+    from gacfx.core.work_folder import check_work
 
     request = options.request_of(arguments)
+    work = getattr(arguments, "work", None)
+    if work:
+        check_work(Path(work).expanduser())
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)
-    work = getattr(arguments, "work", None)
     with (
         screen.progress() as move,
         closing(api.study_of(model, tokenizer, corpus, request, move, work)) as study,

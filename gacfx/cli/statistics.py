@@ -28,12 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import made, screen
+    from gacfx.cli.compress import resumable
     from gacfx.core.paging import lean
+    from gacfx.core.work_folder import check_work
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     work = Path(arguments.work).expanduser()
-    with lean():
+    check_work(work)
+    with resumable(work, "the same command"), lean():
         model, tokenizer, corpus = made.calibration_text(arguments)
         with screen.progress() as move:
             study = api.calibrate(

@@ -57,7 +57,7 @@ class WorkFolder(Store):
                 folder and not empty, or nothing can be written there.
         """
         self.path, self._key = Path(path), json.loads(json.dumps(key))
-        check_folder(self.path, overwrite=True, holds=(JOURNAL, _LOCK), what="a work folder")
+        check_work(self.path)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
@@ -194,6 +194,15 @@ class WorkFolder(Store):
             partial.write_text(json.dumps(journal, indent=1) + "\n", encoding="utf-8")
 
 
+def check_work(path: Path) -> None:
+    """Nothing when work can be begun or gone on with at ``path``.
+
+    Raises:
+        CheckpointError: it is a file or another folder, or nothing can be written there.
+    """
+    check_folder(path, overwrite=True, holds=(JOURNAL, _LOCK), what="a work folder")
+
+
 def key_of(path: str | Path) -> object:
     """The key of a work folder, of whatever kind it is; None where there is no journal."""
     try:
@@ -230,9 +239,14 @@ def difference(there: object, asked: Key) -> str:
     if not isinstance(there, dict):
         return "its key is no table"
     for name in sorted(there.keys() | asked.keys()):
-        if there.get(name) != asked.get(name):
-            old, new = (printable(repr(one.get(name)))[:80] for one in (there, asked))
-            return f"its {printable(name)} is {old}, and {new} is asked for; name another folder"
+        old, new = there.get(name), asked.get(name)
+        if isinstance(old, dict) and isinstance(new, dict) and old != new:
+            return difference(old, new)
+        if old != new:
+            said, wanted = (printable(repr(one))[:80] for one in (old, new))
+            return (
+                f"its {printable(name)} is {said}, and {wanted} is asked for; name another folder"
+            )
     return "nothing"
 
 

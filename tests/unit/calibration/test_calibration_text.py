@@ -247,6 +247,17 @@ def test_a_sample_has_windows_from_everywhere_in_their_order(
     assert [id(ids_T) for ids_T in found] == [id(whole.documents[place]) for place in places]
 
 
+def test_parts_know_which_documents_their_windows_are_from() -> None:
+    whole = tokenize(["short", "x" * 119, "short", "y" * 39, "z" * 79], Letters(), 40)
+    assert whole.numbers == (1, 1, 1, 3, 4, 4)
+    parts = split(whole, held_back=0.5)
+    assert [part.numbers for part in parts] == [(1, 1, 4), (1, 3, 4)]
+    assert [parts[1].number(index) for index in range(3)] == [1, 3, 4]
+    assert whole.sample(41).numbers == (1, 4)
+    assert [corpus(40, 40, 40, 40).number(index) for index in range(4)] == [0, 1, 2, 3]
+    assert split(corpus(40, 40, 40, 40))[1].number(0) == 3
+
+
 def test_split_refuses_one_document_and_odd_shares() -> None:
     with pytest.raises(CalibrationError, match="1 window of 40 tokens .* at least two"):
         split(corpus(40))
