@@ -33,7 +33,7 @@ from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.compressors.methods import METHODS
 from gacfx.core.asked import check_asked, check_module
-from gacfx.core.goal import Goal, as_goal
+from gacfx.core.goal import Goal, as_goal, read_bytes
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.rise import check_rise, rise_of
@@ -128,6 +128,7 @@ def calibrate(
     progress: Progress = lambda *_: None,
     force: bool = False,
     work: "str | Path | None" = None,
+    disk: int | str | None = None,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
@@ -135,7 +136,8 @@ def calibrate(
     recorded, ``structures``: also gather what plans with pruning need, which takes longer, and
     ``work``: a folder for statistics, decompositions and curves. The model is then calibrated one
     decoder layer at a time, memory holds one layer's statistics, and a run that was stopped goes
-    on; None to hold all of them in memory.
+    on; None to hold all of them in memory. ``disk`` is the most that the folder may take, in bytes
+    or as ``60GB``: decompositions that do not fit are made again when they are needed.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -146,7 +148,10 @@ def calibrate(
     store = None
     if work is not None:
         prunes = structures or METHODS.find(method).prunes
-        store = open_work(work, model, corpus, skip=skip, seed=seed, structures=prunes)
+        most = None if disk is None else read_bytes(disk)
+        store = open_work(
+            work, model, corpus, skip=skip, seed=seed, structures=prunes, most_bytes=most
+        )
         # A folder that was begun for pruning is filled for it, whatever this plan wants.
         structures = structures or bool(store.key["pruning"])
     try:
@@ -177,6 +182,7 @@ def plan(
     request: Request | None = None,
     progress: Progress = lambda *_: None,
     work: "str | Path | None" = None,
+    disk: int | str | None = None,
     **asked: Unpack[Asked],
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
@@ -189,6 +195,7 @@ def plan(
         request: what is asked for, as one value.
         progress: called with (stage, done, total).
         work: folder for what is computed on the way, see :func:`calibrate`; None for memory.
+        disk: most that it may take, in bytes or as ``60GB``.
         asked: the fields of a :class:`gacfx.request.Request` by name instead, and ``ratio``: share
             of the targeted weights to remove, 0 <= ratio < 1; 0.2 if nothing is said.
 
@@ -199,7 +206,7 @@ def plan(
         raise PlanError(f"{judged[0]}: a plan alone is not judged; give it to gacfx.compress")
     check_module(model)
     request = Request.of(request, asked)
-    with closing(study_of(model, tokenizer, calibration, request, progress, work)) as study:
+    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
         return study.plan(request.goal, profile=request.profile, search=request.search)
 
 
@@ -210,6 +217,7 @@ def study_of(
     request: Request,
     progress: Progress,
     work: "str | Path | None" = None,
+    disk: int | str | None = None,
 ) -> Study:
     """The calibrated model, once it is known that the request can be for it."""
     check_tp(request.search.tp, getattr(model, "config", None))
@@ -227,6 +235,7 @@ def study_of(
         progress=progress,
         force=request.force,
         work=work,
+        disk=disk,
     )
 
 
@@ -276,6 +285,7 @@ def compress(
     request: Request | None = None,
     progress: Progress = lambda *_: None,
     work: "str | Path | None" = None,
+    disk: int | str | None = None,
     **asked: Unpack[Asked],
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
@@ -292,7 +302,7 @@ def compress(
     request = Request.of(request, asked)
     check_saves(model)
     profile = request.profile
-    with closing(study_of(model, tokenizer, calibration, request, progress, work)) as study:
+    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
         planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
         rise = rise_of(planned.plan)
         if rise is not None and not request.force:

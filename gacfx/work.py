@@ -39,6 +39,7 @@ def open_work(
     skip: tuple[str, ...] = (),
     seed: int = 0,
     structures: bool = False,
+    most_bytes: int | None = None,
 ) -> WorkFolder:
     """The folder of this work, new or as it was left.
 
@@ -49,13 +50,15 @@ def open_work(
         skip: patterns of module names to leave dense.
         seed: of the sampled labels.
         structures: with what pruning needs.
+        most_bytes: that the folder may take: decompositions are not kept beyond; None for as much
+            as there is.
 
     Raises:
         CheckpointError: another process works there, it is of other work, or cannot be written.
     """
     key = work_key(model, corpus, skip=skip, seed=seed, structures=structures)
     both = {**key, "pruning": True}  # statistics for pruning are those for ranks, and more
-    return WorkFolder(path, both if key_of(path) == both else key)
+    return WorkFolder(path, both if key_of(path) == both else key, most_bytes=most_bytes)
 
 
 def work_key(

@@ -9,14 +9,17 @@ and a run that was stopped goes on. Numbers are those of :func:`gacfx.calibratio
 
 # B documents of a batch, T tokens of the longest, D width of the model, V vocabulary, L layers
 
+import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, Reads, batches
+from gacfx.calibration.cost import calibration_bytes
 from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.predictions import positions
@@ -27,7 +30,8 @@ from gacfx.core.statistics import Moments
 from gacfx.core.steps import Step, make
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import StoredMoments, moments_tensors
-from gacfx.errors import CalibrationError, UnsupportedModel
+from gacfx.errors import CalibrationError, CheckpointError, UnsupportedModel
+from gacfx.modules.dense import dense_weight
 
 SHARD_TOKENS = 16_384
 """Text whose hidden states are one set of the store: so much of a layer is in memory at once."""
@@ -65,8 +69,10 @@ class ByLayer:
 
         Raises:
             CalibrationError: logits that are not finite, a token without probability.
+            CheckpointError: the store has no room for all that.
             UnsupportedModel: the layers do not run one at a time; nothing was measured.
         """
+        self._check_room()
         measured = [index for index, names in self.names.items() if names]
         wanted = [NATS, *(_moments(index) for index in sorted(measured, reverse=True))]
         try:
@@ -85,6 +91,24 @@ class ByLayer:
             )
             for text, each in enumerate(self.texts)
         )
+
+    def _check_room(self) -> None:
+        room, model = self.store.room(), self.layered.model
+        if math.isinf(room):
+            return
+        shapes = [
+            [(*dense_weight(model.get_submodule(n)).shape, n in self.both_sides) for n in names]
+            for at, names in sorted(self.names.items())
+            if _moments(at) not in self.store
+        ]
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers
+        weight, tokens = embedding.weight, sum(text.tokens for text in self.texts)
+        sizes = len(self.texts), tokens, weight.shape[1], weight.itemsize
+        if (needed := calibration_bytes(shapes, *sizes)) > room:
+            raise CheckpointError(
+                f"the work folder has room for {room / 1e6:,.1f} MB more, and calibration takes "
+                f"{needed / 1e6:,.1f}; allow more, or give less text"
+            )
 
     def _steps(self, lowest: int) -> Iterator[Step]:
         """All steps; no gradient is wanted below the ``lowest`` layer that is measured."""

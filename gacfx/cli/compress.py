@@ -87,18 +87,24 @@ def compress(arguments: argparse.Namespace) -> int:
     from gacfx.calibration.text import usage
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import made, plan_files, screen
-    from gacfx.core.paging import lean
+    from gacfx.core.paging import lean, pages_of
     from gacfx.core.work_folder import remove_work
 
     request, folder = options.request_of(arguments), Path(arguments.out).expanduser()
     check_target(folder, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, folder)
     work = work_folder(arguments, folder)
-    with resumable(work), lean():
+    with resumable(work), lean(pages_of(arguments.model)):
         model, tokenizer, corpus = made.calibration_text(arguments)
         with screen.progress() as move:
             compressed = api.compress(
-                model, tokenizer, calibration=corpus, request=request, progress=move, work=work
+                model,
+                tokenizer,
+                calibration=corpus,
+                request=request,
+                progress=move,
+                work=work,
+                disk=arguments.disk,
             )
         folder = api.save(compressed, folder, overwrite=arguments.overwrite)
     if not arguments.work:

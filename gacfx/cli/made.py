@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -74,21 +74,32 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     With ``tried`` as ``gacfx compress`` makes it: a model that would not come back from a folder is
     refused first, and the plan is tried on held-back text.
     """
+    from gacfx.core.paging import lean, pages_of
+    from gacfx.core.work_folder import check_work
+
+    options.request_of(arguments)  # refuses what cannot be asked for, before the model is read
+    work, disk = getattr(arguments, "work", None), getattr(arguments, "disk", None)
+    if work:
+        check_work(Path(work).expanduser())
+    elif disk is not None:
+        raise options.WrongUse("--disk is what the folder of --work may take; name one")
+    with lean(pages_of(arguments.model)) if work else nullcontext():
+        return _calibrated(arguments, tried=tried)
+
+
+def _calibrated(arguments: argparse.Namespace, *, tried: bool) -> Made:
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
-    from gacfx.core.work_folder import check_work
 
     request = options.request_of(arguments)
-    work = getattr(arguments, "work", None)
-    if work:
-        check_work(Path(work).expanduser())
+    work, disk = getattr(arguments, "work", None), getattr(arguments, "disk", None)
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)
     with (
         screen.progress() as move,
-        closing(api.study_of(model, tokenizer, corpus, request, move, work)) as study,
+        closing(api.study_of(model, tokenizer, corpus, request, move, work, disk)) as study,
     ):
         planned = plan_first(
             arguments,

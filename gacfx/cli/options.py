@@ -72,8 +72,19 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
 
 
 def add_work(command: argparse.ArgumentParser, said: str) -> None:
-    """``--work``: where a long computation keeps what it has."""
+    """``--work``: where a long computation keeps what it has, and ``--disk``: how much of it."""
     command.add_argument("--work", metavar="DIR", help=said)
+    add_disk(command)
+
+
+def add_disk(command: argparse.ArgumentParser) -> None:
+    """``--disk``: how much a work folder may take."""
+    command.add_argument(
+        "--disk",
+        metavar="N",
+        type=nbytes,
+        help="most bytes of that folder, as 60GB: decompositions that do not fit are made again",
+    )
 
 
 def add_goal(command: argparse.ArgumentParser) -> None:
@@ -303,6 +314,17 @@ def tokens(text: str) -> str:
     except CalibrationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def nbytes(text: str) -> int:
+    """A number of bytes."""
+    from gacfx.core.goal import read_bytes
+    from gacfx.errors import PlanError
+
+    try:
+        return read_bytes(text)
+    except PlanError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def above_0(text: str) -> float:

@@ -21,6 +21,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--work", metavar="DIR", required=True, help="folder to fill or to fill up"
     )
+    options.add_disk(command)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,14 +30,14 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.calibration.text import usage
     from gacfx.cli import made, screen
     from gacfx.cli.compress import resumable
-    from gacfx.core.paging import lean
+    from gacfx.core.paging import lean, pages_of
     from gacfx.core.work_folder import check_work
 
     if arguments.calibration is None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt)")
     work = Path(arguments.work).expanduser()
     check_work(work)
-    with resumable(work, "the same command"), lean():
+    with resumable(work, "the same command"), lean(pages_of(arguments.model)):
         model, tokenizer, corpus = made.calibration_text(arguments)
         with screen.progress() as move:
             study = api.calibrate(
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
                 progress=move,
                 force=arguments.force,
                 work=work,
+                disk=arguments.disk,
             )
     weights = len(study.full.statistics.moments)
     size = sum(path.stat().st_size for path in work.iterdir())

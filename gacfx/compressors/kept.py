@@ -17,8 +17,9 @@ _PARTS = ("inner", "outer")
 class KeptDecompositions(MutableMapping[str, Decomposition]):
     """Module -> decomposition.
 
-    Components are kept, 16 S^2 bytes for a weight of short side S; a decomposition that has none is
-    made again whenever it is asked for. One at a time is in memory.
+    Components are kept, 16 S^2 bytes for a weight of short side S, as long as the store has room; a
+    decomposition that has none, or found none, is made again whenever it is asked for. One at a
+    time is in memory.
     """
 
     store: Store
@@ -51,7 +52,9 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
 
     def __setitem__(self, module: str, made: Decomposition) -> None:
         self._names[module], self._last = None, (module, made)
-        if made.components is not None and self._name(module) not in self.store:
+        if made.components is None or self._name(module) in self.store:
+            return
+        if sum(each.nbytes for each in made.components) <= self.store.room():
             self.store.put(self._name(module), dict(zip(_PARTS, made.components, strict=True)))
 
     def __delitem__(self, module: str) -> None:

@@ -107,6 +107,15 @@ def as_goal(ratio: "float | str | Goal | None", goal: Goal | None = None) -> Goa
     return Goal(ratio=RATIO if ratio is None else ratio)
 
 
+def read_bytes(given: int | str) -> int:
+    """Bytes: a whole number above 0, or text such as ``60GB`` and ``12.5GiB``.
+
+    Raises:
+        PlanError: it is no such number.
+    """
+    return read_count(given, "bytes", "60GB", _BYTES)
+
+
 def read_count(
     given: int | str, what: str, example: str = "6.5G", units: dict[str, int] = _THOUSANDS
 ) -> int:

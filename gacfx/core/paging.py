@@ -19,8 +19,10 @@ from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 
-MOST_BYTES = 2**29
-"""Pages of mapped files that may stay."""
+LEAST_BYTES, MOST_BYTES = 2**28, 2**31
+"""Pages of mapped files that may stay: for a small model, and for the largest."""
+PARTS = 16
+"""Of a model, of which one may stay; its layers are smaller, so that none is read twice at work."""
 SECONDS = 0.02
 """Between two looks."""
 LITTLE, MOST_LOOKS = 0.9, 256
@@ -34,8 +36,14 @@ _PAGEOUT = 21
 _SUFFIX = ".safetensors"
 
 
+def pages_of(folder: str | Path) -> int:
+    """Bytes that may stay while the checkpoint of a folder is worked on."""
+    sizes = [path.stat().st_size for path in Path(folder).expanduser().glob(f"*{_SUFFIX}")]
+    return min(max(sum(sizes) // PARTS, LEAST_BYTES), MOST_BYTES)
+
+
 @contextmanager
-def lean(most_bytes: int = MOST_BYTES) -> Iterator[None]:
+def lean(most_bytes: int = LEAST_BYTES) -> Iterator[None]:
     """Inside, mapped files take about ``most_bytes`` more memory than before, at most."""
     if not _able():
         yield

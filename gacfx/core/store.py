@@ -7,6 +7,7 @@ In memory, for models that are small, or in a folder (:mod:`gacfx.core.work_fold
 whose statistics do not fit and for computations that are to be resumed.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -38,6 +39,10 @@ class Store(ABC):
     @abstractmethod
     def drop(self, name: str) -> None:
         """Nobody needs it any more; nothing happens if it is not there."""
+
+    def room(self) -> float:
+        """Bytes that may be put in; infinite unless somebody set a limit."""
+        return math.inf
 
     def close(self) -> None:
         """Nobody puts anything in any more; what was got stays good."""

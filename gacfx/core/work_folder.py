@@ -7,6 +7,7 @@ needs it makes it again.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import string
@@ -45,18 +46,20 @@ class WorkFolder(Store):
         ...
     """
 
-    def __init__(self, path: str | Path, key: Key) -> None:
+    def __init__(self, path: str | Path, key: Key, *, most_bytes: int | None = None) -> None:
         """Begin, or go on with what is there.
 
         Args:
             path: of the folder; made if there is none.
             key: what the work is of; a folder belongs to one.
+            most_bytes: that its files may take; None for as many as there is disk.
 
         Raises:
             CheckpointError: another process works there, it belongs to other work, it is no work
                 folder and not empty, or nothing can be written there.
         """
         self.path, self._key = Path(path), json.loads(json.dumps(key))
+        self.most_bytes = most_bytes
         check_work(self.path)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -143,6 +146,11 @@ class WorkFolder(Store):
             self._write()
         with suppress(FileNotFoundError):
             self._file(name).unlink()
+
+    def room(self) -> float:
+        if self.most_bytes is None:
+            return math.inf
+        return self.most_bytes - sum(file.stat().st_size for file in self.path.iterdir())
 
     def _forget(self, name: str) -> bool:
         """Nothing is known of it any more; whether anything was."""

@@ -1,0 +1,51 @@
+"""What calibration one decoder layer at a time takes of the disk, by arithmetic.
+
+While it goes forward the hidden states of all boundaries pile up; on the way back each layer's give
+way to its moments.
+"""
+
+from collections.abc import Iterable, Sequence
+
+Shape = tuple[int, int, bool]
+"""(rows, columns, with the moment of the long side) of a weight."""
+
+
+def moment_bytes(weights: Iterable[Shape]) -> int:
+    """Of the moments of one text, symmetric matrices of float64 once each.
+
+    Weights that are fed the same tensor share one, which is not counted here: it is this or less.
+    """
+    return sum(
+        8 * (2 * _triangle(min(rows, columns)) + both * _triangle(max(rows, columns)) + 2 * columns)
+        for rows, columns, both in weights
+    )
+
+
+def hidden_bytes(tokens: int, width: int, itemsize: int) -> int:
+    """Of the hidden states of one boundary, or of their gradients."""
+    return tokens * width * itemsize
+
+
+def calibration_bytes(
+    layers: Sequence[Sequence[Shape]], texts: int, tokens: int, width: int, itemsize: int
+) -> int:
+    """The most that the folder holds at any time.
+
+    Args:
+        layers: shapes of the measured weights of each decoder layer, from the first.
+        texts: whose moments are kept apart.
+        tokens: of all of them.
+        width: of the hidden states.
+        itemsize: bytes of a number of the model.
+    """
+    hidden = hidden_bytes(tokens, width, itemsize)
+    made, most = 0, (len(layers) + 1) * hidden
+    for at in range(len(layers) - 1, -1, -1):
+        made += texts * moment_bytes(layers[at])
+        # Boundaries up to this layer's, and the gradients on both of its sides.
+        most = max(most, made + (at + 3) * hidden)
+    return most
+
+
+def _triangle(size: int) -> int:
+    return size * (size + 1) // 2

@@ -1,0 +1,87 @@
+"""A work folder that may take only so much: what does not fit is made again, or refused."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gacfx import api
+from gacfx.calibration.cost import calibration_bytes, moment_bytes
+from gacfx.cli import main
+from gacfx.errors import CheckpointError, PlanError
+from tests import tiny
+
+TEXT = tiny.texts()
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def kept(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("gfwsvd.*.safetensors")]
+
+
+def test_a_plan_is_the_same_with_and_without_room_for_decompositions(tmp_path: Path) -> None:
+    made = {}
+    for name, disk in (("wide", None), ("narrow", "1.4MB")):
+        made[name] = api.plan(
+            tiny.llama(),
+            tiny.tokenizer(),
+            calibration=TEXT,
+            ratio="0.2",
+            force=True,
+            work=tmp_path / name,
+            disk=disk,
+        )
+    wide, narrow = made["wide"], made["narrow"]
+    assert wide.plan.to_json() == narrow.plan.to_json()
+    for module, factors in wide.factors.items():
+        other = narrow.factors[module].tensors
+        assert all((each == other[key]).all() for key, each in factors.tensors.items())
+    assert len(kept(tmp_path / "narrow")) < len(kept(tmp_path / "wide"))
+
+
+def test_calibration_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"room for 0\.0 MB more, and calibration takes \d"):
+        api.calibrate(
+            tiny.llama(), tiny.tokenizer(), calibration=TEXT, work=tmp_path / "work", disk=50_000
+        )
+    assert not [*(tmp_path / "work").glob("hidden.*")]
+
+
+@pytest.mark.parametrize("disk", ["60 elephants", "", 0, -1, "1e-9GB"])
+def test_a_size_that_is_none_is_refused(disk: str | int, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="bytes"):
+        api.calibrate(
+            tiny.llama(), tiny.tokenizer(), calibration=TEXT, work=tmp_path / "work", disk=disk
+        )
+
+
+def test_the_command_line_needs_a_folder_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(TEXT), encoding="utf-8")
+    assert main(["plan", "model", "--calibration", str(text), "--disk", "1GB"]) == 2
+    assert "--disk is what the folder of --work may take" in capsys.readouterr().err
+
+
+def test_the_estimate_is_what_the_folder_takes(tmp_path: Path) -> None:
+    work, model = tmp_path / "work", tiny.llama()
+    made = api.calibrate(model, tiny.tokenizer(), calibration=TEXT, force=True, work=work)
+    with closing(made) as study:
+        moments = study.full.statistics.moments
+        shapes = [(*moments[name].shape, False) for name in moments]
+        told = 2 * moment_bytes(shapes)
+        files = sum(path.stat().st_size for path in work.glob("moments.*"))
+        # q, k and v share their inputs, as do gate and up; headers are a few kilobytes each.
+        assert 0.8 * told < files < told + 2**14 * len(model.model.layers)
+
+
+def test_on_the_way_up_hidden_states_pile_up() -> None:
+    layers = [[(4, 8, False)]] * 3
+    moments = moment_bytes(layers[0])
+    assert moments == 8 * (2 * 10 + 2 * 8)
+    assert calibration_bytes(layers, 2, 1000, 4, 2) == 5 * 8000 + 2 * moments
+    assert calibration_bytes(layers, 2, 0, 4, 2) == 3 * 2 * moments
