@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
 
+import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
+from gacfx.calibration.running import device_of
 from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.kept import KeptDecompositions
@@ -60,12 +62,16 @@ class Evidence:
     """Module -> gradients of its weight; empty unless the method asked for them."""
     store: Store | None = None
     """Where decompositions and factors live; None for memory."""
+    home: torch.device | None = None
+    """Where the model is, and factors are to be; None for where they were made."""
 
     def afresh(self, method: str) -> "Evidence":
         """The same statistics, with nothing made of them yet by another method."""
         known, made = self.decompositions, dict[str, Decomposition]()
         kept = known.by(METHODS.find(method)) if isinstance(known, KeptDecompositions) else made
-        return Evidence(self.statistics, kept, gradients=self.gradients, store=self.store)
+        return Evidence(
+            self.statistics, kept, gradients=self.gradients, store=self.store, home=self.home
+        )
 
     def measure(
         self,
@@ -124,7 +130,9 @@ class Evidence:
         for structure in structures:
             if structure.name in several:
                 made, lost = self._structure(plan, gm, structure, several[structure.name])
-                factors |= {name: keep(self.store, name, one) for name, one in made.items()}
+                factors |= {
+                    name: keep(self.store, name, one, self.home) for name, one in made.items()
+                }
                 failed |= lost
         inside = {weight.module for choice in several.values() for weight in choice.weights}
         for module, decision in plan.decisions.items():
@@ -135,7 +143,7 @@ class Evidence:
                 single = make_factors(
                     source, decision, weight.rows, weight.columns, source.weight_MN.dtype
                 )
-                factors[module] = keep(self.store, module, single)
+                factors[module] = keep(self.store, module, single, self.home)
             except DecompositionFailed as error:
                 failed[module] = error.reason
         return factors, failed
@@ -167,6 +175,7 @@ def gather_evidence(
     seed: int,
     progress: Callable[[float], None],
     store: Store | None = None,
+    device: torch.device | None = None,
 ) -> tuple[Evidence, Evidence]:
     """(evidence of the first text, of both texts together).
 
@@ -182,11 +191,22 @@ def gather_evidence(
         seed: of the sampled labels.
         progress: called with the documents that were done.
         store: where statistics and decompositions live; None to hold all of them in memory.
+        device: with a store, where layers compute and weights are decomposed; None for where the
+            model is. What pruning needs is computed there in any case.
     """
     sites = {site.name: site for _, site in targets(graph)}
     warn_of_few_tokens(model, texts, list(sites))
+    home = device_of(model)
     fit, rest = gather_texts(
-        model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
+        model,
+        texts,
+        sites,
+        both_sides=both_sides,
+        seed=seed,
+        progress=progress,
+        store=store,
+        device=device,
+        read_on=None if both_sides else device,
     )
     full = merge(fit, rest, digest)
 
@@ -198,14 +218,17 @@ def gather_evidence(
 
     kept = known("fit", fit), known("full", full)
     if Statistic.WEIGHT_GRADIENTS not in method.needs:
-        return Evidence(fit, kept[0], store=store), Evidence(full, kept[1], store=store)
+        return (
+            Evidence(fit, kept[0], store=store, home=home),
+            Evidence(full, kept[1], store=store, home=home),
+        )
     asked = [name for name in sites if name in both_sides]
     one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
     tokens = texts[0].tokens, texts[1].tokens
     both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
     return (
-        Evidence(fit, kept[0], gradients=one, store=store),
-        Evidence(full, kept[1], gradients=both, store=store),
+        Evidence(fit, kept[0], gradients=one, store=store, home=home),
+        Evidence(full, kept[1], gradients=both, store=store, home=home),
     )
 
 

@@ -71,6 +71,8 @@ class Study:
     for."""
     skips: dict[str, float] = field(default_factory=dict)
     """Structure -> measured rise without its block; filled when it is first asked for."""
+    device: torch.device | None = None
+    """Where layers compute, one at a time; None for where the model is."""
 
     @staticmethod
     @plain_torch()
@@ -86,6 +88,7 @@ class Study:
         progress: Progress = lambda *_: None,
         force: bool = False,
         store: Store | None = None,
+        device: torch.device | None = None,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
@@ -105,6 +108,8 @@ class Study:
             force: go on with a model that predicts the text worse than guessing.
             store: where statistics and decompositions live; the model is then calibrated one
                 decoder layer at a time. None to hold all of them in memory.
+            device: with a store, where layers compute while they are at work, and weights are
+                decomposed; None for where the model is.
 
         Raises:
             PipelineError: no such method.
@@ -128,7 +133,9 @@ class Study:
         part, held_back = split(corpus)
         check_causal(model, corpus)
         dense = remembered(
-            store, "loss.dense", lambda: evaluate(model, held_back).checked().nats_per_token
+            store,
+            "loss.dense",
+            lambda: evaluate(model, held_back, device=device).checked().nats_per_token,
         )
         if not force:
             check_reads(model, dense)
@@ -143,8 +150,11 @@ class Study:
             seed=seed,
             progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
             store=store,
+            device=device,
         )
-        return Study(model, graph, method, *evidence, held_back, dense, progress, coupled)
+        return Study(
+            model, graph, method, *evidence, held_back, dense, progress, coupled, device=device
+        )
 
     def close(self) -> None:
         """Let others work in the folder of this study, if it has one; no plan can follow."""
@@ -252,7 +262,8 @@ class Study:
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:
         """Loss of the model with these factors, nats per token; on the held-back text if None."""
         with swapped(self.model, planned.factors, planned.plan.blocks):
-            return evaluate(self.model, corpus or self.held_back).nats_per_token
+            found = evaluate(self.model, corpus or self.held_back, device=self.device)
+            return found.nats_per_token
 
     @property
     def dtype(self) -> str:

@@ -46,7 +46,9 @@ def summarise(
     judge = judge or study.held_back
     dense = annotate_graph(edit.fork(study.graph), profile, workload, "dense")
     known = judge is study.held_back
-    nats = study.dense_nats if known else evaluate(study.model, judge).checked().nats_per_token
+    nats = study.dense_nats
+    if not known:
+        nats = evaluate(study.model, judge, device=study.device).checked().nats_per_token
     sides = [make_side("dense", dense, nats, None, study.targeted_params)]
     for name, one in planned.items():
         seen = verify(study, one, profile, workload)

@@ -23,7 +23,7 @@ from gacfx.calibration.cost import calibration_bytes
 from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.predictions import positions
-from gacfx.calibration.running import impossible
+from gacfx.calibration.running import device_of, impossible
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments
@@ -64,8 +64,11 @@ class ByLayer:
     progress: Callable[[float], None]
     """Called with the documents that were done: each step does a part of all."""
 
-    def moments(self) -> tuple[tuple[StoredMoments, float], ...]:
+    def moments(self, device: torch.device) -> tuple[tuple[StoredMoments, float], ...]:
         """For each text, its moments and the loss of the model on it, nats per token.
+
+        Args:
+            device: where the moments are when they are read.
 
         Raises:
             CalibrationError: logits that are not finite, a token without probability.
@@ -83,7 +86,6 @@ class ByLayer:
             raise
         self._tidy()
         sets = {name: _moments(index) for index in sorted(measured) for name in self.names[index]}
-        device = next(self.layered.model.parameters()).device
         return tuple(
             (
                 StoredMoments(self.store, str(text), sets, device),
@@ -153,7 +155,7 @@ class ByLayer:
 
     def _read(self, what: str, at: int, shard: _Shard, index: int) -> Tensor:
         """[B, T, D] of one batch of a shard."""
-        device = next(self.layered.model.parameters()).device
+        device = device_of(self.layered.model)
         return self.store.get(f"{what}.{at}.{shard.number}", str(index)).to(device)
 
     def _put(self, what: str, at: int, shard: _Shard, rows: Sequence[Tensor]) -> None:
@@ -184,13 +186,14 @@ class ByLayer:
     @torch.no_grad()
     def _forward(self, at: int) -> None:
         """Boundary ``at`` + 1."""
-        for shard in self._shards:
-            made = []
-            for index, batch in enumerate(shard.batches):
-                hidden = self._read("hidden", at, shard, index) if at >= 0 else None
-                made.append(self._between(shard, index, at, hidden))
-                self._done(batch)
-            self._put("hidden", at + 1, shard, made)
+        with self.layered.at_hand(at):
+            for shard in self._shards:
+                made = []
+                for index, batch in enumerate(shard.batches):
+                    hidden = self._read("hidden", at, shard, index) if at >= 0 else None
+                    made.append(self._between(shard, index, at, hidden))
+                    self._done(batch)
+                self._put("hidden", at + 1, shard, made)
 
     def _head(self) -> None:
         """The losses, and the gradient of the likelihood of sampled labels at the last boundary."""
@@ -269,7 +272,8 @@ class ByLayer:
         made = dict[str, Tensor]()
         for text, corpus in enumerate(self.texts):
             shards = [shard for shard in self._shards if shard.text == text]
-            found = self._sums(at, shards, corpus.tokens, further)
+            with self.layered.at_hand(at):
+                found = self._sums(at, shards, corpus.tokens, further)
             made |= moments_tensors(str(text), found)
         self.store.put(_moments(at), made)
 

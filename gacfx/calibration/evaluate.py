@@ -43,11 +43,17 @@ class Evaluation:
         return self
 
 
-def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
+def evaluate(model: nn.Module, corpus: Corpus, *, device: torch.device | None = None) -> Evaluation:
     """Loss of ``model``, each window alone and from its second token on.
 
     Losses are float32 per token and summed in float64. The model is left as it was;
     one in fp16 on a CPU is copied to float32, with the values that its weights have in fp16.
+
+    Args:
+        model: a causal language model.
+        corpus: text.
+        device: where it computes, one decoder layer after the other, while the weights stay where
+            they are; None for there.
 
     Raises:
         CalibrationError: the corpus does not fit the model.
@@ -58,9 +64,9 @@ def evaluate(model: nn.Module, corpus: Corpus) -> Evaluation:
     found: dict[int, Tensor] = {}
     with borrowed(model), torch.inference_mode():
         together = batches(corpus.documents, how_read(model, corpus.documents))
-        with predicting(model, longest) as predict:
-            for batch in together:
-                found |= zip(batch.indices, _losses(predict(batch.ids), batch), strict=True)
+        with predicting(model, longest, device) as predict:
+            for batch, parts in predict(together):
+                found |= zip(batch.indices, _losses(parts, batch), strict=True)
     sums, problem = list[float](), ""
     for index, ids_T in enumerate(corpus.documents):
         sums.append(float(found[index].double().sum()))

@@ -53,6 +53,8 @@ def gather_texts(
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
     store: Store | None = None,
+    device: torch.device | None = None,
+    read_on: torch.device | None = None,
 ) -> tuple[Statistics, ...]:
     """Statistics of every text, as :func:`gather` has them for one.
 
@@ -66,6 +68,9 @@ def gather_texts(
         store: where the moments are to be kept; they are then gathered one decoder layer at a time,
             and what the store has is not gathered again. A model whose layers cannot run like that
             is calibrated whole, with a warning.
+        device: with a store, where each layer computes while it is at work; None for where the
+            model is.
+        read_on: with a store, where moments are when they are read; None for where the model is.
 
     Raises:
         CalibrationError, UnsupportedModel: as :func:`gather`.
@@ -92,14 +97,14 @@ def gather_texts(
     if _WHOLE not in store:
         run = runnable(model)
         try:
-            layered = Layered(run)
+            layered = Layered(run, device)
             grouped = modules_by_layer(layered, names)
             with borrowed(run):
                 asked = targets(run, names).values()
                 documents = [each for text in texts for each in text.documents]
                 reads = how_read(run, documents, asked)
                 walk = ByLayer(layered, texts, grouped, both_sides, seed, store, reads, progress)
-                found = walk.moments()
+                found = walk.moments(read_on or device_of(model))
         except UnsupportedModel as error:
             warnings.warn(
                 f"{type(model).__name__} is calibrated whole, with all statistics in memory at "
@@ -115,7 +120,7 @@ def gather_texts(
     return tuple(
         _statistics(
             text,
-            StoredMoments(store, str(index), sets, device_of(model)),
+            StoredMoments(store, str(index), sets, read_on or device_of(model)),
             seed,
             float(store.get(_WHOLE, f"{index}|nats")),
             digests,

@@ -11,7 +11,7 @@ Boundary i is what layer i is given, [B, T, D]; boundary L is what the last one 
 
 # B documents, T tokens of each, D width of the model, V vocabulary, L layers
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gacfx.calibration.faults import REMEDY
 from gacfx.calibration.running import device_of, raised
+from gacfx.core.placed import placed_on, tensors_of
 from gacfx.errors import GacError, UnsupportedModel
 
 PROBE_TOKENS = 8
@@ -65,12 +66,17 @@ class Layered:
     """
 
     model: nn.Module
+    device: torch.device | None = None
+    """Where it computes: what is outside the layers is there as long as the model is parted, and of
+    the layers the one at work. None for where the model is."""
     prefix: str = ""
     """Of the names of everything in a layer, before its number: ``model.layers.``."""
     layers: tuple[nn.Module, ...] = ()
     vocabulary: int = 0
     """Rows of the logits, known once the model was parted."""
     _run: _Run = field(default_factory=_Run)
+    _at_hand: set[int] = field(default_factory=set)
+    """Layers that are on ``device``."""
     _extras: tuple[None, ...] | None = None
     """What a layer returns beside the hidden states; None where it returns these alone."""
 
@@ -105,25 +111,39 @@ class Layered:
             UnsupportedModel: the parts do not give what the whole gives.
         """
         few_BT = ids_T[None, :PROBE_TOKENS]
-        with torch.no_grad(), _as_refusal(self.model, "the model cannot run"):
-            whole = self._forward(few_BT).logits
-        before = [vars(layer).get("forward") for layer in self.layers]
         with _as_refusal(self.model, "its embedding is not known"):
             embedding = self.model.get_input_embeddings()  # type: ignore[operator]  # transformers
-        embeds = vars(embedding).get("forward")
-        try:
-            for index, layer in enumerate(self.layers):
-                layer.forward = partial(self._layer, index, layer.forward)
-            embedding.forward = partial(self._embed, embedding.forward)
-            self._compare(few_BT, whole)
+        inside = {id(tensor) for layer in self.layers for tensor in tensors_of(layer)}
+        outside = [each for each in tensors_of(self.model) if id(each) not in inside]
+        lent = {layer: partial(self._lent, i) for i, layer in enumerate(self.layers)}
+        taken = {layer: partial(self._layer, i) for i, layer in enumerate(self.layers)}
+        with placed_on(outside, self.device):
+            with (
+                torch.no_grad(),
+                _as_refusal(self.model, "the model cannot run"),
+                _instead(lent),
+            ):
+                whole = self._forward(few_BT).logits
+            try:
+                with _instead({**taken, embedding: self._embed}):
+                    self._compare(few_BT, whole)
+                    yield
+            finally:
+                self._run = _Run()
+
+    @contextmanager
+    def at_hand(self, index: int) -> Iterator[None]:
+        """Inside, a layer is where the model computes; nothing happens for what is no layer."""
+        here = self.device is None or index in self._at_hand
+        if here or not 0 <= index < len(self.layers):
             yield
-        finally:
-            self._run = _Run()
-            for module, own in zip((*self.layers, embedding), (*before, embeds), strict=True):
-                if own is None:
-                    vars(module).pop("forward", None)
-                else:
-                    module.forward = own
+            return
+        with placed_on(tensors_of(self.layers[index]), self.device):
+            self._at_hand.add(index)
+            try:
+                yield
+            finally:
+                self._at_hand.discard(index)
 
     def between(
         self,
@@ -207,6 +227,11 @@ class Layered:
                 return
         raise UnsupportedModel("its layers are not called one after the other")
 
+    def _lent(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Stands in the place of the forward of a layer of the whole model."""
+        with self.at_hand(index):
+            return forward(*args, **kwargs)
+
     def _layer(self, index: int, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Stands in the place of the forward of a layer."""
         run, last = self._run, len(self.layers) - 1
@@ -219,7 +244,8 @@ class Layered:
                 torch.zeros_like(made) if run.hidden is None else run.hidden.view_as(made).clone()
             )
         if index >= run.at:
-            returned = forward(*given.args(made), **given.kwargs(made))
+            with self.at_hand(index):
+                returned = forward(*given.args(made), **given.kwargs(made))
             self._extras = None if isinstance(returned, Tensor) else (None,) * (len(returned) - 1)
             if index == last and run.until == len(self.layers):
                 raise _Reached(returned if isinstance(returned, Tensor) else returned[0])
@@ -233,6 +259,22 @@ class Layered:
         weight = self.model.get_input_embeddings().weight  # type: ignore[operator]
         shape = (*ids.shape, weight.shape[1])
         return torch.full(shape, torch.nan, dtype=weight.dtype, device=weight.device)
+
+
+@contextmanager
+def _instead(others: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Inside, modules run by other functions, which are given their own forward first."""
+    own = {module: vars(module).get("forward") for module in others}
+    try:
+        for module, other in others.items():
+            module.forward = partial(other, module.forward)
+        yield
+    finally:
+        for module, forward in own.items():
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward
 
 
 @dataclass(frozen=True)

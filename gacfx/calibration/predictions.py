@@ -2,14 +2,14 @@
 
 # B documents, T tokens of each, V vocabulary
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.batches import MOST_TOKENS
+from gacfx.calibration.batches import MOST_TOKENS, Batch
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.running import batch_logits
 from gacfx.calibration.text import embedding_rows
@@ -18,29 +18,41 @@ from gacfx.errors import UnsupportedModel
 LOGITS = 2**22
 """At once: 17 MB in float32, of which several copies live together."""
 
-Predict = Callable[[Tensor], Iterator[Tensor]]
-"""Ids [B, T] -> logits [B, t, V] of the positions in turn; float32, of a float64 model float64."""
+LARGE = 2**30
+"""Bytes of a model from which on it reads a text one layer at a time: all of it may not stay in
+memory, and would be read again for each batch."""
+GROUP_TOKENS = 16_384
+"""Text that is read at once then, for which hidden states are held."""
+
+Predict = Callable[[Sequence[Batch]], Iterator[tuple[Batch, Iterator[Tensor]]]]
+"""Batches -> for each its logits [B, t, V] of the positions in turn; float32, of a float64 model
+float64."""
 
 
 @contextmanager
-def predicting(model: nn.Module, ids_T: Tensor) -> Iterator[Predict]:
-    """What predicts a text, one batch at a time; inside, the model itself may not be run.
+def predicting(
+    model: nn.Module, ids_T: Tensor, device: torch.device | None = None
+) -> Iterator[Predict]:
+    """What predicts a text; inside, the model itself may not be run.
 
     Args:
         model: borrowed, in evaluation mode.
         ids_T: the longest document.
+        device: where it computes, one layer after the other; None for where it is.
     """
     with ExitStack() as stack:
         layered = None
-        if max(len(ids_T), MOST_TOKENS) * (embedding_rows(model) or 0) > LOGITS:
+        many = max(len(ids_T), MOST_TOKENS) * (embedding_rows(model) or 0) > LOGITS
+        if many or device is not None or _size(model) > LARGE:
             with suppress(UnsupportedModel):  # the whole takes more memory, and is the same
-                found = Layered(model)
+                found = Layered(model, device)
                 stack.enter_context(found.parted(ids_T))
                 layered = found
-        if layered is None:
-            yield lambda ids_BT: iter((batch_logits(model, ids_BT),))
-        else:
-            yield partial(_in_parts, layered)
+        yield partial(_whole, model) if layered is None else partial(_in_parts, layered)
+
+
+def _size(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
 
 
 def positions(batch: int, vocabulary: int) -> int:
@@ -48,9 +60,48 @@ def positions(batch: int, vocabulary: int) -> int:
     return max(LOGITS // (batch * vocabulary), 1)
 
 
-def _in_parts(layered: Layered, ids_BT: Tensor) -> Iterator[Tensor]:
+def _whole(model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Iterator[Tensor]]]:
+    for batch in batches:
+        yield batch, iter((batch_logits(model, batch.ids),))
+
+
+def _in_parts(
+    layered: Layered, batches: Sequence[Batch]
+) -> Iterator[tuple[Batch, Iterator[Tensor]]]:
+    apart = layered.device is not None or _size(layered.model) > LARGE
+    most = GROUP_TOKENS if apart else 0
+    for group in _groups(batches, most):
+        for batch, hidden in zip(group, _last_hidden(layered, group), strict=True):
+            yield batch, _logits(layered, batch.ids, hidden)
+
+
+def _groups(batches: Sequence[Batch], most_tokens: int) -> Iterator[list[Batch]]:
+    """Batches of at most so many tokens together; a longer one alone."""
+    group: list[Batch] = []
+    for batch in batches:
+        if group and sum(each.ids.numel() for each in [*group, batch]) > most_tokens:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
+
+
+def _last_hidden(layered: Layered, group: list[Batch]) -> list[Tensor]:
+    """What the head is given, [B, T, D] of each batch; each layer reads all of them."""
+    if len(group) == 1 and layered.device is None:
+        count = len(layered.layers)
+        return [layered.between(group[0].ids, -1, until=count, finite=False)]
+    hidden: list[Tensor | None] = [None for _ in group]
+    for at in range(-1, len(layered.layers)):
+        with layered.at_hand(at):
+            for index, batch in enumerate(group):
+                hidden[index] = layered.between(batch.ids, at, hidden[index], finite=False)
+    return [each for each in hidden if each is not None]
+
+
+def _logits(layered: Layered, ids_BT: Tensor, hidden: Tensor) -> Iterator[Tensor]:
     count, step = len(layered.layers), positions(len(ids_BT), layered.vocabulary)
-    hidden = layered.between(ids_BT, -1, until=count, finite=False)
     for start in range(0, ids_BT.shape[1], step):
         part = hidden[:, start : start + step]
         logits_BTV = layered.between(ids_BT[:, start : start + step], count, part)

@@ -42,13 +42,14 @@ def in_order(
         feeders: module -> layers whose outputs alone its inputs are made of, in graph order.
         store: where new factors are to live; None for memory.
     """
+    home = next(model.parameters()).device
     made, choices = dict(factors), {choice.group: choice for choice in plan.choices}
     for module, before in feeders.items():
         choice = choices.get(module)
         if choice is None or not _allowed(plan, choice, model, before):
             continue
         if new := _ordered(plan, made, module, sources[module], before):
-            made |= {name: keep(store, name, one) for name, one in new.items()}
+            made |= {name: keep(store, name, one, home) for name, one in new.items()}
             choices[module] = replace(choice, decision=new[module].decision)
     return replace(plan, choices=tuple(choices.values())), made
 
