@@ -188,7 +188,7 @@ def gather_evidence(
     fit, rest = gather_texts(
         model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
     )
-    full = merge(fit, rest, digest)
+    full = merge((fit, rest), digest)
 
     def known(part: str, statistics: Statistics) -> MutableMapping[str, Decomposition]:
         if store is None:

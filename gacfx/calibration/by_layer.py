@@ -206,7 +206,9 @@ class ByLayer:
                 made.append(grads)
                 self._done(batch)
             self._put("grads", count, shard, made)
-        self.store.put(NATS, {str(t): torch.tensor(n).double() for t, n in enumerate(nats)})
+        self.store.put(
+            NATS, {str(t): torch.tensor(n, dtype=torch.float64) for t, n in enumerate(nats)}
+        )
 
     def _likelihood(self, batch: Batch, numbers: list[int], hidden: Tensor) -> tuple[Tensor, float]:
         """(gradient [B, T, D], loss in nats) of the documents of a batch, some positions at a time.

@@ -146,6 +146,7 @@ def _statistics(
         seed=seed,
         dense_nats_per_token=nats,
         digests=digests,
+        windows=len(text.documents),
     )
 
 
