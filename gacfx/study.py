@@ -13,11 +13,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import gacfx
-from gacfx import pipelines
 from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
+from gacfx.captured import captured
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Statistic
 from gacfx.compressors.values import VALUES
@@ -32,21 +32,17 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
-from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import swapped
 from gacfx.passes.planning.measure_curves import check_method
-from gacfx.passes.planning.measure_structures import untreated
-from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
+from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
 from gacfx.suitable import check_model
-from gacfx.tracing.export import export_model
 from gacfx.upstream import own_plan
-from gacfx.work import remembered, remembered_curves
+from gacfx.work import DENSE_LOSS, remembered, remembered_curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,17 +114,13 @@ class Study:
         check_model(model)
         progress("capture", 0, 1)
         known = METHODS.find(method)
-        graph = export_model(model, attention_seq=seq)
-        Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
-        target_names(graph)  # refuses a model without any
-        coupled = coupled_structures(graph) if structures or known.prunes else ()
-        pruned = tuple(each for each in coupled if not untreated(graph, each))
-        both = frozenset(module for each in pruned for module in each.modules)
+        found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
+        graph = found.graph
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
         dense = remembered(
-            store, "loss.dense", lambda: evaluate(model, held_back).checked().nats_per_token
+            store, DENSE_LOSS, lambda: evaluate(model, held_back).checked().nats_per_token
         )
         if not force:
             check_reads(model, dense)
@@ -139,12 +131,12 @@ class Study:
             (part, held_back),
             corpus.digest,
             known,
-            both_sides=both,
+            both_sides=found.both_sides,
             seed=seed,
             progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
             store=store,
         )
-        return Study(model, graph, method, *evidence, held_back, dense, progress, coupled)
+        return Study(model, graph, method, *evidence, held_back, dense, progress, found.structures)
 
     def close(self) -> None:
         """Let others work in the folder of this study, if it has one; no plan can follow."""

@@ -27,6 +27,8 @@ from gacfx.errors import CalibrationError, GacError
 
 _SAYS_NOTHING = ("_name_or_path", "transformers_version")
 """Entries of a configuration that change nothing of what a model computes."""
+DENSE_LOSS = "loss.dense"
+"""Set of the loss of the dense model on the held-back text, nats per token."""
 PLANNED = "curves.safetensors"
 """The curves of the last plan, from which others are made without the model."""
 
@@ -40,6 +42,7 @@ def open_work(
     seed: int = 0,
     structures: bool = False,
     most_bytes: int | None = None,
+    shard: str | None = None,
 ) -> WorkFolder:
     """The folder of this work, new or as it was left.
 
@@ -52,11 +55,14 @@ def open_work(
         structures: with what pruning needs.
         most_bytes: that the folder may take: decompositions are not kept beyond; None for as much
             as there is.
+        shard: which part of the text it is of, as ``I/N``; None for the whole.
 
     Raises:
         CheckpointError: another process works there, it is of other work, or cannot be written.
     """
     key = work_key(model, corpus, skip=skip, seed=seed, structures=structures)
+    if shard is not None:
+        key["shard"] = shard
     both = {**key, "pruning": True}  # statistics for pruning are those for ranks, and more
     return WorkFolder(path, both if key_of(path) == both else key, most_bytes=most_bytes)
 
