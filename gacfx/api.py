@@ -10,6 +10,7 @@ model, tokenizer = gacfx.load("out")
 
 import copy
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,8 @@ def calibrate(
     force: bool = False,
     work: "str | Path | None" = None,
     disk: int | str | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
@@ -138,6 +141,7 @@ def calibrate(
     decoder layer at a time, memory holds one layer's statistics, and a run that was stopped goes
     on; None to hold all of them in memory. ``disk`` is the most that the folder may take, in bytes
     or as ``60GB``: decompositions that do not fit are made again when they are needed.
+    ``executor`` and ``shards`` are those of :meth:`gacfx.study.Study.make`.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -166,6 +170,8 @@ def calibrate(
             progress=progress,
             force=force,
             store=store,
+            executor=executor,
+            shards=shards,
         )
     except BaseException:
         if store is not None:
@@ -183,6 +189,8 @@ def plan(
     progress: Progress = lambda *_: None,
     work: "str | Path | None" = None,
     disk: int | str | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
     **asked: Unpack[Asked],
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
@@ -196,6 +204,9 @@ def plan(
         progress: called with (stage, done, total).
         work: folder for what is computed on the way, see :func:`calibrate`; None for memory.
         disk: most that it may take, in bytes or as ``60GB``.
+        executor: whose workers decompose weights, such as a pool of processes or that of a Dask
+            cluster; None for this process. It is not shut down.
+        shards: parts of the text that they gather at the same time; 1 to gather in this process.
         asked: the fields of a :class:`gacfx.request.Request` by name instead, and ``ratio``: share
             of the targeted weights to remove, 0 <= ratio < 1; 0.2 if nothing is said.
 
@@ -206,7 +217,8 @@ def plan(
         raise PlanError(f"{judged[0]}: a plan alone is not judged; give it to gacfx.compress")
     check_module(model)
     request = Request.of(request, asked)
-    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
+    made = study_of(model, tokenizer, calibration, request, progress, work, disk, executor, shards)
+    with closing(made) as study:
         return study.plan(request.goal, profile=request.profile, search=request.search)
 
 
@@ -218,6 +230,8 @@ def study_of(
     progress: Progress,
     work: "str | Path | None" = None,
     disk: int | str | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
 ) -> Study:
     """The calibrated model, once it is known that the request can be for it."""
     check_tp(request.search.tp, getattr(model, "config", None))
@@ -236,6 +250,8 @@ def study_of(
         force=request.force,
         work=work,
         disk=disk,
+        executor=executor,
+        shards=shards,
     )
 
 
@@ -286,6 +302,8 @@ def compress(
     progress: Progress = lambda *_: None,
     work: "str | Path | None" = None,
     disk: int | str | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
     **asked: Unpack[Asked],
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
@@ -302,7 +320,8 @@ def compress(
     request = Request.of(request, asked)
     check_saves(model)
     profile = request.profile
-    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
+    made = study_of(model, tokenizer, calibration, request, progress, work, disk, executor, shards)
+    with closing(made) as study:
         planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
         rise = rise_of(planned.plan)
         if rise is not None and not request.force:

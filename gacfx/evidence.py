@@ -1,6 +1,7 @@
 """What calibration found on one text, and what is made of it: curves, and factors of a plan."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
@@ -11,6 +12,7 @@ from torch.fx import GraphModule
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
+from gacfx.calibration.scattered import gather_by_shards
 from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.kept import KeptDecompositions
@@ -60,12 +62,14 @@ class Evidence:
     """Module -> gradients of its weight; empty unless the method asked for them."""
     store: Store | None = None
     """Where decompositions and factors live; None for memory."""
+    executor: Executor | None = None
+    """Whose workers decompose the weights; None for this process."""
 
     def afresh(self, method: str) -> "Evidence":
         """The same statistics, with nothing made of them yet by another method."""
         known, made = self.decompositions, dict[str, Decomposition]()
         kept = known.by(METHODS.find(method)) if isinstance(known, KeptDecompositions) else made
-        return Evidence(self.statistics, kept, gradients=self.gradients, store=self.store)
+        return replace(self, decompositions=kept, curves={}, structures={})
 
     def measure(
         self,
@@ -92,6 +96,7 @@ class Evidence:
                 value=value,
                 statistics=self.statistics,
                 decompositions=self.decompositions,
+                executor=self.executor,
                 others=tables,
             )(gm)
             self.curves.update({**tables, value: state(gm).curves or {}})
@@ -167,6 +172,8 @@ def gather_evidence(
     seed: int,
     progress: Callable[[float], None],
     store: Store | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
 ) -> tuple[Evidence, Evidence]:
     """(evidence of the first text, of both texts together).
 
@@ -182,10 +189,15 @@ def gather_evidence(
         seed: of the sampled labels.
         progress: called with the documents that were done.
         store: where statistics and decompositions live; None to hold all of them in memory.
+        executor: whose workers decompose the weights; None for this process.
+        shards: parts of the texts that they gather; 1 to gather in this process.
     """
     sites = {site.name: site for _, site in targets(graph)}
     warn_of_few_tokens(model, texts, list(sites))
-    fit, rest = gather_texts(
+    gather = gather_texts
+    if executor is not None and shards > 1:
+        gather = partial(gather_by_shards, executor=executor, shards=shards)
+    fit, rest = gather(
         model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
     )
     full = merge((fit, rest), digest)
@@ -198,14 +210,17 @@ def gather_evidence(
 
     kept = known("fit", fit), known("full", full)
     if Statistic.WEIGHT_GRADIENTS not in method.needs:
-        return Evidence(fit, kept[0], store=store), Evidence(full, kept[1], store=store)
+        return (
+            Evidence(fit, kept[0], store=store, executor=executor),
+            Evidence(full, kept[1], store=store, executor=executor),
+        )
     asked = [name for name in sites if name in both_sides]
     one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
     tokens = texts[0].tokens, texts[1].tokens
     both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
     return (
-        Evidence(fit, kept[0], gradients=one, store=store),
-        Evidence(full, kept[1], gradients=both, store=store),
+        Evidence(fit, kept[0], gradients=one, store=store, executor=executor),
+        Evidence(full, kept[1], gradients=both, store=store, executor=executor),
     )
 
 

@@ -5,6 +5,7 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -32,7 +33,7 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import PlanError
+from gacfx.errors import CalibrationError, PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
@@ -82,6 +83,8 @@ class Study:
         progress: Progress = lambda *_: None,
         force: bool = False,
         store: Store | None = None,
+        executor: Executor | None = None,
+        shards: int = 1,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
@@ -101,6 +104,10 @@ class Study:
             force: go on with a model that predicts the text worse than guessing.
             store: where statistics and decompositions live; the model is then calibrated one
                 decoder layer at a time. None to hold all of them in memory.
+            executor: whose workers decompose weights, one task each, here and in all plans; None
+                for this process. Results are the same. It is not shut down.
+            shards: parts of the text that they gather at the same time, each with a copy of the
+                model; 1 to gather in this process.
 
         Raises:
             PipelineError: no such method.
@@ -108,8 +115,11 @@ class Study:
                 sees the future, so that its loss means nothing.
             PoorQuality: the dense model does not know this text.
             CalibrationError: too little text, or weights that are not finite.
+            WorkerFailed: a worker of the executor died.
         """
         check_asked(skip=skip, seed=seed, force=force)
+        if shards < 1 or (shards > 1 and executor is None):
+            raise CalibrationError(f"shards {shards}: give 1, or more with an executor")
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
@@ -135,6 +145,8 @@ class Study:
             seed=seed,
             progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
             store=store,
+            executor=executor,
+            shards=shards,
         )
         return Study(model, graph, method, *evidence, held_back, dense, progress, found.structures)
 

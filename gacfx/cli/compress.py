@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gacfx.cli import options
+from gacfx.cli import jobs, options
 from gacfx.errors import CheckpointError, GacError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--resume", action="store_true", help="go on with a run that was stopped, or refuse"
     )
+    jobs.add(command)
     command.add_argument("--dry-run", action="store_true", help="stop after the plan")
     command.add_argument("--json", action="store_true", help="the summary as JSON")
 
@@ -96,7 +97,7 @@ def compress(arguments: argparse.Namespace) -> int:
     work = work_folder(arguments, folder)
     with resumable(work), lean(pages_of(arguments.model)):
         model, tokenizer, corpus = made.calibration_text(arguments)
-        with screen.progress() as move:
+        with jobs.workers(arguments.jobs) as pool, screen.progress() as move:
             compressed = api.compress(
                 model,
                 tokenizer,
@@ -105,6 +106,7 @@ def compress(arguments: argparse.Namespace) -> int:
                 progress=move,
                 work=work,
                 disk=arguments.disk,
+                executor=pool,
             )
         folder = api.save(compressed, folder, overwrite=arguments.overwrite)
     if not arguments.work:

@@ -90,7 +90,7 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
 def _calibrated(arguments: argparse.Namespace, *, tried: bool) -> Made:
     from gacfx import api
     from gacfx.calibration.text import usage
-    from gacfx.cli import screen
+    from gacfx.cli import jobs, screen
 
     request = options.request_of(arguments)
     work, disk = getattr(arguments, "work", None), getattr(arguments, "disk", None)
@@ -98,8 +98,9 @@ def _calibrated(arguments: argparse.Namespace, *, tried: bool) -> Made:
     if tried:
         api.check_saves(model)
     with (
+        jobs.workers(getattr(arguments, "jobs", None)) as pool,
         screen.progress() as move,
-        closing(api.study_of(model, tokenizer, corpus, request, move, work, disk)) as study,
+        closing(api.study_of(model, tokenizer, corpus, request, move, work, disk, pool)) as study,
     ):
         planned = plan_first(
             arguments,
@@ -216,6 +217,7 @@ def check(arguments: argparse.Namespace) -> None:
             "--skip": arguments.skip,
             "--save-curves": arguments.save_curves,
             "--work": getattr(arguments, "work", None),
+            "--jobs": getattr(arguments, "jobs", None),
         }
         if said := [name for name, given in needless.items() if given]:
             raise options.WrongUse(f"--curves plans without the model; leave out {', '.join(said)}")
@@ -232,6 +234,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
     if getattr(arguments, "work", None):
         raise options.WrongUse("--synthetic computes nothing to keep; leave out --work")
+    if getattr(arguments, "jobs", None):
+        raise options.WrongUse("--synthetic decomposes nothing; leave out --jobs")
     if arguments.prune not in (None, "none"):
         raise options.WrongUse("--synthetic makes up no losses of structures; leave out --prune")
     if arguments.method:
