@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gacfx.padding import pad_, save_padded
     from gacfx.request import Request
     from gacfx.tracing.capture import capture
+    from gacfx.work import Work
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ __all__ = [
     "Pipeline",
     "Request",
     "Search",
+    "Work",
     "apply",
     "apply_",
     "capture",
@@ -50,6 +52,7 @@ _HOME = {
     "Pipeline": "gacfx.graph.pipeline",
     "Request": "gacfx.request",
     "Search": "gacfx.core.search",
+    "Work": "gacfx.work",
     "capture": "gacfx.tracing.capture",
     "inspect": "gacfx.inspection",
     "pad_": "gacfx.padding",

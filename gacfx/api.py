@@ -33,7 +33,7 @@ from gacfx.checkpoint.rehearsal import check_comes_back
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.compressors.methods import METHODS
 from gacfx.core.asked import check_asked, check_module
-from gacfx.core.goal import Goal, as_goal, read_bytes
+from gacfx.core.goal import Goal, as_goal
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.rise import check_rise, rise_of
@@ -51,7 +51,7 @@ from gacfx.summary import Summary
 from gacfx.tracing.capture import capture
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
-from gacfx.work import open_work
+from gacfx.work import Work, open_work
 
 __all__ = [
     "Compressed",
@@ -127,17 +127,16 @@ def calibrate(
     structures: bool = False,
     progress: Progress = lambda *_: None,
     force: bool = False,
-    work: "str | Path | None" = None,
-    disk: int | str | None = None,
+    work: "Work | str | Path | None" = None,
 ) -> Study:
     """What calibration finds of a model, with its graph: plans are made of it in seconds.
 
     Arguments are those of :func:`plan`, ``seq``: tokens of a sequence for which attention calls are
     recorded, ``structures``: also gather what plans with pruning need, which takes longer, and
-    ``work``: a folder for statistics, decompositions and curves. The model is then calibrated one
-    decoder layer at a time, memory holds one layer's statistics, and a run that was stopped goes
-    on; None to hold all of them in memory. ``disk`` is the most that the folder may take, in bytes
-    or as ``60GB``: decompositions that do not fit are made again when they are needed.
+    ``work``: a folder for statistics, decompositions and curves, or a :class:`gacfx.Work` that also
+    says how much disk it may take and who computes. The model is then calibrated one decoder layer
+    at a time, memory holds one layer's statistics, and a run that was stopped goes on; None to hold
+    all of them in memory.
 
     Raises:
         GacError: bad input; see gacfx.errors.
@@ -145,12 +144,17 @@ def calibrate(
     check_module(model)
     check_asked(skip=skip, seed=seed, force=force)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
-    store = None
-    if work is not None:
+    on, store = Work.of(work), None
+    if on.folder is not None:
         prunes = structures or METHODS.find(method).prunes
-        most = None if disk is None else read_bytes(disk)
         store = open_work(
-            work, model, corpus, skip=skip, seed=seed, structures=prunes, most_bytes=most
+            on.folder,
+            model,
+            corpus,
+            skip=skip,
+            seed=seed,
+            structures=prunes,
+            most_bytes=on.most_bytes,
         )
         # A folder that was begun for pruning is filled for it, whatever this plan wants.
         structures = structures or bool(store.key["pruning"])
@@ -166,6 +170,9 @@ def calibrate(
             progress=progress,
             force=force,
             store=store,
+            device=on.torch_device,
+            executor=on.executor,
+            shards=on.shards,
         )
     except BaseException:
         if store is not None:
@@ -181,8 +188,7 @@ def plan(
     calibration: "Text",
     request: Request | None = None,
     progress: Progress = lambda *_: None,
-    work: "str | Path | None" = None,
-    disk: int | str | None = None,
+    work: "Work | str | Path | None" = None,
     **asked: Unpack[Asked],
 ) -> Planned:
     """The best aligned plan under the budget, with its factors; the model is left as it was.
@@ -194,8 +200,8 @@ def plan(
             its windows is held back.
         request: what is asked for, as one value.
         progress: called with (stage, done, total).
-        work: folder for what is computed on the way, see :func:`calibrate`; None for memory.
-        disk: most that it may take, in bytes or as ``60GB``.
+        work: folder for what is computed on the way, or a :class:`gacfx.Work` that says more, see
+            :func:`calibrate`; None for memory.
         asked: the fields of a :class:`gacfx.request.Request` by name instead, and ``ratio``: share
             of the targeted weights to remove, 0 <= ratio < 1; 0.2 if nothing is said.
 
@@ -206,7 +212,8 @@ def plan(
         raise PlanError(f"{judged[0]}: a plan alone is not judged; give it to gacfx.compress")
     check_module(model)
     request = Request.of(request, asked)
-    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
+    made = study_of(model, tokenizer, calibration, request, progress, work)
+    with closing(made) as study:
         return study.plan(request.goal, profile=request.profile, search=request.search)
 
 
@@ -216,8 +223,7 @@ def study_of(
     calibration: "Text",
     request: Request,
     progress: Progress,
-    work: "str | Path | None" = None,
-    disk: int | str | None = None,
+    work: "Work | str | Path | None" = None,
 ) -> Study:
     """The calibrated model, once it is known that the request can be for it."""
     check_tp(request.search.tp, getattr(model, "config", None))
@@ -235,7 +241,6 @@ def study_of(
         progress=progress,
         force=request.force,
         work=work,
-        disk=disk,
     )
 
 
@@ -284,8 +289,7 @@ def compress(
     calibration: "Text",
     request: Request | None = None,
     progress: Progress = lambda *_: None,
-    work: "str | Path | None" = None,
-    disk: int | str | None = None,
+    work: "Work | str | Path | None" = None,
     **asked: Unpack[Asked],
 ) -> Compressed:
     """Plan, verify on the graph, and apply to ``model`` in place.
@@ -302,7 +306,8 @@ def compress(
     request = Request.of(request, asked)
     check_saves(model)
     profile = request.profile
-    with closing(study_of(model, tokenizer, calibration, request, progress, work, disk)) as study:
+    made = study_of(model, tokenizer, calibration, request, progress, work)
+    with closing(made) as study:
         planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
         rise = rise_of(planned.plan)
         if rise is not None and not request.force:

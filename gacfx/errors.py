@@ -12,6 +12,7 @@
     │   └── PlanMismatch      the plan was made for another model or for other weights
     ├── PoorQuality           the model, or what would become of it, predicts text too badly
     ├── BenchError            a measurement was asked for that cannot be made
+    ├── WorkerFailed          a worker of an executor died, or failed at what it was given
     ├── TaskError             a zero-shot task is unknown, or cannot be scored
     ├── CheckpointError       a checkpoint folder cannot be read or written
     ├── ProfileError          a hardware profile is unknown or malformed
@@ -88,6 +89,10 @@ class PoorQuality(GacError):  # noqa: N818 - reads as a verdict
 
 class BenchError(GacError):
     """A measurement was asked for that cannot be made."""
+
+
+class WorkerFailed(GacError):  # noqa: N818 - says what happened
+    """A worker of an executor died, or failed at what it was given."""
 
 
 class TaskError(GacError):

@@ -1,6 +1,7 @@
 """What calibration found on one text, and what is made of it: curves, and factors of a plan."""
 
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
@@ -13,6 +14,7 @@ from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
 from gacfx.calibration.running import device_of
+from gacfx.calibration.scattered import gather_by_shards
 from gacfx.calibration.taylor import taylor_sums
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.kept import KeptDecompositions
@@ -64,14 +66,14 @@ class Evidence:
     """Where decompositions and factors live; None for memory."""
     home: torch.device | None = None
     """Where the model is, and factors are to be; None for where they were made."""
+    executor: Executor | None = None
+    """Whose workers decompose the weights; None for this process."""
 
     def afresh(self, method: str) -> "Evidence":
         """The same statistics, with nothing made of them yet by another method."""
         known, made = self.decompositions, dict[str, Decomposition]()
         kept = known.by(METHODS.find(method)) if isinstance(known, KeptDecompositions) else made
-        return Evidence(
-            self.statistics, kept, gradients=self.gradients, store=self.store, home=self.home
-        )
+        return replace(self, decompositions=kept, curves={}, structures={})
 
     def measure(
         self,
@@ -98,6 +100,7 @@ class Evidence:
                 value=value,
                 statistics=self.statistics,
                 decompositions=self.decompositions,
+                executor=self.executor,
                 others=tables,
             )(gm)
             self.curves.update({**tables, value: state(gm).curves or {}})
@@ -176,6 +179,8 @@ def gather_evidence(
     progress: Callable[[float], None],
     store: Store | None = None,
     device: torch.device | None = None,
+    executor: Executor | None = None,
+    shards: int = 1,
 ) -> tuple[Evidence, Evidence]:
     """(evidence of the first text, of both texts together).
 
@@ -193,22 +198,18 @@ def gather_evidence(
         store: where statistics and decompositions live; None to hold all of them in memory.
         device: with a store, where layers compute and weights are decomposed; None for where the
             model is. What pruning needs is computed there in any case.
+        executor: whose workers decompose the weights; None for this process.
+        shards: parts of the texts that they gather; 1 to gather in this process.
     """
     sites = {site.name: site for _, site in targets(graph)}
     warn_of_few_tokens(model, texts, list(sites))
-    home = device_of(model)
-    fit, rest = gather_texts(
-        model,
-        texts,
-        sites,
-        both_sides=both_sides,
-        seed=seed,
-        progress=progress,
-        store=store,
-        device=device,
-        read_on=None if both_sides else device,
+    gather = partial(gather_texts, device=device, read_on=None if both_sides else device)
+    if executor is not None and shards > 1:
+        gather = partial(gather_by_shards, executor=executor, shards=shards)
+    fit, rest = gather(
+        model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
     )
-    full = merge(fit, rest, digest)
+    full = merge((fit, rest), digest)
 
     def known(part: str, statistics: Statistics) -> MutableMapping[str, Decomposition]:
         if store is None:
@@ -217,19 +218,14 @@ def gather_evidence(
         return KeptDecompositions(store, part, method, weight_of, statistics.moments)
 
     kept = known("fit", fit), known("full", full)
+    made = partial(Evidence, store=store, home=device_of(model), executor=executor)
     if Statistic.WEIGHT_GRADIENTS not in method.needs:
-        return (
-            Evidence(fit, kept[0], store=store, home=home),
-            Evidence(full, kept[1], store=store, home=home),
-        )
+        return made(fit, kept[0]), made(full, kept[1])
     asked = [name for name in sites if name in both_sides]
     one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
     tokens = texts[0].tokens, texts[1].tokens
     both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
-    return (
-        Evidence(fit, kept[0], gradients=one, store=store, home=home),
-        Evidence(full, kept[1], gradients=both, store=store, home=home),
-    )
+    return made(fit, kept[0], gradients=one), made(full, kept[1], gradients=both)
 
 
 def _weight_of(graph: GraphModule, sites: Mapping[str, MatmulSite], module: str) -> Tensor:

@@ -5,6 +5,7 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
@@ -13,11 +14,11 @@ from torch import nn
 from torch.fx import GraphModule
 
 import gacfx
-from gacfx import pipelines
 from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
+from gacfx.captured import captured
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Statistic
 from gacfx.compressors.values import VALUES
@@ -32,21 +33,17 @@ from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
-from gacfx.coupling.structures import coupled_structures
-from gacfx.errors import PlanError
+from gacfx.errors import CalibrationError, PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
-from gacfx.graph.pipeline import Pipeline
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import swapped
 from gacfx.passes.planning.measure_curves import check_method
-from gacfx.passes.planning.measure_structures import untreated
-from gacfx.passes.planning.read_graph import graph_curves, target_names, targeted_params
+from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
 from gacfx.suitable import check_model
-from gacfx.tracing.export import export_model
 from gacfx.upstream import own_plan
-from gacfx.work import remembered, remembered_curves
+from gacfx.work import DENSE_LOSS, remembered, remembered_curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +86,8 @@ class Study:
         force: bool = False,
         store: Store | None = None,
         device: torch.device | None = None,
+        executor: Executor | None = None,
+        shards: int = 1,
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
@@ -110,6 +109,10 @@ class Study:
                 decoder layer at a time. None to hold all of them in memory.
             device: with a store, where layers compute while they are at work, and weights are
                 decomposed; None for where the model is.
+            executor: whose workers decompose weights, one task each, here and in all plans; None
+                for this process. Results are the same. It is not shut down.
+            shards: parts of the text that they gather at the same time, each with a copy of the
+                model; 1 to gather in this process.
 
         Raises:
             PipelineError: no such method.
@@ -117,24 +120,23 @@ class Study:
                 sees the future, so that its loss means nothing.
             PoorQuality: the dense model does not know this text.
             CalibrationError: too little text, or weights that are not finite.
+            WorkerFailed: a worker of the executor died.
         """
         check_asked(skip=skip, seed=seed, force=force)
+        if shards < 1 or (shards > 1 and executor is None):
+            raise CalibrationError(f"shards {shards}: give 1, or more with an executor")
         check_method(method)
         check_model(model)
         progress("capture", 0, 1)
         known = METHODS.find(method)
-        graph = export_model(model, attention_seq=seq)
-        Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
-        target_names(graph)  # refuses a model without any
-        coupled = coupled_structures(graph) if structures or known.prunes else ()
-        pruned = tuple(each for each in coupled if not untreated(graph, each))
-        both = frozenset(module for each in pruned for module in each.modules)
+        found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
+        graph = found.graph
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
         dense = remembered(
             store,
-            "loss.dense",
+            DENSE_LOSS,
             lambda: evaluate(model, held_back, device=device).checked().nats_per_token,
         )
         if not force:
@@ -146,15 +148,16 @@ class Study:
             (part, held_back),
             corpus.digest,
             known,
-            both_sides=both,
+            both_sides=found.both_sides,
             seed=seed,
             progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
             store=store,
             device=device,
+            executor=executor,
+            shards=shards,
         )
-        return Study(
-            model, graph, method, *evidence, held_back, dense, progress, coupled, device=device
-        )
+        made = (model, graph, method, *evidence, held_back, dense, progress, found.structures)
+        return Study(*made, device=device)
 
     def close(self) -> None:
         """Let others work in the folder of this study, if it has one; no plan can follow."""

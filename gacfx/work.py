@@ -7,6 +7,8 @@ seconds. A folder belongs to one model, text, seed and choice of weights; goals 
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import nn
 import gacfx
 from gacfx.calibration.text import Corpus
 from gacfx.core.curve_file import Curves, load_curves, save_curves
+from gacfx.core.goal import read_bytes
 from gacfx.core.locks import fingerprint
 from gacfx.core.plan import Plan
 from gacfx.core.statistics import weight_digest
@@ -27,8 +30,70 @@ from gacfx.errors import CalibrationError, GacError
 
 _SAYS_NOTHING = ("_name_or_path", "transformers_version")
 """Entries of a configuration that change nothing of what a model computes."""
+DENSE_LOSS = "loss.dense"
+"""Set of the loss of the dense model on the held-back text, nats per token."""
 PLANNED = "curves.safetensors"
 """The curves of the last plan, from which others are made without the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """Where a long computation keeps what it has, and who computes."""
+
+    folder: str | Path | None = None
+    """For statistics, decompositions and curves; None to hold all of them in memory."""
+    disk: int | str | None = None
+    """Most that the folder may take, in bytes or as ``60GB``: decompositions that do not fit are
+    made again when they are needed. None for as much as there is."""
+    device: str | torch.device | None = None
+    """Where each layer computes while it is at work, and weights are decomposed, as ``cuda``; it
+    needs a folder. None for where the model is."""
+    executor: Executor | None = None
+    """Whose workers decompose weights, such as a pool of processes or that of a Dask client; None
+    for this process. Results are the same, and it is not shut down."""
+    shards: int = 1
+    """Parts of the text that they gather at the same time, each with a copy of the model."""
+
+    def __post_init__(self) -> None:
+        if self.shards < 1 or (self.shards > 1 and self.executor is None):
+            raise CalibrationError(f"shards {self.shards}: give 1, or more with an executor")
+        for name in ("disk", "device"):
+            if self.folder is None and getattr(self, name) is not None:
+                raise CalibrationError(f"{name} {getattr(self, name)}: it needs a work folder")
+        _ = self.most_bytes, self.torch_device
+
+    @staticmethod
+    def of(given: "Work | str | Path | None") -> "Work":
+        """What a door was given: a folder alone, or all of it."""
+        return given if isinstance(given, Work) else Work(given)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Of the folder.
+
+        Raises:
+            PlanError: ``disk`` is no number of bytes.
+        """
+        return None if self.disk is None else read_bytes(self.disk)
+
+    @property
+    def torch_device(self) -> torch.device | None:
+        """The device.
+
+        Raises:
+            CalibrationError: there is no such device here.
+        """
+        if self.device is None:
+            return None
+        try:
+            found = torch.device(self.device)
+            torch.empty(1, device=found)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            said = str(error).partition("\n")[0]
+            raise CalibrationError(f"device {self.device}: cannot be used here: {said}") from error
+        if found.type == "meta":
+            raise CalibrationError(f"device {self.device}: computes nothing")
+        return found
 
 
 def open_work(
@@ -40,6 +105,7 @@ def open_work(
     seed: int = 0,
     structures: bool = False,
     most_bytes: int | None = None,
+    shard: str | None = None,
 ) -> WorkFolder:
     """The folder of this work, new or as it was left.
 
@@ -52,11 +118,14 @@ def open_work(
         structures: with what pruning needs.
         most_bytes: that the folder may take: decompositions are not kept beyond; None for as much
             as there is.
+        shard: which part of the text it is of, as ``I/N``; None for the whole.
 
     Raises:
         CheckpointError: another process works there, it is of other work, or cannot be written.
     """
     key = work_key(model, corpus, skip=skip, seed=seed, structures=structures)
+    if shard is not None:
+        key["shard"] = shard
     both = {**key, "pruning": True}  # statistics for pruning are those for ranks, and more
     return WorkFolder(path, both if key_of(path) == both else key, most_bytes=most_bytes)
 

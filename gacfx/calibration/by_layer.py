@@ -10,7 +10,7 @@ and a run that was stopped goes on. Numbers are those of :func:`gacfx.calibratio
 # B documents of a batch, T tokens of the longest, D width of the model, V vocabulary, L layers
 
 import math
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -209,7 +209,9 @@ class ByLayer:
                 made.append(grads)
                 self._done(batch)
             self._put("grads", count, shard, made)
-        self.store.put(NATS, {str(t): torch.tensor(n).double() for t, n in enumerate(nats)})
+        self.store.put(
+            NATS, {str(t): torch.tensor(n, dtype=torch.float64) for t, n in enumerate(nats)}
+        )
 
     def _likelihood(self, batch: Batch, numbers: list[int], hidden: Tensor) -> tuple[Tensor, float]:
         """(gradient [B, T, D], loss in nats) of the documents of a batch, some positions at a time.
@@ -315,3 +317,12 @@ class ByLayer:
 
 def _moments(at: int) -> str:
     return f"moments.{at}"
+
+
+def moments_sets(names: Mapping[int, list[str]]) -> dict[str, list[str]]:
+    """Set of the store -> modules whose moments it has.
+
+    Args:
+        names: layer -> its targeted modules.
+    """
+    return {_moments(index): modules for index, modules in sorted(names.items()) if modules}

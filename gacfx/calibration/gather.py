@@ -10,7 +10,7 @@ loss in float32, sums in float64. fp16 on a CPU runs in a float32 copy of the mo
 # B documents of a batch, T tokens of the longest, V vocabulary
 
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ from gacfx.core.stored_moments import StoredMoments, moments_tensors
 from gacfx.errors import CalibrationError, UnsupportedModel
 from gacfx.modules.dense import weight_of
 
-_WHOLE = "moments.whole"
+WHOLE = "moments.whole"
+"""Set of the moments of a model that was calibrated whole."""
 
 
 class NotByLayer(UserWarning):
@@ -94,7 +95,7 @@ def gather_texts(
     check_finite(model)
     chosen = targets(model, names)
     digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
-    if _WHOLE not in store:
+    if WHOLE not in store:
         run = runnable(model)
         try:
             layered = Layered(run, device)
@@ -112,29 +113,30 @@ def gather_texts(
                 NotByLayer,
                 stacklevel=2,
             )
-            _keep_whole(store, [whole(text) for text in texts])
+            keep_whole(store, [whole(text) for text in texts])
         else:
             pairs = zip(texts, found, strict=True)
             return tuple(_statistics(t, m, seed, nats, digests) for t, (m, nats) in pairs)
-    sets = dict.fromkeys(names, _WHOLE)
+    sets = dict.fromkeys(names, WHOLE)
     return tuple(
         _statistics(
             text,
             StoredMoments(store, str(index), sets, read_on or device_of(model)),
             seed,
-            float(store.get(_WHOLE, f"{index}|nats")),
+            float(store.get(WHOLE, f"{index}|nats")),
             digests,
         )
         for index, text in enumerate(texts)
     )
 
 
-def _keep_whole(store: Store, found: list[Statistics]) -> None:
+def keep_whole(store: Store, found: Sequence[Statistics]) -> None:
+    """Leave statistics of each text in a store, as those of a model that was calibrated whole."""
     made = dict[str, Tensor]()
     for index, each in enumerate(found):
         made |= moments_tensors(str(index), each.moments)
         made[f"{index}|nats"] = torch.tensor(each.dense_nats_per_token, dtype=torch.float64)
-    store.put(_WHOLE, made)
+    store.put(WHOLE, made)
 
 
 def _statistics(
@@ -151,6 +153,7 @@ def _statistics(
         seed=seed,
         dense_nats_per_token=nats,
         digests=digests,
+        windows=len(text.documents),
     )
 
 

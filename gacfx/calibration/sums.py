@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.core.statistics import Moments
+from gacfx.core.statistics import Moments, input_count
 from gacfx.modules.dense import dense_weight
 
 LEAST_ROWS = 192
@@ -179,7 +179,7 @@ class LinearSums:
         for an expert that gets one token in eight, the product of both then weighs one in eight.
         A module that is called several times per token counts the sum of its calls.
         """
-        seen = max(min(self.calls_rows, tokens), 1)
+        seen = input_count(self.calls_rows, tokens)
         input_NN, projected_SS = self.inputs.mean(self.name, seen), _whole(self.projected_SS)
         if self.side_SS is None:
             side_SS = torch.zeros_like(self.projected_SS) if input_NN is None else input_NN
@@ -200,4 +200,5 @@ class LinearSums:
             input_square_mean=self.square_N / seen,
             grad_square_mean=float(self.grad_square) / tokens / self.rows,
             long_moment=long_LL,
+            tokens_seen=self.calls_rows,
         )

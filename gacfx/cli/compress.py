@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gacfx.cli import options
+from gacfx.cli import jobs, options
 from gacfx.errors import CheckpointError, GacError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--resume", action="store_true", help="go on with a run that was stopped, or refuse"
     )
+    jobs.add(command)
     command.add_argument("--dry-run", action="store_true", help="stop after the plan")
     command.add_argument("--json", action="store_true", help="the summary as JSON")
 
@@ -94,7 +95,8 @@ def compress(arguments: argparse.Namespace) -> int:
     check_target(folder, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, folder)
     work = work_folder(arguments, folder)
-    with resumable(work), lean(pages_of(arguments.model)):
+    pages = pages_of(arguments.model)
+    with resumable(work), jobs.working(arguments, work) as on, lean(pages):
         model, tokenizer, corpus = made.calibration_text(arguments)
         with screen.progress() as move:
             compressed = api.compress(
@@ -103,8 +105,7 @@ def compress(arguments: argparse.Namespace) -> int:
                 calibration=corpus,
                 request=request,
                 progress=move,
-                work=work,
-                disk=arguments.disk,
+                work=on,
             )
         folder = api.save(compressed, folder, overwrite=arguments.overwrite)
     if not arguments.work:

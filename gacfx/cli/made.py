@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gacfx.core.goal import Goal
     from gacfx.core.planned import Planned
     from gacfx.speedup import Speedup
+    from gacfx.work import Work
 
 P = TypeVar("P")
 
@@ -74,32 +75,34 @@ def from_model(arguments: argparse.Namespace, *, tried: bool = False) -> Made:
     With ``tried`` as ``gacfx compress`` makes it: a model that would not come back from a folder is
     refused first, and the plan is tried on held-back text.
     """
+    from gacfx.cli import jobs
     from gacfx.core.paging import lean, pages_of
     from gacfx.core.work_folder import check_work
 
     options.request_of(arguments)  # refuses what cannot be asked for, before the model is read
-    work, disk = getattr(arguments, "work", None), getattr(arguments, "disk", None)
-    if work:
-        check_work(Path(work).expanduser())
-    elif disk is not None:
-        raise options.WrongUse("--disk is what the folder of --work may take; name one")
-    with lean(pages_of(arguments.model)) if work else nullcontext():
-        return _calibrated(arguments, tried=tried)
+    folder = getattr(arguments, "work", None)
+    if folder:
+        check_work(Path(folder).expanduser())
+    for name in ("disk", "device"):
+        if not folder and getattr(arguments, name, None) is not None:
+            raise options.WrongUse(f"--{name} goes with the folder of --work; name one")
+    pages = lean(pages_of(arguments.model)) if folder else nullcontext()
+    with pages, jobs.working(arguments, folder or None) as work:
+        return _calibrated(arguments, work, tried=tried)
 
 
-def _calibrated(arguments: argparse.Namespace, *, tried: bool) -> Made:
+def _calibrated(arguments: argparse.Namespace, work: "Work", *, tried: bool) -> Made:
     from gacfx import api
     from gacfx.calibration.text import usage
     from gacfx.cli import screen
 
     request = options.request_of(arguments)
-    work, disk = getattr(arguments, "work", None), getattr(arguments, "disk", None)
     model, tokenizer, corpus = calibration_text(arguments)
     if tried:
         api.check_saves(model)
     with (
         screen.progress() as move,
-        closing(api.study_of(model, tokenizer, corpus, request, move, work, disk)) as study,
+        closing(api.study_of(model, tokenizer, corpus, request, move, work)) as study,
     ):
         planned = plan_first(
             arguments,
@@ -216,6 +219,7 @@ def check(arguments: argparse.Namespace) -> None:
             "--skip": arguments.skip,
             "--save-curves": arguments.save_curves,
             "--work": getattr(arguments, "work", None),
+            "--jobs": getattr(arguments, "jobs", None),
         }
         if said := [name for name, given in needless.items() if given]:
             raise options.WrongUse(f"--curves plans without the model; leave out {', '.join(said)}")
@@ -232,6 +236,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
     if getattr(arguments, "work", None):
         raise options.WrongUse("--synthetic computes nothing to keep; leave out --work")
+    if getattr(arguments, "jobs", None):
+        raise options.WrongUse("--synthetic decomposes nothing; leave out --jobs")
     if arguments.prune not in (None, "none"):
         raise options.WrongUse("--synthetic makes up no losses of structures; leave out --prune")
     if arguments.method:

@@ -78,12 +78,17 @@ def add_work(command: argparse.ArgumentParser, said: str) -> None:
 
 
 def add_disk(command: argparse.ArgumentParser) -> None:
-    """``--disk``: how much a work folder may take."""
+    """How much a work folder may take, and where its layers compute."""
     command.add_argument(
         "--disk",
         metavar="N",
         type=nbytes,
         help="most bytes of that folder, as 60GB: decompositions that do not fit are made again",
+    )
+    command.add_argument(
+        "--device",
+        metavar="NAME",
+        help="where each layer computes while it is at work, as cuda (default: the CPU)",
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gacfx.cli import curves, options, plan_files
+from gacfx.cli import curves, jobs, options, plan_files
 
 
 def add(commands: Any) -> None:
@@ -25,6 +25,7 @@ def add(commands: Any) -> None:
         "folder for statistics, decompositions and curves: what is there is not computed again; "
         "without a model, plan from the curves of the last plan there",
     )
+    jobs.add(command)
     curves.add_options(command)
     command.add_argument(
         "--synthetic",

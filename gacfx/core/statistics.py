@@ -43,6 +43,9 @@ class Moments:
     """E ||g||^2 / rows: the scalar output weight of the ``fisher`` value model."""
     long_moment: Tensor | None = None
     """[L, L] with L = max(rows, columns): G when rows > columns, else A. None: not gathered."""
+    tokens_seen: int = 0
+    """Tokens that the module was called with, once for each call: an expert sees some of a text. By
+    these its input moments weigh when texts are merged; 0 for moments that never are."""
 
     @staticmethod
     def from_samples(
@@ -69,11 +72,16 @@ class Moments:
             input_square_mean=inputs_TN.square().mean(0),
             grad_square_mean=float(grads_TM.square().mean()),
             long_moment=long_TL.T @ long_TL / tokens if both_sides else None,
+            tokens_seen=tokens,
         )
 
     @staticmethod
     def from_both_sides(
-        weight_MN: Tensor, input_moment_NN: Tensor, grad_moment_MM: Tensor, abs_mean_N: Tensor
+        weight_MN: Tensor,
+        input_moment_NN: Tensor,
+        grad_moment_MM: Tensor,
+        abs_mean_N: Tensor,
+        tokens_seen: int = 0,
     ) -> "Moments":
         """Moments of a weight whose A and G are known.
 
@@ -82,6 +90,7 @@ class Moments:
             input_moment_NN: A, float64.
             grad_moment_MM: G, float64.
             abs_mean_N: mean of |x| over tokens.
+            tokens_seen: as :attr:`tokens_seen`.
         """
         (rows, columns), weight_MN = weight_MN.shape, weight_MN.to(grad_moment_MM)
         if rows > columns:
@@ -99,6 +108,7 @@ class Moments:
             input_square_mean=input_moment_NN.diagonal().clone(),
             grad_square_mean=float(grad_moment_MM.trace()) / rows,
             long_moment=long_LL,
+            tokens_seen=tokens_seen,
         )
 
     @property
@@ -171,6 +181,19 @@ class Statistics:
     """Loss of the dense model on the calibration text itself."""
     digests: dict[str, str] = field(default_factory=dict)
     """Module name -> sha256 of the weight (weights lock)."""
+    windows: int = 0
+    """Windows of the text, of each of which the first token is not predicted."""
+
+
+def input_count(tokens_seen: int, tokens: int) -> int:
+    """By how many tokens the input sums of a module are divided.
+
+    Args:
+        tokens_seen: that it was called with.
+        tokens: of the whole text; a module that is called several times for each counts the sum of
+            its calls.
+    """
+    return max(min(tokens_seen, tokens), 1)
 
 
 def weight_digest(weight: Tensor) -> str:

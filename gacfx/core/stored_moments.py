@@ -1,14 +1,14 @@
-"""Moments in a store, read one weight at a time, and those of two texts mixed as they are read."""
+"""Moments in a store, read one weight at a time, and those of several texts mixed when read."""
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gacfx.core.packing import packed, unpacked
-from gacfx.core.statistics import Moments, Statistics
+from gacfx.core.statistics import Moments, Statistics, input_count
 from gacfx.core.store import Store
 
 _MATRICES = ("projected_moment", "side_moment", "long_moment")
@@ -36,7 +36,7 @@ def moments_tensors(part: str, moments: Mapping[str, Moments]) -> dict[str, Tens
     """
     made, small = dict[str, Tensor](), dict[int, Tensor]()
     for module, found in moments.items():
-        numbers = (found.rows, found.columns, found.grad_square_mean)
+        numbers = (found.rows, found.columns, found.grad_square_mean, found.tokens_seen)
         made[f"{part}|{module}|{_NUMBERS}"] = torch.tensor(numbers, dtype=torch.float64)
         for name in _TENSORS:
             if (tensor := getattr(found, name)) is not None:
@@ -69,8 +69,14 @@ class StoredMoments(Mapping[str, Moments]):
             for each in _TENSORS
             if f"{start}{each}" in self.store.keys(name)
         }
-        rows, columns, grad_square = self.store.get(name, f"{start}{_NUMBERS}").tolist()
-        return Moments(rows=int(rows), columns=int(columns), grad_square_mean=grad_square, **found)
+        rows, columns, grad_square, seen = self.store.get(name, f"{start}{_NUMBERS}").tolist()
+        return Moments(
+            rows=int(rows),
+            columns=int(columns),
+            grad_square_mean=grad_square,
+            tokens_seen=int(seen),
+            **found,
+        )
 
     def _read(self, name: str, key: str) -> Tensor:
         stored = self.store.get(name, key)
@@ -93,82 +99,118 @@ class StoredMoments(Mapping[str, Moments]):
         return len(self.sets)
 
 
+@dataclass(eq=False)
+class _Sum:
+    """A sum over texts: of one mean of each, times the tokens that it is a mean over."""
+
+    total: Tensor | None = None
+    terms: list[tuple[weakref.ref[Tensor], int]] = field(default_factory=list)
+
+    def add(self, mean: Tensor, tokens: int) -> None:
+        self.total = mean * tokens if self.total is None else self.total.add_(mean, alpha=tokens)
+        self.terms.append((weakref.ref(mean), tokens))
+
+    def has_terms_of(self, other: "_Sum") -> bool:
+        """Of the same tensors, which are still there."""
+        pairs = zip(self.terms, other.terms, strict=True)
+        return all(a() is not None and a() is b() and m == n for (a, m), (b, n) in pairs)
+
+
 class _Known:
-    """Results for the last pairs of tensors, as long as somebody holds them."""
+    """The last mixed means, as long as somebody holds them and what they were mixed from."""
 
     def __init__(self) -> None:
-        self._last: list[tuple[weakref.ref[Tensor], ...]] = []
+        self._last: list[tuple[_Sum, weakref.ref[Tensor]]] = []
 
-    def __call__(self, a: Tensor, b: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        for first, second, mixed in self._last:
-            if first() is a and second() is b and (known := mixed()) is not None:
+    def __call__(self, made: _Sum, tokens: int) -> Tensor:
+        """The mean of a sum; the very tensor that was made of the same ones before."""
+        for before, mixed in self._last:
+            if before.has_terms_of(made) and (known := mixed()) is not None:
                 return known
-        made = mix(a, b)
-        refs = (weakref.ref(a), weakref.ref(b), weakref.ref(made))
-        self._last = [refs, *self._last[: _ALIVE - 1]]
-        return made
+        assert made.total is not None
+        mean, made.total = made.total.div_(tokens), None
+        self._last = [(made, weakref.ref(mean)), *self._last[: _ALIVE - 1]]
+        return mean
 
 
 @dataclass(frozen=True, eq=False)
 class MixedMoments(Mapping[str, Moments]):
-    """Module -> moments of two disjoint texts together, mixed when they are asked for.
+    """Module -> moments of disjoint texts together, mixed when they are asked for.
 
-    Moments of long sides are there where both texts have them.
+    Gradient moments weigh by the tokens of their text, input moments by those that the module saw,
+    so that they are the moments of all texts at once. One text after the other is read. Moments of
+    long sides are there where all texts have them.
     """
 
-    one: Mapping[str, Moments]
-    other: Mapping[str, Moments]
-    share: float
-    """Of the first text."""
+    texts: tuple[tuple[Mapping[str, Moments], int], ...]
+    """Moments and tokens of each."""
     _known: _Known = field(default_factory=_Known, repr=False)
 
     def __getitem__(self, module: str) -> Moments:
-        a, b = self.one[module], self.other[module]
-
-        def mix(name: str) -> Tensor:
-            return self._known(getattr(a, name), getattr(b, name), self._mix)
-
-        long = None if a.long_moment is None or b.long_moment is None else mix("long_moment")
+        sums = {name: _Sum() for name in _TENSORS}
+        grad_square, seen, tokens = 0.0, 0, 0
+        for moments, of_text in self.texts:
+            found = moments[module]
+            weights = {True: input_count(found.tokens_seen, of_text), False: of_text}
+            for name in [*sums]:
+                if (mean := getattr(found, name)) is None:
+                    del sums[name]
+                else:
+                    sums[name].add(mean, weights[_of_inputs(name, found)])
+            grad_square += found.grad_square_mean * of_text
+            seen, tokens = seen + found.tokens_seen, tokens + of_text
+        counts = {True: input_count(seen, tokens), False: tokens}
+        mixed = {
+            name: self._known(one, counts[_of_inputs(name, found)]) for name, one in sums.items()
+        }
         return Moments(
-            rows=a.rows,
-            columns=a.columns,
-            projected_moment=mix("projected_moment"),
-            side_moment=mix("side_moment"),
-            input_abs_mean=mix("input_abs_mean"),
-            input_square_mean=mix("input_square_mean"),
-            grad_square_mean=self.share * a.grad_square_mean
-            + (1 - self.share) * b.grad_square_mean,
-            long_moment=long,
+            rows=found.rows,
+            columns=found.columns,
+            grad_square_mean=grad_square / tokens,
+            tokens_seen=seen,
+            **mixed,
         )
 
-    def _mix(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.share * a + (1 - self.share) * b
-
     def __contains__(self, module: object) -> bool:
-        return module in self.one
+        return module in self.texts[0][0]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.one)
+        return iter(self.texts[0][0])
 
     def __len__(self) -> int:
-        return len(self.one)
+        return len(self.texts[0][0])
 
 
-def merge(one: Statistics, other: Statistics, text_digest: str) -> Statistics:
-    """Statistics of two disjoint texts together, weighted by their tokens.
+def _of_inputs(name: str, moments: Moments) -> bool:
+    """Whether a tensor of the moments is a mean over the inputs that the module saw.
+
+    The others are means over the gradients of all tokens.
+    """
+    if name == "side_moment":
+        return moments.wide
+    if name in ("projected_moment", "long_moment"):
+        return not moments.wide
+    return True
+
+
+def merge(parts: Sequence[Statistics], text_digest: str) -> Statistics:
+    """Statistics of disjoint texts together: those of all of them at once, to rounding.
 
     Args:
-        one: of the first text.
-        other: of the second text, for the same weights of the same model.
-        text_digest: sha256 of the token ids of both texts together.
+        parts: of each text, for the same weights of the same model; at least one. They are added in
+            this order.
+        text_digest: sha256 of the token ids of all texts together.
     """
-    share = one.tokens / (one.tokens + other.tokens)
+    predicted = [part.tokens - part.windows for part in parts]
+    nats = sum(
+        part.dense_nats_per_token * count for part, count in zip(parts, predicted, strict=True)
+    )
     return Statistics(
-        moments=MixedMoments(one.moments, other.moments, share),
-        tokens=one.tokens + other.tokens,
+        moments=MixedMoments(tuple((part.moments, part.tokens) for part in parts)),
+        tokens=sum(part.tokens for part in parts),
         text_digest=text_digest,
-        seed=one.seed,
-        dense_nats_per_token=share * one.dense_nats_per_token
-        + (1 - share) * other.dense_nats_per_token,
-        digests=one.digests,
+        seed=parts[0].seed,
+        dense_nats_per_token=nats / sum(predicted),
+        digests=parts[0].digests,
+        windows=sum(part.windows for part in parts),
     )

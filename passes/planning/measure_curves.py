@@ -4,7 +4,9 @@ Before:  layers.0.mlp.up_proj  [14336, 4096]  targeted
 After:   layers.0.mlp.up_proj  loss(0) = 1.9, loss(1024) = 0.012, ..., loss(4096) = 0.0 nats/token
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Generator, MutableMapping
+from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from gacfx.compressors.methods import METHODS
+from gacfx.compressors.parallel import decomposed
 from gacfx.compressors.protocol import Decomposition
 from gacfx.compressors.values import VALUES
 from gacfx.core.curves import Curve
@@ -46,6 +49,9 @@ class MeasureCurves(GacPass):
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
     others: dict[str, dict[str, Curve]] | None = given()
     """Value model -> curves: tables to fill on the way, while a decomposition is at hand."""
+    executor: Executor | None = given()
+    """Whose workers decompose the weights, see :mod:`gacfx.compressors.parallel`; None for this
+    process."""
 
     def run(self, gm: GraphModule) -> bool:
         assert self.statistics is not None and self.decompositions is not None
@@ -53,24 +59,52 @@ class MeasureCurves(GacPass):
         known, curves = self.decompositions, dict[str, Curve]()
         tables = {**(self.others or {}), self.value: curves}
         makes_ranks = METHODS.find(self.method).makes_ranks
+        sites = list(targets(gm))
+        missing = [site for _, site in sites if makes_ranks and site.name not in known]
         found: Decomposition | DecompositionFailed
-        for node, site in list(targets(gm)):
-            if not makes_ranks:
+        with closing(self._ahead(gm, missing)) as ahead:
+            for node, site in sites:
+                if not makes_ranks:
+                    reason = f"{self.method} makes no ranks"
+                    for value, table in tables.items():
+                        table[site.name] = failed_curve(site, value, reason)
+                    continue
+                try:
+                    if site.name not in known:
+                        known[site.name] = self._made(gm, site, next(ahead, None))
+                    found = known[site.name]
+                except DecompositionFailed as error:
+                    found = error
                 for value, table in tables.items():
-                    table[site.name] = failed_curve(site, value, f"{self.method} makes no ranks")
-                continue
-            try:
-                if site.name not in known:
-                    known[site.name] = self.decompose(gm, site)
-                found = known[site.name]
-            except DecompositionFailed as error:
-                found = error
-            for value, table in tables.items():
-                table[site.name] = curve_of(found, site, value)
-            if curves[site.name].failed:
-                refuse(node, by=self.name, reason=curves[site.name].failed)
+                    table[site.name] = curve_of(found, site, value)
+                if curves[site.name].failed:
+                    refuse(node, by=self.name, reason=curves[site.name].failed)
         state(gm).curves, state(gm).structure_curves = curves, ()
         return False
+
+    def _ahead(
+        self, gm: GraphModule, sites: list[MatmulSite]
+    ) -> Generator[Decomposition | DecompositionFailed | None, None, None]:
+        """What workers make of the weights of these sites, in their order."""
+        if self.executor is None:
+            return
+        assert self.statistics is not None
+        by_name = {site.name: site for site in sites}
+        yield from decomposed(
+            self.executor,
+            METHODS.find(self.method),
+            list(by_name),
+            lambda name: dense_weight(gm, by_name[name]),
+            self.statistics.moments,
+        )
+
+    def _made(
+        self, gm: GraphModule, site: MatmulSite, found: Decomposition | DecompositionFailed | None
+    ) -> Decomposition:
+        """What a worker found, or what is found here if it found nothing."""
+        if isinstance(found, DecompositionFailed):
+            raise found
+        return self.decompose(gm, site) if found is None else found
 
     def decompose(self, gm: GraphModule, site: MatmulSite) -> Decomposition:
         """The weight of one site decomposed in the metric of the method."""

@@ -43,7 +43,7 @@ def shortened(weight_MN: Tensor, moments: Moments, kept_outputs: Kept) -> tuple[
         grad_KK = _square(moments.grad_moment, kept_K)
         abs_mean_N = moments.input_abs_mean
         return weight_KN, Moments.from_both_sides(
-            weight_KN, moments.input_moment, grad_KK, abs_mean_N
+            weight_KN, moments.input_moment, grad_KK, abs_mean_N, moments.tokens_seen
         )
     grad_KK = _square(moments.side_moment, kept_K)
     return weight_KN, replace(
@@ -98,7 +98,9 @@ def _with_inputs(weight_MK: Tensor, moments: Moments, kept_K: Tensor) -> tuple[T
     """The weight, and what its moments are with these inputs."""
     input_KK = _square(moments.input_moment, kept_K)
     abs_mean_K = moments.input_abs_mean[kept_K]
-    return weight_MK, Moments.from_both_sides(weight_MK, input_KK, moments.grad_moment, abs_mean_K)
+    return weight_MK, Moments.from_both_sides(
+        weight_MK, input_KK, moments.grad_moment, abs_mean_K, moments.tokens_seen
+    )
 
 
 def _index(kept: Kept, like: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_only_those_that_are_named_get_them_and_nothing_else_changes() -> None:
 def test_weights_that_are_fed_alike_share_one_moment() -> None:
     model = llama()
     found = gather(model, corpus(40, 33), linears(model), both_sides=linears(model))
-    merged = merge(found, found, "").moments
+    merged = merge((found, found), "").moments
     for moments in (found.moments, merged):
         q, k, v, o = (moments[ATTENTION.format(x)] for x in "qkvo")
         assert q.long_moment is k.long_moment is v.long_moment is not o.long_moment
@@ -145,12 +145,12 @@ def test_merged_parts_equal_the_whole() -> None:
     parts = [
         gather(model, part, linears(model), both_sides=linears(model)) for part in split(whole)
     ]
-    merged = merge(parts[0], parts[1], whole.digest).moments
+    merged = merge(parts, whole.digest).moments
     want = gather(model, whole, linears(model), both_sides=linears(model)).moments
     for name, part in merged.items():
         torch.testing.assert_close(part.long_moment, want[name].long_moment)
     plain = gather(model, whole, linears(model))
-    assert all(part.long_moment is None for part in merge(parts[0], plain, "").moments.values())
+    assert all(part.long_moment is None for part in merge((parts[0], plain), "").moments.values())
 
 
 def test_idle_modules_and_several_calls() -> None:

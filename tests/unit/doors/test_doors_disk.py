@@ -8,7 +8,8 @@ import pytest
 from gacfx import api
 from gacfx.calibration.cost import calibration_bytes, moment_bytes
 from gacfx.cli import main
-from gacfx.errors import CheckpointError, PlanError
+from gacfx.errors import CalibrationError, CheckpointError, PlanError
+from gacfx.work import Work
 from tests import tiny
 
 TEXT = tiny.texts()
@@ -31,8 +32,7 @@ def test_a_plan_is_the_same_with_and_without_room_for_decompositions(tmp_path: P
             calibration=TEXT,
             ratio="0.2",
             force=True,
-            work=tmp_path / name,
-            disk=disk,
+            work=Work(tmp_path / name, disk=disk),
         )
     wide, narrow = made["wide"], made["narrow"]
     assert wide.plan.to_json() == narrow.plan.to_json()
@@ -45,26 +45,58 @@ def test_a_plan_is_the_same_with_and_without_room_for_decompositions(tmp_path: P
 def test_calibration_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"room for 0\.0 MB more, and calibration takes \d"):
         api.calibrate(
-            tiny.llama(), tiny.tokenizer(), calibration=TEXT, work=tmp_path / "work", disk=50_000
+            tiny.llama(),
+            tiny.tokenizer(),
+            calibration=TEXT,
+            work=Work(tmp_path / "work", disk=50_000),
         )
     assert not [*(tmp_path / "work").glob("hidden.*")]
 
 
 @pytest.mark.parametrize("disk", ["60 elephants", "", 0, -1, "1e-9GB"])
-def test_a_size_that_is_none_is_refused(disk: str | int, tmp_path: Path) -> None:
+def test_a_size_that_is_none_is_refused(disk: str | int) -> None:
     with pytest.raises(PlanError, match="bytes"):
-        api.calibrate(
-            tiny.llama(), tiny.tokenizer(), calibration=TEXT, work=tmp_path / "work", disk=disk
-        )
+        Work("work", disk=disk)
 
 
-def test_the_command_line_needs_a_folder_for_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cuda:99", "cannot be used here"), ("toaster", "cannot be used"), ("meta", "nothing")],
+)
+def test_a_device_that_is_not_there_is_refused_in_one_line(device: str, says: str) -> None:
+    with pytest.raises(CalibrationError, match=f"^device {device}: .*{says}") as caught:
+        Work("work", device=device)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", [{"disk": "1GB"}, {"device": "cpu"}])
+def test_they_need_a_folder(asked: dict[str, str]) -> None:
+    with pytest.raises(CalibrationError, match="needs a work folder"):
+        Work(**asked)  # type: ignore[arg-type]
+
+
+def test_a_plan_is_the_same_on_a_device_of_its_own(tmp_path: Path) -> None:
+    made = [
+        api.plan(
+            tiny.llama(),
+            tiny.tokenizer(),
+            calibration=TEXT,
+            force=True,
+            work=Work(tmp_path / str(device), device=device),
+        ).plan.to_json()
+        for device in (None, "cpu")
+    ]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("option", [("--disk", "1GB"), ("--device", "cpu")])
+def test_the_command_line_needs_a_folder_for_them(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(TEXT), encoding="utf-8")
-    assert main(["plan", "model", "--calibration", str(text), "--disk", "1GB"]) == 2
-    assert "--disk is what the folder of --work may take" in capsys.readouterr().err
+    assert main(["plan", "model", "--calibration", str(text), *option]) == 2
+    assert f"{option[0]} goes with the folder of --work" in capsys.readouterr().err
 
 
 def test_the_estimate_is_what_the_folder_takes(tmp_path: Path) -> None:

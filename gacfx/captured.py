@@ -1,0 +1,56 @@
+"""A model as a graph with its targets, and what of it calibration has to measure."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.fx import GraphModule
+
+from gacfx import pipelines
+from gacfx.core.structures import Structure
+from gacfx.coupling.structures import coupled_structures
+from gacfx.graph.pipeline import Pipeline
+from gacfx.passes.planning.measure_structures import untreated
+from gacfx.passes.planning.read_graph import target_names
+from gacfx.tracing.export import export_model
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """What is measured of a model."""
+
+    graph: GraphModule
+    """With its targets."""
+    structures: tuple[Structure, ...]
+    """Coupled structures; empty where none was asked for."""
+
+    @property
+    def names(self) -> list[str]:
+        """Modules of the targeted weights, in the order of the graph."""
+        return target_names(self.graph)
+
+    @property
+    def both_sides(self) -> frozenset[str]:
+        """Modules whose moments are wanted on both sides: those of structures that may go."""
+        pruned = [each for each in self.structures if not untreated(self.graph, each)]
+        return frozenset(module for each in pruned for module in each.modules)
+
+
+def captured(
+    model: nn.Module, *, skip: tuple[str, ...] = (), seq: int = 1024, structures: bool = False
+) -> Captured:
+    """The graph of a model, with targets chosen.
+
+    Args:
+        model: dense, in evaluation mode.
+        skip: patterns of module names to leave dense.
+        seq: tokens of a sequence for which attention calls are recorded.
+        structures: find coupled structures too.
+
+    Raises:
+        UnsupportedModel: no weight of the model can be compressed; lists the reasons.
+        CaptureError: it cannot be made a graph.
+    """
+    graph = export_model(model, attention_seq=seq)
+    Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
+    target_names(graph)  # refuses a model without any
+    return Captured(graph, coupled_structures(graph) if structures else ())
