@@ -203,11 +203,19 @@ def gather_evidence(
     """
     sites = {site.name: site for _, site in targets(graph)}
     warn_of_few_tokens(model, texts, list(sites))
-    gather = partial(gather_texts, device=device, read_on=None if both_sides else device)
+    gather = gather_texts
     if executor is not None and shards > 1:
         gather = partial(gather_by_shards, executor=executor, shards=shards)
     fit, rest = gather(
-        model, texts, sites, both_sides=both_sides, seed=seed, progress=progress, store=store
+        model,
+        texts,
+        sites,
+        both_sides=both_sides,
+        seed=seed,
+        progress=progress,
+        store=store,
+        device=device,
+        read_on=None if both_sides else device,
     )
     full = merge((fit, rest), digest)
 

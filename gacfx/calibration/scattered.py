@@ -60,6 +60,8 @@ def gather_by_shards(
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
     store: Store | None = None,
+    device: torch.device | None = None,
+    read_on: torch.device | None = None,
     executor: Executor,
     shards: int,
 ) -> tuple[Statistics, ...]:
@@ -74,6 +76,8 @@ def gather_by_shards(
         progress: called with the windows of a shard when it is done.
         store: where they are to be kept. For a work folder, tasks fill folders inside it, which all
             workers have to see under its path; they are gone when the shards are merged.
+        device: as there, for what this process computes; workers have CPUs.
+        read_on: as there.
         executor: whose workers gather; see :mod:`gacfx.core.tasks`.
         shards: tasks to make of the text.
 
@@ -84,7 +88,15 @@ def gather_by_shards(
     """
     names = tuple(modules)
     whole = partial(
-        gather_texts, model, texts, names, both_sides=both_sides, seed=seed, store=store
+        gather_texts,
+        model,
+        texts,
+        names,
+        both_sides=both_sides,
+        seed=seed,
+        store=store,
+        device=device,
+        read_on=read_on,
     )
     if store is not None and (
         WHOLE in store or all(name in store for name in wanted_sets(model, list(names)))

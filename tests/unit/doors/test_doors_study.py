@@ -93,9 +93,9 @@ def test_one_value_model_needs_no_trial_and_sees_all_of_the_text(used: list[Stat
 def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[str] = []
 
-    def spy(model: Any, text: Corpus) -> Any:
+    def spy(model: Any, text: Corpus, **more: Any) -> Any:
         judged.append(text.digest)
-        return evaluate(model, text)
+        return evaluate(model, text, **more)
 
     monkeypatch.setattr(door, "evaluate", spy)
     study().plan("0.3", profile=PROFILE)
