@@ -7,7 +7,7 @@ Each run is ``gacfx compress`` in a process of its own, with a work folder, as a
 peak is that of the process. Of llama-1.1b only ``gacfx statistics`` is run, as its decompositions
 take an hour. ``bare`` is what calibration cannot do without, in the same process
 setting: for every document a forward, and a forward and a backward once more, as going layer by
-layer takes, and nothing else. ``llama-1.1b`` has TinyLlama's shape and random weights in bfloat16:
+layer takes, and nothing else, in the dtype that calibration computes in. ``llama-1.1b`` has TinyLlama's shape and random weights in bfloat16:
 what it becomes says nothing about quality.
 """
 
@@ -112,6 +112,7 @@ def bare(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> dict
     import torch
 
     from gacfx import api
+    from gacfx.calibration.running import computing_dtype
     from gacfx.calibration.text import read_documents
     from gacfx.graph.ops import DTYPES
 
@@ -119,6 +120,7 @@ def bare(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> dict
     of_name = {name: each for each, name in DTYPES.items()}
     loaded, tokenizer = api.load(model, dtype=of_name[dtype])
     corpus = api.read_calibration(read_documents(text), loaded, tokenizer, tokens)
+    loaded = loaded.to(computing_dtype(loaded) or loaded.dtype)
     loaded.requires_grad_(False)
     embedded = loaded.get_input_embeddings()
     begin = time.perf_counter()

@@ -6,7 +6,7 @@ model does not see from where a document is. Whoever sums over tokens leaves tho
 
 # B documents, T tokens of the longest, V vocabulary
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -101,13 +101,17 @@ def _fits(longest: int, count: int, tokens: int, length: int, reads: Reads) -> b
 
 
 def how_read(
-    model: nn.Module, documents: Sequence[Tensor], modules: Iterable[nn.Module] = ()
+    model: nn.Module,
+    documents: Sequence[Tensor],
+    modules: Iterable[nn.Module] = (),
+    logits: Callable[[Tensor], Tensor] | None = None,
 ) -> Reads:
     """Which documents ``model`` reads together; tried only where some are short enough.
 
     Args:
         model: a Hugging Face model may read several; of another module nothing is known.
         documents: [T] each.
+        logits: ids [B, T] -> logits [B, T, V]; None for the model itself.
         modules: whose inputs are summed over tokens; all must be told the document and the place of
             each token, which experts are not.
     """
@@ -115,7 +119,7 @@ def how_read(
     if few or not hasattr(model, "config") or len(documents[0]) < PROBE:
         return Reads.ALONE
     first_T, second_T = documents[0][:PROBE], documents[-1][: PROBE // 2]
-    batch = Batch((0, 1), (first_T, second_T))
+    batch, read = Batch((0, 1), (first_T, second_T)), logits or partial(_logits, model)
     seen: list[bool] = []
 
     def look(_module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -124,9 +128,9 @@ def how_read(
     hooks = [module.register_forward_pre_hook(look) for module in modules]
     try:
         with torch.no_grad():
-            together_BTV = _logits(model, batch.ids)
+            together_BTV = read(batch.ids)
             looked = all(seen)
-            alone = [_logits(model, each[None])[0] for each in batch.documents]
+            alone = [read(each[None])[0] for each in batch.documents]
     except Exception:  # whatever its own code raises: it reads them one by one
         return Reads.ALONE
     finally:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.batches import Batch, Reads, batches
+from gacfx.calibration.batches import Batch, Reads, batches, how_read
 from gacfx.calibration.cost import calibration_bytes
 from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
@@ -48,7 +48,7 @@ class _Shard:
     batches: tuple[Batch, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ByLayer:
     """What is done to each layer, and in which order."""
 
@@ -59,10 +59,10 @@ class ByLayer:
     both_sides: Container[str]
     seed: int
     store: Store
-    reads: Reads
-    """Which documents the model reads together."""
     progress: Callable[[float], None]
     """Called with the documents that were done: each step does a part of all."""
+    reads: Reads = Reads.ALONE
+    """Which documents the model reads together; known when it was tried."""
 
     def moments(self, device: torch.device) -> tuple[tuple[StoredMoments, float], ...]:
         """For each text, its moments and the loss of the model on it, nats per token.
@@ -80,6 +80,7 @@ class ByLayer:
         wanted = [NATS, *(_moments(index) for index in sorted(measured, reverse=True))]
         try:
             with self.layered.parted(self.texts[0].documents[0]):
+                self.reads = self._how_read()
                 make(self.store, self._steps(min(measured)), wanted)
         except UnsupportedModel:
             self._tidy()
@@ -94,6 +95,13 @@ class ByLayer:
             for text, each in enumerate(self.texts)
         )
 
+    def _how_read(self) -> Reads:
+        model, top = self.layered.model, len(self.layered.layers) + 1
+        documents = [each for text in self.texts for each in text.documents]
+        names = [name for some in self.names.values() for name in some]
+        logits = partial(self.layered.between, at=-1, until=top, finite=False)
+        return how_read(model, documents, map(model.get_submodule, names), logits)
+
     def _check_room(self) -> None:
         room, model = self.store.room(), self.layered.model
         if math.isinf(room):
@@ -105,7 +113,8 @@ class ByLayer:
         ]
         embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers
         weight, tokens = embedding.weight, sum(text.tokens for text in self.texts)
-        sizes = len(self.texts), tokens, weight.shape[1], weight.itemsize
+        number = (self.layered.dtype or weight.dtype).itemsize
+        sizes = len(self.texts), tokens, weight.shape[1], number
         if (needed := calibration_bytes(shapes, *sizes)) > room:
             raise CheckpointError(
                 f"the work folder has room for {room / 1e6:,.1f} MB more, and calibration takes "

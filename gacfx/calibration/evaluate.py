@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.batches import Batch, batches, how_read
+from gacfx.calibration.batches import Batch
 from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, impossible, runnable
@@ -59,21 +59,21 @@ def evaluate(model: nn.Module, corpus: Corpus, *, device: torch.device | None = 
         CalibrationError: the corpus does not fit the model.
     """
     check_fits(model, corpus)
-    model = runnable(model)
-    longest = max(corpus.documents, key=len)
     found: dict[int, Tensor] = {}
-    with borrowed(model), torch.inference_mode():
-        together = batches(corpus.documents, how_read(model, corpus.documents))
-        with predicting(model, longest, device) as predict:
-            for batch, parts in predict(together):
-                found |= zip(batch.indices, _losses(parts, batch), strict=True)
+    with (
+        borrowed(model),
+        torch.inference_mode(),
+        predicting(model, corpus.documents, device) as predict,
+    ):
+        for batch, parts in predict(corpus.documents):
+            found |= zip(batch.indices, _losses(parts, batch), strict=True)
     sums, problem = list[float](), ""
     for index, ids_T in enumerate(corpus.documents):
         sums.append(float(found[index].double().sum()))
         problem = problem or impossible(found[index], ids_T, corpus.number(index))
     with borrowed(model), torch.inference_mode():
         for index in [index for index, nats in enumerate(sums) if math.isnan(nats)][:1]:
-            problem = no_numbers(model, corpus.documents[index], corpus.number(index))
+            problem = no_numbers(runnable(model), corpus.documents[index], corpus.number(index))
     tokens = sum(len(ids) - 1 for ids in corpus.documents)
     nats = math.fsum(sums) / tokens
     if math.isnan(nats):

@@ -23,6 +23,7 @@ from gacfx.calibration.layered import Layered, modules_by_layer
 from gacfx.calibration.running import (
     batch_logits,
     borrowed,
+    computing_dtype,
     device_of,
     impossible,
     runnable,
@@ -96,15 +97,11 @@ def gather_texts(
     chosen = targets(model, names)
     digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
     if WHOLE not in store:
-        run = runnable(model)
         try:
-            layered = Layered(run, device)
+            layered = Layered(model, device, computing_dtype(model))
             grouped = modules_by_layer(layered, names)
-            with borrowed(run):
-                asked = targets(run, names).values()
-                documents = [each for text in texts for each in text.documents]
-                reads = how_read(run, documents, asked)
-                walk = ByLayer(layered, texts, grouped, both_sides, seed, store, reads, progress)
+            with borrowed(model):
+                walk = ByLayer(layered, texts, grouped, both_sides, seed, store, progress)
                 found = walk.moments(read_on or device_of(model))
         except UnsupportedModel as error:
             warnings.warn(

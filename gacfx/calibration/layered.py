@@ -69,6 +69,8 @@ class Layered:
     device: torch.device | None = None
     """Where it computes: what is outside the layers is there as long as the model is parted, and of
     the layers the one at work. None for where the model is."""
+    dtype: torch.dtype | None = None
+    """In which it computes, likewise; None for its own."""
     prefix: str = ""
     """Of the names of everything in a layer, before its number: ``model.layers.``."""
     layers: tuple[nn.Module, ...] = ()
@@ -117,7 +119,7 @@ class Layered:
         outside = [each for each in tensors_of(self.model) if id(each) not in inside]
         lent = {layer: partial(self._lent, i) for i, layer in enumerate(self.layers)}
         taken = {layer: partial(self._layer, i) for i, layer in enumerate(self.layers)}
-        with placed_on(outside, self.device):
+        with placed_on(outside, self.device, self.dtype):
             with (
                 torch.no_grad(),
                 _as_refusal(self.model, "the model cannot run"),
@@ -134,11 +136,10 @@ class Layered:
     @contextmanager
     def at_hand(self, index: int) -> Iterator[None]:
         """Inside, a layer is where the model computes; nothing happens for what is no layer."""
-        here = self.device is None or index in self._at_hand
-        if here or not 0 <= index < len(self.layers):
+        if index in self._at_hand or not 0 <= index < len(self.layers):
             yield
             return
-        with placed_on(tensors_of(self.layers[index]), self.device):
+        with placed_on(tensors_of(self.layers[index]), self.device, self.dtype):
             self._at_hand.add(index)
             try:
                 yield
@@ -241,7 +242,9 @@ class Layered:
         if index == min(run.at, last):
             # A copy: layers may change what they are given in place.
             made = (
-                torch.zeros_like(made) if run.hidden is None else run.hidden.view_as(made).clone()
+                torch.zeros_like(made)
+                if run.hidden is None
+                else run.hidden.view_as(made).to(made.dtype, copy=True)
             )
         if index >= run.at:
             with self.at_hand(index):

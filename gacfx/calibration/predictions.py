@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.batches import MOST_TOKENS, Batch
+from gacfx.calibration.batches import MOST_TOKENS, Batch, Reads, batches, how_read
 from gacfx.calibration.layered import Layered
-from gacfx.calibration.running import batch_logits
+from gacfx.calibration.running import batch_logits, computing_dtype, runnable
 from gacfx.calibration.text import embedding_rows
 from gacfx.errors import UnsupportedModel
 
@@ -24,31 +24,40 @@ memory, and would be read again for each batch."""
 GROUP_TOKENS = 16_384
 """Text that is read at once then, for which hidden states are held."""
 
-Predict = Callable[[Sequence[Batch]], Iterator[tuple[Batch, Iterator[Tensor]]]]
-"""Batches -> for each its logits [B, t, V] of the positions in turn; float32, of a float64 model
-float64."""
+Predict = Callable[[Sequence[Tensor]], Iterator[tuple[Batch, Iterator[Tensor]]]]
+"""Documents [T] each -> batches of them, with the logits [B, t, V] of the positions in turn;
+float32, of a float64 model float64."""
 
 
 @contextmanager
 def predicting(
-    model: nn.Module, ids_T: Tensor, device: torch.device | None = None
+    model: nn.Module, documents: Sequence[Tensor], device: torch.device | None = None
 ) -> Iterator[Predict]:
     """What predicts a text; inside, the model itself may not be run.
 
     Args:
         model: borrowed, in evaluation mode.
-        ids_T: the longest document.
+        documents: [T] each, which it will read.
         device: where it computes, one layer after the other; None for where it is.
+
+    Raises:
+        CalibrationError: the model cannot run.
     """
+    longest, dtype = max(documents, key=len), computing_dtype(model)
+    many = max(len(longest), MOST_TOKENS) * (embedding_rows(model) or 0) > LOGITS
     with ExitStack() as stack:
         layered = None
-        many = max(len(ids_T), MOST_TOKENS) * (embedding_rows(model) or 0) > LOGITS
-        if many or device is not None or _size(model) > LARGE:
+        if many or device is not None or dtype is not None or _size(model) > LARGE:
             with suppress(UnsupportedModel):  # the whole takes more memory, and is the same
-                found = Layered(model, device)
-                stack.enter_context(found.parted(ids_T))
+                found = Layered(model, device, dtype)
+                stack.enter_context(found.parted(longest))
                 layered = found
-        yield partial(_whole, model) if layered is None else partial(_in_parts, layered)
+        if layered is None:
+            whole = runnable(model)
+            yield partial(_whole, whole, how_read(whole, documents))
+        else:
+            logits = partial(layered.between, at=-1, until=len(layered.layers) + 1, finite=False)
+            yield partial(_in_parts, layered, how_read(model, documents, logits=logits))
 
 
 def _size(model: nn.Module) -> int:
@@ -60,25 +69,27 @@ def positions(batch: int, vocabulary: int) -> int:
     return max(LOGITS // (batch * vocabulary), 1)
 
 
-def _whole(model: nn.Module, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Iterator[Tensor]]]:
-    for batch in batches:
+def _whole(
+    model: nn.Module, reads: Reads, documents: Sequence[Tensor]
+) -> Iterator[tuple[Batch, Iterator[Tensor]]]:
+    for batch in batches(documents, reads):
         yield batch, iter((batch_logits(model, batch.ids),))
 
 
 def _in_parts(
-    layered: Layered, batches: Sequence[Batch]
+    layered: Layered, reads: Reads, documents: Sequence[Tensor]
 ) -> Iterator[tuple[Batch, Iterator[Tensor]]]:
-    apart = layered.device is not None or _size(layered.model) > LARGE
-    most = GROUP_TOKENS if apart else 0
-    for group in _groups(batches, most):
+    moved = layered.device is not None or layered.dtype is not None
+    most = GROUP_TOKENS if moved or _size(layered.model) > LARGE else 0
+    for group in _groups(batches(documents, reads), most):
         for batch, hidden in zip(group, _last_hidden(layered, group), strict=True):
             yield batch, _logits(layered, batch.ids, hidden)
 
 
-def _groups(batches: Sequence[Batch], most_tokens: int) -> Iterator[list[Batch]]:
+def _groups(found: Sequence[Batch], most_tokens: int) -> Iterator[list[Batch]]:
     """Batches of at most so many tokens together; a longer one alone."""
     group: list[Batch] = []
-    for batch in batches:
+    for batch in found:
         if group and sum(each.ids.numel() for each in [*group, batch]) > most_tokens:
             yield group
             group = []
@@ -89,7 +100,7 @@ def _groups(batches: Sequence[Batch], most_tokens: int) -> Iterator[list[Batch]]
 
 def _last_hidden(layered: Layered, group: list[Batch]) -> list[Tensor]:
     """What the head is given, [B, T, D] of each batch; each layer reads all of them."""
-    if len(group) == 1 and layered.device is None:
+    if len(group) == 1:
         count = len(layered.layers)
         return [layered.between(group[0].ids, -1, until=count, finite=False)]
     hidden: list[Tensor | None] = [None for _ in group]

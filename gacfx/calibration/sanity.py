@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import borrowed, logits_of, runnable
+from gacfx.calibration.predictions import predicting
+from gacfx.calibration.running import borrowed, computing_dtype
 from gacfx.calibration.text import Corpus, check_fits, embedding_rows
 from gacfx.errors import PoorQuality, UnsupportedModel
 
@@ -28,15 +29,19 @@ def check_causal(model: nn.Module, corpus: Corpus) -> None:
         UnsupportedModel: the first half of a document's predictions depends on the second half.
     """
     check_fits(model, corpus)
-    model = runnable(model)
     ids_T = max(corpus.documents[:4], key=len)[:128]
     half = len(ids_T) // 2
     other_T = torch.cat([ids_T[:half], _others(ids_T)[half:]])
-    with borrowed(model), torch.no_grad():
-        first_TV, second_TV = (logits_of(model, ids) for ids in (ids_T, other_T))
+    found = []
+    with borrowed(model), torch.no_grad(), predicting(model, [ids_T, other_T]) as predict:
+        for ids in (ids_T, other_T):
+            ((_, parts),) = predict([ids])
+            found.append(torch.cat([part[0] for part in parts]))
+    first_TV, second_TV = found
     moved_T = (first_TV - second_TV).nan_to_num(0.0, 0.0, 0.0).abs().mean(-1)
     early, late = float(moved_T[:half].mean()), float(moved_T[half:].mean())
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), first_TV.dtype)
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), first_TV.dtype)
+    dtype = computing_dtype(model) or own
     if early > max(LEAST_LEAK, torch.finfo(dtype).eps / 4) * late:
         raise UnsupportedModel(
             f"{type(model).__name__} sees the future: its predictions for the first {half} tokens "

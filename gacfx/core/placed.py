@@ -1,4 +1,4 @@
-"""Parameters and buffers on another device for a while; where they were, they stay."""
+"""Parameters and buffers on another device or in another dtype for a while; theirs stay."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,20 +8,24 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def placed_on(tensors: Iterable[Tensor], device: torch.device | None) -> Iterator[None]:
+def placed_on(
+    tensors: Iterable[Tensor], device: torch.device | None, dtype: torch.dtype | None = None
+) -> Iterator[None]:
     """Inside, the tensors are copies of theirs on ``device``; what is changed there is lost.
 
     Args:
         tensors: parameters and buffers; one that comes twice is copied once.
-        device: None to do nothing.
+        device: None for where they are.
+        dtype: of the floating ones; None for their own. Nothing is copied where both are None.
     """
-    if device is None:
+    if device is None and dtype is None:
         yield
         return
     own = {id(tensor): (tensor, tensor.data) for tensor in tensors}
     try:
         for tensor, data in own.values():
-            tensor.data = data.to(device, copy=True)
+            kind = dtype if data.is_floating_point() else None
+            tensor.data = data.to(device or data.device, kind or data.dtype, copy=True)
         yield
     finally:
         for tensor, data in own.values():

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from gacfx.calibration import layered, predictions
+from gacfx.calibration import layered, predictions, running
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.gather import gather, gather_texts
 from gacfx.core.placed import placed_on, tensors_of
 from gacfx.core.work_folder import WorkFolder
-from tests.families.test_families_by_layer import CAUSAL, assert_equal, corpus, targets
+from tests.families.test_families_by_layer import CAUSAL, assert_equal, corpus, difference, targets
 from tests.families.zoo import FAMILIES
 
 CPU = torch.device("cpu")
@@ -26,9 +26,9 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = placed_on
 
     @contextmanager
-    def spy(tensors: Any, device: Any) -> Iterator[None]:
+    def spy(tensors: Any, *where: Any) -> Iterator[None]:
         few = {id(each) for each in tensors}
-        with real(tensors, device):
+        with real(tensors, *where):
             now[0] += len(few)
             found.append(now[0])
             yield
@@ -55,6 +55,37 @@ def test_statistics_and_losses_are_the_same(name: str, tmp_path: Path, lent: lis
     inside = [tensors_of(layer) for layer in layered.Layered(model).layers]
     outside = len(few - {id(each) for layer in inside for each in layer})
     assert max(lent) == outside + largest
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_that_is_slow_is_computed_in_float32(
+    name: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lent: list[int]
+) -> None:
+    monkeypatch.setattr(running, "multiplies_bfloat16", lambda: False)
+    model, text = FAMILIES[name].make().to(dtype), corpus(0)
+    names, before = targets(model), {key: each.dtype for key, each in model.state_dict().items()}
+    with WorkFolder(tmp_path / "work", {}) as store:
+        (found,) = gather_texts(model, (text,), names, store=store)
+    exact = FAMILIES[name].make().to(dtype).float()
+    assert max(lent) < len({id(each) for each in tensors_of(model)})
+    want = gather(exact, text, names)
+    for module, moments in found.moments.items():
+        assert difference(want.moments[module], moments) < 1e-6
+    loss = evaluate(model, text).nats_per_token
+    assert loss == pytest.approx(evaluate(exact, text).nats_per_token, rel=1e-6)
+    assert {key: each.dtype for key, each in model.state_dict().items()} == before
+
+
+def test_half_precision_that_is_fast_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "multiplies_bfloat16", lambda: True)
+    model = FAMILIES["llama"].make()
+    assert running.computing_dtype(model) is None
+    assert running.computing_dtype(model.bfloat16()) is None
+    assert running.computing_dtype(model.half()) is torch.float32
+    monkeypatch.setattr(running, "multiplies_bfloat16", lambda: False)
+    assert running.computing_dtype(model.bfloat16()) is torch.float32
+    assert running.computing_dtype(model.to("meta")) is None
 
 
 def test_a_large_model_reads_a_text_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
