@@ -5,10 +5,10 @@
 
 Each run is ``gacfx compress`` in a process of its own, with a work folder, as a user starts it; its
 peak is that of the process. Of llama-1.1b only ``gacfx statistics`` is run, as its decompositions
-take an hour. ``bare`` is what calibration cannot do without, in the same process
-setting: for every document a forward, and a forward and a backward once more, as going layer by
-layer takes, and nothing else, in the dtype that calibration computes in. ``llama-1.1b`` has TinyLlama's shape and random weights in bfloat16:
-what it becomes says nothing about quality.
+take an hour. ``bare`` is what calibration cannot do without: for every document a forward, and a
+forward and a backward once more, as going layer by layer takes, and nothing else, in the dtype that
+calibration computes in. ``llama-1.1b`` has TinyLlama's shape and random weights in bfloat16: what
+it becomes says nothing about quality.
 """
 
 import argparse

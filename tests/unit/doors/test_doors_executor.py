@@ -164,7 +164,10 @@ def test_a_dask_cluster_decomposes_and_gathers(alone: Study) -> None:
     model = Toy("every second")
     parts, names = (corpus_of(40, 33, 57), corpus_of(36, 45)), ["wide", "narrow", "idle"]
     whole = gather_texts(model, parts, names, both_sides=names)
+    dask = pytest.importorskip("dask", reason="it comes with distributed")
+    patient = {"distributed.comm.timeouts.connect": "120s", "distributed.comm.timeouts.tcp": "120s"}
     with (
+        dask.config.set(patient),  # workers of a busy machine take long to begin
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
         ) as cluster,
