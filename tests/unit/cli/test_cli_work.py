@@ -41,6 +41,16 @@ def test_the_folder_beside_the_result_is_removed(dense: Path, text: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
+def test_a_folder_beside_the_result_that_another_command_filled_stays(
+    dense: Path, text: Path, tmp_path: Path
+) -> None:
+    work = str(tmp_path / "small.work")
+    statistics = ["statistics", str(dense), "--calibration", str(text), "--work", work]
+    assert main([*statistics, "--force"]) == 0
+    assert compress(dense, text, tmp_path / "small") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "small.work"}
+
+
 def test_a_folder_that_was_named_stays_and_serves_other_goals(
     dense: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
