@@ -38,10 +38,20 @@ def calibration_bytes(
         width: of the hidden states.
         itemsize: bytes of a number of the model.
     """
-    hidden = hidden_bytes(tokens, width, itemsize)
-    made, most = 0, (len(layers) + 1) * hidden
-    for at in range(len(layers) - 1, -1, -1):
-        made += texts * moment_bytes(layers[at])
+    moments = [texts * moment_bytes(layer) for layer in layers]
+    return most_at_once(moments, hidden_bytes(tokens, width, itemsize))
+
+
+def most_at_once(moments: Sequence[int], hidden: int) -> int:
+    """The same of bytes.
+
+    Args:
+        moments: of each layer, on all texts.
+        hidden: of the hidden states of one boundary, on all texts.
+    """
+    made, most = 0, (len(moments) + 1) * hidden
+    for at in range(len(moments) - 1, -1, -1):
+        made += moments[at]
         # Boundaries up to this layer's, and the gradients on both of its sides.
         most = max(most, made + (at + 3) * hidden)
     return most

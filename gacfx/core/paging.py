@@ -39,7 +39,12 @@ _SUFFIX = ".safetensors"
 def pages_of(folder: str | Path) -> int:
     """Bytes that may stay while the checkpoint of a folder is worked on."""
     sizes = [path.stat().st_size for path in Path(folder).expanduser().glob(f"*{_SUFFIX}")]
-    return min(max(sum(sizes) // PARTS, LEAST_BYTES), MOST_BYTES)
+    return pages_of_bytes(sum(sizes))
+
+
+def pages_of_bytes(model: int) -> int:
+    """The same of a model of so many bytes."""
+    return min(max(model // PARTS, LEAST_BYTES), MOST_BYTES)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def test_no_merge_was_left_half_done(page: Path) -> None:
 def test_every_table_begins_with_its_head(page: Path) -> None:
     lines = ["", *page.read_text(encoding="utf-8").splitlines(), ""]
     heads = [at for at, line in enumerate(lines) if line.startswith("|") and not lines[at - 1]]
-    assert [lines[at] for at in heads if not re.match(r"\|[-:]", lines[at + 1])] == []
+    assert [lines[at] for at in heads if not re.match(r"\| ?[-:]", lines[at + 1])] == []
 
 
 def test_the_map_shows_every_folder_of_the_package() -> None:
