@@ -228,7 +228,7 @@ def test_a_part_is_measured_dense_with_all_its_weights(
         seen["none"] = measure(made, frozenset(modules))
         return {}
 
-    monkeypatch.setattr("gacfx.study.correct", watched)
+    monkeypatch.setattr("gacfx.best_plan.correct", watched)
     search = Search(align=1, value="two-sided", prune="both", bounds=bounds, corrections=1)
     study().plan("0.5", profile=PROFILE, search=search)
     assert abs(seen["none"]) < 1e-9 < 1e-6 < seen["all"]
@@ -246,8 +246,8 @@ def watched(monkeypatch: pytest.MonkeyPatch, **asked: Any) -> tuple[Planned, Cor
         seen.append(corpus)
         return Reference(model, corpus)
 
-    monkeypatch.setattr("gacfx.study.correct", once)
-    monkeypatch.setattr("gacfx.study.Reference", reference)
+    monkeypatch.setattr("gacfx.best_plan.correct", once)
+    monkeypatch.setattr("gacfx.best_plan.Reference", reference)
     search = Search(align=1, value="two-sided", corrections=1, **asked)
     study().plan("0.3", profile=PROFILE, search=search)
     text, made = seen
@@ -260,7 +260,7 @@ def test_what_is_measured_is_a_plan_of_three_quarters_on_text_of_the_last(
     made, text = watched(monkeypatch, prune="both", bounds=STAYS)
     assert made.plan.loss_nats == planned(0).plan.provenance.trials[0].promised_nats
     assert text.digest == study().held_back.digest  # it is shorter than 2,048 tokens
-    monkeypatch.setattr("gacfx.study.TOKENS", 1)
+    monkeypatch.setattr("gacfx.best_plan.TOKENS", 1)
     _, text = watched(monkeypatch)
     assert text.digest == study().held_back.sample(1).digest != study().held_back.digest
 
@@ -279,7 +279,7 @@ def test_the_trial_is_renewed_by_the_corrected_plan(monkeypatch: pytest.MonkeyPa
     def trials(**factors: float) -> list[Trial]:
         names = planned(0).plan.weights
         found = {n: factors.get(n.rpartition(".")[2], factors["other"]) for n in names}
-        monkeypatch.setattr("gacfx.study.correct", lambda *_: found)
+        monkeypatch.setattr("gacfx.best_plan.correct", lambda *_: found)
         search = Search(align=1, corrections=1)
         made = study().plan("0.3", profile=PROFILE, search=search).plan.provenance
         return sorted(made.trials, key=lambda trial: not trial.chosen)
@@ -295,7 +295,7 @@ def test_the_trial_is_renewed_by_the_corrected_plan(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_corrected_plan_without_a_loss_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gacfx.study.correct", lambda *_: {})
+    monkeypatch.setattr("gacfx.best_plan.correct", lambda *_: {})
     monkeypatch.setattr(Study, "measure", lambda *_: math.inf)
     search = Search(align=1, value="two-sided", corrections=1)
     made = study().plan("0.3", profile=PROFILE, search=search, tried=True).plan

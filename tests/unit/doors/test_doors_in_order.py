@@ -43,7 +43,7 @@ def found(search: Search = SEARCH) -> Planned:
 
 def plain(monkeypatch: pytest.MonkeyPatch, search: Search = SEARCH) -> Planned:
     """The plan as it would be without."""
-    monkeypatch.setattr("gacfx.study.feeders", lambda _: {})
+    monkeypatch.setattr("gacfx.best_plan.feeders", lambda _: {})
     return study().plan(RATIO, profile=PROFILE, search=search)
 
 
@@ -136,7 +136,7 @@ def test_a_plan_that_would_pass_a_limit_keeps_its_pivots(monkeypatch: pytest.Mon
     assert keeps_limits(found().plan, curves, [Dear(cost)])
     assert not keeps_limits(found().plan, curves, [Dear(cost - 1)])
     assert not keeps_limits(found().plan, curves, [Dear(cost, refuses=True)])
-    monkeypatch.setattr("gacfx.study.keeps_limits", lambda *_: False)
+    monkeypatch.setattr("gacfx.best_plan.keeps_limits", lambda *_: False)
     assert not in_order(study().plan(RATIO, profile=PROFILE, search=SEARCH))
 
 
