@@ -155,6 +155,7 @@ def calibrate(
             seed=seed,
             structures=prunes,
             most_bytes=on.most_bytes,
+            temporary=on.temporary,
         )
         # A folder that was begun for pruning is filled for it, whatever this plan wants.
         structures = structures or bool(store.key["pruning"])

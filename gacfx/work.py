@@ -53,6 +53,8 @@ class Work:
     for this process. Results are the same, and it is not shut down."""
     shards: int = 1
     """Parts of the text that they gather at the same time, each with a copy of the model."""
+    temporary: bool = False
+    """Whether the folder goes when all is done; one that was opened for other work stays."""
 
     def __post_init__(self) -> None:
         if self.shards < 1 or (self.shards > 1 and self.executor is None):
@@ -105,6 +107,7 @@ def open_work(
     seed: int = 0,
     structures: bool = False,
     most_bytes: int | None = None,
+    temporary: bool = False,
     shard: str | None = None,
 ) -> WorkFolder:
     """The folder of this work, new or as it was left.
@@ -118,6 +121,7 @@ def open_work(
         structures: with what pruning needs.
         most_bytes: that the folder may take: decompositions are not kept beyond; None for as much
             as there is.
+        temporary: whether it goes when all is done.
         shard: which part of the text it is of, as ``I/N``; None for the whole.
 
     Raises:
@@ -127,7 +131,8 @@ def open_work(
     if shard is not None:
         key["shard"] = shard
     both = {**key, "pruning": True}  # statistics for pruning are those for ranks, and more
-    return WorkFolder(path, both if key_of(path) == both else key, most_bytes=most_bytes)
+    found = both if key_of(path) == both else key
+    return WorkFolder(path, found, most_bytes=most_bytes, temporary=temporary)
 
 
 def work_key(

@@ -154,7 +154,7 @@ def shard_task(task: ShardTask) -> TensorBytes | None:
         gather_texts, model, texts, task.names, both_sides=task.both_sides, seed=task.seed
     )
     if task.folder is not None:
-        with WorkFolder(task.folder, task.key) as store:
+        with WorkFolder(task.folder, task.key, temporary=True) as store:
             gathered(store=store)
         return None
     made = dict[str, Tensor]()
@@ -235,7 +235,8 @@ def _merge_folders(
         gathered = []
         for cut in cuts:
             path = _inside(folder, cut)
-            store = opened.enter_context(WorkFolder(path, {**folder.key, "shard": str(cut)}))
+            key = {**folder.key, "shard": str(cut)}
+            store = opened.enter_context(WorkFolder(path, key, temporary=True))
             gathered.append(Gathered(cut, store, str(path)))
         merge_shards(model, texts, names, gathered, folder)
     for cut in cuts:

@@ -37,8 +37,7 @@ def add(commands: Any) -> None:
     options.add_work(
         command,
         "folder for statistics, decompositions and curves: a killed run goes on from there, and "
-        "other ratios cost seconds (default: OUT.work, removed when all is done if this run or the "
-        "one that it goes on with made it)",
+        "other ratios cost seconds (default: OUT.work, removed when all is done)",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on with a run that was stopped, or refuse"
@@ -96,10 +95,12 @@ def compress(arguments: argparse.Namespace) -> int:
     check_target(folder, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, folder)
     work = work_folder(arguments, folder)
-    # One that another command filled stays.
-    own = not arguments.work and (arguments.resume or _written(work) is None)
     pages = pages_of(arguments.model)
-    with resumable(work), jobs.working(arguments, work) as on, lean(pages):
+    with (
+        resumable(work),
+        jobs.working(arguments, work, temporary=not arguments.work) as on,
+        lean(pages),
+    ):
         model, tokenizer, corpus = made.calibration_text(arguments)
         with screen.progress() as move:
             compressed = api.compress(
@@ -111,8 +112,7 @@ def compress(arguments: argparse.Namespace) -> int:
                 work=on,
             )
         folder = api.save(compressed, folder, overwrite=arguments.overwrite)
-    if own:
-        remove_work(work)
+    remove_work(work)
     screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))

@@ -29,13 +29,15 @@ def add(command: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def working(arguments: argparse.Namespace, folder: Path | str | None) -> "Iterator[Work]":
+def working(
+    arguments: argparse.Namespace, folder: Path | str | None, *, temporary: bool = False
+) -> "Iterator[Work]":
     """The work of a command, with its processes; what cannot be used here is refused first."""
     from gacfx.work import Work
 
     disk, device = getattr(arguments, "disk", None), getattr(arguments, "device", None)
     with workers(getattr(arguments, "jobs", None)) as pool:
-        yield Work(folder, disk=disk, device=device, executor=pool)
+        yield Work(folder, disk=disk, device=device, executor=pool, temporary=temporary)
 
 
 @contextmanager

@@ -46,13 +46,22 @@ class WorkFolder(Store):
         ...
     """
 
-    def __init__(self, path: str | Path, key: Key, *, most_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        key: Key,
+        *,
+        most_bytes: int | None = None,
+        temporary: bool = False,
+    ) -> None:
         """Begin, or go on with what is there.
 
         Args:
             path: of the folder; made if there is none.
             key: what the work is of; a folder belongs to one.
             most_bytes: that its files may take; None for as many as there is disk.
+            temporary: ``remove_work`` may remove it. One that somebody opened without saying so
+                stays.
 
         Raises:
             CheckpointError: another process works there, it belongs to other work, it is no work
@@ -68,7 +77,7 @@ class WorkFolder(Store):
         self._let_go = weakref.finalize(self, os.close, lock)
         try:
             _lock(lock, self.path)
-            self._files = self._read()
+            self._files, was_temporary = self._read()
         except BaseException:
             self._let_go()
             raise
@@ -78,7 +87,8 @@ class WorkFolder(Store):
             weakref.WeakValueDictionary()
         )
         self._same: dict[str, dict[str, str]] = {}
-        if not self._files:
+        self._temporary = temporary and was_temporary
+        if not self._files or self._temporary != was_temporary:
             self._write()
 
     @property
@@ -172,16 +182,18 @@ class WorkFolder(Store):
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"
 
-    def _read(self) -> dict[str, str]:
-        """Name -> sha256 of the file, of what the journal says is there."""
+    def _read(self) -> tuple[dict[str, str], bool]:
+        """Name -> sha256 of the file, of what the journal says is there; and whether all who
+        opened the folder called it temporary."""
         path = self.path / JOURNAL
         if not path.exists():
-            return {}
+            return {}, True
         check_regular(path)
         try:
             journal = json.loads(path.read_text(encoding="utf-8"))
             found = journal["format"], journal["version"]
             key, files = journal["key"], {**journal["files"]}
+            temporary = journal["temporary"] is True
         except (OSError, TypeError, KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: is no journal of a work folder ({type(error).__name__}); remove the "
@@ -194,10 +206,16 @@ class WorkFolder(Store):
             raise CheckpointError(f"{self.path}: is of other work: {difference(key, self._key)}")
         if odd_text([files]) or any(not _is_name(n) or not _is_digest(d) for n, d in files.items()):
             raise CheckpointError(f"{path}: names what is no file; remove the folder to begin anew")
-        return files
+        return files, temporary
 
     def _write(self) -> None:
-        journal = {"format": FORMAT, "version": VERSION, "key": self._key, "files": self._files}
+        journal = {
+            "format": FORMAT,
+            "version": VERSION,
+            "temporary": self._temporary,
+            "key": self._key,
+            "files": self._files,
+        }
         with writing(self.path), replacing(self.path / JOURNAL) as partial:
             partial.write_text(json.dumps(journal, indent=1) + "\n", encoding="utf-8")
 
@@ -213,15 +231,11 @@ def check_work(path: Path) -> None:
 
 def key_of(path: str | Path) -> object:
     """The key of a work folder, of whatever kind it is; None where there is no journal."""
-    try:
-        journal = json.loads((Path(path) / JOURNAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return journal.get("key") if isinstance(journal, dict) else None
+    return _journal(Path(path)).get("key")
 
 
 def remove_work(path: Path) -> None:
-    """Remove a work folder that nobody needs any more; anything else stays.
+    """Remove a temporary work folder; anything else stays.
 
     One in which another process works stays, and a link with what it leads to.
 
@@ -236,10 +250,20 @@ def remove_work(path: Path) -> None:
     except CheckpointError:
         return
     else:
-        with writing(path):
-            shutil.rmtree(path)
+        if _journal(path).get("temporary") is True:
+            with writing(path):
+                shutil.rmtree(path)
     finally:
         os.close(lock)
+
+
+def _journal(path: Path) -> dict[str, Any]:
+    """What the journal of a folder says, of whatever kind it is; nothing where there is none."""
+    try:
+        journal = json.loads((path / JOURNAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return journal if isinstance(journal, dict) else {}
 
 
 def difference(there: object, asked: Key) -> str:

@@ -1,6 +1,7 @@
 """A compression that is killed at random moments, and what becomes of it."""
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +76,7 @@ def kill_runs(model: Path, text: Path, folder: Path, kills: int, seed: int) -> d
     wanted = compressed(model, text, folder / "undisturbed")
     out = folder / "disturbed"
     while counts["killed"] < kills:
+        assert counts["finished"] < 10 * kills, f"runs end before they are killed: {counts}"
         for _ in range(choose.randrange(1, 4)):
             lived = killed_once(model, text, out, choose)
             counts["killed"] += lived
@@ -87,9 +89,8 @@ def kill_runs(model: Path, text: Path, folder: Path, kills: int, seed: int) -> d
         assert found == {**wanted, **card(found)}, sorted(
             name for name in found if found[name] != wanted.get(name)
         )
-        for path in sorted(out.rglob("*"), reverse=True):
-            path.unlink() if path.is_file() else path.rmdir()
-        out.rmdir()
+        assert not out.with_name(f"{out.name}.work").exists()
+        shutil.rmtree(out)
     return counts
 
 

@@ -46,7 +46,7 @@ def test_a_folder_beside_the_result_that_another_command_filled_stays(
 ) -> None:
     work = str(tmp_path / "small.work")
     statistics = ["statistics", str(dense), "--calibration", str(text), "--work", work]
-    assert main([*statistics, "--force"]) == 0
+    assert main([*statistics, "--prune", "--force"]) == 0
     assert compress(dense, text, tmp_path / "small") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"small", "small.work"}
 

@@ -176,7 +176,7 @@ def test_another_folder_is_not_worked_in_and_not_removed(tmp_path: Path) -> None
 
 
 def test_a_folder_in_use_and_a_link_are_not_removed(tmp_path: Path) -> None:
-    with WorkFolder(tmp_path / "work", KEY):
+    with WorkFolder(tmp_path / "work", KEY, temporary=True):
         remove_work(tmp_path / "work")
         assert (tmp_path / "work" / JOURNAL).exists()
     (tmp_path / "link").symlink_to(tmp_path / "work")
@@ -191,7 +191,18 @@ def test_a_folder_that_was_only_begun_is_gone_on_with(tmp_path: Path) -> None:
         assert store.key["seed"] == 1
 
 
-def test_a_work_folder_is_removed(tmp_path: Path) -> None:
-    WorkFolder(tmp_path / "work", KEY).close()
+def test_a_temporary_folder_is_removed_though_its_run_was_stopped(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for _ in range(2):
+        with WorkFolder(work, KEY, temporary=True) as store:
+            store.put("one", {"tensor": torch.zeros(2)})
+    remove_work(work)
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("order", [(True, False), (False, True), (True, False, True)])
+def test_a_folder_that_somebody_means_to_keep_stays(order: list[bool], tmp_path: Path) -> None:
+    for temporary in order:
+        WorkFolder(tmp_path / "work", KEY, temporary=temporary).close()
     remove_work(tmp_path / "work")
-    assert not (tmp_path / "work").exists()
+    assert (tmp_path / "work" / JOURNAL).exists()
