@@ -252,9 +252,21 @@ def remove_work(path: Path) -> None:
     else:
         if _journal(path).get("temporary") is True:
             with writing(path):
-                shutil.rmtree(path)
+                _remove(path)
     finally:
         os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    """What tells that it is a work folder goes last: a removal that is killed can be repeated."""
+    for file in path.iterdir():
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        elif file.name not in (JOURNAL, _LOCK):
+            file.unlink()
+    for name in (JOURNAL, _LOCK):
+        (path / name).unlink()
+    path.rmdir()
 
 
 def _journal(path: Path) -> dict[str, Any]:

@@ -43,12 +43,20 @@ def killed_once(model: Path, text: Path, out: Path, choose: random.Random) -> bo
     try:
         while left and process.poll() is None:
             time.sleep(0.002)
-            now = journal.read_text() if journal.exists() else ""
+            now = read(journal)
             left, seen = left - (now != seen), now
         return process.poll() is None
     finally:
         process.kill()
         process.wait()
+
+
+def read(path: Path) -> str:
+    """A text that another process may remove at any moment; empty where there is none."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def harmed(work: Path, choose: random.Random) -> str:
@@ -74,22 +82,24 @@ def kill_runs(model: Path, text: Path, folder: Path, kills: int, seed: int) -> d
     """
     choose, counts = random.Random(seed), {"killed": 0, "harmed": 0, "finished": 0}
     wanted = compressed(model, text, folder / "undisturbed")
-    out = folder / "disturbed"
+    out, work = folder / "disturbed", folder / "disturbed.work"
     while counts["killed"] < kills:
         assert counts["finished"] < 10 * kills, f"runs end before they are killed: {counts}"
         for _ in range(choose.randrange(1, 4)):
             lived = killed_once(model, text, out, choose)
             counts["killed"] += lived
             if lived and counts["killed"] % 3 == 0:
-                counts["harmed"] += harmed(out.with_name(f"{out.name}.work"), choose) != ""
+                counts["harmed"] += harmed(work, choose) != ""
             if out.exists():
                 break
-        found = files(out) if out.exists() else compressed(model, text, out)
+        if not out.exists():
+            compressed(model, text, out)
+            assert not work.exists()
+        found = files(out)
         counts["finished"] += 1
         assert found == {**wanted, **card(found)}, sorted(
             name for name in found if found[name] != wanted.get(name)
         )
-        assert not out.with_name(f"{out.name}.work").exists()
         shutil.rmtree(out)
     return counts
 

@@ -206,3 +206,28 @@ def test_a_folder_that_somebody_means_to_keep_stays(order: list[bool], tmp_path:
         WorkFolder(tmp_path / "work", KEY, temporary=temporary).close()
     remove_work(tmp_path / "work")
     assert (tmp_path / "work" / JOURNAL).exists()
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_removal_that_is_killed_leaves_a_folder_to_work_in(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, unlink, left = tmp_path / "work", Path.unlink, [after]
+
+    def until(path: Path, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok)
+
+    with WorkFolder(work, KEY, temporary=True) as store:
+        for name in ("one", "two"):
+            store.put(name, {"tensor": torch.zeros(2)})
+    monkeypatch.setattr(Path, "unlink", until)
+    with pytest.raises(KeyboardInterrupt):
+        remove_work(work)
+    monkeypatch.undo()
+    with WorkFolder(work, KEY, temporary=True) as store:
+        assert "one" not in store or "two" not in store
+    remove_work(work)
+    assert not work.exists()
