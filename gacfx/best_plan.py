@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from gacfx.allocation.allocate import allocate, keeps_limits
 from gacfx.calibration.divergence import Reference
+from gacfx.calibration.evaluate import mean_loss
 from gacfx.calibration.running import few_threads
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.values import VALUES
@@ -28,11 +29,12 @@ from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
 from gacfx.evidence import Evidence
 from gacfx.hardware.profile import Profile
+from gacfx.judging import Judge, Judged
 from gacfx.modules.in_order import in_order
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.suitable import check_tp
 from gacfx.trials import Case, best_of, tries_of
-from gacfx.work import keep_curves, plan_digest, remembered
+from gacfx.work import keep_curves
 
 if TYPE_CHECKING:
     from gacfx.study import Study
@@ -80,19 +82,34 @@ def _tries(study: "Study", search: Search) -> tuple[tuple[str, Prune], ...]:
 
 def _trials(study: "Study", tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:
     """One plan for each, judged on text that its curves did not see."""
-    losses, promised = [], []
+    judge, found, promised = Judge(study), list[Judged](), list[float | None]()
     values = tuple(dict.fromkeys(value for value, _ in tries))
     for number, (value, prune) in enumerate(tries):
         study.progress("plan", number, len(tries))
         made = _solve(study, value, case.pruning(prune), study.fit, others=values)
-        losses.append(_judged(study, made))
+        found.append(judge.judge(made))
         promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
     study.progress("plan", len(tries), len(tries))
-    best = best_of(losses, case.search)
-    rows = zip(tries, losses, promised, strict=True)
+    best = best_of([each.nats_per_token for each in found], case.search)
+    rows = zip(tries, found, promised, strict=True)
     return tuple(
-        Trial(value, loss if isfinite(loss) else None, i == best, promise, prune)
-        for i, ((value, prune), loss, promise) in enumerate(rows)
+        _trial(value, prune, one, found[best], promise) for (value, prune), one, promise in rows
+    )
+
+
+def _trial(value: str, prune: Prune, one: Judged, best: Judged, promised: float | None) -> Trial:
+    """What became of one plan beside the chosen one."""
+    nats = one.nats_per_token
+    if one.out:
+        nats = best.nats_per_token + mean_loss([one.sample]) - mean_loss([best.sample])
+    known = isfinite(nats)
+    return Trial(
+        value,
+        nats if known else None,
+        one is best,
+        promised,
+        prune,
+        len(one.sample) if one.out and known else None,
     )
 
 
@@ -111,15 +128,12 @@ def _corrections(study: "Study", value: str, case: Case) -> Corrections:
 
 def _again(study: "Study", trial: Trial, made: Planned) -> Trial:
     """The trial, with another plan."""
-    loss = _judged(study, made)
-    nats = loss if isfinite(loss) else None
-    return replace(trial, nats_per_token=nats, promised_nats=made.plan.loss_nats)
-
-
-def _judged(study: "Study", made: Planned) -> float:
-    """Loss on the held-back text of a plan of the other text."""
-    name = f"loss.{study.method}.{plan_digest(made.plan)}"
-    return remembered(study.fit.store, name, lambda: study.measure(made))
+    nats = Judge(study).judge(made).nats_per_token
+    return replace(
+        trial,
+        nats_per_token=nats if isfinite(nats) else None,
+        promised_nats=made.plan.loss_nats,
+    )
 
 
 def _solve(

@@ -181,8 +181,8 @@ def gather_evidence(
     device: torch.device | None = None,
     executor: Executor | None = None,
     shards: int = 1,
-) -> tuple[Evidence, Evidence]:
-    """(evidence of the first text, of both texts together).
+) -> tuple[Evidence, Evidence, float]:
+    """(evidence of the first text, of both texts together, loss of the model on the second).
 
     Args:
         model: dense.
@@ -228,12 +228,13 @@ def gather_evidence(
     kept = known("fit", fit), known("full", full)
     made = partial(Evidence, store=store, home=device_of(model), executor=executor)
     if Statistic.WEIGHT_GRADIENTS not in method.needs:
-        return made(fit, kept[0]), made(full, kept[1])
+        return made(fit, kept[0]), made(full, kept[1]), rest.dense_nats_per_token
     asked = [name for name in sites if name in both_sides]
     one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
     tokens = texts[0].tokens, texts[1].tokens
     both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
-    return made(fit, kept[0], gradients=one), made(full, kept[1], gradients=both)
+    found = made(fit, kept[0], gradients=one), made(full, kept[1], gradients=both)
+    return *found, rest.dense_nats_per_token
 
 
 def _weight_of(graph: GraphModule, sites: Mapping[str, MatmulSite], module: str) -> Tensor:

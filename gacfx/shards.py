@@ -17,22 +17,20 @@ from typing import Any
 from torch import nn
 
 from gacfx.api import Text, read_calibration
-from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
 from gacfx.calibration.sanity import check_causal, check_reads
-from gacfx.calibration.shards import Gathered, Shard, check_complete, weighted
+from gacfx.calibration.shards import Gathered, Shard, check_complete
 from gacfx.calibration.shards import merge_shards as merge_stores
-from gacfx.calibration.text import Corpus, split
+from gacfx.calibration.text import split
 from gacfx.captured import captured
 from gacfx.core.asked import check_asked, check_module
-from gacfx.core.store import Store
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.work_folder import Key, WorkFolder, difference, key_of
 from gacfx.errors import CalibrationError, CheckpointError
 from gacfx.progress import Count, Progress
 from gacfx.suitable import check_model
-from gacfx.work import DENSE_LOSS, Work, open_work, remembered, work_key
+from gacfx.work import Work, open_work, work_key
 
 __all__ = ["Shard", "gather_shard", "merge_shards"]
 
@@ -108,13 +106,8 @@ def gather_shard(
         progress("capture", 1, 1)
         warn_of_few_tokens(model, whole, found.names)
         check_causal(model, texts[0])
-        dense = remembered(
-            store,
-            DENSE_LOSS,
-            lambda: evaluate(model, texts[1], device=on.torch_device).checked().nats_per_token,
-        )
         if not force:
-            check_reads(model, dense)
+            check_reads(model, texts[1], store, on.torch_device)
         windows = sum(len(text.documents) for text in texts)
         statistics, _ = gather_texts(
             model,
@@ -185,7 +178,6 @@ def merge_shards(
         ]
         texts = split(corpus)
         merge_stores(model, texts, names, gathered, into)
-        _merge_losses(texts[1], gathered, into)
     return len(names)
 
 
@@ -203,13 +195,3 @@ def _key_of_shard(path: str | Path) -> tuple[Shard, Key]:
             f"{path}: is the work folder of a whole text, and no shard of it; plan with it as it is"
         )
     return Shard.parse(said), key
-
-
-def _merge_losses(held_back: Corpus, gathered: list[Gathered], into: Store) -> None:
-    """The loss of the dense model on the held-back text; left out where it is not finite."""
-    if DENSE_LOSS in into or not all(DENSE_LOSS in each.store for each in gathered):
-        return
-    windows = [each.shard.of([held_back])[0] for each in gathered]
-    predicted = [text.tokens - len(text.documents) for text in windows]
-    losses = [each.store.get(DENSE_LOSS, "number") for each in gathered]
-    into.put(DENSE_LOSS, {"number": weighted(losses, predicted)})

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import gacfx
 from gacfx.best_plan import best_plan
-from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.evaluate import evaluate, token_losses
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.captured import captured
@@ -43,7 +43,7 @@ from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
 from gacfx.suitable import check_model
 from gacfx.upstream import own_plan
-from gacfx.work import DENSE_LOSS, remembered, remembered_curves
+from gacfx.work import remembered_curves
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,15 +134,10 @@ class Study:
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
-        dense = remembered(
-            store,
-            DENSE_LOSS,
-            lambda: evaluate(model, held_back, device=device).checked().nats_per_token,
-        )
         if not force:
-            check_reads(model, dense)
+            check_reads(model, held_back, store, device)
         rounds = 1 + (Statistic.WEIGHT_GRADIENTS in known.needs)
-        evidence = gather_evidence(
+        fit, full, dense = gather_evidence(
             model,
             graph,
             (part, held_back),
@@ -156,7 +151,7 @@ class Study:
             executor=executor,
             shards=shards,
         )
-        made = (model, graph, method, *evidence, held_back, dense, progress, found.structures)
+        made = (model, graph, method, fit, full, held_back, dense, progress, found.structures)
         return Study(*made, device=device)
 
     def close(self) -> None:
@@ -267,6 +262,12 @@ class Study:
         with swapped(self.model, planned.factors, planned.plan.blocks):
             found = evaluate(self.model, corpus or self.held_back, device=self.device)
             return found.nats_per_token
+
+    @plain_torch()
+    def token_losses(self, planned: Planned, corpus: Corpus) -> Tensor:
+        """Loss of the model with these factors at every token that is predicted, float32, nats."""
+        with swapped(self.model, planned.factors, planned.plan.blocks):
+            return torch.cat(token_losses(self.model, corpus, device=self.device))
 
     @property
     def dtype(self) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,6 @@ from gacfx.errors import CalibrationError, GacError
 
 _SAYS_NOTHING = ("_name_or_path", "transformers_version")
 """Entries of a configuration that change nothing of what a model computes."""
-DENSE_LOSS = "loss.dense"
-"""Set of the loss of the dense model on the held-back text, nats per token."""
 PLANNED = "curves.safetensors"
 """The curves of the last plan, from which others are made without the model."""
 
@@ -170,22 +167,6 @@ def _digest(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         mixed.update(f"{name} {weight_digest(tensor)}\n".encode())
     return mixed.hexdigest()
-
-
-def remembered(store: Store | None, name: str, compute: Callable[[], float]) -> float:
-    """A number that is computed once.
-
-    Args:
-        store: where it is kept; None to compute it again.
-        name: of the number.
-        compute: gives it.
-    """
-    if store is not None and name in store:
-        return float(store.get(name, "number"))
-    found = compute()
-    if store is not None and isfinite(found):
-        store.put(name, {"number": torch.tensor(found, dtype=torch.float64)})
-    return found
 
 
 def plan_digest(plan: Plan) -> str:

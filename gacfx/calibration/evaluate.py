@@ -3,7 +3,7 @@
 # B documents, T tokens of each, V vocabulary
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,26 @@ def evaluate(model: nn.Module, corpus: Corpus, *, device: torch.device | None = 
     Raises:
         CalibrationError: the corpus does not fit the model.
     """
+    found = token_losses(model, corpus, device=device)
+    problem = ""
+    for index, ids_T in enumerate(corpus.documents):
+        problem = problem or impossible(found[index], ids_T, corpus.number(index))
+    with borrowed(model), torch.inference_mode():
+        for index in [index for index, nats in enumerate(found) if bool(nats.isnan().any())][:1]:
+            problem = no_numbers(runnable(model), corpus.documents[index], corpus.number(index))
+    tokens, nats = sum(map(len, found)), mean_loss(found)
+    # exp overflows a float above 709.78 nats.
+    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)
+
+
+def token_losses(
+    model: nn.Module, corpus: Corpus, *, device: torch.device | None = None
+) -> list[Tensor]:
+    """Negative log-likelihood [T - 1] of each token from the second on, for each window: float32,
+    nats, on the CPU.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
     check_fits(model, corpus)
     found: dict[int, Tensor] = {}
     with (
@@ -67,19 +87,17 @@ def evaluate(model: nn.Module, corpus: Corpus, *, device: torch.device | None = 
     ):
         for batch, parts in predict(corpus.documents):
             found |= zip(batch.indices, _losses(parts, batch), strict=True)
-    sums, problem = list[float](), ""
-    for index, ids_T in enumerate(corpus.documents):
-        sums.append(float(found[index].double().sum()))
-        problem = problem or impossible(found[index], ids_T, corpus.number(index))
-    with borrowed(model), torch.inference_mode():
-        for index in [index for index, nats in enumerate(sums) if math.isnan(nats)][:1]:
-            problem = no_numbers(runnable(model), corpus.documents[index], corpus.number(index))
-    tokens = sum(len(ids) - 1 for ids in corpus.documents)
-    nats = math.fsum(sums) / tokens
-    if math.isnan(nats):
-        nats = math.inf
-    # exp overflows a float above 709.78 nats.
-    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)
+    return [found[index] for index in range(len(corpus.documents))]
+
+
+def mean_loss(losses: Sequence[Tensor]) -> float:
+    """Mean of the losses of tokens, nats, summed in float64; infinite where one is no number.
+
+    Args:
+        losses: of some windows.
+    """
+    nats = math.fsum(float(each.double().sum()) for each in losses) / sum(map(len, losses))
+    return math.inf if math.isnan(nats) else nats
 
 
 def _losses(parts: Iterable[Tensor], batch: Batch) -> list[Tensor]:

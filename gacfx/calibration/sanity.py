@@ -7,13 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, computing_dtype
 from gacfx.calibration.text import Corpus, check_fits, embedding_rows
+from gacfx.core.store import Store, remembered
 from gacfx.errors import PoorQuality, UnsupportedModel
 
 WORSE_THAN_GUESSING_NATS = 0.5
 """A model that knows nothing pays ln(vocabulary); so far above it, something does not fit."""
+READ_TOKENS = 2048
+"""Text on which the question is answered, in tokens."""
+READ_LOSS = "loss.sample"
+"""Set of the loss of the dense model on it, nats per token."""
 LEAST_LEAK = 4 * torch.finfo(torch.float32).eps
 """Share of the later logits' movement below which the earlier ones count as unmoved. A causal model
 gives 0.0 (also with experts, on a CPU); BERT with random weights 3e-4."""
@@ -61,8 +67,36 @@ def _others(ids_T: Tensor) -> Tensor:
     return torch.where(before_T != ids_T, before_T, torch.where(ids_T == first, second, first))
 
 
-def check_reads(model: nn.Module, nats_per_token: float) -> None:
-    """Nothing when the dense model predicts the text no worse than guessing, or nearly so.
+def check_reads(
+    model: nn.Module, corpus: Corpus, store: Store | None, device: torch.device | None
+) -> None:
+    """Nothing when the dense model predicts a sample of the text no worse than guessing, or nearly
+    so.
+
+    Args:
+        model: dense.
+        corpus: calibration text.
+        store: where the loss is remembered; None to measure it.
+        device: where layers compute; None for where the model is.
+
+    Raises:
+        CalibrationError: logits are NaN, or the text has a token that the model gives no
+            probability.
+        PoorQuality: its loss is above ln(vocabulary) + 0.5, or not finite.
+    """
+    sample = corpus.sample(READ_TOKENS)
+    check_loss(
+        model,
+        remembered(
+            store,
+            READ_LOSS,
+            lambda: evaluate(model, sample, device=device).checked().nats_per_token,
+        ),
+    )
+
+
+def check_loss(model: nn.Module, nats_per_token: float) -> None:
+    """Nothing when a loss is no worse than that of guessing, or nearly so.
 
     Args:
         model: dense.

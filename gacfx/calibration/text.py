@@ -86,13 +86,18 @@ class Corpus:
 
     def sample(self, tokens: int) -> "Corpus":
         """Windows from all over it, until they have so many tokens; at least one."""
+        return self.divided(tokens)[0]
+
+    def divided(self, tokens: int) -> "tuple[Corpus, Corpus | None]":
+        """(:meth:`sample`, the other windows); None where there are no others."""
         places, used = list[int](), 0
         for place in spread(len(self.documents)):
             if used >= tokens:
                 break
             places.append(place)
             used += len(self.documents[place])
-        return self.part(sorted(places))
+        others = sorted({*range(len(self.documents))} - {*places})
+        return self.part(sorted(places)), self.part(others) if others else None
 
     def part(self, places: list[int], skipped: int = 0, ends: int = 0) -> "Corpus":
         """Some windows of it."""

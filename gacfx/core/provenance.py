@@ -17,6 +17,10 @@ class Trial:
     """Rise of the loss that the value model promised for it; None for one that counts no nats."""
     prune: Prune = "none"
     """What might become of coupled structures, as in a search."""
+    tokens: int | None = None
+    """Held-back tokens on which it was measured to be worse than the chosen one, where that was
+    plain before the whole text was read: the loss is then that of the chosen one and the difference
+    on these tokens. None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ whose statistics do not fit and for computations that are to be resumed.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -69,3 +70,19 @@ class MemoryStore(Store):
 
     def drop(self, name: str) -> None:
         self._sets.pop(name, None)
+
+
+def remembered(store: Store | None, name: str, compute: Callable[[], float]) -> float:
+    """A number that is computed once.
+
+    Args:
+        store: where it is kept; None to compute it again.
+        name: of the number.
+        compute: gives it.
+    """
+    if store is not None and name in store:
+        return float(store.get(name, "number"))
+    found = compute()
+    if store is not None and math.isfinite(found):
+        store.put(name, {"number": torch.tensor(found, dtype=torch.float64)})
+    return found

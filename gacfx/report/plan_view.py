@@ -206,7 +206,8 @@ def trials_line(plan: Plan) -> str:
     made = plan.provenance
     shown = [f"dense {made.dense_nats_per_token:.4f}"] if made.dense_nats_per_token else []
     shown += [
-        f"{_tried(t)} {_loss(t.nats_per_token)}{' (chosen)' if t.chosen else ''}"
+        f"{_tried(t)} {'about ' if t.tokens else ''}{_loss(t.nats_per_token)}"
+        f"{' (chosen)' if t.chosen else ''}"
         for t in made.trials
     ]
     menus = len({trial.prune for trial in made.trials}) > 1

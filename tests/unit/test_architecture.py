@@ -23,8 +23,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench zeroshot request suitable evidence trials corrections best_plan "
-        "upstream padding padding_parts progress work captured shards",
+        "speedup explain bench zeroshot request suitable evidence trials corrections "
+        "best_plan judging upstream padding padding_parts progress work captured shards",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),

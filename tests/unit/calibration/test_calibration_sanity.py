@@ -9,7 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertLMHeadModel, RobertaConfig, RobertaForCausalLM
 
 from gacfx import api
-from gacfx.calibration.sanity import check_causal, check_reads
+from gacfx.calibration.sanity import check_causal, check_loss
 from gacfx.calibration.text import Corpus
 from gacfx.errors import PoorQuality, UnsupportedModel
 from tests import tiny
@@ -83,10 +83,10 @@ def test_a_text_of_one_word_tells_as_much() -> None:
 
 
 def test_a_model_that_does_not_tell_its_vocabulary_is_held_to_a_number_alone() -> None:
-    check_reads(Peeks(0, 0), 1e6)
+    check_loss(Peeks(0, 0), 1e6)
     for nats in (float("inf"), float("nan")):
         with pytest.raises(PoorQuality):
-            check_reads(Peeks(0, 0), nats)
+            check_loss(Peeks(0, 0), nats)
 
 
 def test_calibration_refuses_a_model_that_sees_the_future() -> None:
@@ -114,7 +114,7 @@ def test_a_model_that_does_not_know_the_text_stops_unless_forced(door: Any) -> N
 
 
 def test_the_line_is_half_a_nat_above_guessing() -> None:
-    check_reads(tiny.llama(), 5.5530 + 0.499)
+    check_loss(tiny.llama(), 5.5530 + 0.499)
     for nats in (5.5530 + 0.501, float("inf"), float("nan")):
         with pytest.raises(PoorQuality):
-            check_reads(tiny.llama(), nats)
+            check_loss(tiny.llama(), nats)

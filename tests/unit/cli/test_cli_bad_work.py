@@ -214,4 +214,4 @@ def test_statistics_that_a_full_disk_stopped_go_on_with_the_same_command(
     monkeypatch.setattr(WorkFolder, "put", counted)
     assert main([*map(str, words)]) == 0
     # The step that failed is done again, with what it had put already.
-    assert "hidden.2.0" in done and not {"loss.dense", "hidden.1.0", "hidden.1.1"} & {*done}
+    assert "hidden.2.0" in done and not {"loss.sample", "hidden.1.0", "hidden.1.1"} & {*done}

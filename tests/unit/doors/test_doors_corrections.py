@@ -296,7 +296,7 @@ def test_the_trial_is_renewed_by_the_corrected_plan(monkeypatch: pytest.MonkeyPa
 
 def test_a_corrected_plan_without_a_loss_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gacfx.best_plan.correct", lambda *_: {})
-    monkeypatch.setattr(Study, "measure", lambda *_: math.inf)
+    monkeypatch.setattr(Study, "token_losses", lambda *_: torch.tensor([math.inf]))
     search = Search(align=1, value="two-sided", corrections=1)
     made = study().plan("0.3", profile=PROFILE, search=search, tried=True).plan
     assert made.provenance.trials[0].nats_per_token is None

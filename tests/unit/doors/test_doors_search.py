@@ -9,8 +9,10 @@ from functools import cache
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.fx import GraphModule
 
 import gacfx
@@ -229,11 +231,11 @@ def test_trials_of_value_models_are_made_with_the_same_search(
 ) -> None:
     tried: list[Plan] = []
 
-    def measure(_study: Study, made: Planned) -> float:
+    def losses(_study: Study, made: Planned, _text: object) -> Tensor:
         tried.append(made.plan)
-        return float(len(tried))
+        return torch.tensor([float(len(tried))])
 
-    monkeypatch.setattr(Study, "measure", measure)
+    monkeypatch.setattr(Study, "token_losses", losses)
     search = Search(bounds=(Bound("*.up_proj", 64, 96),), solver="greedy")
     plan = study().plan("0.3", profile=PROFILE, search=search).plan
     assert [trial.value_model for trial in plan.provenance.trials if trial.chosen] == ["two-sided"]

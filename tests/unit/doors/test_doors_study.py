@@ -8,7 +8,7 @@ import pytest
 
 from gacfx import study as door
 from gacfx.api import load_profile, read_calibration, summarise, verify
-from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.evaluate import evaluate, token_losses
 from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.values import TRIED
@@ -95,9 +95,9 @@ def test_trials_are_judged_on_the_held_back_text(monkeypatch: pytest.MonkeyPatch
 
     def spy(model: Any, text: Corpus, **more: Any) -> Any:
         judged.append(text.digest)
-        return evaluate(model, text, **more)
+        return token_losses(model, text, **more)
 
-    monkeypatch.setattr(door, "evaluate", spy)
+    monkeypatch.setattr(door, "token_losses", spy)
     study().plan("0.3", profile=PROFILE)
     assert judged == [study().held_back.digest] * len(TRIED)
 

@@ -10,10 +10,10 @@ from gacfx.api import calibrate, load_profile
 from gacfx.calibration.text import Corpus
 from gacfx.core.curve_file import load_curves
 from gacfx.core.search import Search
-from gacfx.core.store import MemoryStore
+from gacfx.core.store import MemoryStore, remembered
 from gacfx.errors import CalibrationError, CheckpointError
 from gacfx.study import Study
-from gacfx.work import PLANNED, remembered, work_key
+from gacfx.work import PLANNED, work_key
 from tests import tiny
 
 PROFILE = load_profile("h200")
