@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from gacfx.calibration.evaluate import mean_loss
-from gacfx.calibration.text import Corpus
+from gacfx.calibration.text import SAMPLE_TOKENS, Corpus
 from gacfx.core.planned import Planned
 from gacfx.trials import SAME_NATS
 from gacfx.work import plan_digest
@@ -19,8 +19,6 @@ from gacfx.work import plan_digest
 if TYPE_CHECKING:
     from gacfx.study import Study
 
-SAMPLE_TOKENS = 2048
-"""Text that every plan is read on."""
 SURE = 4.0
 """Standard errors of a paired difference beyond which it is no chance. Losses of neighbouring
 tokens go together a little, so that they are not four of a normal distribution."""

@@ -298,7 +298,7 @@ class ByLayer:
             name: LinearSums(name, module, inputs, both_sides=name in self.both_sides)
             for name, module in modules.items()
         }
-        hooks = [modules[n].register_forward_hook(sums[n].forward_hook) for n in modules]
+        hooks = [hook for name, module in modules.items() for hook in sums[name].attach(module)]
         try:
             for shard in shards:
                 made = []

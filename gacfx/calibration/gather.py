@@ -195,7 +195,7 @@ def gather(
         name: LinearSums(name, module, inputs, both_sides=name in both_sides)
         for name, module in chosen.items()
     }
-    hooks = [chosen[name].register_forward_hook(sums[name].forward_hook) for name in chosen]
+    hooks = [hook for name, module in chosen.items() for hook in sums[name].attach(module)]
     nats = 0.0
     try:
         with borrowed(model):

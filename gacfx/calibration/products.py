@@ -14,6 +14,7 @@ from math import sqrt
 from gacfx.calibration.cost import moment_bytes
 from gacfx.calibration.sizes import LayerSizes, Sizes, Weight
 from gacfx.calibration.sums import LEAST_ROWS
+from gacfx.calibration.text import SAMPLE_TOKENS
 
 HELD = 0.25
 """Of the text, what is held back."""
@@ -111,16 +112,23 @@ def stages(sizes: Sizes, tokens: int, window: int, *, kept: bool = True) -> dict
     hidden = tokens * sizes.width * sizes.itemsize
     boundaries = len(sizes.layers) + 1
     head = 2.0 * sizes.vocabulary * sizes.width
-    moments = sum((_moments(layer, sizes.itemsize) for layer in sizes.layers), Work())
+    moments = sum(
+        (_moments(layer, sizes.itemsize, lowest=not at) for at, layer in enumerate(sizes.layers)),
+        Work(),
+    )
     of_one = sum(moments_bytes(layer) for layer in sizes.layers)
     weights = sizes.weights
     components = sum(16.0 * weight.short**2 for weight in weights)
     decomposed = sum(map(_decomposed, weights), Work()) * (2 if kept else 2 + TRIALS + 1)
     logits, passing = 4.0 * tokens * sizes.vocabulary, tokens * _touched(sizes)
-    evaluation = Work(own=tokens * (through + head), touched=passing + LOSS_PASSES * logits)
+    loss_passes = LOSS_PASSES * 4.0 * sizes.vocabulary
+    losses = Work(own=through + head, touched=_touched(sizes) + loss_passes)
+    held = HELD * tokens
+    sample = min(SAMPLE_TOKENS, held)
     folder = Work(written=2 * components, read=(TRIALS + 1) * components) if kept else Work()
     kept_factors = 0.8 * sizes.targeted * sizes.itemsize
     return {
+        "sample": losses * sample,
         "digests": Work(hashed=(sizes.params + sizes.targeted) * sizes.itemsize),
         "forward": Work(
             own=tokens * through,
@@ -143,11 +151,14 @@ def stages(sizes: Sizes, tokens: int, window: int, *, kept: bool = True) -> dict
         "curves": sum((_curves(weight) for weight in weights), Work()),
         "factors": sum(map(_factors, weights), Work()) * (TRIALS + 1)
         + Work(written=(TRIALS + 1) * kept_factors, read=(TRIALS + 1) * 3 * of_one / 2),
-        "evaluations": evaluation * (HELD * (1 + TRIALS)),
+        # All of it for the best of the plans that are tried, and for the last one.
+        "trials": losses * (held + (TRIALS - 1) * sample),
+        "evaluation": losses * held,
     }
 
 
-CALIBRATION = ("digests", "forward", "head", "backward", "moments")
+EVALUATIONS = ("trials", "evaluation")
+CALIBRATION = ("sample", "digests", "forward", "head", "backward", "moments")
 """Stages to the end of the statistics."""
 
 
@@ -196,15 +207,16 @@ def _lowest(layer: LayerSizes) -> float:
     return sum(2 * weight.params for weight in layer.weights if weight.fed == 0)
 
 
-def _moments(layer: LayerSizes, itemsize: int) -> Work:
-    """For each token; the gradients' way through a wide weight included."""
+def _moments(layer: LayerSizes, itemsize: int, *, lowest: bool) -> Work:
+    """For each token. The way of gradients through a wide weight is part of the backward, except in
+    the lowest layer, where nobody else wants it."""
     own = long = short = touched = 0
     for weight in layer.weights:
         # Rows to be multiplied, their sizes, and the same of gradients.
         touched += 4 * 4 * (weight.rows + weight.columns)
         short += triangle(weight.short)  # projected
         if weight.wide:
-            own += 2 * weight.params
+            own += 2 * weight.params * (lowest and weight.fed == 0)
             long += triangle(weight.long) * weight.both_sides
         else:
             short += triangle(weight.short)  # gradients

@@ -10,14 +10,12 @@ from torch import Tensor, nn
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, computing_dtype
-from gacfx.calibration.text import Corpus, check_fits, embedding_rows
+from gacfx.calibration.text import SAMPLE_TOKENS, Corpus, check_fits, embedding_rows
 from gacfx.core.store import Store, remembered
 from gacfx.errors import PoorQuality, UnsupportedModel
 
 WORSE_THAN_GUESSING_NATS = 0.5
 """A model that knows nothing pays ln(vocabulary); so far above it, something does not fit."""
-READ_TOKENS = 2048
-"""Text on which the question is answered, in tokens."""
 READ_LOSS = "loss.sample"
 """Set of the loss of the dense model on it, nats per token."""
 LEAST_LEAK = 4 * torch.finfo(torch.float32).eps
@@ -84,7 +82,7 @@ def check_reads(
             probability.
         PoorQuality: its loss is above ln(vocabulary) + 0.5, or not finite.
     """
-    sample = corpus.sample(READ_TOKENS)
+    sample = corpus.sample(SAMPLE_TOKENS)
     check_loss(
         model,
         remembered(

@@ -1,6 +1,6 @@
 """Sums over tokens that become the moments of a weight.
 
-One :class:`LinearSums` hangs on each measured module through its two hooks; input moments go
+One :class:`LinearSums` hangs on each measured module through its hooks; input moments go
 through one :class:`InputSums`, so that modules which are fed the same tensor (gate and up) share a
 matrix. Sums over calls are float64; inside one call, sizes are summed in float32. Products are
 float64 where a moment gets roots and inverses, the short side of a float32 model. They are float32
@@ -10,10 +10,12 @@ multiplies by 2^-9 itself.
 
 # T tokens, M outputs, N inputs, S = min(M, N), L = max(M, N)
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gacfx.core.statistics import Moments, input_count
 from gacfx.modules.dense import dense_weight
@@ -130,46 +132,74 @@ class LinearSums:
         self.square_N = self.projected_SS.new_zeros(self.columns)
         self.grad_square = self.projected_SS.new_zeros(())
         self.calls_rows = 0
+        self._fed: Tensor | None = None
+        self._own: Tensor | None = None
 
-    def forward_hook(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    def attach(self, module: nn.Module) -> list[RemovableHandle]:
+        """Count what the module does from now on, until the handles are removed."""
+        before = [module.register_forward_pre_hook(self._before)] if self.lends else []
+        return [*before, module.register_forward_hook(self._after)]
+
+    @property
+    def lends(self) -> bool:
+        """The model's own backward makes what is wanted, W^T g; float16 alone might overflow."""
+        return self.wide and self.weight_MN.dtype != torch.float16
+
+    def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Give the module the same input under another name, whose gradient is W^T g of it alone;
+        without one where there are no gradients."""
+        self._fed, self._own = args[0], None
+        if not (torch.is_grad_enabled() and args[0].requires_grad):
+            return None
+        self._own = args[0].view_as(args[0])
+        self._own.register_hook(self._count_projected)
+        return (self._own, *args[1:])
+
+    def _after(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
+        lent = self._own is not None
+        fed = args[0] if self._fed is None else self._fed
+        self._fed = self._own = None
         seen_TN = self._real(args[0].detach().reshape(-1, self.columns))
         self.calls_rows += len(seen_TN)
         self.abs_N += seen_TN.abs().sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
         self.square_N += _squares(seen_TN)
         if self.wide:
-            self.inputs.add(self.name, args[0], seen_TN.to(self.products, copy=True))
+            self.inputs.add(self.name, fed, seen_TN.to(self.products, copy=True))
         else:
             y_TM = self._real(output.detach().reshape(-1, self.rows)).to(self.products)
             y_TM = y_TM if self.bias is None else y_TM - self.bias.to(self.products)
             _add_products(self.projected_SS, y_TM)
             if self.both_sides:
                 dtype = torch.promote_types(args[0].dtype, torch.float32)
-                self.inputs.add(self.name, args[0], seen_TN.to(dtype, copy=True))
+                self.inputs.add(self.name, fed, seen_TN.to(dtype, copy=True))
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
-        output.register_hook(self.grad_hook)
+        output.register_hook(partial(self._count_gradient, lent))
         return output
 
     def _real(self, rows: Tensor) -> Tensor:
         """The rows that are of tokens of documents."""
         return rows if self.inputs.real is None else rows[self.inputs.real.to(rows.device)]
 
-    def grad_hook(self, grad: Tensor) -> None:
-        """Count the gradient at the output."""
+    def _count_projected(self, grad: Tensor) -> None:
+        """Count W^T g, the gradient at the input."""
+        _add_products(self.projected_SS, grad.reshape(-1, self.columns).to(self.products))
+
+    def _count_gradient(self, lent: bool, grad: Tensor) -> None:
+        """Count the gradient at the output; ``lent``: W^T g of it comes from the backward."""
         g_TM = grad.detach().reshape(-1, self.rows)
         if self.long_LL is not None:
             dtype = torch.promote_types(g_TM.dtype, torch.float32)
             _add_products(self.long_LL, g_TM.to(dtype))
         self.grad_square += _squares(g_TM).sum()
-        if self.side_SS is None:
+        if self.side_SS is None and not lent:
             # As the model's own backward does it; float16 alone might overflow.
             own = self.weight_MN.dtype
             dtype = own if own == torch.bfloat16 else torch.promote_types(own, torch.float32)
-            p_TN = (g_TM.to(dtype) @ self.weight_MN.to(dtype)).to(self.products)
-            _add_products(self.projected_SS, p_TN)
-        else:
+            self._count_projected(g_TM.to(dtype) @ self.weight_MN.to(dtype))
+        elif self.side_SS is not None:
             _add_products(self.side_SS, g_TM.to(self.products))
 
     def moments(self, tokens: int) -> Moments:

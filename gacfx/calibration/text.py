@@ -49,6 +49,10 @@ DEFAULT_WINDOW = 2048
 DEFAULT_WINDOWS = 256
 """Windows of calibration text if nothing is asked for: as many as SVD-LLM's experiments take."""
 
+SAMPLE_TOKENS = 2048
+"""Held-back text that answers a first question: does the model read it, can this plan be the best
+one?"""
+
 _POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 

@@ -71,11 +71,18 @@ def test_products_by_hand() -> None:
     first = 2 * (8 + 6)  # the input of the lowest layer
     again = 100 * (2 * (each + pairs) + 2 * (each + 2.5 * pairs) - first)
     assert found["backward"].own == again
-    # Both wide weights project their gradients; one input, two gradients and a projection.
-    assert found["moments"].own == 100 * 2 * 2 * (8 + 6)
+    # One input, two gradients and a projection; in the lowest layer both wide weights project
+    # their gradients, and elsewhere the backward does.
+    assert found["moments"].own == 100 * 2 * (8 + 6)
     assert found["moments"].fp64 == 100 * 2 * (1 + 2 + 2) * triangle(2)
     evaluation = found["forward"].own + found["head"].own / 2
-    assert found["evaluations"].own == pytest.approx(evaluation)  # four times a quarter
+    quarters = {"sample": 1, "trials": 3, "evaluation": 1}  # under 2,048 tokens all is read
+    for name, times in quarters.items():
+        assert found[name].own == pytest.approx(times * evaluation / 4)
+    more = stages(SMALL, tokens=100_000, window=8)
+    assert more["trials"].own == pytest.approx(
+        more["evaluation"].own * (25_000 + 2 * 2048) / 25_000
+    )
 
 
 def test_half_precision_multiplies_in_float32() -> None:

@@ -80,7 +80,8 @@ def test_half_precision_loses_little_in_its_sums() -> None:
         x_TN[:, 0] *= 300  # a channel that drowns the others, as language models have
         g_TM = torch.randn(600, rows, generator=random).to(torch.bfloat16)
         sums = LinearSums("x", layer, inputs := InputSums())
-        y_TM = sums.forward_hook(layer, (x_TN,), layer(x_TN))
+        sums.attach(layer)
+        y_TM = layer(x_TN)
         y_TM.backward(g_TM)
         inputs.flush()
         found, weight_MN = sums.moments(600), layer.weight.detach().double()
