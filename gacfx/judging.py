@@ -19,9 +19,9 @@ from gacfx.work import plan_digest
 if TYPE_CHECKING:
     from gacfx.study import Study
 
-SURE = 4.0
+SURE = 3.0
 """Standard errors of a paired difference beyond which it is no chance. Losses of neighbouring
-tokens go together a little, so that they are not four of a normal distribution."""
+tokens go together a little, so that they are not quite three of a normal distribution."""
 
 
 @dataclass(frozen=True)

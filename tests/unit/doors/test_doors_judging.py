@@ -81,7 +81,7 @@ def test_the_sample_is_read_by_all_and_the_rest_by_those_that_may_win(reads: Rea
 
 
 def test_plans_as_good_as_each_other_are_not_told_apart() -> None:
-    """4 standard errors: 3 of 100,000 by chance."""
+    """Three standard errors: one of 741 by chance, and one draw in 500 may be it."""
     draw = torch.Generator().manual_seed(1)
     for _ in range(500):
         one, other = torch.randn(2, 500, generator=draw)
