@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from gacfx.calibration.cost import plan_bytes
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.few_tokens import warn_of_few_tokens
 from gacfx.calibration.gather import gather_texts
@@ -223,7 +224,8 @@ def gather_evidence(
         if store is None:
             return {}
         weight_of = partial(_weight_of, graph, sites)
-        return KeptDecompositions(store, part, method, weight_of, statistics.moments)
+        spare = plan_bytes((*w.shape, w.itemsize) for w in map(weight_of, sites))
+        return KeptDecompositions(store, part, method, weight_of, statistics.moments, spare)
 
     kept = known("fit", fit), known("full", full)
     made = partial(Evidence, store=store, home=device_of(model), executor=executor)

@@ -51,13 +51,15 @@ class Judge:
     def judge(self, made: Planned) -> Judged:
         """The loss of a plan of the other text."""
         seen = self._losses(made, "sample", self.sample)
-        out = self.best is not None and clearly_worse(seen, self.best.sample)
-        if out or self.rest is None:
-            nats = inf if out else mean_loss([seen])
+        best, rest, out = self.best, self.rest, False
+        if best is not None and rest is not None and isfinite(best.nats_per_token):
+            out = clearly_worse(seen, best.sample)
+        if out:
+            nats = inf
         else:
-            nats = mean_loss([seen, self._losses(made, "rest", self.rest)])
+            nats = mean_loss([seen, *([self._losses(made, "rest", rest)] if rest else [])])
         found = Judged(nats, seen, out)
-        if self.best is None or nats < self.best.nats_per_token:
+        if best is None or nats < best.nats_per_token:
             self.best = found
         return found
 

@@ -51,7 +51,8 @@ class Work:
     shards: int = 1
     """Parts of the text that they gather at the same time, each with a copy of the model."""
     temporary: bool = False
-    """Whether the folder goes when all is done; one that was opened for other work stays."""
+    """Whether ``gacfx.core.work_folder.remove_work`` may remove the folder, as ``gacfx compress``
+    does with the one beside its result; one that was ever opened without saying so stays."""
 
     def __post_init__(self) -> None:
         if self.shards < 1 or (self.shards > 1 and self.executor is None):

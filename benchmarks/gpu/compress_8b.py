@@ -76,6 +76,9 @@ class Timed(Store):
     def drop(self, name: str) -> None:
         self.inside.drop(name)
 
+    def size(self, name: str) -> int:
+        return self.inside.size(name)
+
     def room(self) -> float:
         return self.inside.room()
 

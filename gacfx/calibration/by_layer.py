@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, Reads, batches, how_read
-from gacfx.calibration.cost import calibration_bytes
+from gacfx.calibration.cost import calibration_bytes, moment_bytes, plan_bytes
 from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.predictions import positions
@@ -75,12 +75,12 @@ class ByLayer:
             CheckpointError: the store has no room for all that.
             UnsupportedModel: the layers do not run one at a time; nothing was measured.
         """
-        self._check_room()
         measured = [index for index, names in self.names.items() if names]
         wanted = [NATS, *(_moments(index) for index in sorted(measured, reverse=True))]
         try:
             with self.layered.parted(self.texts[0].documents[0]):
                 self.reads = self._how_read()
+                self._check_room(wanted)
                 make(self.store, self._steps(min(measured)), wanted)
         except UnsupportedModel:
             self._tidy()
@@ -102,20 +102,29 @@ class ByLayer:
         logits = partial(self.layered.between, at=-1, until=top, finite=False)
         return how_read(model, documents, map(model.get_submodule, names), logits)
 
-    def _check_room(self) -> None:
+    def _check_room(self, wanted: list[str]) -> None:
+        """Nothing when the store has room for all of this, with what a run that was stopped left of
+        it; nothing is asked for where all is there."""
         room, model = self.store.room(), self.layered.model
-        if math.isinf(room):
+        if math.isinf(room) or all(name in self.store for name in wanted):
             return
+        room += sum(map(self.store.size, [*wanted, *self._on_the_way()]))
+        weights = {
+            name: dense_weight(model.get_submodule(name))
+            for names in self.names.values()
+            for name in names
+        }
         shapes = [
-            [(*dense_weight(model.get_submodule(n)).shape, n in self.both_sides) for n in names]
-            for at, names in sorted(self.names.items())
-            if _moments(at) not in self.store
+            [(*weights[name].shape, name in self.both_sides) for name in names]
+            for _, names in sorted(self.names.items())
         ]
         embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers
         weight, tokens = embedding.weight, sum(text.tokens for text in self.texts)
         number = (self.layered.dtype or weight.dtype).itemsize
         sizes = len(self.texts), tokens, weight.shape[1], number
-        if (needed := calibration_bytes(shapes, *sizes)) > room:
+        after = len(self.texts) * sum(map(moment_bytes, shapes))
+        after += plan_bytes((*each.shape, each.itemsize) for each in weights.values())
+        if (needed := max(calibration_bytes(shapes, *sizes), after)) > room:
             raise CheckpointError(
                 f"the work folder has room for {room / 1e6:,.1f} MB more, and calibration takes "
                 f"{needed / 1e6:,.1f}; allow more, or give less text"
@@ -141,9 +150,13 @@ class ByLayer:
 
     def _tidy(self) -> None:
         """Drop what a run that was stopped has left on its way."""
+        for name in self._on_the_way():
+            self.store.drop(name)
+
+    def _on_the_way(self) -> Iterator[str]:
+        """Sets that are gone when all is done."""
         for at in range(len(self.layered.layers) + 1):
-            for name in (*self._sets("hidden", at), *self._sets("grads", at)):
-                self.store.drop(name)
+            yield from (*self._sets("hidden", at), *self._sets("grads", at))
 
     def _sets(self, what: str, at: int) -> tuple[str, ...]:
         return tuple(f"{what}.{at}.{shard.number}" for shard in self._shards)

@@ -6,6 +6,9 @@ way to its moments.
 
 from collections.abc import Iterable, Sequence
 
+CURVES = 5
+"""Of each weight: three of the first text, that of both texts, and the last plan's."""
+
 Shape = tuple[int, int, bool]
 """(rows, columns, with the moment of the long side) of a weight."""
 
@@ -18,6 +21,19 @@ def moment_bytes(weights: Iterable[Shape]) -> int:
     return sum(
         8 * (2 * _triangle(min(rows, columns)) + both * _triangle(max(rows, columns)) + 2 * columns)
         for rows, columns, both in weights
+    )
+
+
+def plan_bytes(weights: Iterable[tuple[int, int, int]]) -> int:
+    """The most that plans leave beside statistics: factors, which are no larger than the dense
+    weights, and curves.
+
+    Args:
+        weights: (rows, columns, bytes of a number) of each.
+    """
+    return sum(
+        rows * columns * itemsize + CURVES * 8 * (min(rows, columns) + 1)
+        for rows, columns, itemsize in weights
     )
 
 

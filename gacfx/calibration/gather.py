@@ -98,7 +98,7 @@ def gather_texts(
     digests = {name: weight_digest(weight_of(module)) for name, module in chosen.items()}
     if WHOLE not in store:
         try:
-            layered = Layered(model, device, computing_dtype(model))
+            layered = Layered(model, device, computing_dtype(model, device))
             grouped = modules_by_layer(layered, names)
             with borrowed(model):
                 walk = ByLayer(layered, texts, grouped, both_sides, seed, store, progress)

@@ -43,7 +43,7 @@ def predicting(
     Raises:
         CalibrationError: the model cannot run.
     """
-    longest, dtype = max(documents, key=len), computing_dtype(model)
+    longest, dtype = max(documents, key=len), computing_dtype(model, device)
     many = max(len(longest), MOST_TOKENS) * (embedding_rows(model) or 0) > LOGITS
     with ExitStack() as stack:
         layered = None

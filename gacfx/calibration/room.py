@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gacfx.calibration.batches import MOST_TOKENS
 from gacfx.calibration.by_layer import SHARD_TOKENS
-from gacfx.calibration.cost import hidden_bytes, most_at_once
+from gacfx.calibration.cost import CURVES, hidden_bytes, most_at_once
 from gacfx.calibration.predictions import LOGITS
 from gacfx.calibration.products import moments_bytes
 from gacfx.calibration.sizes import LayerSizes, Sizes, Weight
@@ -56,8 +56,7 @@ def disk_of(sizes: Sizes, tokens: int) -> Disk:
         moments=sum(moments),
         components=sum(2 * 16 * short**2 for short in shorts),
         factors=int(0.8 * sizes.targeted) * sizes.itemsize,
-        # Three of the first text, that of both texts, and the last plan's.
-        curves=sum(5 * 8 * (short + 1) for short in shorts),
+        curves=sum(CURVES * 8 * (short + 1) for short in shorts),
     )
 
 

@@ -72,13 +72,17 @@ def runnable(model: nn.Module) -> nn.Module:
     return model if dtype is None else copy.deepcopy(model).to(dtype)
 
 
-def computing_dtype(model: nn.Module) -> torch.dtype | None:
+def computing_dtype(model: nn.Module, device: torch.device | None = None) -> torch.dtype | None:
     """In which dtype a model computes, where its own would not do; None where it does.
 
     On a CPU float32 takes the place of float16, which is slow and overflows, and of bfloat16 where
     there are no instructions for it, so that products are ten to a hundred times slower.
+
+    Args:
+        model: any.
+        device: where it computes; None for where it is.
     """
-    if device_of(model).type != "cpu":
+    if (device or device_of(model)).type != "cpu":
         return None
     dtypes = {parameter.dtype for parameter in model.parameters()}
     slow = torch.float16 in dtypes or (torch.bfloat16 in dtypes and not multiplies_bfloat16())

@@ -157,7 +157,7 @@ class LinearSums:
 
     def _after(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
-        lent = self._own is not None
+        lent = self._own is not None and output.requires_grad
         fed = args[0] if self._fed is None else self._fed
         self._fed = self._own = None
         seen_TN = self._real(args[0].detach().reshape(-1, self.columns))

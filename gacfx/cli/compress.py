@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,10 @@ def compress(arguments: argparse.Namespace) -> int:
                 work=on,
             )
         folder = api.save(compressed, folder, overwrite=arguments.overwrite)
-    remove_work(work)
+    try:
+        remove_work(work)
+    except CheckpointError as error:  # the result is there
+        print(f"gacfx compress: {error}; remove it yourself", file=sys.stderr)
     screen.say_text(usage(corpus), arguments.json)
     if arguments.json:
         print(json.dumps(compressed.summary.to_dict(), indent=1))
@@ -131,7 +135,8 @@ def work_folder(arguments: argparse.Namespace, out: Path) -> Path:
     """
     from gacfx.core.work_folder import JOURNAL, check_work
 
-    beside = out.with_name(f"{out.name}.work")
+    named = out if out.name not in ("", "..") else out.resolve()
+    beside = named.with_name(f"{named.name}.work")
     work = Path(arguments.work).expanduser() if arguments.work else beside
     if work.resolve().is_relative_to(out.resolve()):
         raise CheckpointError(f"{work}: lies in {out}, which is written as a whole; name another")

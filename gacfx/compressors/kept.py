@@ -17,9 +17,9 @@ _PARTS = ("inner", "outer")
 class KeptDecompositions(MutableMapping[str, Decomposition]):
     """Module -> decomposition.
 
-    Components are kept, 16 S^2 bytes for a weight of short side S, as long as the store has room; a
-    decomposition that has none, or found none, is made again whenever it is asked for. One at a
-    time is in memory.
+    Components are kept, 16 S^2 bytes for a weight of short side S, as long as the store has more
+    room than is to be left for others; a decomposition that has none, or found none, is made again
+    whenever it is asked for. One at a time is in memory.
     """
 
     store: Store
@@ -29,13 +29,16 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
     weight_of: Callable[[str], Tensor]
     """Module -> dense weight, outputs first."""
     moments: Mapping[str, Moments]
+    spare: int = 0
+    """Bytes of the store that are left for others."""
     _names: dict[str, None] = field(default_factory=dict)
     """Modules that were decomposed or found, in this order."""
     _last: tuple[str, Decomposition] | None = None
 
     def by(self, method: Compressor) -> "KeptDecompositions":
         """Those of another method, from the same moments."""
-        return KeptDecompositions(self.store, self.part, method, self.weight_of, self.moments)
+        known = self.store, self.part, method, self.weight_of, self.moments
+        return KeptDecompositions(*known, self.spare)
 
     def __getitem__(self, module: str) -> Decomposition:
         if self._last is not None and self._last[0] == module:
@@ -54,7 +57,7 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
         self._names[module], self._last = None, (module, made)
         if made.components is None or self._name(module) in self.store:
             return
-        if sum(each.nbytes for each in made.components) <= self.store.room():
+        if sum(each.nbytes for each in made.components) <= self.store.room() - self.spare:
             self.store.put(self._name(module), dict(zip(_PARTS, made.components, strict=True)))
 
     def __delitem__(self, module: str) -> None:

@@ -18,9 +18,9 @@ class Trial:
     prune: Prune = "none"
     """What might become of coupled structures, as in a search."""
     tokens: int | None = None
-    """Held-back tokens on which it was measured to be worse than the chosen one, where that was
-    plain before the whole text was read: the loss is then that of the chosen one and the difference
-    on these tokens. None: all of them."""
+    """Held-back tokens on which it was measured to be worse than the best trial, where that was
+    plain before the whole text was read: its loss is then that of the best one, before corrections,
+    and the difference on these tokens. None: all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ class Store(ABC):
     def drop(self, name: str) -> None:
         """Nobody needs it any more; nothing happens if it is not there."""
 
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Bytes of a set; 0 where it is not there."""
+
     def room(self) -> float:
         """Bytes that may be put in; infinite unless somebody set a limit."""
         return math.inf
@@ -70,6 +74,9 @@ class MemoryStore(Store):
 
     def drop(self, name: str) -> None:
         self._sets.pop(name, None)
+
+    def size(self, name: str) -> int:
+        return sum(tensor.nbytes for tensor in self._sets.get(name, {}).values())
 
 
 def remembered(store: Store | None, name: str, compute: Callable[[], float]) -> float:

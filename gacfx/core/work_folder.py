@@ -29,7 +29,7 @@ from gacfx.core.store import Store
 from gacfx.errors import CheckpointError
 
 FORMAT = "gacfx-work"
-VERSION = 2
+VERSION = 3
 JOURNAL = "journal.json"
 _LOCK = "gacfx.lock"
 _SAME = "same"
@@ -37,6 +37,10 @@ _LETTERS = frozenset(string.ascii_letters + string.digits + "._-")
 
 Key = dict[str, Any]
 """What the work is of: plain JSON values."""
+
+
+class _InUseError(CheckpointError):
+    """Another process works in a folder."""
 
 
 class WorkFolder(Store):
@@ -157,6 +161,9 @@ class WorkFolder(Store):
         with suppress(FileNotFoundError):
             self._file(name).unlink()
 
+    def size(self, name: str) -> int:
+        return self._file(name).stat().st_size if name in self else 0
+
     def room(self) -> float:
         if self.most_bytes is None:
             return math.inf
@@ -247,26 +254,28 @@ def remove_work(path: Path) -> None:
     lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _lock(lock, path)
-    except CheckpointError:
-        return
-    else:
-        if _journal(path).get("temporary") is True:
+        own = _journal(path).get("temporary") is True
+        if own:
             with writing(path):
-                _remove(path)
+                _empty(path)
+    except _InUseError:
+        return
     finally:
         os.close(lock)
+    if own:
+        with writing(path):
+            # What only says that it is a work folder goes last: a removal can be repeated.
+            for name in (JOURNAL, _LOCK):
+                (path / name).unlink()
+            path.rmdir()
 
 
-def _remove(path: Path) -> None:
-    """What tells that it is a work folder goes last: a removal that is killed can be repeated."""
+def _empty(path: Path) -> None:
     for file in path.iterdir():
         if file.is_dir() and not file.is_symlink():
             shutil.rmtree(file)
         elif file.name not in (JOURNAL, _LOCK):
             file.unlink()
-    for name in (JOURNAL, _LOCK):
-        (path / name).unlink()
-    path.rmdir()
 
 
 def _journal(path: Path) -> dict[str, Any]:
@@ -311,7 +320,7 @@ def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process
     except OSError as error:
-        raise CheckpointError(
+        raise _InUseError(
             f"{path}: another process works there; wait for it, or name another folder"
         ) from error
 

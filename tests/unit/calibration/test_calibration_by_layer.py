@@ -73,6 +73,9 @@ class Stopping(Store):
     def drop(self, name: str) -> None:
         self.inside.drop(name)
 
+    def size(self, name: str) -> int:
+        return self.inside.size(name)
+
 
 def test_stopped_anywhere_it_goes_on_and_ends_with_the_same() -> None:
     texts = (corpus(0), corpus(1))

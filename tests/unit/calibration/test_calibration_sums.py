@@ -4,6 +4,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -94,3 +95,45 @@ def test_half_precision_loses_little_in_its_sums() -> None:
         # Directions far below the largest one keep their size, to what float32 has left of it.
         values, wanted = (torch.linalg.eigvalsh(m.side_moment) for m in (found, exact))
         assert torch.allclose(values, wanted, rtol=1e-3, atol=float(wanted[-1]) * 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize(("rows", "columns"), [(48, 32), (24, 40)])
+def test_moments_are_the_same_whether_the_backward_gives_the_projection_or_not(
+    rows: int, columns: int, dtype: torch.dtype
+) -> None:
+    """An input that wants its gradient has W^T g computed by autograd. Called twice, and once with
+    an output that nobody reads."""
+    random, found = torch.Generator().manual_seed(1), []
+    layer = nn.Linear(columns, rows).to(dtype).requires_grad_(False)
+    x_TN = torch.randn(30, columns, generator=random).to(dtype)
+    g_TM = torch.randn(30, rows, generator=random).to(dtype)
+    for wanted in (False, True):
+        sums = LinearSums("x", layer, inputs := InputSums())
+        handles = sums.attach(layer)
+        one_TN, other_TN = (x.clone().requires_grad_(wanted) for x in (x_TN, x_TN * 2))
+        y_TM = layer(one_TN) + layer(other_TN)
+        layer(one_TN)
+        y_TM.backward(g_TM)
+        inputs.flush()
+        for handle in handles:
+            handle.remove()
+        assert not layer._forward_hooks and not layer._forward_pre_hooks
+        if wanted:
+            assert one_TN.grad is not None and one_TN.grad.any()
+        found.append(sums.moments(90))
+    one, other = found
+    rough = {torch.float16: 2e-3, torch.bfloat16: 2e-2, torch.float32: 1e-6, torch.float64: 1e-12}
+    for name in ("projected_moment", "side_moment", "input_square_mean", "input_abs_mean"):
+        left, right = getattr(one, name), getattr(other, name)
+        assert float((left - right).norm() / left.norm()) <= rough[dtype], name
+    assert one.grad_square_mean == other.grad_square_mean > 0
+
+
+def test_an_output_that_somebody_cut_off_still_projects_its_gradient() -> None:
+    layer = nn.Linear(4, 8).requires_grad_(False)
+    layer.register_forward_hook(lambda _m, _a, output: output.detach())
+    sums = LinearSums("x", layer, InputSums())
+    sums.attach(layer)
+    layer(torch.randn(5, 4, requires_grad=True)).sum().backward()
+    assert bool(sums.moments(5).projected_moment.any())

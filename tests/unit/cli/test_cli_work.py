@@ -141,6 +141,40 @@ def test_a_folder_in_the_result_is_refused_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_removed_is_said_and_the_result_is_there(
+    dense: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rmdir = Path.rmdir
+
+    def busy(path: Path) -> None:  # as over NFS, while a file is open
+        if path.name == "small.work":
+            raise OSError(39, "Directory not empty")
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", busy)
+    assert compress(dense, text, tmp_path / "small") == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "Directory not empty; remove it yourself" in said[0]
+    assert (tmp_path / "small" / "model.safetensors").exists()
+
+
+def test_the_folder_of_a_result_that_is_the_current_folder_lies_beside_it(
+    dense: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    work = tmp_path / "here.work"
+    with WorkFolder(work, {}):
+        assert compress(dense, text, Path("."), "--overwrite") == 1
+        assert compress(dense, text, Path("../here"), "--overwrite") == 1
+    assert [path.name for path in tmp_path.iterdir()].count("here.work") == 1
+
+
 def test_a_folder_in_use_is_refused(
     dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

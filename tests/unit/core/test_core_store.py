@@ -142,7 +142,7 @@ def test_a_folder_belongs_to_one_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 3}, "format"),
+        ({"version": 2}, "format"),
         ({"format": "other"}, "format"),
         ({"files": {"../out": "0" * 64}}, "names what is no file"),
         ({"files": {"one": "short"}}, "names what is no file"),

@@ -2,17 +2,24 @@
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from gacfx import api
 from gacfx.calibration.cost import calibration_bytes, moment_bytes
 from gacfx.cli import main
+from gacfx.core.planned import Planned
+from gacfx.core.work_folder import WorkFolder
 from gacfx.errors import CalibrationError, CheckpointError, PlanError
 from gacfx.work import Work
 from tests import tiny
 
 TEXT = tiny.texts()
+JOURNAL_BYTES = 20_000
+"""It grows, and nobody counts it."""
+ASKED: dict[str, Any] = {"calibration": TEXT, "force": True}
 
 
 def size(folder: Path) -> int:
@@ -40,6 +47,57 @@ def test_a_plan_is_the_same_with_and_without_room_for_decompositions(tmp_path: P
         other = narrow.factors[module].tensors
         assert all((each == other[key]).all() for key, each in factors.tensors.items())
     assert len(kept(tmp_path / "narrow")) < len(kept(tmp_path / "wide"))
+    assert size(tmp_path / "narrow") <= 1_400_000
+
+
+def narrow(work: Path, **more: Any) -> Planned:
+    given = {**ASKED, "ratio": "0.2", **more}
+    return api.plan(tiny.llama(), tiny.tokenizer(), **given, work=Work(work, disk="1.4MB"))
+
+
+def test_a_folder_that_is_full_is_opened_again(tmp_path: Path) -> None:
+    first = narrow(tmp_path)
+    assert kept(tmp_path)
+    assert narrow(tmp_path).plan.to_json() == first.plan.to_json()
+    assert narrow(tmp_path, ratio="0.3").plan.choices != first.plan.choices
+    assert size(tmp_path) <= 1_400_000
+
+
+@pytest.mark.parametrize("last", ["hidden.2.0", "grads.1.0", "moments.1", "moments.0"])
+def test_calibration_that_was_stopped_goes_on_in_the_same_room(
+    last: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = WorkFolder.put
+
+    def stops(self: WorkFolder, name: str, tensors: dict[str, Tensor]) -> None:
+        put(self, name, tensors)
+        if name == last:
+            raise KeyboardInterrupt
+
+    def calibrated() -> None:
+        work = Work(tmp_path / "work", disk=least + JOURNAL_BYTES)
+        api.calibrate(tiny.llama(), tiny.tokenizer(), **ASKED, work=work).close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkFolder, "put", stops)
+        with pytest.raises(KeyboardInterrupt):
+            calibrated()
+    calibrated()
+
+
+@pytest.fixture(scope="module")
+def least(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The least that calibration is allowed with, to a thousand bytes."""
+    refused, allowed = 0, 2_000_000
+    while allowed - refused > 1000:
+        disk = (refused + allowed) // 2
+        work = Work(tmp_path_factory.mktemp("least"), disk=disk)
+        try:
+            api.calibrate(tiny.llama(), tiny.tokenizer(), **ASKED, work=work).close()
+            allowed = disk
+        except CheckpointError:
+            refused = disk
+    return allowed
 
 
 def test_calibration_that_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:

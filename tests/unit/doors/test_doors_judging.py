@@ -80,6 +80,17 @@ def test_the_sample_is_read_by_all_and_the_rest_by_those_that_may_win(reads: Rea
     assert judge.best is better
 
 
+def test_a_plan_that_breaks_after_the_sample_keeps_nobody_out(reads: Reads) -> None:
+    def broken(count: int) -> Tensor:
+        return torch.full((count,), 1.0 if count < 3000 else float("nan"))
+
+    judge = Judge(reads)  # type: ignore[arg-type]
+    first = judge.judge(SimpleNamespace(losses=broken, plan=None))  # type: ignore[arg-type]
+    sound = judge.judge(made(0.0))
+    assert first.nats_per_token == float("inf") and not first.out
+    assert sound.nats_per_token < 4 and judge.best is sound
+
+
 def test_plans_as_good_as_each_other_are_not_told_apart() -> None:
     """Three standard errors: one of 741 by chance, and one draw in 500 may be it."""
     draw = torch.Generator().manual_seed(1)

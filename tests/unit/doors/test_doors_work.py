@@ -83,7 +83,8 @@ def test_what_is_there_is_not_measured_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was measured again")
 
-    for name in ("study.evaluate", "evidence.evaluate", "calibration.by_layer.ByLayer._backward"):
+    losses = ("study.evaluate", "study.token_losses", "evidence.evaluate")
+    for name in (*losses, "calibration.sanity.evaluate", "calibration.by_layer.ByLayer._backward"):
         monkeypatch.setattr(f"gacfx.{name}", never)
     monkeypatch.setattr("gacfx.compressors.methods.Method.decompose", never)
     again = calibrated(tmp_path / "work").plan("0.3", profile=PROFILE, search=search)
