@@ -26,7 +26,6 @@ but the first three of SmolLM2, as in its paper.
 
 import argparse
 import os
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +37,7 @@ import torch
 from torch import nn
 
 from benchmarks import record
+from benchmarks.memory import peak_gib
 from benchmarks.quality import SUBJECTS as MODELS
 from benchmarks.quality import Subject, Texts, texts_of
 from gacfx import api
@@ -233,7 +233,7 @@ def run(
         "calibration_seconds": round(seconds, 1),
         "evaluation_tokens": sum(map(len, texts.judges[0].documents)),
         "dense_nats_per_token": texts.dense[0],
-        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_rss_gib": round(peak_gib(), 2),
         "rows": [asdict(row) for row in rows],
         "goals": reached(subject, rows),
     }

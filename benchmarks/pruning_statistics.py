@@ -9,13 +9,13 @@ random text; eliminations are of random closing weights.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from typing import Any
 
 from benchmarks import record
+from benchmarks.memory import peak_gib
 
 LAYERS, DOCUMENTS, TOKENS, VOCABULARY = 6, 16, 256, 8192
 ELIMINATIONS = {"1536": (576, 1536), "4096": (1024, 4096)}
@@ -101,7 +101,7 @@ def _tensor(value: object) -> bool:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return 1024 * peak_gib()
 
 
 def row(kind: str, name: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ it becomes says nothing about quality.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record
+from benchmarks.memory import peak_gib
 
 ROOT = Path(__file__).parents[1]
 TEXT = "text/wikitext2_valid_tokens.txt"
@@ -101,7 +101,7 @@ def compress(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> 
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu,
         "calibrate_seconds": seconds - (ended - stages[-1]),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": peak_gib(),
         "work_gib": size / 2**30,
         "excess_nats": (report.get("rise") or {}).get("measured"),
     }
