@@ -83,6 +83,7 @@ def test_half_precision_that_is_fast_stays_so(monkeypatch: pytest.MonkeyPatch) -
     assert running.computing_dtype(model) is None
     assert running.computing_dtype(model.bfloat16()) is None
     assert running.computing_dtype(model.half()) is torch.float32
+    assert running.computing_dtype(model, torch.device("cuda")) is None  # the weights stay here
     monkeypatch.setattr(running, "multiplies_bfloat16", lambda: False)
     assert running.computing_dtype(model.bfloat16()) is torch.float32
     assert running.computing_dtype(model.to("meta")) is None
