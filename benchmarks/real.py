@@ -1,14 +1,14 @@
 """A real model from disk to a compressed folder: seconds of every stage, and the most memory.
 
     python -m benchmarks.real --smollm2 FOLDER [--data ../shared/data] [--dtype fp32]
-    python -m benchmarks.real --models llama-1.1b [--tokens 8192]
+    python -m benchmarks.real --models llama-1.1b [--tokens 8192] [--statistics]
 
 Each run is ``gacfx compress`` in a process of its own, with a work folder, as a user starts it; its
-peak is that of the process. Of llama-1.1b only ``gacfx statistics`` is run, as its decompositions
-take an hour. ``bare`` is what calibration cannot do without: for every document a forward, and a
-forward and a backward once more, as going layer by layer takes, and nothing else, in the dtype that
-calibration computes in. ``llama-1.1b`` has TinyLlama's shape and random weights in bfloat16: what
-it becomes says nothing about quality.
+peak is that of the process. ``--statistics`` runs ``gacfx statistics`` alone, as decompositions of
+llama-1.1b take an hour. ``bare`` is what calibration cannot do without: for every document a
+forward, and a forward and a backward once more, as going layer by layer takes, and nothing else, in
+the dtype that calibration computes in. ``llama-1.1b`` has TinyLlama's shape and random weights in
+bfloat16: what it becomes says nothing about quality.
 """
 
 import argparse
@@ -77,8 +77,16 @@ def child(words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def compress(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> dict[str, Any]:
-    """Run the command in this process and tell what it took."""
+def statistics(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> dict[str, Any]:
+    """Run ``gacfx statistics`` in this process and tell what it took."""
+    return compress(model, text, tokens, dtype, threads, whole=False)
+
+
+def compress(
+    model: Path, text: Path, tokens: int, dtype: str, threads: int, *, whole: bool = True
+) -> dict[str, Any]:
+    """Run the command in this process and tell what it took; to the end of the statistics only
+    where it is not ``whole``."""
     import torch
 
     from gacfx.cli import main
@@ -89,11 +97,12 @@ def compress(model: Path, text: Path, tokens: int, dtype: str, threads: int) -> 
         out, work = Path(folder) / "small", Path(folder) / "work"
         words = [str(model), "--calibration", str(text), "--force", "--work", str(work)]
         words += ["--calibration-tokens", str(tokens), "--dtype", dtype]
-        more = ["--ratio", RATIO, "--out", str(out)] if model.name != LARGE else []
-        if code := main(["compress" if more else "statistics", *words, *more]):
+        more = ["--ratio", RATIO, "--out", str(out)]
+        command = ["compress", *words, *more] if whole else ["statistics", *words]
+        if code := main(command):
             raise SystemExit(code)
         stages = sorted(path.stat().st_mtime for path in work.glob("moments.*.safetensors"))
-        report = json.loads((out / "gacfx_report.json").read_text()) if more else {}
+        report = json.loads((out / "gacfx_report.json").read_text()) if whole else {}
         size = sum(path.stat().st_size for path in work.iterdir())
     ended = time.time()
     seconds = time.perf_counter() - begin
@@ -159,12 +168,14 @@ def most_gib(name: str) -> float:
     return float(3 * 4 * layer + 2 * 2 * width * SHAPE["vocab_size"]) / 2**30 + 1
 
 
-def run(name: str, folder: Path, text: Path, tokens: int, dtype: str, threads: int) -> Row:
-    """One model."""
+def run(
+    command: str, name: str, folder: Path, text: Path, tokens: int, dtype: str, threads: int
+) -> Row:
+    """One model; ``command`` is ``compress`` or ``statistics``."""
     from gacfx.tracing.skeleton import read_config, skeleton
 
     words = [str(folder), str(text), str(tokens), dtype, str(threads)]
-    made, passes = child(["compress", *words]), child(["bare", *words])
+    made, passes = child([command, *words]), child(["bare", *words])
     times = made["calibrate_seconds"] / passes["seconds"]
     goals = {
         f"peak at most {most_gib(name):.2f} GiB": made["peak_gib"] <= most_gib(name),
@@ -201,13 +212,14 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=list(TOKENS), default=["smollm2"])
     parser.add_argument("--dtype", choices=("fp32", "bf16"), nargs="+", default=["bf16", "fp32"])
     parser.add_argument("--tokens", type=int, help="instead of the model's own number")
+    parser.add_argument("--statistics", action="store_true", help="and no further")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="of the results (default: results/real.json)")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     asked = parser.parse_args(given)
     if asked.child:
         what, model, text, tokens, dtype, threads = asked.child
-        step = {"compress": compress, "bare": bare}[what]
+        step = {"compress": compress, "statistics": statistics, "bare": bare}[what]
         print(json.dumps(step(Path(model), Path(text), int(tokens), dtype, int(threads))))
         return 0
     rows, text = [], asked.data / TEXT
@@ -218,7 +230,8 @@ def main(given: Sequence[str] | None = None) -> int:
                 parser.error("name the folder of SmolLM2-135M with --smollm2")
             model = asked.smollm2 if name == "smollm2" else random_llama(Path(folder) / name)
             for dtype in asked.dtype if name == "smollm2" else ["bf16"]:
-                rows.append(run(name, model, text, tokens, dtype, asked.threads))
+                command = "statistics" if asked.statistics else "compress"
+                rows.append(run(command, name, model, text, tokens, dtype, asked.threads))
     for row in rows:
         for goal, ok in row.goals.items():
             print(f"{'reached' if ok else 'MISSED ':7}  {row.model} {row.dtype}: {goal}")

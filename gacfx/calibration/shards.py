@@ -69,7 +69,8 @@ class Shard:
                 f"shard {self}: there is no window for it, as one of the two texts (to fit, and "
                 f"held back) has {count}; make at most {count} shards"
             )
-        return Corpus(windows)
+        places = range(self.number - 1, len(text.documents), self.count)
+        return Corpus(windows, numbers=tuple(map(text.number, places)))
 
 
 @dataclass(frozen=True, eq=False)

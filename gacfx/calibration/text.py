@@ -72,11 +72,11 @@ class Corpus:
     """``about``: a token limit ended the reading, and the rest counts by its characters;
     ``more than``: nothing is known of the rest."""
     numbers: tuple[int, ...] = ()
-    """Document of the whole text that each window is from; empty for 0, 1, 2 ..."""
+    """Document of the whole text that each window is from, from one; empty for 1, 2, 3 ..."""
 
     def number(self, index: int) -> int:
-        """Document of the whole text that a window is from."""
-        return self.numbers[index] if self.numbers else index
+        """Document of the whole text that a window is from, counted from one."""
+        return self.numbers[index] if self.numbers else index + 1
 
     @property
     def tokens(self) -> int:

@@ -42,8 +42,8 @@ class Cut:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Places of the documents that :attr:`windows` are from."""
-        return tuple(sorted(place for place, _ in self.found))
+        """Documents that :attr:`windows` are from, counted from one."""
+        return tuple(sorted(place + 1 for place, _ in self.found))
 
     @property
     def full(self) -> bool:

@@ -58,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError, AttributeError):
             sys.stdout.close()  # nothing is left that Python would print at its end
         return 1
+    except (MemoryError, RuntimeError) as error:
+        from gacfx.hardware.measure.memory import is_out_of_memory  # imports torch
+
+        if not is_out_of_memory(error):
+            raise
+        first = next(iter(str(error).splitlines()), "")
+        _say(arguments.command, _noted(f"out of memory: {first}".rstrip(": "), error))
+        return 1
     except KeyboardInterrupt as stopped:
         _say(arguments.command, _noted("stopped", stopped))
         return 128 + getattr(stopped, "number", SIGINT)

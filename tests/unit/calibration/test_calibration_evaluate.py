@@ -61,7 +61,7 @@ def test_a_token_without_probability_is_a_problem_of_the_text() -> None:
     found = evaluate(Bigram(share_VV.log()), Corpus(documents))
     # No error yet: a candidate whose logits overflow shall lose, not end the comparison.
     assert found.nats_per_token == math.inf
-    with pytest.raises(CalibrationError, match="^document 1 has the token id 2, which the model"):
+    with pytest.raises(CalibrationError, match="^document 2 has the token id 2, which the model"):
         found.checked()
 
 
@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_is_refused_where_it_would_be_reported() -> Non
             module.variance_epsilon = math.nan
     found = evaluate(model, Corpus((torch.arange(2, 42),)))
     assert found.nats_per_token == math.inf  # a plan like this never wins
-    with pytest.raises(CalibrationError, match="on document 0, first in .*0.input_layernorm; run"):
+    with pytest.raises(CalibrationError, match="on document 1, first in .*0.input_layernorm; run"):
         found.checked()
 
 

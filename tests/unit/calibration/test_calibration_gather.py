@@ -198,7 +198,7 @@ def test_bad_weights_are_named() -> None:
 def test_infinite_logits_are_an_error() -> None:
     model = Toy("once")
     model.head.weight.data.fill_(1e308)
-    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 0"):
+    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 1"):
         gather(model, corpus(40), ["head"])
 
 
@@ -238,7 +238,7 @@ def test_a_token_that_the_model_masks_is_named(fill: float) -> None:
     with pytest.raises(CalibrationError) as caught:
         gather(Masked(Toy("once"), fill), text, ["model.head"])
     assert str(caught.value) == (
-        "document 1 has the token id 40, which the model gives no probability (masked in its "
+        "document 2 has the token id 40, which the model gives no probability (masked in its "
         "vocabulary); tokenise the text with the tokenizer of this model"
     )
 
@@ -246,7 +246,7 @@ def test_a_token_that_the_model_masks_is_named(fill: float) -> None:
 def test_one_position_without_any_logit_is_an_error() -> None:
     model = Masked(Toy("once"), 0.0)
     model.register_forward_hook(lambda _m, _a, out: out.index_fill(1, torch.tensor(7), -torch.inf))
-    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 0"):
+    with pytest.raises(CalibrationError, match="logits are NaN or infinite on document 1"):
         gather(model, corpus(40), ["model.head"])
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from gacfx.calibration.shards import Shard
 from gacfx.calibration.text import (
     Corpus,
     check_fits,
@@ -249,13 +250,15 @@ def test_a_sample_has_windows_from_everywhere_in_their_order(
 
 def test_parts_know_which_documents_their_windows_are_from() -> None:
     whole = tokenize(["short", "x" * 119, "short", "y" * 39, "z" * 79], Letters(), 40)
-    assert whole.numbers == (1, 1, 1, 3, 4, 4)
+    assert whole.numbers == (2, 2, 2, 4, 5, 5)
     parts = split(whole, held_back=0.5)
-    assert [part.numbers for part in parts] == [(1, 1, 4), (1, 3, 4)]
-    assert [parts[1].number(index) for index in range(3)] == [1, 3, 4]
-    assert whole.sample(41).numbers == (1, 4)
-    assert [corpus(40, 40, 40, 40).number(index) for index in range(4)] == [0, 1, 2, 3]
-    assert split(corpus(40, 40, 40, 40))[1].number(0) == 3
+    assert [part.numbers for part in parts] == [(2, 2, 5), (2, 4, 5)]
+    assert [parts[1].number(index) for index in range(3)] == [2, 4, 5]
+    assert whole.sample(41).numbers == (2, 5)
+    (third,) = Shard(3, 3).of([whole])
+    assert third.numbers == (2, 5)
+    assert [corpus(40, 40, 40, 40).number(index) for index in range(4)] == [1, 2, 3, 4]
+    assert split(corpus(40, 40, 40, 40))[1].number(0) == 4
 
 
 def test_split_refuses_one_document_and_odd_shares() -> None:

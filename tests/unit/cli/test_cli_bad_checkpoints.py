@@ -33,11 +33,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
 def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("model-*.safetensors"))
 

@@ -66,7 +66,7 @@ def test_a_layer_that_overflows_on_one_document_is_named_with_it(
     fine = [text.replace("Z", "z") for text in stories(place)]
     api.calibrate(model, tokenizer, calibration=fine, force=True)
     for work in (None, tmp_path / "api"):
-        with pytest.raises(CalibrationError, match=rf"document {place}\b") as caught:
+        with pytest.raises(CalibrationError, match=rf"document {place + 1}\b") as caught:
             api.calibrate(model, tokenizer, calibration=stories(place), force=True, work=work)
         assert "model.layers.1" in str(caught.value) and "\n" not in str(caught.value)
     model.save_pretrained(tmp_path / "dense")
@@ -75,7 +75,7 @@ def test_a_layer_that_overflows_on_one_document_is_named_with_it(
     line = refused(
         capfd, "compress", tmp_path / "dense", "--calibration", text, "--out", out, "--force"
     )
-    assert "model.layers.1" in line and f"document {place}" in line
+    assert "model.layers.1" in line and f"document {place + 1}" in line
     assert not out.exists()
 
 

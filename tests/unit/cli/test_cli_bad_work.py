@@ -26,11 +26,6 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense", **SIZES)
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
 def line(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     """The only line on the error stream of a command that fails."""
     assert main([str(word) for word in words]) == 1

@@ -36,11 +36,6 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> st
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
-
-
-@pytest.fixture(scope="module")
 def kept(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a plan made from the model, and the curves that were kept of it."""
     folder = tmp_path_factory.mktemp("kept")

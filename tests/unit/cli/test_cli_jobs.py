@@ -11,28 +11,17 @@ from pathlib import Path
 import pytest
 
 from gacfx.cli import main
-from tests import tiny
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense", hidden=32, width=48)
+def road(narrow: Path, text: Path) -> list[str]:
+    return [str(narrow), "--calibration", str(text), "--ratio", "0.3", "--align", "8", "--force"]
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
-def road(dense: Path, text: Path) -> list[str]:
-    return [str(dense), "--calibration", str(text), "--ratio", "0.3", "--align", "8", "--force"]
-
-
-def test_plans_and_models_are_the_same(dense: Path, text: Path, tmp_path: Path) -> None:
+def test_plans_and_models_are_the_same(narrow: Path, text: Path, tmp_path: Path) -> None:
     for out, more in (("alone", ()), ("many", ("--jobs", "2"))):
-        words = [*road(dense, text), "--max-loss", "9", "--out", str(tmp_path / out), *more]
+        words = [*road(narrow, text), "--max-loss", "9", "--out", str(tmp_path / out), *more]
         assert main(["compress", *words]) == 0
     for name in ("model.safetensors", "plan/plan.json"):
         one, other = ((tmp_path / out / name).read_bytes() for out in ("alone", "many"))
@@ -41,7 +30,7 @@ def test_plans_and_models_are_the_same(dense: Path, text: Path, tmp_path: Path) 
 
 
 def test_what_ends_the_work_ends_the_processes(
-    dense: Path,
+    narrow: Path,
     text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -52,7 +41,7 @@ def test_what_ends_the_work_ends_the_processes(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gacfx.compressors.methods.Method.restored", stopped)
-    words = [*road(dense, text), "--jobs", "1", "--work", str(tmp_path / "work")]
+    words = [*road(narrow, text), "--jobs", "1", "--work", str(tmp_path / "work")]
     assert main(["plan", *words]) == 130
     assert capsys.readouterr().err.splitlines() == ["gacfx plan: stopped"]
     until = time.monotonic() + 30

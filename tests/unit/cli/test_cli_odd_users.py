@@ -111,4 +111,4 @@ def test_eval_of_logits_that_are_no_numbers(
     text = str(tiny.text_file(tmp_path / "t.txt"))
     for json in ([], ["--json"]):
         said = refused(capsys, "eval", str(folder), "--text", text, *json)
-        assert "logits are NaN or infinite on document 0" in said
+        assert "logits are NaN or infinite on document 1" in said

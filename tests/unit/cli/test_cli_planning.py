@@ -13,19 +13,8 @@ import pytest
 from gacfx.cli import main, options, parser
 from gacfx.core.goal import Goal
 from gacfx.core.search import Bound, Search
-from tests import tiny
 
 needs_highs = pytest.mark.skipif(find_spec("highspy") is None, reason="highspy is not installed")
-
-
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
 
 
 def read(*words: str) -> Any:

@@ -18,16 +18,6 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
-@pytest.fixture(scope="module")
 def compressed(dense: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "small"
     assert run("compress", dense, "--calibration", text, "--ratio", "0.3", "--out", out) == 0
@@ -215,6 +205,43 @@ def test_a_stopped_command_exits_with_130_and_says_so(
     monkeypatch.setattr(passes, "run", stop)
     assert run("passes") == 130
     assert capsys.readouterr().err == "gacfx passes: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "out of memory: CUDA out of memory.",
+        ),
+        (RuntimeError("can't allocate memory: 9 bytes"), "out of memory: can't allocate memory: "),
+    ],
+)
+def test_a_full_memory_is_said_in_one_line(
+    error: Exception,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(passes, "run", full)
+    assert run("passes") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"gacfx passes: {said}")
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_full_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def wrong(_: object) -> int:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(passes, "run", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run("passes")
 
 
 def test_a_reader_that_went_away_ends_a_command_without_a_word(

@@ -6,32 +6,21 @@ import pytest
 
 from gacfx.cli import main
 from gacfx.core.plan import Plan
-from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense", hidden=32, width=48)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
-def run(command: str, dense: Path, text: Path, work: Path, *words: str) -> int:
-    road = [str(dense), "--calibration", str(text), "--work", str(work)]
+def run(command: str, narrow: Path, text: Path, work: Path, *words: str) -> int:
+    road = [str(narrow), "--calibration", str(text), "--work", str(work)]
     return main([command, *road, "--force", *words])
 
 
-def planned(dense: Path, text: Path, work: Path, out: Path) -> Plan:
+def planned(narrow: Path, text: Path, work: Path, out: Path) -> Plan:
     words = ("--ratio", "0.3", "--align", "8", "--out", str(out))
-    assert run("plan", dense, text, work, *words) == 0
+    assert run("plan", narrow, text, work, *words) == 0
     return Plan.from_json((out / "plan.json").read_text())
 
 
 def test_shards_are_merged_and_planned_from(
-    dense: Path,
+    narrow: Path,
     text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -39,23 +28,23 @@ def test_shards_are_merged_and_planned_from(
 ) -> None:
     shards = [tmp_path / "one", tmp_path / "two"]
     for number, shard in enumerate(shards, start=1):
-        assert run("statistics", dense, text, shard, "--shard", f"{number}/2", "--prune") == 0
+        assert run("statistics", narrow, text, shard, "--shard", f"{number}/2", "--prune") == 0
         said = capsys.readouterr().out.splitlines()
         assert said[1].startswith(f"{shard}: shard {number}/2 of the statistics of 14 weights, ")
         assert said[2].endswith("--merge SHARD_1 ... SHARD_N")
     work = tmp_path / "work"
-    assert run("statistics", dense, text, work, "--merge", *map(str, shards)) == 0
+    assert run("statistics", narrow, text, work, "--merge", *map(str, shards)) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith(f"{work}: statistics of 14 weights, ")
-    assert said[2].startswith(f"plan with: gacfx plan {dense} ")
+    assert said[2].startswith(f"plan with: gacfx plan {narrow} ")
 
     def never(*_: object) -> None:
         raise AssertionError("statistics were gathered again")
 
     with monkeypatch.context() as patch:
         patch.setattr("gacfx.calibration.by_layer.ByLayer._backward", never)
-        found = planned(dense, text, work, tmp_path / "plan")
-    alone = planned(dense, text, tmp_path / "whole", tmp_path / "alone")
+        found = planned(narrow, text, work, tmp_path / "plan")
+    alone = planned(narrow, text, tmp_path / "whole", tmp_path / "alone")
     assert found.decisions == alone.decisions
     assert found.loss_nats == pytest.approx(alone.loss_nats, rel=1e-5)  # float32
 
@@ -75,12 +64,12 @@ def test_what_cannot_be_is_said_in_one_line(
     words: tuple[str, ...],
     code: int,
     said: str,
-    dense: Path,
+    narrow: Path,
     text: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run("statistics", dense, text, tmp_path / "work", *words) == code
+    assert run("statistics", narrow, text, tmp_path / "work", *words) == code
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert said in lines[0]
@@ -88,17 +77,17 @@ def test_what_cannot_be_is_said_in_one_line(
 
 
 def test_a_shard_or_a_merge(
-    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        run("statistics", dense, text, tmp_path, "--shard", "1/2", "--merge", "one")
+        run("statistics", narrow, text, tmp_path, "--shard", "1/2", "--merge", "one")
     assert stopped.value.code == 2
     assert "not allowed with argument --shard" in capsys.readouterr().err
 
 
 def test_the_folder_of_a_shard_has_a_limit(
-    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("statistics", dense, text, tmp_path, "--shard", "1/2", "--disk", "9kB") == 1
+    assert run("statistics", narrow, text, tmp_path, "--shard", "1/2", "--disk", "9kB") == 1
     assert "calibration takes" in capsys.readouterr().err
     assert not list(tmp_path.glob("moments.*"))

@@ -25,16 +25,6 @@ def shown(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
-@pytest.fixture(scope="module")
 def told(text: Path) -> tuple[object, ...]:
     return ("--calibration", text, "--value", "fisher", "--ratio", "0.3")
 

@@ -20,11 +20,6 @@ LINE = "672 of 697 tokens in 7 windows; 1 document and 1 end of documents under 
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense")
-
-
-@pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One document of several windows, and one that is too short."""
     path = tmp_path_factory.mktemp("text") / "long.jsonl"

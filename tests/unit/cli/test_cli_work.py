@@ -14,48 +14,38 @@ from tests.trials.kills import WORDS, files, kill_runs
 KILLS = 5
 
 
-@pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.checkpoint(tmp_path_factory.mktemp("models") / "dense", hidden=32, width=48)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text_file(tmp_path_factory.mktemp("text") / "stories.txt")
-
-
-def compress(dense: Path, text: Path, out: Path, *words: str) -> int:
-    road = [str(dense), "--calibration", str(text), "--out", str(out)]
+def compress(narrow: Path, text: Path, out: Path, *words: str) -> int:
+    road = [str(narrow), "--calibration", str(text), "--out", str(out)]
     return main(["compress", *road, *WORDS, *words])
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
-def test_killed_runs_end_with_the_same_bytes(dense: Path, text: Path, tmp_path: Path) -> None:
-    counts = kill_runs(dense, text, tmp_path, KILLS, seed=0)
+def test_killed_runs_end_with_the_same_bytes(narrow: Path, text: Path, tmp_path: Path) -> None:
+    counts = kill_runs(narrow, text, tmp_path, KILLS, seed=0)
     assert counts["killed"] >= KILLS
     assert counts["harmed"] >= 1
 
 
-def test_the_folder_beside_the_result_is_removed(dense: Path, text: Path, tmp_path: Path) -> None:
-    assert compress(dense, text, tmp_path / "small") == 0
+def test_the_folder_beside_the_result_is_removed(narrow: Path, text: Path, tmp_path: Path) -> None:
+    assert compress(narrow, text, tmp_path / "small") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
 def test_a_folder_beside_the_result_that_another_command_filled_stays(
-    dense: Path, text: Path, tmp_path: Path
+    narrow: Path, text: Path, tmp_path: Path
 ) -> None:
     work = str(tmp_path / "small.work")
-    statistics = ["statistics", str(dense), "--calibration", str(text), "--work", work]
+    statistics = ["statistics", str(narrow), "--calibration", str(text), "--work", work]
     assert main([*statistics, "--prune", "--force"]) == 0
-    assert compress(dense, text, tmp_path / "small") == 0
+    assert compress(narrow, text, tmp_path / "small") == 0
     assert {path.name for path in tmp_path.iterdir()} == {"small", "small.work"}
 
 
 def test_a_folder_that_was_named_stays_and_serves_other_goals(
-    dense: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = tmp_path / "work"
-    assert compress(dense, text, tmp_path / "small", "--work", str(work)) == 0
+    assert compress(narrow, text, tmp_path / "small", "--work", str(work)) == 0
     assert (work / JOURNAL).exists()
 
     def never(*_: object) -> None:
@@ -63,31 +53,31 @@ def test_a_folder_that_was_named_stays_and_serves_other_goals(
 
     monkeypatch.setattr("gacfx.calibration.by_layer.ByLayer._backward", never)
     words = ("--work", str(work), "--resume", "--ratio", "0.2")
-    assert compress(dense, text, tmp_path / "larger", *words) == 0
+    assert compress(narrow, text, tmp_path / "larger", *words) == 0
     alone = tmp_path / "alone"
     monkeypatch.undo()
-    assert compress(dense, text, alone, "--ratio", "0.2") == 0
+    assert compress(narrow, text, alone, "--ratio", "0.2") == 0
     one, other = files(tmp_path / "larger"), files(alone)
     assert one["model.safetensors"] == other["model.safetensors"]
     assert one["plan/plan.json"] == other["plan/plan.json"]
 
 
 def test_nothing_to_resume_is_said_before_any_work(
-    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert compress(dense, text, tmp_path / "small", "--resume") == 1
+    assert compress(narrow, text, tmp_path / "small", "--resume") == 1
     assert "small.work: no run was stopped there; leave out --resume" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_other_text_is_refused_and_stays(
-    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
-    assert compress(dense, text, tmp_path / "small", "--work", str(work)) == 0
+    assert compress(narrow, text, tmp_path / "small", "--work", str(work)) == 0
     there = files(work)
     other = tiny.text_file(tmp_path / "other.txt", count=12)
-    assert compress(dense, other, tmp_path / "again", "--work", str(work)) == 1
+    assert compress(narrow, other, tmp_path / "again", "--work", str(work)) == 1
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "is of other work: its text is" in said[0]
@@ -100,7 +90,7 @@ def test_a_folder_of_other_text_is_refused_and_stays(
 def test_what_ends_a_run_says_how_to_go_on(
     stop: BaseException,
     code: int,
-    dense: Path,
+    narrow: Path,
     text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -119,30 +109,30 @@ def test_what_ends_a_run_says_how_to_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(WorkFolder, "put", until)
-        assert compress(dense, text, tmp_path / "small") == code
+        assert compress(narrow, text, tmp_path / "small") == code
     monkeypatch.undo()
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     way = f"the same command with --resume goes on from {tmp_path / 'small.work'}"
     assert said[0].endswith(way)
-    assert compress(dense, text, tmp_path / "small", "--resume") == 0
-    assert compress(dense, text, tmp_path / "alone") == 0
+    assert compress(narrow, text, tmp_path / "small", "--resume") == 0
+    assert compress(narrow, text, tmp_path / "alone") == 0
     one, other = files(tmp_path / "small"), files(tmp_path / "alone")
     assert one["model.safetensors"] == other["model.safetensors"]
 
 
 @pytest.mark.parametrize("inside", ["small", "small/work"])
 def test_a_folder_in_the_result_is_refused_before_any_work(
-    inside: str, dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inside: str, narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, work = tmp_path / "small", str(tmp_path / inside)
-    assert compress(dense, text, out, "--work", work) == 1
+    assert compress(narrow, text, out, "--work", work) == 1
     assert "which is written as a whole" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_removed_is_said_and_the_result_is_there(
-    dense: Path,
+    narrow: Path,
     text: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,7 +146,7 @@ def test_a_folder_that_cannot_be_removed_is_said_and_the_result_is_there(
         rmdir(path)
 
     monkeypatch.setattr(Path, "rmdir", busy)
-    assert compress(dense, text, tmp_path / "small") == 0
+    assert compress(narrow, text, tmp_path / "small") == 0
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "Directory not empty; remove it yourself" in said[0]
@@ -164,21 +154,21 @@ def test_a_folder_that_cannot_be_removed_is_said_and_the_result_is_there(
 
 
 def test_the_folder_of_a_result_that_is_the_current_folder_lies_beside_it(
-    dense: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    narrow: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     work = tmp_path / "here.work"
     with WorkFolder(work, {}):
-        assert compress(dense, text, Path("."), "--overwrite") == 1
-        assert compress(dense, text, Path("../here"), "--overwrite") == 1
+        assert compress(narrow, text, Path("."), "--overwrite") == 1
+        assert compress(narrow, text, Path("../here"), "--overwrite") == 1
     assert [path.name for path in tmp_path.iterdir()].count("here.work") == 1
 
 
 def test_a_folder_in_use_is_refused(
-    dense: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    narrow: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = tmp_path / "work"
     with WorkFolder(work, {}):
-        assert compress(dense, text, tmp_path / "small", "--work", str(work)) == 1
+        assert compress(narrow, text, tmp_path / "small", "--work", str(work)) == 1
     assert "another process works there" in capsys.readouterr().err
