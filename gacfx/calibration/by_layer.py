@@ -37,6 +37,8 @@ SHARD_TOKENS = 16_384
 """Text whose hidden states are one set of the store: so much of a layer is in memory at once."""
 NATS = "nats"
 """Set of the losses: for each text its sum over predicted tokens."""
+READS = "reads"
+"""Set of how documents were batched in hidden states and gradients that are on the way."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class ByLayer:
             with self.layered.parted(self.texts[0].documents[0]):
                 self.reads = self._how_read()
                 self._check_room(wanted)
+                if any(name not in self.store for name in wanted):
+                    self._leave_what_was_batched_otherwise()
                 make(self.store, self._steps(min(measured)), wanted)
         except UnsupportedModel:
             self._tidy()
@@ -153,36 +157,37 @@ class ByLayer:
         for name in self._on_the_way():
             self.store.drop(name)
 
+    def _leave_what_was_batched_otherwise(self) -> None:
+        """Hidden states and gradients of a run that was stopped serve one that reads its documents
+        in the same batches; on another device a model may read others together."""
+        own = list(Reads).index(self.reads)
+        if READS not in self.store or int(self.store.get(READS, READS)) != own:
+            self._tidy()
+            self.store.put(READS, {READS: torch.tensor(own)})
+
     def _on_the_way(self) -> Iterator[str]:
         """Sets that are gone when all is done."""
+        most = max(len(_shards(self.texts, reads)) for reads in Reads)
         for at in range(len(self.layered.layers) + 1):
-            yield from (*self._sets("hidden", at), *self._sets("grads", at))
+            for what in ("hidden", "grads"):
+                yield from (_of_shard(what, at, number) for number in range(most))
+        yield READS
 
     def _sets(self, what: str, at: int) -> tuple[str, ...]:
-        return tuple(f"{what}.{at}.{shard.number}" for shard in self._shards)
+        return tuple(_of_shard(what, at, shard.number) for shard in self._shards)
 
     @cached_property
     def _shards(self) -> list[_Shard]:
-        found: list[_Shard] = []
-        for text, corpus in enumerate(self.texts):
-            parts, tokens = [list[Batch]()], 0
-            for batch in batches(corpus.documents, self.reads):
-                if tokens and tokens + batch.tokens > SHARD_TOKENS:
-                    parts.append([])
-                    tokens = 0
-                parts[-1].append(batch)
-                tokens += batch.tokens
-            found += [_Shard(len(found) + i, text, tuple(part)) for i, part in enumerate(parts)]
-        return found
+        return _shards(self.texts, self.reads)
 
     def _read(self, what: str, at: int, shard: _Shard, index: int) -> Tensor:
         """[B, T, D] of one batch of a shard."""
         device = device_of(self.layered.model)
-        return self.store.get(f"{what}.{at}.{shard.number}", str(index)).to(device)
+        return self.store.get(_of_shard(what, at, shard.number), str(index)).to(device)
 
     def _put(self, what: str, at: int, shard: _Shard, rows: Sequence[Tensor]) -> None:
         made = {str(index): each.detach() for index, each in enumerate(rows)}
-        self.store.put(f"{what}.{at}.{shard.number}", made)
+        self.store.put(_of_shard(what, at, shard.number), made)
 
     def _between(self, shard: _Shard, index: int, at: int, hidden: Tensor | None) -> Tensor:
         """Boundary ``at`` + 1 of one batch.
@@ -339,6 +344,25 @@ class ByLayer:
 
 def _moments(at: int) -> str:
     return f"moments.{at}"
+
+
+def _of_shard(what: str, at: int, number: int) -> str:
+    return f"{what}.{at}.{number}"
+
+
+def _shards(texts: Sequence[Corpus], reads: Reads) -> list[_Shard]:
+    """All texts in parts of at most :data:`SHARD_TOKENS`, where a batch is not longer."""
+    found: list[_Shard] = []
+    for text, corpus in enumerate(texts):
+        parts, tokens = [list[Batch]()], 0
+        for batch in batches(corpus.documents, reads):
+            if tokens and tokens + batch.tokens > SHARD_TOKENS:
+                parts.append([])
+                tokens = 0
+            parts[-1].append(batch)
+            tokens += batch.tokens
+        found += [_Shard(len(found) + i, text, tuple(part)) for i, part in enumerate(parts)]
+    return found
 
 
 def moments_sets(names: Mapping[int, list[str]]) -> dict[str, list[str]]:

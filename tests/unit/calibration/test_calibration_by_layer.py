@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.batches import Reads
+from gacfx.calibration.by_layer import READS
 from gacfx.calibration.gather import NotByLayer, gather, gather_texts
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments, Statistics
@@ -89,6 +91,31 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_the_same() -> None:
             gather_texts(model(), texts, NAMES, store=Stopping(inside, after))
         found = gather_texts(model(), texts, NAMES, store=inside)
         assert all(same(a, b) for a, b in zip(wanted, found, strict=True)), after
+
+
+@pytest.mark.parametrize("first", [Reads.ALONE, Reads.PADDED])
+def test_what_was_batched_otherwise_is_made_again(
+    first: Reads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then = Reads.PADDED if first is Reads.ALONE else Reads.ALONE
+    text = corpus(count=5)
+
+    def gathered(reads: Reads, store: Store) -> Statistics:
+        monkeypatch.setattr("gacfx.calibration.by_layer.how_read", lambda *_: reads)
+        return gather_texts(model(), (text,), NAMES, store=store)[0]
+
+    monkeypatch.setattr("gacfx.calibration.by_layer.SHARD_TOKENS", 40)
+    wanted = gathered(then, MemoryStore())
+    through = Stopping(MemoryStore(), -1)
+    gathered(first, through)
+    for after in range(len(through.put_names)):
+        inside = MemoryStore()
+        with pytest.raises(Stopped):
+            gathered(first, Stopping(inside, after))
+        done = [name for name in through.put_names if "moments" in name and name in inside]
+        found = gathered(then, inside)
+        assert done or same(found, wanted), after
+        assert READS not in inside and "hidden.1.4" not in inside
 
 
 def test_what_is_there_is_not_gathered_again() -> None:
