@@ -152,7 +152,8 @@ def work_key(
 
 
 def _digest(model: nn.Module) -> str:
-    """sha256 of the architecture, of its configuration and of all values.
+    """sha256 of the architecture, of its configuration and of all values, buffers included that no
+    checkpoint has.
 
     Raises:
         CalibrationError: the model has no values.
@@ -165,7 +166,7 @@ def _digest(model: nn.Module) -> str:
     if config is not None:
         said = {k: v for k, v in config.to_dict().items() if k not in _SAYS_NOTHING}
         mixed.update(json.dumps(said, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted((dict(model.named_buffers()) | model.state_dict()).items()):
         mixed.update(f"{name} {weight_digest(tensor)}\n".encode())
     return mixed.hexdigest()
 

@@ -40,8 +40,8 @@ class ShardTask:
     """The model, without values."""
     values: TensorBytes
     """Name -> parameter or buffer of it."""
-    texts: tuple[tuple[NDArray[np.int64], ...], ...]
-    """Token ids [T] of the windows of each text."""
+    texts: tuple[tuple[tuple[int, NDArray[np.int64]], ...], ...]
+    """Of each text, for each window the number of its document and its token ids [T]."""
     names: tuple[str, ...]
     both_sides: frozenset[str]
     seed: int
@@ -115,7 +115,7 @@ def gather_by_shards(
         ShardTask(
             skeleton,
             values,
-            tuple(tuple(ids_T.cpu().numpy() for ids_T in text.documents) for text in part),
+            tuple(map(_sent, part)),
             names,
             frozenset(both_sides),
             seed,
@@ -149,7 +149,7 @@ def gather_by_shards(
 def shard_task(task: ShardTask) -> TensorBytes | None:
     """Gather a shard: moments and losses of each text, or None where a folder has them."""
     model = _filled(task.skeleton, task.values)
-    texts = tuple(Corpus(tuple(torch.tensor(ids_T) for ids_T in text)) for text in task.texts)
+    texts = tuple(map(_received, task.texts))
     gathered = partial(
         gather_texts, model, texts, task.names, both_sides=task.both_sides, seed=task.seed
     )
@@ -162,6 +162,16 @@ def shard_task(task: ShardTask) -> TensorBytes | None:
         made |= moments_tensors(str(index), each.moments)
         made[f"{index}|nats"] = torch.tensor(each.dense_nats_per_token, dtype=torch.float64)
     return TensorBytes.of(made)
+
+
+def _sent(text: Corpus) -> tuple[tuple[int, NDArray[np.int64]], ...]:
+    windows = enumerate(text.documents)
+    return tuple((text.number(place), ids_T.cpu().numpy()) for place, ids_T in windows)
+
+
+def _received(text: tuple[tuple[int, NDArray[np.int64]], ...]) -> Corpus:
+    windows = tuple(torch.tensor(ids_T) for _, ids_T in text)
+    return Corpus(windows, numbers=tuple(number for number, _ in text))
 
 
 def _emptied(model: nn.Module) -> tuple[nn.Module, TensorBytes]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.layers import Layer, layers_of
+from gacfx.checkpoint.written import compare
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
 from gacfx.errors import CheckpointError
@@ -67,6 +68,7 @@ def save_per_layer_config(
     out = out.resolve()
     with writing(out), making(out.parent), replacing_folder(out, overwrite=overwrite) as made:
         save_file(tensors, made / "model.safetensors", metadata={"format": "pt"})
+        compare(tensors, made / "model.safetensors")
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (made / "config.json").write_text(text, encoding="utf-8")
         if getattr(model, "generation_config", None) is not None:

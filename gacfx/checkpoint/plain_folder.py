@@ -18,6 +18,7 @@ from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.layers import Layer, layers_of, width_name
 from gacfx.checkpoint.pretrained import save_pretrained
+from gacfx.checkpoint.written import check_written
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
 from gacfx.core.names import one_line
@@ -62,6 +63,7 @@ def save_plain(
         save_pretrained(plain, made)
         if tokenizer is not None:
             tokenizer.save_pretrained(made)
+        check_written(plain, made)
         write_checksums(made)
     return out
 

@@ -22,7 +22,7 @@ def check_written(model: nn.Module, folder: Path) -> None:
     state = model.state_dict()
     found = set()
     for file in sorted(folder.glob("*.safetensors")):
-        found |= _compare(state, file)
+        found |= compare(state, file)
     shared, ties = {memory_of(name, state[name]) for name in found}, declared_ties(model)
     for name, tensor in state.items():
         tied = tensor.is_meta and ties.get(name) in found
@@ -30,8 +30,16 @@ def check_written(model: nn.Module, folder: Path) -> None:
             raise CheckpointError(f"{name}: was not written; the folder would not load")
 
 
-def _compare(state: dict[str, Tensor], file: Path) -> set[str]:
-    """The names in one file, once all their tensors are found to be those of the model."""
+def compare(state: dict[str, Tensor], file: Path) -> set[str]:
+    """The names in one file, once all their tensors are found to be those of the model.
+
+    Args:
+        state: name -> tensor of the model.
+        file: of safetensors.
+
+    Raises:
+        CheckpointError: names the first tensor that differs, or that the model has not.
+    """
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as tensors:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gacfx.calibration.batches import Reads
 from gacfx.calibration.by_layer import READS
 from gacfx.calibration.gather import NotByLayer, gather, gather_texts
+from gacfx.calibration.layered import PROBE_TOKENS
 from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.core.store import MemoryStore, Store
@@ -141,6 +142,23 @@ def test_what_a_killed_run_left_on_its_way_goes(tmp_path: Path) -> None:
         gather_texts(model(), (corpus(),), NAMES, store=store)
     left = sorted(path.stem for path in (tmp_path / "work").glob("*.safetensors"))
     assert left == ["moments.1", "moments.2", "nats"]
+
+
+def test_what_parts_left_before_one_was_refused_goes(tmp_path: Path) -> None:
+    odd = model()
+
+    def refuses(_module: nn.Module, args: tuple[Any, ...]) -> None:
+        # After the probe, and where the layers below it are only passed through.
+        if args[0].shape[1] > PROBE_TOKENS and bool(below[-1].isnan().any()):
+            raise ValueError("not a number")
+
+    below = list[Tensor]()
+    odd.model.layers[0].register_forward_pre_hook(lambda _m, args: below.append(args[0]))
+    odd.model.layers[2].register_forward_pre_hook(refuses)
+    with WorkFolder(tmp_path / "work", {}) as store, pytest.warns(NotByLayer):
+        gather_texts(odd, (corpus(),), NAMES, store=store)
+    left = [path.stem for path in (tmp_path / "work").glob("*.safetensors")]
+    assert left == ["moments.whole"]
 
 
 def test_a_model_whose_code_raises_in_parts_is_calibrated_whole() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration import predictions
+from gacfx.calibration.evaluate import evaluate, token_losses
 from gacfx.calibration.text import Corpus, max_positions, read_documents, tokenize
 from gacfx.errors import CalibrationError
 from tests import tiny
@@ -114,3 +115,12 @@ def test_a_model_that_cannot_run_is_one_line() -> None:
         evaluate(model, corpus)
     with pytest.raises(CalibrationError, match=r"has no values \(meta device\); load its weights"):
         evaluate(tiny.llama().to("meta"), corpus)
+
+
+def test_a_few_positions_at_a_time_give_the_same_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, random = tiny.llama(), torch.Generator().manual_seed(0)
+    text = Corpus(tuple(torch.randint(2, 258, (n,), generator=random) for n in (40, 33, 51)))
+    whole = token_losses(model, text)
+    monkeypatch.setattr(predictions, "LOGITS", 3 * 7 * 258)  # 7 positions of three documents
+    for one, other in zip(token_losses(model, text), whole, strict=True):
+        torch.testing.assert_close(one, other)

@@ -31,6 +31,7 @@ class Toy(nn.Module):
         del use_cache
         first = self.embed(ids)
         hidden = first
+        given = []
         order = self.layers[::-1] if self.fault == "backwards" else self.layers
         for layer in order:
             hidden = layer(hidden)
@@ -38,6 +39,9 @@ class Toy(nn.Module):
                 hidden = hidden + first
             if self.fault == "between the layers":
                 hidden = hidden.relu() + 1
+            given.append(hidden)
+        if self.fault == "all to the head":
+            hidden = torch.stack(given).sum(0)
         if self.fault == "changed in place":
             hidden = hidden.add_(0)
         return SimpleNamespace(logits=self.head(hidden))
@@ -63,7 +67,7 @@ def test_a_stack_runs_in_parts(way: str) -> None:
     assert layered.vocabulary == 16
 
 
-@pytest.mark.parametrize("fault", ["looks back", "backwards"])
+@pytest.mark.parametrize("fault", ["looks back", "backwards", "all to the head"])
 def test_a_model_whose_layers_do_not_stand_alone_is_refused(fault: str) -> None:
     model = Toy(fault)
     whole = logits(model)

@@ -84,3 +84,10 @@ def test_the_work_folder_of_a_run(tmp_path: Path) -> None:
 
 def _size(folder: Path, pattern: str) -> int:
     return sum(path.stat().st_size for path in (folder / "work").glob(pattern))
+
+
+def test_memory_holds_the_largest_decomposition() -> None:
+    square = Weight(8192, 8192, 0)
+    sizes = Sizes((LayerSizes((square,), square.params, 0),), 8, 10, 42, 4)
+    assert host_bytes(sizes) >= IMPORTS + decomposition_bytes(square)
+    assert device_bytes(sizes) >= decomposition_bytes(square)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import gacfx
 from gacfx.checkpoint.per_layer_config import save_per_layer_config
@@ -104,3 +104,16 @@ def test_other_architectures_and_low_ranks_are_refused(tmp_path: Path) -> None:
     install_(model, factors_for(model, ("q_proj",), kind=LowRank))
     with pytest.raises(CheckpointError, match="q_proj: is rank 9"):
         save_per_layer_config(model, tmp_path / "out")
+
+
+def test_a_tensor_that_was_written_wrong_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoils(tensors: dict[str, torch.Tensor], file: Path, **more: Any) -> None:
+        name = min(tensors)
+        save_file({**tensors, name: tensors[name] + 1}, file, **more)
+
+    monkeypatch.setattr("safetensors.torch.save_file", spoils)
+    with pytest.raises(CheckpointError, match=r"weight: .* is not the"):
+        save_per_layer_config(pruned((mlp, 1, skip)), tmp_path / "out")
+    assert not list(tmp_path.iterdir())

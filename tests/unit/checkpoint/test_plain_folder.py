@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx.checkpoint.plain_folder import save_plain
+from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.core.decision import LowRank
 from gacfx.core.pruning import Skip
 from gacfx.errors import CheckpointError
@@ -171,3 +172,19 @@ def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         save_plain(narrow("llama", heads=False), tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_tensor_that_was_written_wrong_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoils(model: Any, folder: Path) -> None:
+        before = model.model.norm.weight.clone()
+        with torch.no_grad():
+            model.model.norm.weight[3] += 1e-6
+            save_pretrained(model, folder)
+            model.model.norm.weight.copy_(before)
+
+    monkeypatch.setattr("gacfx.checkpoint.plain_folder.save_pretrained", spoils)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight: .* is not the"):
+        save_plain(narrow("llama", heads=False), tmp_path / "plain")
+    assert not list(tmp_path.iterdir())

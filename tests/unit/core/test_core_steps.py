@@ -68,3 +68,9 @@ def test_a_long_chain_needs_no_deep_stack() -> None:
     ]
     make(store, steps, ["4999"])
     assert done == list(range(5000))
+
+
+def test_a_step_whose_sets_are_all_needed_runs_once() -> None:
+    kitchen = Kitchen()
+    kitchen.steps.append(kitchen._step(("stuffing",), ("bread", "crumbs")))
+    assert kitchen.make("stuffing") == ["flour", "dough", "bread", "stuffing"]

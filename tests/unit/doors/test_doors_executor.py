@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from gacfx.api import calibrate, compress, load_profile, plan
 from gacfx.calibration.gather import gather_texts
 from gacfx.calibration.scattered import gather_by_shards
+from gacfx.calibration.text import Corpus, split
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, CheckpointError, PassError, WorkerFailed
@@ -120,6 +121,23 @@ def test_ties_and_buffers_reach_the_workers(pool: Executor) -> None:
     text: Any = {"calibration": corpus(), "force": True}
     whole = calibrate(model, **text)
     assert_alike_moments(calibrate(model, **text, work=Work(executor=pool, shards=2)), whole)
+
+
+def test_a_fault_of_a_shard_names_the_document_of_the_whole_text() -> None:
+    model, draw = tiny.llama(), torch.Generator().manual_seed(0)
+    documents = [torch.randint(2, 250, (40,), generator=draw) for _ in range(12)]
+    documents[6][20] = 255
+    model.lm_head.register_forward_hook(
+        lambda _module, _args, made: made.index_fill(-1, torch.tensor(255), -torch.inf)
+    )
+    texts, names = split(Corpus(tuple(documents))), ["model.layers.0.mlp.up_proj"]
+    with pytest.raises(CalibrationError, match="document 7 has the token id 255"):
+        gather_texts(model, texts, names)
+    with (
+        ThreadPoolExecutor(1) as thread,
+        pytest.raises(CalibrationError, match="document 7 has the token id 255"),
+    ):
+        gather_by_shards(model, texts, names, executor=thread, shards=3)
 
 
 def test_a_worker_that_dies_is_one_line() -> None:

@@ -15,6 +15,7 @@ from gacfx.calibration.text import Corpus
 from gacfx.core.planned import Planned
 from gacfx.core.provenance import Trial
 from gacfx.core.search import Search
+from gacfx.core.store import MemoryStore
 from gacfx.judging import Judge, clearly_worse
 from gacfx.modules.install import swapped
 from gacfx.report.plan_view import trials_line
@@ -89,6 +90,16 @@ def test_a_plan_that_breaks_after_the_sample_keeps_nobody_out(reads: Reads) -> N
     sound = judge.judge(made(0.0))
     assert first.nats_per_token == float("inf") and not first.out
     assert sound.nats_per_token < 4 and judge.best is sound
+
+
+def test_the_rest_is_kept_apart_from_the_sample_and_neither_is_read_again(reads: Reads) -> None:
+    wanted = Judge(reads).judge(made(0.0)).nats_per_token  # type: ignore[arg-type]
+    reads.fit = SimpleNamespace(store=MemoryStore())
+    reads.read.clear()
+    for _ in range(2):  # measured, and found
+        found = Judge(reads).judge(made(0.0))  # type: ignore[arg-type]
+        assert found.nats_per_token == wanted
+        assert sum(reads.read) == reads.held_back.tokens - len(reads.held_back.documents)
 
 
 def test_plans_as_good_as_each_other_are_not_told_apart() -> None:

@@ -10,6 +10,8 @@ import torch
 
 import gacfx
 from gacfx import api
+from gacfx.calibration.evaluate import Evaluation, evaluate
+from gacfx.calibration.text import Corpus
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.plan import Plan
@@ -180,6 +182,22 @@ def test_blocks_that_cost_least_are_measured_first(monkeypatch: pytest.MonkeyPat
         error = weight @ moments.input_moment @ weight.T
         forecast[each.name] = float((moments.grad_moment * error).sum()) / 2
     assert list(found) == [min(forecast, key=lambda name: forecast[name])]
+
+
+def test_a_rise_is_measured_on_one_text_with_and_without_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = list[str]()
+
+    def seen(model: Any, text: Corpus) -> Evaluation:
+        read.append(text.digest)
+        return evaluate(model, text)
+
+    monkeypatch.setattr("gacfx.evidence.PROBE_TOKENS", 40)
+    monkeypatch.setattr("gacfx.evidence.evaluate", seen)
+    held_back = study().held_back
+    skip_losses(tiny.llama(), study().structures, study().full.statistics, held_back)
+    assert len(read) > 1 and {*read} == {held_back.sample(40).digest} != {held_back.digest}
 
 
 def test_blocks_that_must_stay_are_not_probed() -> None:

@@ -11,8 +11,9 @@ import torch
 
 from gacfx.api import calibrate, load_profile
 from gacfx.calibration.few_tokens import FewTokens
-from gacfx.calibration.gather import NotByLayer
+from gacfx.calibration.gather import NotByLayer, gather
 from gacfx.calibration.shards import Shard
+from gacfx.calibration.shards import merge_shards as merge_stores
 from gacfx.calibration.text import Corpus, split
 from gacfx.core.search import Search
 from gacfx.core.statistics import Moments
@@ -131,6 +132,34 @@ def test_shards_of_a_model_that_is_calibrated_whole(tmp_path: Path) -> None:
         found = gathered(tmp_path, layers=1)
     work = merged(tmp_path, found, layers=1)
     assert_alike(calibrated(work, layers=1), calibrated(None, layers=1))
+
+
+def test_labels_of_a_shard_are_drawn_with_the_seed(tmp_path: Path) -> None:
+    (shard,) = gathered(tmp_path, count=1, seed=3, structures=False)
+    work, model = merged(tmp_path, [shard], seed=3), llama()
+    study = calibrate(model, calibration=corpus(), force=True, work=work, seed=3)
+    names = list(study.fit.statistics.moments)
+    whole, other = (gather(llama(), split(corpus())[0], names, seed=seed) for seed in (3, 0))
+    for name in names:
+        assert difference(study.fit.statistics.moments[name], whole.moments[name]) < 1e-10
+        assert difference(other.moments[name], whole.moments[name]) > 1e-3
+
+
+def test_nobody_else_works_in_a_shard_while_it_is_merged(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = list[Path]()
+
+    def looks(*given: Any) -> None:
+        for shard in shards:
+            with pytest.raises(CheckpointError, match="another process works there"):
+                WorkFolder(shard, {})
+            held.append(shard)
+        merge_stores(*given)
+
+    monkeypatch.setattr("gacfx.shards.merge_stores", looks)
+    merged(tmp_path, shards)
+    assert held == shards
 
 
 def test_a_merge_that_was_stopped_goes_on(

@@ -1,5 +1,6 @@
 """Plans with a work folder are those without, and what it holds is not computed again."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gacfx.core.search import Search
 from gacfx.core.store import MemoryStore, remembered
 from gacfx.errors import CalibrationError, CheckpointError
 from gacfx.study import Study
-from gacfx.work import PLANNED, work_key
+from gacfx.work import PLANNED, plan_digest, work_key
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -138,6 +139,34 @@ def test_work_is_told_apart_by_weights() -> None:
     assert key() != changed
 
 
+def test_work_is_told_apart_by_buffers_that_a_checkpoint_has() -> None:
+    found = []
+    for value in (0.0, 1.0):
+        model = tiny.llama()
+        model.model.norm.register_buffer("shift", torch.full((1,), value))
+        key = work_key(model, corpus(), skip=(), seed=0, structures=False)
+        found.append(key["model"])
+    assert found[0] != found[1]
+
+
+def test_work_is_told_apart_by_buffers_that_no_checkpoint_has() -> None:
+    one, other = tiny.llama(), tiny.llama()
+    other.model.rotary_emb.inv_freq *= 0.5
+    keys = [work_key(m, corpus(), skip=(), seed=0, structures=False) for m in (one, other)]
+    assert keys[0]["model"] != keys[1]["model"]
+
+
+def test_plans_are_told_apart_by_what_they_choose_and_by_their_value_model() -> None:
+    study = calibrated(None)
+    one, smaller = (
+        study.plan(ratio, profile=PROFILE, search=SEARCHES[3]) for ratio in ("0.3", "0.5")
+    )
+    other = replace(one.plan.provenance, value_model="fisher")
+    plans = one.plan, smaller.plan, replace(one.plan, provenance=other)
+    assert len({*map(plan_digest, plans)}) == 3
+    assert plan_digest(one.plan) == plan_digest(replace(one.plan))
+
+
 def test_a_folder_for_pruning_is_filled_for_it_whatever_a_plan_wants(tmp_path: Path) -> None:
     study = calibrated(tmp_path / "work")
     study.close()
@@ -168,3 +197,4 @@ def test_a_number_is_computed_once_unless_it_is_none() -> None:
         assert remembered(store, "broken", lambda: compute(float("inf"))) == float("inf")
     assert remembered(None, "loss", lambda: compute(3.5)) == 3.5
     assert asked == [1.5, float("inf"), float("inf"), 3.5]
+    assert [remembered(store, "third", lambda: 1 / 3) for _ in range(2)] == [1 / 3, 1 / 3]
