@@ -23,6 +23,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.provenance import Trial
 from gacfx.core.pruning import Sliced
 from gacfx.core.search import Prune, Search
+from gacfx.core.store import remembered
 from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
@@ -34,7 +35,7 @@ from gacfx.modules.in_order import in_order
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.suitable import check_tp
 from gacfx.trials import Case, best_of, tries_of
-from gacfx.work import keep_curves
+from gacfx.work import keep_curves, plan_digest
 
 if TYPE_CHECKING:
     from gacfx.study import Study
@@ -122,7 +123,12 @@ def _corrections(study: "Study", value: str, case: Case) -> Corrections:
         return _solve(study, value, case, study.fit, (), known, ordered=False)
 
     structures = study.structures or coupled_structures(study.graph)
-    measure = partial(divergence, study.model, reference)
+
+    def measure(made: Planned, dense: frozenset[str]) -> float:
+        name = f"divergence.{study.method}.{plan_digest(made.plan, dense)}"
+        compute = partial(divergence, study.model, reference, made, dense)
+        return remembered(study.fit.store, name, compute)
+
     return correct(solve, measure, structures, case.search.corrections)
 
 

@@ -31,10 +31,11 @@ from gacfx.core.pruning import GONE, Skip
 from gacfx.core.sites import MatmulSite
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.core.store import Store
+from gacfx.core.stored_gradients import Gradients, kept_gradients
 from gacfx.core.stored_moments import merge
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.core.structures import Structure
-from gacfx.core.taylor import TaylorSums, merge_gradients
+from gacfx.core.taylor import merge_gradients
 from gacfx.errors import DecompositionFailed, UnsupportedModel
 from gacfx.graph.notes import state, targets
 from gacfx.modules.install import swapped
@@ -61,7 +62,7 @@ class Evidence:
     """Value model -> curves of all targets."""
     structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
     """Value model -> curves of all coupled structures."""
-    gradients: dict[str, TaylorSums] = field(default_factory=dict)
+    gradients: Gradients = field(default_factory=dict)
     """Module -> gradients of its weight; empty unless the method asked for them."""
     store: Store | None = None
     """Where decompositions and factors live; None for memory."""
@@ -232,9 +233,14 @@ def gather_evidence(
     if Statistic.WEIGHT_GRADIENTS not in method.needs:
         return made(fit, kept[0]), made(full, kept[1]), rest.dense_nats_per_token
     asked = [name for name in sites if name in both_sides]
-    one, other = (taylor_sums(model, text, asked, progress=lambda _: progress(1)) for text in texts)
+
+    def gradients(part: str, text: Corpus) -> Gradients:
+        make = partial(taylor_sums, model, text, asked, progress=lambda _: progress(1))
+        return kept_gradients(store, f"gradients.{part}", asked, make)
+
+    one, other = gradients("fit", texts[0]), gradients("rest", texts[1])
     tokens = texts[0].tokens, texts[1].tokens
-    both = {name: merge_gradients(one[name], other.pop(name), tokens) for name in asked}
+    both = {name: merge_gradients(one[name], other[name], tokens) for name in asked}
     found = made(fit, kept[0], gradients=one), made(full, kept[1], gradients=both)
     return *found, rest.dense_nats_per_token
 

@@ -6,7 +6,7 @@ seconds. A folder belongs to one model, text, seed and choice of weights; goals 
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -171,10 +171,15 @@ def _digest(model: nn.Module) -> str:
     return mixed.hexdigest()
 
 
-def plan_digest(plan: Plan) -> str:
-    """Tells plans apart by what they choose, and by the value model that their factors go by."""
+def plan_digest(plan: Plan, dense: Iterable[str] = ()) -> str:
+    """Tells plans apart by what they choose, and by the value model that their factors go by.
+
+    Args:
+        plan: of this work.
+        dense: modules of it that are dense again.
+    """
     choices = [(choice.group, choice.decision) for choice in plan.choices]
-    said = repr((plan.provenance.value_model, choices))
+    said = repr((plan.provenance.value_model, choices, sorted(dense)))
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ Before:  layers.0.mlp  352 channels: gate_proj, up_proj -> down_proj
 After:   layers.0.mlp  width 64: 0.021, ..., width 344: 0.0001 nats; ranks of what is left at some
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,7 @@ class MeasureStructures(GacPass):
     statistics: Statistics | None = given()
     skip_nats: dict[str, float] | None = given()
     """Structure -> rise without its block; those that are not named must stay."""
-    gradients: dict[str, TaylorSums] | None = given()
+    gradients: Mapping[str, TaylorSums] | None = given()
     """Module -> gradients of its weight, for methods whose scores need them."""
 
     def run(self, gm: GraphModule) -> bool:

@@ -1,6 +1,7 @@
 """Plans with a work folder are those without, and what it holds is not computed again."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from gacfx.calibration.text import Corpus
 from gacfx.core.curve_file import load_curves
 from gacfx.core.search import Search
 from gacfx.core.store import MemoryStore, remembered
+from gacfx.core.stored_gradients import kept_gradients
+from gacfx.core.taylor import TaylorSums
 from gacfx.errors import CalibrationError, CheckpointError
 from gacfx.study import Study
 from gacfx.work import PLANNED, plan_digest, work_key
@@ -75,21 +78,47 @@ def test_another_method_takes_the_same_statistics(tmp_path: Path) -> None:
         assert ours.plan.to_json() == alone.plan.to_json()
 
 
+@pytest.mark.parametrize("search", [Search(align=8), SEARCHES[3]], ids=["values", "corrections"])
 def test_what_is_there_is_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Search(align=8)
     first = calibrated(tmp_path / "work").plan("0.3", profile=PROFILE, search=search)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("it was measured again")
 
-    losses = ("study.evaluate", "study.token_losses", "evidence.evaluate")
+    losses = "study.evaluate", "study.token_losses", "evidence.evaluate", "best_plan.divergence"
     for name in (*losses, "calibration.sanity.evaluate", "calibration.by_layer.ByLayer._backward"):
         monkeypatch.setattr(f"gacfx.{name}", never)
     monkeypatch.setattr("gacfx.compressors.methods.Method.decompose", never)
     again = calibrated(tmp_path / "work").plan("0.3", profile=PROFILE, search=search)
     assert again.plan.to_json() == first.plan.to_json()
+
+
+def test_gradients_are_gathered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, alone = (
+        calibrated(work, method="llm-pruner").full.gradients for work in (tmp_path / "work", None)
+    )
+    monkeypatch.setattr("gacfx.evidence.taylor_sums", lambda *_, **__: pytest.fail("again"))
+    again = calibrated(tmp_path / "work", method="llm-pruner").full.gradients
+    assert [*first] == [*again] == [*alone] != []
+    for name, found in alone.items():
+        for key, tensor in vars(found).items():
+            for other in (first[name], again[name]):
+                assert torch.equal(tensor, getattr(other, key))
+
+
+def test_gradients_that_the_folder_has_no_room_for_are_not_kept() -> None:
+    class Full(MemoryStore):
+        def room(self) -> float:
+            return 8 * 4 + 9
+
+    one = TaylorSums(*(torch.arange(float(n)) for n in (4, 4, 1, 1)))
+    for name, count in (("small", 1), ("large", 2)):
+        store, made = Full(), {str(number): one for number in range(count)}
+        found = kept_gradients(store, name, [*made], partial(dict, made))
+        assert [*found] == [*made] and torch.equal(found["0"].mean, one.mean)
+        assert (name in store) == (count == 1)
 
 
 def test_curves_that_were_harmed_are_measured_again(tmp_path: Path) -> None:
