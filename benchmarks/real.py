@@ -34,6 +34,7 @@ RATIO = "0.2"
 MOST_GIB = {"smollm2": 1.5}
 """Model -> goal for the peak; that of llama-1.1b follows from its sizes."""
 MOST_SECONDS = {"smollm2": 600.0}
+"""Model -> goal for calibration, planning and saving: all but the evaluation of the result."""
 MOST_TIMES_BARE = 1.5
 SHAPE: dict[str, Any] = {
     "hidden_size": 2048,
@@ -61,6 +62,8 @@ class Row:
     peak_gib: float
     calibrate_seconds: float
     """To the end of the statistics."""
+    evaluation_seconds: float
+    """Of the loss of the result on held-back text, which is part of ``seconds``."""
     bare_seconds: float
     work_gib: float
     """Largest size of the work folder that was seen."""
@@ -90,7 +93,17 @@ def compress(
     import torch
 
     from gacfx.cli import main
+    from gacfx.study import Study
 
+    evaluation, measure = [0.0], Study.measure
+
+    def timed(*given: Any) -> float:
+        start = time.perf_counter()
+        found = measure(*given)
+        evaluation[0] += time.perf_counter() - start
+        return found
+
+    Study.measure = timed  # type: ignore[assignment, method-assign]  # a process of its own
     torch.set_num_threads(threads)
     begin, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
@@ -109,6 +122,7 @@ def compress(
     return {
         "seconds": seconds,
         "cpu_seconds": time.process_time() - cpu,
+        "evaluation_seconds": evaluation[0],
         "calibrate_seconds": seconds - (ended - stages[-1]),
         "peak_gib": peak_gib(),
         "work_gib": size / 2**30,
@@ -182,7 +196,8 @@ def run(
         f"calibration at most {MOST_TIMES_BARE} times the bare passes": times <= MOST_TIMES_BARE,
     }
     if name in MOST_SECONDS:
-        goals[f"at most {MOST_SECONDS[name]:.0f} s"] = made["seconds"] <= MOST_SECONDS[name]
+        goal = f"calibrated, planned and saved in at most {MOST_SECONDS[name]:.0f} s"
+        goals[goal] = made["seconds"] - made["evaluation_seconds"] <= MOST_SECONDS[name]
     row = Row(
         model=name,
         dtype=dtype,
@@ -196,8 +211,9 @@ def run(
     )
     print(
         f"{name} {dtype}: {row.seconds:.0f} s ({row.cpu_seconds:.0f} of CPU), to the end of the "
-        f"statistics {row.calibrate_seconds:.0f} s, bare passes {row.bare_seconds:.0f} s, peak "
-        f"{row.peak_gib:.2f} GiB, work folder {row.work_gib:.2f} GiB, excess {row.excess_nats}",
+        f"statistics {row.calibrate_seconds:.0f} s, evaluation {row.evaluation_seconds:.0f} s, "
+        f"bare passes {row.bare_seconds:.0f} s, peak {row.peak_gib:.2f} GiB, work folder "
+        f"{row.work_gib:.2f} GiB, excess {row.excess_nats}",
         flush=True,
     )
     return row

@@ -87,7 +87,8 @@ def _trials(study: "Study", tries: tuple[tuple[str, Prune], ...], case: Case) ->
     values = tuple(dict.fromkeys(value for value, _ in tries))
     for number, (value, prune) in enumerate(tries):
         study.progress("plan", number, len(tries))
-        made = _solve(study, value, case.pruning(prune), study.fit, others=values)
+        # Pivots that go into other weights change no loss.
+        made = _solve(study, value, case.pruning(prune), study.fit, ordered=False, others=values)
         found.append(judge.judge(made))
         promised.append(made.plan.loss_nats if VALUES.find(value).in_nats else None)
     study.progress("plan", len(tries), len(tries))
