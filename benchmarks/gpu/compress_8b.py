@@ -113,7 +113,7 @@ class Timed(Store):
             return "forward" if what == "hidden" else "head" if head else "backward"
         if what == METHOD:
             return f"decompose {rest.partition('.')[0]}"
-        return {"loss": "evaluate", "factors": "factors"}.get(what, what)
+        return {"loss": "evaluate", "reads": "forward"}.get(what, what)
 
 
 class Measured:
