@@ -24,9 +24,10 @@ from gacfx.compressors.protocol import Compressor, Decomposition, Statistic
 from gacfx.compressors.pruning.factors import structure_factors
 from gacfx.compressors.values import NATS, unit_of
 from gacfx.core.curves import Curve
+from gacfx.core.decision import Decision
 from gacfx.core.kept_factors import keep
 from gacfx.core.materialise import Factors, FactorSet
-from gacfx.core.plan import Choice, Plan
+from gacfx.core.plan import Choice, Plan, Weight
 from gacfx.core.pruning import GONE, Skip
 from gacfx.core.sites import MatmulSite
 from gacfx.core.statistics import Moments, Statistics
@@ -143,15 +144,17 @@ class Evidence:
         for module, decision in plan.decisions.items():
             if module in inside:
                 continue
-            source, weight = self.decompositions[module], plan.weights[module]
             try:
-                single = make_factors(
-                    source, decision, weight.rows, weight.columns, source.weight_MN.dtype
-                )
-                factors[module] = keep(self.store, module, single, self.home)
+                factors[module] = self._single(plan.weights[module], decision)
             except DecompositionFailed as error:
                 failed[module] = error.reason
         return factors, failed
+
+    def _single(self, weight: Weight, decision: Decision) -> Factors:
+        """The tensors of one weight, whose decomposition is in memory meanwhile."""
+        source = self.decompositions[weight.module]
+        made = make_factors(source, decision, weight.rows, weight.columns, source.weight_MN.dtype)
+        return keep(self.store, weight.module, made, self.home)
 
     def _structure(
         self, plan: Plan, gm: GraphModule, structure: Structure, choice: Choice

@@ -1,5 +1,6 @@
 """Decompositions that live in a store, and are put together when somebody asks for them."""
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
 
     Components are kept, 16 S^2 bytes for a weight of short side S, as long as the store has more
     room than is to be left for others; a decomposition that has none, or found none, is made again
-    whenever it is asked for. One at a time is in memory.
+    whenever it is asked for. The last one is in memory as long as somebody holds it.
     """
 
     store: Store
@@ -33,7 +34,7 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
     """Bytes of the store that are left for others."""
     _names: dict[str, None] = field(default_factory=dict)
     """Modules that were decomposed or found, in this order."""
-    _last: tuple[str, Decomposition] | None = None
+    _last: tuple[str, weakref.ref[Decomposition]] | None = None
 
     def by(self, method: Compressor) -> "KeptDecompositions":
         """Those of another method, from the same moments."""
@@ -41,20 +42,20 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
         return KeptDecompositions(*known, self.spare)
 
     def __getitem__(self, module: str) -> Decomposition:
-        if self._last is not None and self._last[0] == module:
-            return self._last[1]
+        if self._last is not None and self._last[0] == module and (last := self._last[1]()):
+            return last
         weight, moments = self.weight_of(module), self.moments[module]
         if (name := self._name(module)) in self.store:
             device = moments.side_moment.device
             inner, outer = (placed(self.store.get(name, part), device) for part in _PARTS)
             made = self.method.restored(weight, moments, module, (inner, outer))
-            self._last = module, made
+            self._last = module, weakref.ref(made)
         else:
             made = self[module] = self.method.decompose(weight, moments, module)
         return made
 
     def __setitem__(self, module: str, made: Decomposition) -> None:
-        self._names[module], self._last = None, (module, made)
+        self._names[module], self._last = None, (module, weakref.ref(made))
         if made.components is None or self._name(module) in self.store:
             return
         if sum(each.nbytes for each in made.components) <= self.store.room() - self.spare:

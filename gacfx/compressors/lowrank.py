@@ -120,13 +120,11 @@ def decompose(
 def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Tensor, Tensor]:
     """(inner, outer) of :class:`WeightedSvd`."""
     wide = moments.wide
-    weight_MN = weight_MN.to(moments.projected_moment)
     short_metric, long_metric = (method.right, method.left) if wide else (method.left, method.right)
-    weight_LS = weight_MN if wide else weight_MN.T
-    core_SS = _projected(weight_LS, moments, long_metric)
     root_SS = _root(short_metric, moments)
-    _, basis_SS = torch.linalg.eigh(_symmetric(root_SS.T @ core_SS @ root_SS))
-    basis_SS = basis_SS.flip(1)
+    core_SS = _projected(weight_MN if wide else weight_MN.T, moments, long_metric)
+    basis_SS = torch.linalg.eigh(_symmetric_(root_SS.T @ core_SS @ root_SS)).eigenvectors.flip(1)
+    del core_SS
     if wide:
         # V^T C^-1, of the transposed problem: C^T X = V.
         outer_SS = torch.linalg.solve_triangular(root_SS.T, basis_SS, upper=True).T
@@ -139,6 +137,7 @@ def _projected(weight_LS: Tensor, moments: Moments, metric: Metric) -> Tensor:
     """The long side's metric seen from the short side, [S, S]."""
     if metric is Metric.MOMENT:
         return moments.projected_moment
+    weight_LS = weight_LS.to(moments.projected_moment)
     if metric is Metric.CHANNEL_SCALE:
         weight_LS = weight_LS * channel_scale(moments.input_abs_mean)[:, None]
     return weight_LS.T @ weight_LS
@@ -159,14 +158,20 @@ def moment_root(moment_SS: Tensor) -> Tensor:
     ``EIGENVALUE_FLOOR`` times its norm stands beside its diagonal; a moment of zeros weighs nothing
     and gets the identity.
     """
-    identity_SS = torch.eye(len(moment_SS)).to(moment_SS)
     # Between the largest eigenvalue and sqrt(S) of it, without an eigenproblem.
     size = float(torch.linalg.matrix_norm(moment_SS))
     if not size > 0:
-        return identity_SS
-    raised_SS = _symmetric(moment_SS) + EIGENVALUE_FLOOR * size * identity_SS
-    root_SS, failed = torch.linalg.cholesky_ex(raised_SS)
-    return _raised_root(raised_SS, EIGENVALUE_FLOOR * size) if bool(failed) else root_SS
+        return torch.eye(len(moment_SS)).to(moment_SS)
+    raised_SS = _symmetric_(moment_SS.clone())
+    raised_SS.diagonal().add_(EIGENVALUE_FLOOR * size)
+    root_SS = _cholesky(raised_SS)
+    return _raised_root(raised_SS, EIGENVALUE_FLOOR * size) if root_SS is None else root_SS
+
+
+def _cholesky(matrix_SS: Tensor) -> Tensor | None:
+    """Its lower triangular factor; None where it is not positive definite."""
+    root_SS, failed = torch.linalg.cholesky_ex(matrix_SS)
+    return None if bool(failed) else root_SS
 
 
 def _raised_root(moment_SS: Tensor, least: float) -> Tensor:
@@ -174,9 +179,9 @@ def _raised_root(moment_SS: Tensor, least: float) -> Tensor:
 
     Products in float32 do so where there are fewer tokens than inputs.
     """
-    values_S, vectors_SS = torch.linalg.eigh(moment_SS)
-    half_SS = vectors_SS * values_S.clamp_min(least).sqrt()
-    root_SS: Tensor = torch.linalg.qr(half_SS.T).R.T
+    values_S, half_SS = torch.linalg.eigh(moment_SS)
+    half_SS *= values_S.clamp_min(least).sqrt()
+    root_SS: Tensor = torch.linalg.qr(half_SS.T, mode="r").R.T
     return root_SS.contiguous()
 
 
@@ -187,5 +192,6 @@ def channel_scale(abs_mean_N: Tensor) -> Tensor:
     return abs_mean_N.clamp_min(floor).sqrt()
 
 
-def _symmetric(matrix: Tensor) -> Tensor:
-    return (matrix + matrix.T) / 2
+def _symmetric_(matrix_SS: Tensor) -> Tensor:
+    """The mean of it and its transpose, in its place."""
+    return matrix_SS.add_(matrix_SS.T.clone()).div_(2)

@@ -4,7 +4,7 @@ Before:  layers.0.mlp.up_proj  [14336, 4096]  targeted
 After:   layers.0.mlp.up_proj  loss(0) = 1.9, loss(1024) = 0.012, ..., loss(4096) = 0.0 nats/token
 """
 
-from collections.abc import Generator, MutableMapping
+from collections.abc import Generator, MutableMapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from gacfx.errors import DecompositionFailed
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, refuse, state, targets
 
+Ahead = Generator[Decomposition | DecompositionFailed | None, None, None]
+"""What workers make of weights, in their order."""
 PAPER = "paper"
 """Value model of GAC-v2: importance x parameters, see :mod:`gacfx.compressors.importance`."""
 
@@ -61,7 +63,6 @@ class MeasureCurves(GacPass):
         makes_ranks = METHODS.find(self.method).makes_ranks
         sites = list(targets(gm))
         missing = [site for _, site in sites if makes_ranks and site.name not in known]
-        found: Decomposition | DecompositionFailed
         with closing(self._ahead(gm, missing)) as ahead:
             for node, site in sites:
                 if not makes_ranks:
@@ -69,22 +70,35 @@ class MeasureCurves(GacPass):
                     for value, table in tables.items():
                         table[site.name] = failed_curve(site, value, reason)
                     continue
-                try:
-                    if site.name not in known:
-                        known[site.name] = self._made(gm, site, next(ahead, None))
-                    found = known[site.name]
-                except DecompositionFailed as error:
-                    found = error
+                measured = self._measured(gm, site, ahead, list(tables))
                 for value, table in tables.items():
-                    table[site.name] = curve_of(found, site, value)
+                    table[site.name] = measured[value]
                 if curves[site.name].failed:
                     refuse(node, by=self.name, reason=curves[site.name].failed)
         state(gm).curves, state(gm).structure_curves = curves, ()
         return False
 
-    def _ahead(
-        self, gm: GraphModule, sites: list[MatmulSite]
-    ) -> Generator[Decomposition | DecompositionFailed | None, None, None]:
+    def _measured(
+        self, gm: GraphModule, site: MatmulSite, ahead: Ahead, values: Sequence[str]
+    ) -> dict[str, Curve]:
+        """Value model -> curve of one weight, whose decomposition is in memory meanwhile."""
+        found: Decomposition | DecompositionFailed
+        try:
+            found = self._found(gm, site, ahead)
+        except DecompositionFailed as error:
+            found = error
+        return {value: curve_of(found, site, value) for value in values}
+
+    def _found(self, gm: GraphModule, site: MatmulSite, ahead: Ahead) -> Decomposition:
+        """The decomposition of one weight, known or made."""
+        assert self.decompositions is not None
+        if site.name in self.decompositions:
+            return self.decompositions[site.name]
+        made = self._made(gm, site, next(ahead, None))
+        self.decompositions[site.name] = made
+        return made
+
+    def _ahead(self, gm: GraphModule, sites: list[MatmulSite]) -> Ahead:
         """What workers make of the weights of these sites, in their order."""
         if self.executor is None:
             return
