@@ -44,7 +44,9 @@ def _squares(rows_TN: Tensor) -> Tensor:
 
 def _whole(sum_NN: Tensor) -> Tensor:
     """The symmetric matrix of which a sum has what is on and above the diagonal."""
-    return sum_NN.triu() + sum_NN.triu(1).T
+    whole_NN = sum_NN.triu()
+    whole_NN += sum_NN.triu(1).T
+    return whole_NN
 
 
 class InputSums:
@@ -99,10 +101,10 @@ class InputSums:
             return None
         if len(keys) > 1 or keys[0].count(name) > 1:
             parts = torch.stack([self._sums[key] * key.count(name) for key in keys])
-            return _whole(parts.sum(0)) / count
+            return _whole(parts.sum(0)).div_(count)
         shared = (keys[0], count)
         if shared not in self._means:
-            self._means[shared] = _whole(self._sums[keys[0]]) / count
+            self._means[shared] = _whole(self._sums[keys[0]]).div_(count)
         return self._means[shared]
 
 
@@ -214,9 +216,9 @@ class LinearSums:
         if self.side_SS is None:
             side_SS = torch.zeros_like(self.projected_SS) if input_NN is None else input_NN
             projected_SS /= tokens
-            long_LL = None if self.long_LL is None else _whole(self.long_LL) / tokens
+            long_LL = None if self.long_LL is None else _whole(self.long_LL).div_(tokens)
         else:
-            side_SS = _whole(self.side_SS) / tokens
+            side_SS = _whole(self.side_SS).div_(tokens)
             projected_SS /= seen
             long_LL = input_NN
             if self.both_sides and long_LL is None:
