@@ -60,15 +60,19 @@ def disk_of(sizes: Sizes, tokens: int) -> Disk:
     )
 
 
-def host_bytes(sizes: Sizes, *, device: bool = False) -> int:
+def host_bytes(sizes: Sizes, *, device: bool = False, converted: bool = False) -> int:
     """The most memory of the process.
 
     Args:
         sizes: of the model.
         device: layers and decompositions are on another device.
+        converted: the checkpoint is in another dtype, so that weights are in memory and not in its
+            files.
     """
     model, head = sizes.params * sizes.itemsize, sizes.vocabulary * sizes.width * sizes.itemsize
     pages = min(model, max(pages_of_bytes(model), head))
+    if converted:
+        pages += model
     sets = max(_packed_twice(layer) for layer in sizes.layers) + _shard(sizes)
     if device:
         return IMPORTS + pages + sets

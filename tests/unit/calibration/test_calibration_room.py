@@ -91,3 +91,8 @@ def test_memory_holds_the_largest_decomposition() -> None:
     sizes = Sizes((LayerSizes((square,), square.params, 0),), 8, 10, 42, 4)
     assert host_bytes(sizes) >= IMPORTS + decomposition_bytes(square)
     assert device_bytes(sizes) >= decomposition_bytes(square)
+
+
+def test_converted_weights_are_in_memory() -> None:
+    sizes = Sizes((LayerSizes((Weight(64, 64, 0),), 10**9, 0),), 8, 10, 42, 4)
+    assert host_bytes(sizes, converted=True) == host_bytes(sizes) + sizes.params * 4
