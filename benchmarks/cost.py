@@ -145,7 +145,7 @@ def row_of(name: str, sizes: Sizes, machine: Machine) -> Row:
 def committed() -> list[Check]:
     """The arithmetic and the runs in results/."""
     checks = []
-    for file, shape in (("real", "tinyllama-1.1b"), ("real_smollm2", "smollm2-135m")):
+    for file, shape in RUNS.items():
         for row in json.loads((record.RESULTS / f"{file}.json").read_text())["rows"]:
             dtype = torch.float32 if row["dtype"] == "fp32" else torch.bfloat16
             checks += _real(f"{file}.json", row, read_sizes(SHAPES[shape], dtype))
@@ -157,6 +157,13 @@ def committed() -> list[Check]:
     return checks
 
 
+RUNS = {
+    "real": "tinyllama-1.1b",
+    "real_whole": "tinyllama-1.1b",
+    "real_smollm2": "smollm2-135m",
+    "real_smollm2_bf16": "smollm2-135m",
+}
+"""File of :mod:`benchmarks.real` in results/ -> shape that it ran."""
 STORED = "bf16"
 """Dtype of the checkpoints of :mod:`benchmarks.real`."""
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 
-LEAST_BYTES, MOST_BYTES = 2**27, 2**31
+LEAST_BYTES, MOST_BYTES = 2**28, 2**31
 """Pages of mapped files that may stay: for a small model, and for the largest."""
 PARTS = 16
 """Of a model, of which one may stay; its layers are smaller, so that none is read twice at work."""
