@@ -34,7 +34,7 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
     """Bytes of the store that are left for others."""
     _names: dict[str, None] = field(default_factory=dict)
     """Modules that were decomposed or found, in this order."""
-    _last: tuple[str, weakref.ref[Decomposition]] | None = None
+    _last: tuple[str, Callable[[], Decomposition | None]] | None = None
 
     def by(self, method: Compressor) -> "KeptDecompositions":
         """Those of another method, from the same moments."""
@@ -49,13 +49,13 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
             device = moments.side_moment.device
             inner, outer = (placed(self.store.get(name, part), device) for part in _PARTS)
             made = self.method.restored(weight, moments, module, (inner, outer))
-            self._last = module, weakref.ref(made)
+            self._last = module, _while_held(made)
         else:
             made = self[module] = self.method.decompose(weight, moments, module)
         return made
 
     def __setitem__(self, module: str, made: Decomposition) -> None:
-        self._names[module], self._last = None, (module, weakref.ref(made))
+        self._names[module], self._last = None, (module, _while_held(made))
         if made.components is None or self._name(module) in self.store:
             return
         if sum(each.nbytes for each in made.components) <= self.store.room() - self.spare:
@@ -80,3 +80,11 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
 
     def _name(self, module: str) -> str:
         return f"{self.method.name}.{self.part}.{module}"
+
+
+def _while_held(made: Decomposition) -> Callable[[], Decomposition | None]:
+    """Gives it as long as somebody holds it; one of another package may have slots alone."""
+    try:
+        return weakref.ref(made)
+    except TypeError:
+        return lambda: made

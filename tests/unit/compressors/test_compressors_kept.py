@@ -1,5 +1,8 @@
 """Decompositions in a store are those that were made, and none is made twice."""
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -84,3 +87,25 @@ def test_it_is_a_mapping_of_what_was_decomposed() -> None:
     assert "tall" not in known
     with pytest.raises(KeyError):
         known["none of it"]
+
+
+def test_the_last_one_is_in_memory_as_long_as_somebody_holds_it() -> None:
+    known = kept(MemoryStore())
+    held = known["wide"]
+    assert known["wide"] is held
+    gone = weakref.ref(held)
+    del held
+    assert gone() is None and "wide" in known
+
+
+def test_one_that_nothing_can_refer_to_weakly_stays() -> None:
+    class Slotted:
+        __slots__ = ("components",)
+
+        def __init__(self) -> None:
+            self.components = None
+
+    made: Any = Slotted()
+    known = kept(MemoryStore())
+    known["wide"] = made
+    assert known["wide"] is made
