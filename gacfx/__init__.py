@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gacfx.api import Compressed, apply, apply_, compress, load, plan, save
     from gacfx.core.goal import Goal
     from gacfx.core.search import Search
+    from gacfx.dynamo.backend import make_backend
     from gacfx.errors import GacError
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import inspect
@@ -40,6 +41,7 @@ __all__ = [
     "compress",
     "inspect",
     "load",
+    "make_backend",
     "pad_",
     "plan",
     "save",
@@ -55,6 +57,7 @@ _HOME = {
     "Work": "gacfx.work",
     "capture": "gacfx.tracing.capture",
     "inspect": "gacfx.inspection",
+    "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",
     "save_padded": "gacfx.padding",
 }

@@ -16,6 +16,7 @@ settings.load_profile("gacfx")
 # Warnings are errors; these are torch's own, about itself, and nothing here can avoid them.
 TOLERATED = (
     "ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning",  # copying a GraphModule
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning",  # importing inductor
 )
 
 

@@ -14,6 +14,13 @@ _TURN = RLock()
 
 
 @contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Inside, no other thread is in a door; what the caller has set stays."""
+    with _TURN:
+        yield
+
+
+@contextmanager
 def plain_torch() -> Iterator[None]:
     """Inside, this thread is alone, and torch computes as if nothing had been set around it.
 

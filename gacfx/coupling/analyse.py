@@ -18,15 +18,15 @@ def couple(gm: GraphModule) -> Dims:
     """Every free size of ``gm``, where it shows in parameters, and what freezes it.
 
     Args:
-        gm: an exported aten graph with static sizes, from real or meta tensors. Batch and sequence
-            should be odd (3 and 17, say), so that they do not factor with sizes of the model.
+        gm: an exported aten graph, from real or meta tensors. Batch and sequence should be open, or
+            odd (3 and 17, say), so that they do not factor with sizes of the model.
 
     Returns:
         Dims named d0, d1, ... in order of first appearance over the parameters in graph order.
         Sizes of 1 are no dims; they show as ``1`` in the texts.
 
     Raises:
-        CaptureError: the graph has no fake values, or symbolic sizes.
+        CaptureError: the graph has no fake values.
     """
     interpreter = Interpreter(gm)
     interpreter.run()

@@ -88,7 +88,7 @@ def _atoms_before_repeat(weights: Weights, node: object) -> Iterator[Term]:
 def _crosses(weights: Weights, attention: Attention) -> bool:
     """Keys come from another sequence than queries."""
     query, key = (weights.axes(n)[-2] for n in (attention.queries_of, attention.keys_of))
-    return find(query) is not find(key)
+    return [*atoms(query)] != [*atoms(key)]
 
 
 def read_by(weights: Weights, node: Node) -> tuple[Weight, ...]:

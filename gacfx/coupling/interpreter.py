@@ -9,7 +9,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
@@ -18,6 +18,7 @@ from gacfx.coupling.rules import RULES, Call, NotFollowed, Rule, Value
 from gacfx.coupling.rules_compute import elementwise
 from gacfx.coupling.terms import Axes, Conflict, Term, Terms, freeze
 from gacfx.errors import CaptureError
+from gacfx.graph.symbols import concrete
 
 
 class Interpreter:
@@ -41,7 +42,7 @@ class Interpreter:
         """Interpret every node once, in graph order.
 
         Raises:
-            CaptureError: the graph has no fake values, or symbolic sizes.
+            CaptureError: the graph has no fake values.
         """
         for node in self._gm.graph.nodes:
             self.values[node] = self._value(node)
@@ -126,27 +127,26 @@ class Interpreter:
         """The argument as a rule sees it: axes for a tensor, plain values otherwise."""
         if isinstance(arg, Node):
             value = self.values[arg]
-            return arg.meta.get("val") if value is None else value
+            return _plain(arg.meta.get("val")) if value is None else value
         return [self._bind(item) for item in arg] if isinstance(arg, list | tuple) else arg
 
 
 def _call(node: Node, terms: Terms, inputs: tuple[Axes, ...]) -> Call:
     value = node.meta.get("val")
     several = value if isinstance(value, list | tuple) else [value]
-    shapes = tuple(_shape(node, item) for item in several)
+    shapes = tuple(map(_shape, several))
     return Call(node, terms, inputs, shapes, single=several is not value)
 
 
-def _shape(node: Node, value: object) -> tuple[int, ...] | None:
+def _shape(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, Tensor):
         return None
-    shape = tuple(value.shape)
-    if not all(type(size) is int for size in shape):
-        raise CaptureError(
-            f"node {node.name} has symbolic sizes {shape}; couple() needs a static capture: "
-            "leave out dynamic_shapes"
-        )
-    return shape
+    return tuple(map(concrete, value.shape))
+
+
+def _plain(value: Any) -> Any:
+    """A number that is computed from open sizes, as a number."""
+    return concrete(value) if isinstance(value, SymInt) else value
 
 
 def _find_rule(target: object) -> Rule | None:

@@ -58,7 +58,7 @@ def coupled_structures(gm: GraphModule) -> tuple[Structure, ...]:
         gm: as for :func:`~gacfx.coupling.analyse.couple`.
 
     Raises:
-        CaptureError: the graph has no fake values, or symbolic sizes.
+        CaptureError: the graph has no fake values.
     """
     return analyse(gm).structures
 
@@ -67,7 +67,7 @@ def analyse(gm: GraphModule) -> Coupling:
     """The structures of ``gm`` with the terms that they were found in.
 
     Raises:
-        CaptureError: the graph has no fake values, or symbolic sizes.
+        CaptureError: the graph has no fake values.
     """
     interpreter = Interpreter(gm)
     interpreter.run()

@@ -56,3 +56,13 @@ def cache_argument(model: nn.Module) -> str | None:
     """
     takes = inspect.signature(model.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
+
+
+def source_text(lifted: object) -> str:
+    """Where Dynamo found an input, as it writes it; empty where it says nothing.
+
+    The name of a source is a method until torch 2.11 and a property from 2.12 on.
+    """
+    source = getattr(lifted, "source", None)
+    name = getattr(source, "name", "")
+    return str(name() if callable(name) else name)

@@ -77,6 +77,15 @@ def parameter_node(gm: GraphModule, name: str, *, like: Node) -> Node:
         return gm.graph.get_attr(name)
 
 
+def input_node(gm: GraphModule, name: str, *, like: Node) -> Node:
+    """A further input of the graph, with the meta of ``like``."""
+    first = next(node for node in gm.graph.nodes if node.op != "placeholder")
+    with gm.graph.inserting_before(first):
+        new = gm.graph.placeholder(name.replace(".", "_"))
+    new.meta = dict(like.meta)
+    return new
+
+
 def set_parameter(gm: GraphModule, name: str, tensor: Tensor) -> None:
     """Put ``tensor`` at ``name``, making the modules on the way; a Parameter is kept as it is."""
     if not isinstance(tensor, nn.Parameter):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -107,6 +107,31 @@ def _names(found: frozenset[Fact]) -> str:
     return ", ".join(sorted(found))
 
 
+class _Refresh(FakeTensorProp):
+    """Fake values anew; numbers that are read out of tensors stay what capture made of them.
+
+    The sizes of parameters are fixed: a mode that Dynamo made would leave new ones open, and then
+    ask at each call whether they are what they were.
+    """
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The fake value of a parameter."""
+        found = super().get_attr(target, args, kwargs)
+        if isinstance(found, torch.Tensor) and not isinstance(found, FakeTensor):
+            return self._mode.from_tensor(found, static_shapes=True)
+        return found
+
+    def run_node(self, n: Node) -> Any:
+        """The value of one node."""
+        known, tags = n.meta.get("val"), getattr(n.target, "tags", ())
+        if isinstance(known, _NUMBERS) and torch.Tag.data_dependent_output in tags:
+            return known
+        return super().run_node(n)
+
+
+_NUMBERS = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+
+
 def _settle(gm: GraphModule) -> None:
     """After a rewrite: check the graph, make its code again, refresh the fake values."""
     gm.graph.lint()
@@ -115,13 +140,13 @@ def _settle(gm: GraphModule) -> None:
     if not all("val" in n.meta for n in inputs):
         return  # traced without values, by torch.fx.symbolic_trace for example
     values = [n.meta["val"] for n in inputs]
-    if not all(v is None or isinstance(v, FakeTensor | int | float | bool) for v in values):
+    if not all(v is None or isinstance(v, (FakeTensor, *_NUMBERS)) for v in values):
         return
     modes = [v.fake_mode for v in values if isinstance(v, FakeTensor)]
     mode = modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True)
     calls = {node: call for node in gm.graph.nodes if (call := note(node).eager) is not None}
     with torch.no_grad():
-        FakeTensorProp(gm, mode).propagate_dont_convert_inputs(*values)
+        _Refresh(gm, mode).propagate_dont_convert_inputs(*values)
     for node, call in calls.items():
         annotate(node, eager=call)  # with other heads it is the same call, but its note is stale
 

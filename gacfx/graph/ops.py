@@ -13,6 +13,8 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
+from gacfx.graph.symbols import concrete
+
 aten = torch.ops.aten
 
 
@@ -86,9 +88,9 @@ def value(node: Node) -> Tensor | TensorMetadata | None:
 
 
 def shape(node: Node) -> tuple[int, ...] | None:
-    """Shape of the node's value in elements; symbolic sizes by their hints."""
+    """Shape of the node's value in elements; of an open size the prime of its symbol."""
     found = value(node)
-    return None if found is None else tuple(int(n) for n in found.shape)
+    return None if found is None else tuple(map(concrete, found.shape))
 
 
 def dtype_name(node: Node) -> str:

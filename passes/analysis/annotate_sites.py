@@ -16,7 +16,7 @@ from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Lay
 from gacfx.graph import ops
 from gacfx.graph.copies import copy_runs, word
 from gacfx.graph.gacpass import GacPass, register
-from gacfx.graph.notes import Fact, annotate, note, refuse
+from gacfx.graph.notes import Fact, annotate, forgive, note, refuse
 from gacfx.graph.ops import Op
 from gacfx.graph.readable import check_readable
 from gacfx.modules.make import carrier_names
@@ -37,6 +37,7 @@ class AnnotateSites(GacPass):
             op = ops.op_of(node)
             if op is Op.ATTENTION:
                 annotate(node, site=attention_site(node))
+                forgive(node, by=self.name)
                 if note(node).eager is None:
                     why = "the eager call could not be recorded; the graph's own call is shown"
                     refuse(node, by=self.name, reason=why)

@@ -101,9 +101,17 @@ def _around(call: _Call) -> list[Term]:
 
 
 def _write_sizes(call: _Call, name: str, terms: Axes) -> None:
-    """A list of sizes; -1 says "what is left", which stays true."""
+    """A list of sizes; -1 says "what is left", which stays true, as does a computed size."""
     pairs = zip(call.argument(name), terms, strict=True)
-    call.write(name, [-1 if old == -1 else call.size(term) for old, term in pairs])
+    call.write(name, [_size(call, old, term) for old, term in pairs])
+
+
+def _size(call: _Call, old: int | Node, term: Term) -> int | Node:
+    if isinstance(old, Node):
+        if changes(term, call.sizes):
+            raise Conflict(f"its size {old.name} is computed, and changes")
+        return old
+    return -1 if old == -1 else call.size(term)
 
 
 def _shape(call: _Call) -> None:
@@ -140,9 +148,10 @@ def _slice(call: _Call) -> None:
     axis = call.axes(call.argument("self"))[call.argument("dim", 0)]
     if not changes(axis, call.sizes):
         return
-    low, high, step = slice(
-        call.argument("start"), call.argument("end"), call.argument("step", 1)
-    ).indices(axis.size)
+    bounds = (call.argument("start"), call.argument("end"), call.argument("step", 1))
+    if computed := [bound for bound in bounds if isinstance(bound, Node)]:
+        raise Conflict(f"its bound {computed[0].name} is computed, and the axis changes")
+    low, high, step = slice(*bounds).indices(axis.size)
     if step != 1:
         raise Conflict(f"every {step}th element of a size of {axis.size} that changes")
     call.write("start", border(axis, low, call.sizes))

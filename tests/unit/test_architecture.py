@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
         "speedup explain bench zeroshot request suitable evidence trials corrections "
-        "best_plan judging upstream padding padding_parts progress work captured shards",
+        "dynamo best_plan judging upstream padding padding_parts progress work captured shards",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),

@@ -321,11 +321,13 @@ def test_inputs_and_outputs_freeze() -> None:
     assert reasons(dims) == ["", "input input", "output"]
 
 
-def test_symbolic_sizes_are_refused() -> None:
+def test_open_sizes_couple_as_fixed_ones_do() -> None:
     batch = torch.export.Dim("batch", min=2)
-    graph = export(nn.Linear(4, 6), torch.zeros(3, 4), dynamic_shapes={"input": {0: batch}})
-    with pytest.raises(CaptureError, match=r"symbolic sizes.*leave out dynamic_shapes"):
-        couple(graph)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8))
+    opened = export(model, torch.zeros(3, 4), dynamic_shapes={"input": {0: batch}})
+    assert told(couple(opened)) == told(couple(export(model, torch.zeros(3, 4))))
+    sizes = [str(n.meta["val"].shape[0]) for n in opened.graph.nodes if n.op == "placeholder"]
+    assert not sizes[-1].isdigit(), "the analysis has fixed the size"
 
 
 def test_a_graph_without_fake_values_is_refused() -> None:

@@ -1,0 +1,1 @@
+"""The torch.compile door: plans tried inside compiled graphs, reports of what these really call."""

@@ -1,0 +1,61 @@
+"""The report says what compiled graphs call: their own sizes, their own attention, their tiers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gacfx
+from gacfx.core.sites import Workload
+from gacfx.hardware.profile import load_profile
+from gacfx.inspection import annotate_graph
+from tests import tiny
+from tests.unit.dynamo.compiled import compiled, ids, planned, through
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text())["graphs"]
+    return found
+
+
+def test_every_compilation_is_an_entry(tmp_path: Path) -> None:
+    run = compiled(tiny.llama(), report=tmp_path / "graphs.json", inner="eager")
+    run(ids(2, 11))
+    run(ids(3, 14))
+    first, second = read(tmp_path / "graphs.json")
+    assert (first["workload"]["batch"], first["workload"]["seq"]) == (2, 11)
+    assert (second["workload"]["batch"], second["workload"]["seq"]) == (3, 14)
+    assert not first["dynamic"] and second["dynamic"]
+    assert json.loads((tmp_path / "graphs.json").read_text())["inner"] == "eager"
+
+
+def test_sites_are_those_of_the_model_with_the_plan(tmp_path: Path) -> None:
+    model, plan = tiny.llama(), planned("all at once")
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        path = tmp_path / f"{dynamic}.json"
+        compiled(model, plan, report=path, dynamic=dynamic)(ids())
+        (graph,) = read(path)
+        assert graph["decisions"] == {m: str(d) for m, d in plan.plan.decisions.items()}
+        again = gacfx.capture(gacfx.apply(model, plan))
+        run = Workload(2, 11, execution="compiled")
+        want = annotate_graph(again, load_profile("h200"), run, "").rows
+        got = {(row["name"], row["sizes"], row["tier"], row["kernel"]) for row in graph["rows"]}
+        assert got == {(row.name, row.sizes, row.tier, row.kernel) for row in want}
+        assert not any(row["note"].startswith("the eager call") for row in graph["rows"])
+
+
+def test_one_new_token(tmp_path: Path) -> None:
+    model = tiny.llama()
+    path = tmp_path / "graphs.json"
+    model.forward = through(model.forward, report=path, dynamic=False)
+    model.generate(
+        ids(),
+        max_new_tokens=3,
+        do_sample=False,
+        cache_implementation="static",
+        attention_mask=torch.ones_like(ids()),
+    )
+    sizes = {row["sizes"] for row in read(path)[-1]["rows"] if row["name"].endswith("up_proj")}
+    assert sizes == {"2 x 64 x 176"}, "two sequences, one new token each"
