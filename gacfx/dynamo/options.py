@@ -52,8 +52,9 @@ class Options:
     def check(self) -> None:
         """As :meth:`of`, for values that were given by name."""
         inner(self.inner)
-        if self.partial not in (True, False):
-            raise PipelineError(f"partial={self.partial!r} is neither True nor False")
+        partial: object = self.partial
+        if not isinstance(partial, bool):
+            raise PipelineError(f"partial={partial!r} is neither True nor False")
         if self.report is not None and Path(self.report).suffix != ".json":
             raise PipelineError(f"report={str(self.report)!r}: give the path of a .json file")
         load_profile(self.gpu)
