@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gacfx.errors import GacError
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import inspect
+    from gacfx.modules.experts import unpacked
     from gacfx.padding import pad_, save_padded
     from gacfx.request import Request
     from gacfx.tracing.capture import capture
@@ -46,6 +47,7 @@ __all__ = [
     "plan",
     "save",
     "save_padded",
+    "unpacked",
 ]
 
 _HOME = {
@@ -60,6 +62,7 @@ _HOME = {
     "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",
     "save_padded": "gacfx.padding",
+    "unpacked": "gacfx.modules.experts",
 }
 
 

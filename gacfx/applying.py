@@ -18,6 +18,7 @@ from gacfx.core.surroundings import plain_torch
 from gacfx.errors import PlanError
 from gacfx.graph import edit
 from gacfx.graph.pipeline import Pipeline
+from gacfx.modules.experts import needs_unpacking, unpack_, unpacked
 from gacfx.modules.install import install_
 
 M = TypeVar("M", bound=nn.Module)
@@ -62,7 +63,8 @@ def _checked(model: nn.Module, planned: object) -> Planned:
         inner = isinstance(getattr(planned, "planned", None), Planned)
         remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
         raise PlanError(f"{type(planned).__name__} is no plan with factors; {remedy}")
-    check_plan(model, planned.plan)
+    parts = needs_unpacking(model, planned.plan.weights)
+    check_plan(unpacked(model) if parts else model, planned.plan)
     for choice in planned.plan.choices:
         if problem := odd_parts(choice.decision, [(w.rows, w.columns) for w in choice.weights]):
             raise PlanError(f"{choice.group}: {problem}; make the plan again")
@@ -72,6 +74,8 @@ def _checked(model: nn.Module, planned: object) -> Planned:
 
 
 def _install_(model: nn.Module, planned: Planned) -> None:
+    if needs_unpacking(model, planned.factors):
+        unpack_(model)
     install_(model, planned.factors, planned.plan.blocks)
     if hasattr(model, "config"):
         declare_(model)  # type: ignore[arg-type]  # any module with a Hugging Face configuration

@@ -37,6 +37,7 @@ from gacfx.errors import CalibrationError, PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
+from gacfx.modules.experts import unpacked
 from gacfx.modules.install import swapped
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.read_graph import graph_curves, targeted_params
@@ -127,6 +128,7 @@ class Study:
             raise CalibrationError(f"shards {shards}: give 1, or more with an executor")
         check_method(method)
         check_model(model)
+        model = unpacked(model)
         progress("capture", 0, 1)
         known = METHODS.find(method)
         found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)

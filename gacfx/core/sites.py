@@ -64,6 +64,12 @@ class Extent:
     of: Literal["token", "query", "key", "sequence", "one"] = "one"
     """token: batch x new tokens; query: new tokens of a sequence; key: cached and new tokens of a
     sequence; sequence: the batch; one: a constant."""
+    per: int = 1
+    """Only one in so many of them, on average: an expert sees some of the tokens."""
+
+    def __post_init__(self) -> None:
+        if self.per < 1:
+            raise ValueError(f"one in {self.per} is no share")
 
     def at(self, workload: Workload) -> int:
         """The size under ``workload``, in elements."""
@@ -74,7 +80,7 @@ class Extent:
             "sequence": workload.batch,
             "one": 1,
         }[self.of]
-        return self.times * unit
+        return -(-self.times * unit // self.per)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ class Backend:
                 f"({len(plan.weights) - len(missing)} of {len(plan.weights)}). The plan is for "
                 "another model, only a part of the model is compiled, or a graph break split it "
                 "(torch.compile(..., fullgraph=True) shows where); options={'partial': True} "
-                "carries out what a graph has"
+                "carries out what a graph has. For a plan of experts compile gacfx.unpacked(model)"
             )
         choices = []
         for choice in plan.choices:

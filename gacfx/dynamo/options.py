@@ -45,6 +45,8 @@ class Options:
                 raise PipelineError(
                     f"backend gacfx has no option {name!r}; it has: {', '.join(sorted(known))}"
                 )
+        if not isinstance(partial := asked.get("partial", False), bool):
+            raise PipelineError(f"partial={partial!r} is neither True nor False")
         made = Options(**asked)
         made.check()
         return made
@@ -52,9 +54,6 @@ class Options:
     def check(self) -> None:
         """As :meth:`of`, for values that were given by name."""
         inner(self.inner)
-        partial: object = self.partial
-        if not isinstance(partial, bool):
-            raise PipelineError(f"partial={partial!r} is neither True nor False")
         if self.report is not None and Path(self.report).suffix != ".json":
             raise PipelineError(f"report={str(self.report)!r}: give the path of a .json file")
         load_profile(self.gpu)

@@ -42,10 +42,11 @@ def elements_text(site: CopySite) -> str:
 
 
 def extent_text(extent: Extent) -> str:
-    """``4096``, ``token``, ``2 token``."""
+    """``4096``, ``token``, ``2 token``, ``2/8 token``."""
+    times = str(extent.times) if extent.per == 1 else f"{extent.times}/{extent.per}"
     if extent.of == "one":
-        return str(extent.times)
-    return extent.of if extent.times == 1 else f"{extent.times} {extent.of}"
+        return times
+    return extent.of if times == "1" else f"{times} {extent.of}"
 
 
 def _verdict(known: Note) -> str:

@@ -1,5 +1,6 @@
 """An annotated graph as rows: one for each site, equal layers folded into one."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -99,4 +100,8 @@ def fold(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def _split(row: Row) -> tuple[str, str, str]:
-    return split_layer(row.name) if row.layers else ("", "", row.name)
+    """As ``split_layer``; experts of a layer go by one name: ``mlp.experts.*.fc1``."""
+    if not row.layers:
+        return "", "", row.name
+    front, layer, rest = split_layer(row.name)
+    return front, layer, re.sub(r"\.\d+(?=\.)", ".*", rest)

@@ -19,6 +19,7 @@ from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
+from gacfx.modules.experts import needs_unpacking, unpack_
 from gacfx.modules.make import carrier_of
 from gacfx.modules.sliced import SlicedLinear, is_sliced, like_dense
 from gacfx.modules.ties import tied_modules
@@ -87,7 +88,7 @@ def skeleton_(
     """Replaces each named layer by that of its decision, without values, for a loader to fill.
 
     Args:
-        model: usually on the meta device.
+        model: usually on the meta device; its experts are unpacked where a decision is of one.
         decisions: module name -> decision; nothing is said of the weights of a skipped block.
         blocks: name of an attention or MLP -> its heads from now on, or that it is skipped.
 
@@ -96,6 +97,8 @@ def skeleton_(
             changed.
         PlanError: nothing carries out such a decision.
     """
+    if needs_unpacking(model, decisions):
+        unpack_(model)
     ties = tied_modules(model)
     for name, decision in decisions.items():
         rows, columns = features(_replaceable(model, name, ties))

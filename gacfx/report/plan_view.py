@@ -58,6 +58,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
     if is_pruned(plan) and plan.decisions:
         yield sentence(f"in all: {counts_text(plan)}")
     yield sentence(budget_line(plan))
+    if plan.budget.targeted_params < plan.budget.model_params / 2:
+        yield sentence(targeted_line(plan))
     yield from (sentence(limit_line(limit)) for limit in plan.limits)
     if plan.rules:
         yield Text(f"rules between weights kept: {plan.rules}")
@@ -158,6 +160,12 @@ def step_text(made: Provenance) -> str:
     tp = f"tp {made.search.tp}" if made.search.tp > 1 else ""
     why = ", ".join(filter(None, (tp, made.search.quant)))
     return f"{made.align} ({why})" if why else str(made.align)
+
+
+def targeted_line(plan: Plan) -> str:
+    """What the ratio is of, where that is the smaller part of the model."""
+    share = plan.budget.targeted_params / plan.budget.model_params
+    return f"only {share:.1%} of the model's parameters were there to choose from"
 
 
 def budget_line(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Layout, MatmulSite
 from gacfx.graph import ops
 from gacfx.graph.copies import copy_runs, word
+from gacfx.graph.experts import routed, seen_by_experts
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.notes import Fact, annotate, forgive, note, refuse
 from gacfx.graph.ops import Op
@@ -32,7 +33,7 @@ class AnnotateSites(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         check_readable(gm, self.name)
-        frame = input_frame(gm)
+        frame, shares = input_frame(gm), routed(gm)
         for node in gm.graph.nodes:
             op = ops.op_of(node)
             if op is Op.ATTENTION:
@@ -42,7 +43,7 @@ class AnnotateSites(GacPass):
                     why = "the eager call could not be recorded; the graph's own call is shown"
                     refuse(node, by=self.name, reason=why)
             elif op is not None and (site := matmul_site(node, op, frame)) is not None:
-                annotate(node, site=site)
+                annotate(node, site=seen_by_experts(site, node, shares))
         for layer, nodes in copy_runs(gm, carrier_names()):
             annotate(nodes[-1], site=copy_site(layer, nodes, frame))
         return False

@@ -61,7 +61,7 @@ class SelectTargets(GacPass):
         if site.weight is None:
             return "both operands are activations"
         if site.layout is Layout.EXPERTS:
-            return "expert tensors are not factorized"
+            return "experts in one tensor; a plan is for experts one by one"
         if site.weight in shared:
             return f"weight is shared with {shared[site.weight]}"
         if uses[site.weight] > 1:

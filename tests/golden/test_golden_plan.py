@@ -77,7 +77,10 @@ def test_what_a_plan_of_structures_shows() -> None:
         plan,
         proof=replace(plan.proof, seconds=0.0),
         provenance=made,
-        unpruned={f"model.layers.{i}.experts": "expert tensors are not pruned" for i in (1, 2)},
+        unpruned={
+            f"model.layers.{i}.experts": "experts in one tensor; a plan is for experts one by one"
+            for i in (1, 2)
+        },
     )
     view = Group(plan_view(timeless), "", speedup_view(curves_speedup(curves, plan)))
     check("plan_pruned", render(view))
