@@ -64,13 +64,14 @@ class Options:
         Raises:
             PlanError, CheckpointError: it is no plan, or cannot be read.
         """
-        if self.plan is None or isinstance(self.plan, Planned):
-            return self.plan
-        if isinstance(self.plan, str | Path):
-            return Planned.load(self.plan)
-        inner = isinstance(getattr(self.plan, "planned", None), Planned)
+        asked: object = self.plan
+        if asked is None or isinstance(asked, Planned):
+            return asked
+        if isinstance(asked, str | Path):
+            return Planned.load(asked)
+        inner = isinstance(getattr(asked, "planned", None), Planned)
         remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
-        raise PlanError(f"plan={type(self.plan).__name__} is no plan with factors; {remedy}")
+        raise PlanError(f"plan={type(asked).__name__} is no plan with factors; {remedy}")
 
 
 def inner(asked: str | Inner) -> Inner:
