@@ -31,6 +31,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "04": says(r"REFUSED UnsupportedModel: model\.layers\.3"),  # before any work, not on loading
     "08": says(r"save: PosixPath"),
     "11": says(r"inside: (\d+|REFUSED)", r"compressed outside: (\d+|REFUSED)"),
+    "15": says(r"dims: \d+", r"DiffLlama, compress: \d+", r"nn.RMSNorm, compress: \d+"),
     "17": says(r"half torch.float16", r"float torch.float32", r"double torch.float64"),
     "19": says(r"-inf: \d+", r"smallest float: \d+"),
     "23": says(r"REFUSED .*sees the future"),

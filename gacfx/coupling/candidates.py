@@ -87,8 +87,8 @@ def _atoms_before_repeat(weights: Weights, node: object) -> Iterator[Term]:
 
 def _crosses(weights: Weights, attention: Attention) -> bool:
     """Keys come from another sequence than queries."""
-    query, key = (weights.axes(n)[-2] for n in (attention.queries_of, attention.keys_of))
-    return [*atoms(query)] != [*atoms(key)]
+    query, key = (weights.axes(n)[-2:-1] for n in (attention.queries_of, attention.keys_of))
+    return [a for t in query for a in atoms(t)] != [a for t in key for a in atoms(t)]
 
 
 def read_by(weights: Weights, node: Node) -> tuple[Weight, ...]:

@@ -13,12 +13,12 @@ from torch import SymInt, Tensor
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
-from gacfx.coupling import rules_index, rules_shape  # noqa: F401 - imported for their rules
+from gacfx.coupling import rules_index, rules_norm, rules_shape  # noqa: F401 - for their rules
 from gacfx.coupling.rules import RULES, Call, NotFollowed, Rule, Value
 from gacfx.coupling.rules_compute import elementwise
 from gacfx.coupling.terms import Axes, Conflict, Term, Terms, freeze
 from gacfx.errors import CaptureError
-from gacfx.graph.symbols import concrete
+from gacfx.graph.symbols import concrete, numbers
 
 
 class Interpreter:
@@ -92,15 +92,18 @@ class Interpreter:
 
     def _computed(self, node: Node) -> Value:
         call = _call(node, self._terms, self._inputs(node))
+        if any(map(_depends_on_data, (*node.all_input_nodes, node))):
+            return self._give_up(call, "sizes that depend on data")
         rule = _find_rule(node.target)
         if rule is None:
             return self._give_up(call, "unknown operator") if _has_effect(call) else None
-        args = [self._bind(arg) for arg in node.args]
-        options = {key: self._bind(arg) for key, arg in node.kwargs.items()}
+        args, options = _by_schema(node)
         try:
-            value = _apply(rule, call, args, options)
+            value = _apply(rule, call, self._bind(args), self._bind(options))
         except (Conflict, NotFollowed) as error:
             return self._give_up(call, f"not followed ({error})")
+        except Exception as error:  # one rule that is wrong here must not end the analysis
+            return self._give_up(call, f"not followed ({type(error).__name__}: {error})")
         if _sizes(value) != list(call.shapes):
             return self._give_up(call, "not followed (other shape)")
         return value
@@ -128,6 +131,8 @@ class Interpreter:
         if isinstance(arg, Node):
             value = self.values[arg]
             return _plain(arg.meta.get("val")) if value is None else value
+        if isinstance(arg, dict):
+            return {name: self._bind(item) for name, item in arg.items()}
         return [self._bind(item) for item in arg] if isinstance(arg, list | tuple) else arg
 
 
@@ -139,14 +144,32 @@ def _call(node: Node, terms: Terms, inputs: tuple[Axes, ...]) -> Call:
 
 
 def _shape(value: object) -> tuple[int, ...] | None:
+    """None for what is no tensor, and for a tensor with a size that depends on data."""
     if not isinstance(value, Tensor):
         return None
-    return tuple(map(concrete, value.shape))
+    return numbers(value.shape)
 
 
 def _plain(value: Any) -> Any:
     """A number that is computed from open sizes, as a number."""
     return concrete(value) if isinstance(value, SymInt) else value
+
+
+def _depends_on_data(node: Node) -> bool:
+    value = node.meta.get("val")
+    several = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(each, Tensor) and _shape(each) is None for each in several)
+
+
+def _by_schema(node: Node) -> tuple[list[Any], dict[str, Any]]:
+    """Positional arguments and the others as the operator's schema has them, however they came."""
+    args, given = list(node.args), dict(node.kwargs)
+    assert isinstance(node.target, OpOverload)
+    places = [each for each in node.target._schema.arguments if not each.kwarg_only]
+    last = max((at for at, each in enumerate(places) if each.name in given), default=-1)
+    for each in places[len(args) : last + 1]:
+        args.append(given.pop(each.name, each.default_value))
+    return args, given
 
 
 def _find_rule(target: object) -> Rule | None:

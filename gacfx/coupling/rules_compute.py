@@ -1,4 +1,4 @@
-"""Rules of operators that compute: elementwise, contractions, attention, norms, reductions."""
+"""Rules of operators that compute: elementwise, contractions, attention, reductions."""
 
 from typing import Any
 
@@ -125,21 +125,6 @@ def conv(
         call.terms.unify(weight[0], bias[0])
     freeze([*x[2:], *weight[2:]], "convolution window")
     return (x[0], weight[0], *(Term(size, "convolution window") for size in call.shape[2:]))
-
-
-@rule("layer_norm", "rms_norm")
-def norm(
-    call: Call,
-    x: Axes,
-    sizes: list[int],
-    weight: Axes | None = None,
-    bias: Axes | None = None,
-    *__: Any,
-) -> Axes:
-    """Scale and shift lie along the last axes of x."""
-    mix(x[len(x) - len(sizes) :], f"averaged over by {short_name(call.node)}")
-    affine = [axes for axes in (weight, bias) if axes is not None]
-    return call.terms.broadcast(x, *affine)
 
 
 @rule("mean", "sum", "amax", "amin", "any", "all")

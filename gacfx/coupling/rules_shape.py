@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gacfx.coupling.rules import Call, Value, replaced, rule
+from gacfx.coupling.rules import Call, NotFollowed, Value, replaced, rule
 from gacfx.coupling.terms import Axes, Kind, Term, freeze, join
 
 
@@ -55,6 +55,8 @@ def expand(call: Call, x: Axes, *_: Any, **__: Any) -> Axes:
 @rule("repeat_interleave")
 def repeat_interleave(call: Call, x: Axes, repeats: int, dim: int, **_: Any) -> Axes:
     """Every element ``repeats`` times in a row."""
+    if not isinstance(repeats, int):
+        raise NotFollowed("numbers of repeats that are computed")
     return replaced(x, dim, join(Kind.PRODUCT, [x[dim], Term(repeats)]))
 
 

@@ -18,8 +18,12 @@ EXPERTS = "UnpackedExperts"
 """Class of the module whose numbered children are experts."""
 
 
-def routed(gm: GraphModule) -> dict[str, tuple[int, int]]:
-    """Module of experts -> (experts that see a token, experts that there are)."""
+Shares = dict[str, tuple[int, int]]
+"""Module of experts -> (experts that see a token, experts that there are)."""
+
+
+def routed(gm: GraphModule) -> Shares:
+    """The shares of all modules of experts that a graph shows one by one."""
     children: defaultdict[str, set[str]] = defaultdict(set)
     chosen: dict[str, int] = {}
     for node in gm.graph.nodes:
@@ -36,7 +40,7 @@ def routed(gm: GraphModule) -> dict[str, tuple[int, int]]:
     return {home: (chosen[home], len(found)) for home, found in children.items() if home in chosen}
 
 
-def seen_by_experts(site: MatmulSite, node: Node, shares: dict[str, tuple[int, int]]) -> MatmulSite:
+def seen_by_experts(site: MatmulSite, node: Node, shares: Shares) -> MatmulSite:
     """The site, with as many rows as its expert sees on average; itself outside of experts."""
     around = (path for path, _ in ops.module_stack(node))
     share = next((shares[path] for path in around if path in shares), None)

@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from gacfx.graph.symbols import concrete
+from gacfx.graph.symbols import numbers
 
 aten = torch.ops.aten
 
@@ -88,9 +88,15 @@ def value(node: Node) -> Tensor | TensorMetadata | None:
 
 
 def shape(node: Node) -> tuple[int, ...] | None:
-    """Shape of the node's value in elements; of an open size the prime of its symbol."""
+    """Shape of the node's value in elements; of an open size the prime of its symbol, None where
+    one depends on data."""
     found = value(node)
-    return None if found is None else tuple(map(concrete, found.shape))
+    return None if found is None else numbers(found.shape)
+
+
+def depends_on_data(node: Node) -> bool:
+    """The node is a tensor whose sizes are only known once the model runs."""
+    return value(node) is not None and shape(node) is None
 
 
 def dtype_name(node: Node) -> str:
@@ -132,7 +138,7 @@ def origin(node: object) -> Node | None:
     while isinstance(node, Node):
         if node.op != "call_function" or short_name(node) not in _VIEWS:
             return node
-        node = node.args[0]
+        node = next(iter(node.all_input_nodes), None)
     return None
 
 

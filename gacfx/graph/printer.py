@@ -20,6 +20,8 @@ def annotated_code(gm: GraphModule) -> str:
         lines.append(f"{node.name} = {ops.call_name(node)}({_args(node)}){_shape(node)}")
         if known.site is not None:
             lines.append(f"    # {site_text(known.site)}{_verdict(known)}")
+        elif known.refusals:
+            lines.append(f"    # no site{_verdict(known)}")
     return "\n".join(lines) + "\n"
 
 

@@ -4,16 +4,25 @@
 
 Each symbol of a graph stands for a prime of its own, so that no product of open sizes is mistaken
 for a size of the model. Asking torch for the size instead would fix it: the graph would from then
-on be one for that size alone.
+on be one for that size alone. Of sizes that depend on data (unbacked symbols) nothing is known.
 """
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from torch import SymInt
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 _PRIMES = (1009, 10007, 10009, 10037, 10039, 10061, 10067, 10069, 10079, 10091, 10093, 10099)
 _CHOSEN: "WeakKeyDictionary[object, dict[object, int]]" = WeakKeyDictionary()
 """World of symbols (a ShapeEnv) -> its symbols, in order of first sight."""
+
+
+def numbers(sizes: Sequence[int | SymInt]) -> tuple[int, ...] | None:
+    """A shape as numbers; None where one of its sizes depends on data."""
+    if any(isinstance(size, SymInt) and free_unbacked_symbols(size) for size in sizes):
+        return None
+    return tuple(map(concrete, sizes))
 
 
 def concrete(size: int | SymInt) -> int:

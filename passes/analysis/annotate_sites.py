@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Layout, MatmulSite
 from gacfx.graph import ops
 from gacfx.graph.copies import copy_runs, word
-from gacfx.graph.experts import routed, seen_by_experts
+from gacfx.graph.experts import Shares, routed, seen_by_experts
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.notes import Fact, annotate, forgive, note, refuse
 from gacfx.graph.ops import Op
@@ -35,18 +35,37 @@ class AnnotateSites(GacPass):
         check_readable(gm, self.name)
         frame, shares = input_frame(gm), routed(gm)
         for node in gm.graph.nodes:
-            op = ops.op_of(node)
-            if op is Op.ATTENTION:
-                annotate(node, site=attention_site(node))
-                forgive(node, by=self.name)
-                if note(node).eager is None:
-                    why = "the eager call could not be recorded; the graph's own call is shown"
-                    refuse(node, by=self.name, reason=why)
-            elif op is not None and (site := matmul_site(node, op, frame)) is not None:
-                annotate(node, site=seen_by_experts(site, node, shares))
+            if (op := ops.op_of(node)) is not None:
+                self._annotate(node, op, frame, shares)
         for layer, nodes in copy_runs(gm, carrier_names()):
             annotate(nodes[-1], site=copy_site(layer, nodes, frame))
         return False
+
+    def _annotate(self, node: Node, op: Op, frame: "Frame", shares: Shares) -> None:
+        """Give ``node`` its site, or say why it has none."""
+        forgive(node, by=self.name)
+        if why := unreadable(node):
+            refuse(node, by=self.name, reason=why)
+            return
+        try:
+            site = attention_site(node) if op is Op.ATTENTION else matmul_site(node, op, frame)
+        except Exception as error:  # one node that is read wrongly must not hide all others
+            refuse(node, by=self.name, reason=f"not understood ({type(error).__name__}: {error})")
+            return
+        if isinstance(site, MatmulSite):
+            site = seen_by_experts(site, node, shares)
+        if site is not None:
+            annotate(node, site=site)
+        if op is Op.ATTENTION and note(node).eager is None:
+            why = "the eager call could not be recorded; the graph's own call is shown"
+            refuse(node, by=self.name, reason=why)
+
+
+def unreadable(node: Node) -> str:
+    """Why nothing can be said of the sizes of a node; empty where something can."""
+    around = (*node.all_input_nodes, node)
+    unknown = next((each.name for each in around if ops.depends_on_data(each)), "")
+    return f"the sizes of {unknown} depend on data" if unknown else ""
 
 
 @dataclass(frozen=True, slots=True)

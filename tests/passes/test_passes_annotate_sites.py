@@ -3,14 +3,16 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import symbolic_trace
+from torch.fx import Node, symbolic_trace
 from torch.nn.functional import scaled_dot_product_attention
 
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
 from gacfx.errors import PassError
 from gacfx.graph import ops
-from gacfx.graph.notes import Fact, Note, facts, note, sites
+from gacfx.graph.notes import Fact, Note, Refusal, facts, note, sites
 from gacfx.graph.ops import Op
+from gacfx.graph.printer import annotated_code
+from gacfx.passes.analysis import annotate_sites
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.tracing.export import export_model
 from tests.passes.graphs import DOWN0, PREFILL, graph_of, ids, llama, net, run, site_of, snapshot
@@ -166,3 +168,47 @@ def test_a_graph_without_matmuls_has_no_sites_and_says_so() -> None:
     gm = symbolic_trace(nn.Sequential(nn.ReLU()))
     with pytest.raises(PassError, match="^annotate-sites: ran, but did not give sites$"):
         AnnotateSites()(gm)
+
+
+class Chosen(nn.Module):
+    """A linear of chosen rows, whose number only the values tell, and one of all rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.few, self.all = nn.Linear(20, 24), nn.Linear(20, 28)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 20] -> []."""
+        chosen = x[x[:, 0] > 0]
+        return self.few(chosen).sum() + self.all(x).sum()  # type: ignore[no-any-return]
+
+
+def test_sizes_that_depend_on_data_cost_one_site_and_its_reason_is_told() -> None:
+    gm = run(export_model(Chosen(), {"x": torch.zeros(3, 20)}), AnnotateSites(), AnnotateSites())
+    assert [site.name for _, site in sites(gm)] == ["all"]
+    (refusal,) = [reason for node in gm.graph.nodes for reason in note(node).refusals]
+    assert (refusal.by, refusal.reason) == (
+        "annotate-sites",
+        "the sizes of index depend on data",
+    )
+    assert "    # no site  | annotate-sites: the sizes of index depend on data" in annotated_code(
+        gm
+    )
+
+
+def test_a_node_that_is_not_understood_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    gm = net()
+    broken = next(node for node in gm.graph.nodes if ops.op_of(node) is Op.LINEAR)
+    real = annotate_sites.matmul_site
+
+    def fails(node: Node, op: Op, frame: annotate_sites.Frame) -> MatmulSite | None:
+        if node is broken:
+            raise IndexError("no such axis")
+        return real(node, op, frame)
+
+    monkeypatch.setattr(annotate_sites, "matmul_site", fails)
+    run(gm, AnnotateSites())
+    assert len(list(sites(gm))) == 6
+    assert note(broken).refusals == (
+        Refusal("annotate-sites", "not understood (IndexError: no such axis)"),
+    )

@@ -12,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from gacfx.core.dims import Dims
 from gacfx.coupling.analyse import couple
-from gacfx.coupling.rules import RULES, rule
+from gacfx.coupling.rules import RULES, Call, rule
+from gacfx.coupling.terms import Axes
 from gacfx.errors import CaptureError
 
 Body = Callable[[dict[str, Tensor], Tensor], Tensor]
@@ -245,6 +246,12 @@ def test_convolution_keeps_its_window() -> None:
             "aten.repeat_interleave.self_int, at repeat_interleave",
         ),
         (
+            lambda w, x: w["a"].repeat_interleave(x[0, :4], dim=0, output_size=9)[:, :3] * w["b"],
+            (3,),
+            "not followed (numbers of repeats that are computed): "
+            "aten.repeat_interleave.self_Tensor, at repeat_interleave",
+        ),
+        (
             lambda w, x: w["a"][..., None][x[0], :, x[1]] * w["b"],
             (1,),
             "not followed (indexed axes that are not neighbours): aten.index.Tensor, at index",
@@ -328,6 +335,37 @@ def test_open_sizes_couple_as_fixed_ones_do() -> None:
     assert told(couple(opened)) == told(couple(export(model, torch.zeros(3, 4))))
     sizes = [str(n.meta["val"].shape[0]) for n in opened.graph.nodes if n.op == "placeholder"]
     assert not sizes[-1].isdigit(), "the analysis has fixed the size"
+
+
+def test_sizes_that_depend_on_data_freeze_what_they_meet() -> None:
+    dims = analyse(lambda w, x: w["a"][x[0] > 0] @ w["b"], a=(5, 6), b=(6, 7))
+    assert all(dim.frozen for dim in dims.dims)
+    first, *_ = dims.notes
+    assert first == "sizes that depend on data: aten.index.Tensor, at index"
+
+
+def test_a_rule_that_fails_freezes_its_node_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(call: Call, x: Axes, dims: list[int]) -> Axes:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setitem(RULES, "aten.flip", broken)
+    dims = analyse(lambda w, x: w["a"].flip(0).sum() + w["b"].sum(), a=(4, 6), b=(7,))
+    assert dims.notes == ("not followed (ZeroDivisionError: by zero): aten.flip.default, at flip",)
+    assert reasons(dims) == 2 * ["opaque aten.flip.default"] + [""]
+
+
+def test_arguments_that_come_by_name_are_put_where_the_schema_has_them() -> None:
+    gm = export(
+        Toy(lambda w, x: w["a"].transpose(0, 1) @ w["b"], {"a": (4, 6), "b": (4, 7)}),
+        torch.zeros(3, 5),
+    )
+    turn = next(node for node in gm.graph.nodes if "transpose" in str(node.target))
+    product = next(node for node in gm.graph.nodes if "matmul" in str(node.target))
+    turn.args, turn.kwargs = (), dict(zip(("self", "dim0", "dim1"), turn.args, strict=True))
+    product.args, product.kwargs = product.args[:1], {"other": product.args[1]}
+    dims = couple(gm)
+    assert told(dims) == "a: d0[4] | d1[6], b: d0[4] | d2[7]"
+    assert dims.notes == ()
 
 
 def test_a_graph_without_fake_values_is_refused() -> None:
