@@ -11,7 +11,6 @@ Only the logits of the last token are asked for, as ``generate`` does it.
 
 # B batch, S seq, V vocabulary
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
-from gacfx.graph.compat import cache_argument
+from gacfx.graph.compat import arguments, cache_argument
 
 Step = Callable[[], Tensor]
 """Returns logits, [B, 1, V], or [B, S, V] where the model cannot leave out the others."""
@@ -44,7 +43,7 @@ def make_step(model: Any, work: Workload, seed: int) -> Step:
     run = _compiled(model) if work.execution == "compiled" else model
     if work.mode == "prefill":
         return Prefill(model, run, tokens_BS)
-    if cache_argument(model) is None or not without_cache(model):
+    if cache_argument(model) is None or not cache_off(model):
         raise BenchError(f"{type(model).__name__} takes no cache of keys and values; bench prefill")
     cache = empty_cache(model, work)
     fill(model, cache, tokens_BS)
@@ -56,7 +55,7 @@ class Prefill:
 
     def __init__(self, model: Any, run: Any, tokens_BS: Tensor) -> None:
         self._run, self._tokens_BS = run, tokens_BS
-        self._options = {**last_only(model), **without_cache(model)}
+        self._options = {**last_only(model), **cache_off(model)}
 
     def __call__(self) -> Tensor:
         logits: Tensor = self._run(input_ids=self._tokens_BS, **self._options).logits
@@ -130,8 +129,7 @@ def _held(cache: Any) -> int:
 
 def last_only(model: Any) -> dict[str, int]:
     """The option that asks for the logits of the last token, where the model has it."""
-    takes = inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+    return {"logits_to_keep": 1} if "logits_to_keep" in arguments(model) else {}
 
 
 def with_cache(model: Any, cache: Any) -> dict[str, Any]:
@@ -141,10 +139,9 @@ def with_cache(model: Any, cache: Any) -> dict[str, Any]:
     return {name: cache, "use_cache": True}
 
 
-def without_cache(model: Any) -> dict[str, bool]:
+def cache_off(model: Any) -> dict[str, bool]:
     """The option that asks for no cache, where the model has it."""
-    takes = inspect.signature(model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes else {}
+    return {"use_cache": False} if "use_cache" in arguments(model) else {}
 
 
 def _compiled(model: Any) -> Any:

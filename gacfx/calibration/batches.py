@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.running import device_of
+from gacfx.core.caches import without_cache
 
 MOST_TOKENS = 2048
 """Of a batch, those that fill it up included; a longer document is a batch by itself."""
@@ -144,7 +145,7 @@ def how_read(
 
 
 def _logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    found = model(ids_BT.to(device_of(model)), use_cache=False).logits
+    found = model(ids_BT.to(device_of(model)), **without_cache(model)).logits
     if found.shape[:2] != ids_BT.shape:
         raise ValueError(f"logits {tuple(found.shape)} of ids {tuple(ids_BT.shape)}")
     return torch.as_tensor(found)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gacfx.calibration.faults import REMEDY
 from gacfx.calibration.running import device_of, raised
+from gacfx.core.caches import without_cache
 from gacfx.core.placed import placed_on, tensors_of
 from gacfx.errors import GacError, UnsupportedModel
 
@@ -203,7 +204,7 @@ class Layered:
         return names.get(at, f"{self.prefix}{at}")
 
     def _forward(self, ids_BT: Tensor) -> Any:
-        return self.model(ids_BT.to(device_of(self.model)), use_cache=False)
+        return self.model(ids_BT.to(device_of(self.model)), **without_cache(self.model))
 
     def _compare(self, few_BT: Tensor, whole: Tensor) -> None:
         """Refuses a model whose parts, one after the other, differ from the whole."""

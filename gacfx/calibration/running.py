@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from gacfx.core.caches import cacheless, without_cache
 from gacfx.errors import CalibrationError, GacError
 
 SMALL_PARAMS = 20_000_000
@@ -33,14 +34,16 @@ def few_threads(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode with frozen parameters; afterwards as before."""
+    """Inside, the model is in evaluation mode with frozen parameters and makes no cache;
+    afterwards as before.
+    """
     training = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
-        with few_threads(model), _uncompiled(model):
+        with few_threads(model), _uncompiled(model), cacheless(model):
             yield
     finally:
         for parameter in trainable:
@@ -51,14 +54,20 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Inside, a model after ``model.compile()`` runs as it is: hooks and lengths would have it
-    compiled again and again, for minutes.
+    """Inside, a model that is compiled runs as it is: hooks and lengths would have it compiled
+    again and again, for minutes.
     """
-    if all(module._compiled_call_impl is None for module in model.modules()):
+    if not any(map(_is_compiled, model.modules())):
         yield
         return
     with torch.compiler.set_stance("force_eager"):
         yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """After ``module.compile()``, or ``module.forward = torch.compile(module.forward)``."""
+    forward = getattr(module, "forward", None)
+    return module._compiled_call_impl is not None or hasattr(forward, "_torchdynamo_orig_callable")
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -122,13 +131,12 @@ def batch_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
     Raises:
         CalibrationError: the model cannot run, or it gives no such logits.
     """
-    options = {"use_cache": False} if hasattr(model, "config") else {}
     if (device := device_of(model)).type == "meta":
         raise CalibrationError(
             f"{type(model).__name__} has no values (meta device); load its weights first"
         )
     try:
-        output = model(ids_BT.to(device), **options)
+        output = model(ids_BT.to(device), **without_cache(model))
     except (GacError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever its own code raises

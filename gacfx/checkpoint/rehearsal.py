@@ -41,13 +41,19 @@ def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
         skeleton: what a loader builds from the model's configuration; on the meta device.
 
     Raises:
-        UnsupportedModel: adapters are attached, or the configuration describes another model.
+        UnsupportedModel: adapters are attached, a part is compiled, or the configuration describes
+            another model.
         CheckpointError: transformers refuses to save it; carries its reason.
     """
     if attached := adapters(model):
         raise UnsupportedModel(
             f"{attached[0]}: an adapter is attached, and a compressed folder would hold it apart "
             "from its weight; call merge_and_unload() first"
+        )
+    if compiled := next((n for n, _ in model.named_modules() if n.endswith("._orig_mod")), ""):
+        raise UnsupportedModel(
+            f"{compiled.removesuffix('._orig_mod')} is compiled, which changes the names of its "
+            f"weights; put {compiled} in its place, and compile after"
         )
     _compare(shapes(model), shapes(skeleton), type(model).__name__)
     _warn_of_changes(model)

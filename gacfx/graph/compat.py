@@ -54,7 +54,7 @@ def cache_argument(model: nn.Module) -> str | None:
 
     ``past_key_values`` until transformers 5.23, ``cache`` from 5.24 on; None where it takes none.
     """
-    takes = inspect.signature(model.forward).parameters
+    takes = arguments(model)
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
 
 
@@ -66,3 +66,23 @@ def source_text(lifted: object) -> str:
     source = getattr(lifted, "source", None)
     name = getattr(source, "name", "")
     return str(name() if callable(name) else name)
+
+
+def arguments(model: nn.Module) -> frozenset[str]:
+    """Names that the forward of a transformers model takes, those that it passes on included.
+
+    ``GraniteMoeForCausalLM.forward(input_ids, **kwargs)`` gives the rest to the model inside.
+    """
+    names: set[str] = set()
+    seen: list[object] = []
+    inner: object = model
+    while isinstance(inner, nn.Module) and inner not in seen:
+        takes = inspect.signature(inner.forward).parameters
+        names |= takes.keys()
+        seen.append(inner)
+        if all(each.kind is not each.VAR_KEYWORD for each in takes.values()):
+            break
+        base = getattr(inner, "base_model", inner)
+        decoder = getattr(inner, "get_decoder", lambda: None)
+        inner = base if base is not inner else decoder()
+    return frozenset(names)

@@ -4,14 +4,16 @@ Non-strict ``torch.export`` with static, odd shapes: they never factor with a di
 model, so sizes that grow with the input can be told from sizes of the model without symbols.
 """
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_leaves
 
+from gacfx.core.caches import cacheless, without_cache
 from gacfx.errors import CaptureError
 from gacfx.graph.compat import without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
@@ -50,7 +52,7 @@ def export_model(
         )
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
-        with torch.no_grad(), without_stack_traces(), without_recompiling():
+        with torch.no_grad(), without_stack_traces(), without_recompiling(), _plain_results(model):
             exported = torch.export.export(model, (), kwargs, strict=False)
         with torch.no_grad():
             gm = exported.module(check_guards=False)
@@ -85,9 +87,32 @@ def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict
     kwargs: dict[str, Any] = {"input_ids": ids}
     if getattr(config, "is_encoder_decoder", False):
         kwargs["decoder_input_ids"] = ids.clone()
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        kwargs["use_cache"] = False
-    return kwargs
+    return kwargs | without_cache(model)
+
+
+@contextmanager
+def _plain_results(model: nn.Module) -> Iterator[None]:
+    """Inside, a model makes no cache, and what torch.export cannot return is no result."""
+    hook = model.register_forward_hook(lambda _, __, result: _plain(result))
+    try:
+        with cacheless(model):
+            yield
+    finally:
+        hook.remove()
+
+
+def _plain(result: Any) -> Any:
+    """Results without those that hold anything but tensors and plain values: a cache."""
+    if isinstance(result, dict):  # the results of a Hugging Face model, by name
+        return type(result)(**{name: each for name, each in result.items() if _is_plain(each)})
+    if type(result) is tuple:
+        return tuple(each if _is_plain(each) else None for each in result)
+    return result
+
+
+def _is_plain(value: Any) -> bool:
+    plain = (torch.Tensor, int, float, bool, str, type(None))
+    return all(isinstance(leaf, plain) for leaf in tree_leaves(value))
 
 
 def _note_eager_calls(

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from gacfx.bench.steps import make_step
+from gacfx.core.sites import Workload
 from gacfx.coupling.analyse import couple
 from gacfx.tracing.export import export_model
 from tests.families.test_families_coupling import captured
@@ -52,3 +55,103 @@ def test_norms_of_torch_inside_of_a_family() -> None:
     dims = couple(export_model(make("DiffLlamaConfig", "DiffLlamaForCausalLM", head_dim=8)))
     assert not [line for line in dims.notes if "norm" in line]
     assert {dim.frozen for dim in dims.dims if dim.size in (48, 88)} == {""}
+
+
+# -- caches that a forward does not name -----------------------------------------------------------
+
+
+def granite_moe() -> Any:
+    more = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    model = make("GraniteMoeConfig", "GraniteMoeForCausalLM", **more)
+    model.set_experts_implementation("grouped_mm")
+    return model
+
+
+def llava() -> Any:
+    import transformers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vision = transformers.CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=40,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        )
+        text = transformers.LlamaConfig(**SIZES)
+        config = transformers.LlavaConfig(
+            text_config=text, vision_config=vision, image_token_index=96
+        )
+        return transformers.LlavaForConditionalGeneration(config).eval()
+
+
+class Passes(nn.Module):
+    """Gives everything to the model inside, as wrappers of other packages do."""
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, *args: Any, **more: Any) -> Any:
+        """What the model gives."""
+        return self.model(*args, **more)
+
+
+class Refuses(Passes):
+    """Takes no argument that it does not know."""
+
+    def forward(self, input_ids: torch.Tensor, **more: Any) -> Any:
+        """What the model gives."""
+        if more:
+            raise TypeError(f"unexpected {sorted(more)}")
+        return self.model(input_ids)
+
+
+class Insists(Passes):
+    """Has a cache whatever it is asked, and gives it in a tuple."""
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        """Logits and a cache."""
+        return self.model(input_ids, use_cache=True).to_tuple()
+
+
+UNNAMED: dict[str, Any] = {
+    "granite moe": granite_moe,
+    "llava": llava,
+    "passes": lambda: Passes(FAMILIES["llama"].make()),
+    "refuses": lambda: Refuses(FAMILIES["llama"].make()),
+    "insists": lambda: Insists(FAMILIES["llama"].make()),
+}
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_a_model_that_does_not_name_its_cache_is_captured_without(name: str) -> None:
+    model = UNNAMED[name]()
+    ids = torch.arange(3, 54).reshape(3, 17)
+    hooks = len(model._forward_hooks)
+    configs = [c for m in model.modules() if hasattr(c := getattr(m, "config", None), "use_cache")]
+    gm = export_model(model)
+    with torch.no_grad():
+        got, want = gm(input_ids=ids)[0], model(ids)[0]
+    torch.testing.assert_close(got, want)
+    assert configs and all(config.use_cache for config in configs)
+    assert len(model._forward_hooks) == hooks
+
+
+def test_a_model_that_does_not_name_its_cache_is_measured_with_and_without() -> None:
+    model = granite_moe()
+    seen = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, told: seen.append((told["use_cache"], told.get("past_key_values"))),
+        with_kwargs=True,
+    )
+    with torch.no_grad():
+        make_step(model, Workload(2, 8, "prefill"), 0)()
+        make_step(model, Workload(2, 8, "decode"), 0)()
+    assert seen[0] == (False, None)
+    assert [uses for uses, _ in seen[1:]] == [True, True]
+    assert all(cache.get_seq_length() == 8 for _, cache in seen[1:])

@@ -1,6 +1,7 @@
 """Callers in a hurry: no models, odd arguments, threads, and modes of torch around a door."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -270,7 +271,22 @@ def test_loading_names_its_device_itself(tmp_path: Path) -> None:
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
-def test_a_compiled_module_is_not_compiled_anew_for_every_text() -> None:
+def compile_in_place(model: Any, backend: Callable[..., Any]) -> None:
+    model.compile(backend=backend)
+
+
+def compile_forward(model: Any, backend: Callable[..., Any]) -> None:
+    model.forward = torch.compile(model.forward, backend=backend)
+
+
+def compile_layer(model: Any, backend: Callable[..., Any]) -> None:
+    model.model.layers[0].compile(backend=backend)
+
+
+@pytest.mark.parametrize("compiles", [compile_in_place, compile_forward, compile_layer])
+def test_a_compiled_module_is_not_compiled_anew_for_every_text(
+    compiles: Callable[..., None],
+) -> None:
     model = tiny.llama(layers=1)
     calls: list[object] = []
 
@@ -278,6 +294,18 @@ def test_a_compiled_module_is_not_compiled_anew_for_every_text() -> None:
         calls.append(graph)
         return graph.forward
 
-    model.compile(backend=counted)
-    gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts())
+    compiles(model, counted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ChangedByLoading)  # a forward of its own is in no folder
+        gacfx.plan(model, tiny.tokenizer(), calibration=tiny.texts())
     assert not calls
+
+
+def test_a_compiled_part_can_be_looked_at_and_is_refused_before_calibration() -> None:
+    model = tiny.llama()
+    model.model.layers[1] = torch.compile(model.model.layers[1], backend="eager")
+    assert gacfx.inspect(model).params == gacfx.inspect(tiny.llama()).params
+    with pytest.raises(
+        UnsupportedModel, match=r"^model\.layers\.1 is compiled.*layers\.1\._orig_mod"
+    ):
+        compress(model)
