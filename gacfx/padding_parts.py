@@ -12,6 +12,7 @@ from torch.fx import GraphModule
 
 from gacfx.checkpoint.layers import WIDTHS, width_name
 from gacfx.checkpoint.rehearsal import shapes
+from gacfx.core.model_class import text_config
 from gacfx.core.padding import ZERO, Padded, PaddedHeads
 from gacfx.core.sites import AttentionSite, MatmulSite
 from gacfx.core.structures import Member, Positions, Structure
@@ -108,7 +109,7 @@ def widen_(model: "PreTrainedModel", part: Part, width: int) -> Undo:
     Raises:
         UnsupportedModel: the configuration cannot say it. Nothing was changed.
     """
-    config: Any = model.config.get_text_config()
+    config: Any = text_config(model.config)
     name = width_name(config)
     layers: dict[str, nn.Module] = {}
     for structure in part.structures:

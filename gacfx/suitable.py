@@ -5,6 +5,7 @@ from math import gcd
 from torch import nn
 
 from gacfx.core.asked import check_module
+from gacfx.core.model_class import text_config
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
@@ -50,7 +51,7 @@ def check_tp(tp: int, config: object) -> None:
     Raises:
         PlanError: names the heads that it does not divide.
     """
-    text = getattr(config, "get_text_config", lambda: config)()
+    text = text_config(config)
     kinds = {"num_attention_heads": "query", "num_key_value_heads": "key-value"}
     counts = {name: getattr(text, name, None) for name in kinds}
     heads = {name: n for name, n in counts.items() if isinstance(n, int) and n > 0}

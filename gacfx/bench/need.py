@@ -11,6 +11,7 @@ from torch import nn
 
 from gacfx.bench.steps import last_only
 from gacfx.core.blocks import HeadCounts
+from gacfx.core.model_class import text_config, vocabulary
 from gacfx.core.sites import Workload
 from gacfx.hardware.measure.memory import free_bytes
 from gacfx.modules.blocks import blocks_in
@@ -43,18 +44,18 @@ def least_bytes(model: Any, work: Workload) -> int | None:
 
 def prefill_numbers(model: Any, work: Workload) -> int:
     """The larger of an MLP (residual, its normed copy and two wide rows) and the logits."""
-    about = model.config.get_text_config()
+    about = text_config(model.config)
     hidden = getattr(about, "hidden_size", 0)
     head = model.get_output_embeddings()
     wide = [m.out_features for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     tokens = work.batch * work.seq
     scored = work.batch if last_only(model) else tokens
-    return max(tokens * 2 * (hidden + max(wide, default=0)), scored * int(about.vocab_size))
+    return max(tokens * 2 * (hidden + max(wide, default=0)), scored * vocabulary(model))
 
 
 def cache_numbers(model: Any, work: Workload) -> int | None:
     """Keys and values of all layers with attention; None for caches of other kinds."""
-    about = model.config.get_text_config()
+    about = text_config(model.config)
     hidden, heads = getattr(about, "hidden_size", None), getattr(about, "num_attention_heads", None)
     if not (isinstance(hidden, int) and isinstance(heads, int)) or hasattr(about, "kv_lora_rank"):
         return None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gacfx.core.model_class import vocabulary
 from gacfx.errors import BenchError
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.measure.device import default_device, is_here
@@ -135,7 +136,7 @@ def check_alike(models: Sequence[Any]) -> None:
     facts = [
         {
             "architecture": type(model).__name__,
-            "vocabulary": model.config.get_text_config().vocab_size,
+            "vocabulary": vocabulary(model),
             "device": str(next(model.parameters()).device),
         }
         for model in models

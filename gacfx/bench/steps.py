@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gacfx.core.model_class import vocabulary
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
 from gacfx.graph.compat import arguments, cache_argument
@@ -90,8 +91,7 @@ class Decode:
 def random_tokens(model: Any, work: Workload, seed: int) -> Tensor:
     """[B, S] token numbers, drawn on the CPU so that every device gets the same."""
     draw = torch.Generator().manual_seed(seed)
-    top = model.config.get_text_config().vocab_size
-    tokens_BS = torch.randint(top, (work.batch, work.seq), generator=draw)
+    tokens_BS = torch.randint(vocabulary(model), (work.batch, work.seq), generator=draw)
     return tokens_BS.to(next(model.parameters()).device)
 
 

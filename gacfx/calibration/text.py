@@ -26,6 +26,7 @@ from gacfx.calibration.documents import read_documents, spread, spread_texts
 from gacfx.calibration.token_ids import Tokenizer, first_token_ids
 from gacfx.calibration.windows import MIN_TOKENS, Cut, Known
 from gacfx.core.goal import read_count
+from gacfx.core.model_class import embedding_rows, positions
 from gacfx.errors import CalibrationError, PlanError
 
 __all__ = [
@@ -52,8 +53,6 @@ DEFAULT_WINDOWS = 256
 SAMPLE_TOKENS = 2048
 """Held-back text that answers a first question: does the model read it, can this plan be the best
 one?"""
-
-_POSITION_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,10 +228,7 @@ def split(corpus: Corpus, held_back: float = 0.25) -> tuple[Corpus, Corpus]:
 
 def max_positions(model: nn.Module, most: int = DEFAULT_WINDOW) -> int:
     """Longest window for a Hugging Face model: its positions, at most ``most`` tokens."""
-    config = getattr(model, "config", None)
-    config = getattr(config, "get_text_config", lambda: config)()
-    found = (getattr(config, field, None) for field in _POSITION_FIELDS)
-    return min([most, *(value for value in found if isinstance(value, int) and value > 0)])
+    return min(most, positions(model) or most)
 
 
 def check_fits(model: nn.Module, corpus: Corpus) -> None:
@@ -258,10 +254,3 @@ def check_fits(model: nn.Module, corpus: Corpus) -> None:
             f"a window has {longest} tokens, the model {max_positions(model, most=longest)} "
             "positions; tokenise with max_positions(model)"
         )
-
-
-def embedding_rows(model: nn.Module) -> int | None:
-    """Rows of the input embedding; None for a module that does not tell."""
-    getter = getattr(model, "get_input_embeddings", None)
-    weight = getattr(getter() if callable(getter) else None, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, Tensor) else None

@@ -7,6 +7,7 @@ from torch import nn
 
 from gacfx.core.blocks import BlockState, HeadCounts
 from gacfx.core.decision import Decision
+from gacfx.core.model_class import text_config
 from gacfx.core.pruning import Skip, Sliced
 from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.modules.attention_sizes import numbers_of
@@ -71,11 +72,13 @@ def layers_of(model: "PreTrainedModel") -> list[Layer]:
     Raises:
         CheckpointError: it is no decoder of layers with one attention and one MLP each.
     """
-    count = getattr(model.config, "num_hidden_layers", None)
+    count = getattr(text_config(model.config), "num_hidden_layers", None)
+    text = set(model.get_decoder().modules())  # and not those of images
     lists = [
         (name, each)
         for name, each in model.named_modules()
         if isinstance(each, nn.ModuleList) and len(each) == count and _has_attention(each[0])
+        if each in text
     ]
     if len(lists) != 1:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from gacfx.checkpoint.stored import check_listed, check_stored
 from gacfx.core.config_json import METHOD, read_config_json
 from gacfx.core.files.reading import read_table
 from gacfx.core.finite import not_finite
+from gacfx.core.model_class import causal_class
 from gacfx.core.names import one_line
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 
@@ -25,6 +26,8 @@ _WEIGHTS = "model.safetensors"
 _UNUSED = "_gacfx_unused_weights"
 _INDEX = "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
+_WHERE = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "proxies")
+"""Options of from_pretrained that say where the files are."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -99,19 +102,16 @@ def check_finite(model: nn.Module) -> None:
 
 
 def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
-    from transformers import AutoModelForCausalLM
-
     if not isinstance(source, str | Path):
         raise CheckpointError(
             f"a {type(source).__name__} is no checkpoint; give a folder or a name"
         )
-    loader: Any = AutoModelForCausalLM
     if kwargs.pop("trust_remote_code", False):
         raise CheckpointError(f"{source}: gacfx never runs code from a checkpoint")
     kwargs |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     kwargs["ignore_mismatched_sizes"] = True  # they are refused below, by name
     try:
-        model, info = loader.from_pretrained(str(source), **kwargs)
+        model, info = _loader(source, kwargs).from_pretrained(str(source), **kwargs)
     except (GacError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises nearly everything
@@ -123,6 +123,15 @@ def _load(source: str | Path, **kwargs: Any) -> "PreTrainedModel":
     _note_unused(source, model, info["unexpected_keys"])
     _note_adapter(source, model)
     return model  # type: ignore[no-any-return]
+
+
+def _loader(source: str | Path, kwargs: dict[str, Any]) -> Any:
+    """The class to load: what a folder was saved from, not only the language model in it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where = {name: each for name, each in kwargs.items() if name in _WHERE}
+    config = AutoConfig.from_pretrained(str(source), trust_remote_code=False, **where)
+    return causal_class(config) or AutoModelForCausalLM
 
 
 def unused_weights(model: nn.Module) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.written import check_written
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
+from gacfx.core.model_class import text_config
 from gacfx.core.names import one_line
 from gacfx.errors import CheckpointError
 from gacfx.graph.compat import without_weight_init
@@ -151,9 +152,10 @@ def _alike(layers: list[Layer]) -> list[Layer]:
 
 def _smaller(model: "PreTrainedModel", layers: list[Layer], kept: list[Layer]) -> Any:
     """The configuration of the smaller model."""
-    config = copy.deepcopy(model.config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    whole = copy.deepcopy(model.config)
+    if hasattr(whole, "quantization_config"):
+        del whole.quantization_config
+    config = text_config(whole)
     first = kept[0]
     if first.width is not None:
         setattr(config, width_name(config), first.width)
@@ -168,7 +170,7 @@ def _smaller(model: "PreTrainedModel", layers: list[Layer], kept: list[Layer]) -
         for name, found in _per_layer(config, len(layers)):
             setattr(config, name, [found[at] for at in staying])
         config.num_hidden_layers = len(kept)
-    return config
+    return whole
 
 
 def _per_layer(config: Any, count: int) -> Iterator[tuple[str, list[Any]]]:

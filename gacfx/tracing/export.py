@@ -6,6 +6,7 @@ model, so sizes that grow with the input can be told from sizes of the model wit
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from gacfx.core.caches import cacheless, without_cache
+from gacfx.core.model_class import positions
 from gacfx.errors import CaptureError
 from gacfx.graph.compat import without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
@@ -80,14 +82,24 @@ def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict
     if next(model.parameters(), None) is None:
         raise CaptureError(f"{type(model).__name__} has no parameters; give the model itself")
     device = next(model.parameters()).device
-    if main == "pixel_values":
-        sizes = (batch, config.num_channels, config.image_size, config.image_size)
-        return {main: torch.zeros(sizes, device=device, dtype=next(model.parameters()).dtype)}
     ids = torch.zeros(batch, seq, dtype=torch.long, device=device)
+    if main == "pixel_values":
+        pixels = torch.zeros(batch, *_image(config), dtype=next(model.parameters()).dtype)
+        takes = signature(model.forward).parameters
+        reads = "input_ids" in takes and takes["input_ids"].default is Parameter.empty
+        return {main: pixels.to(device), **({"input_ids": ids} if reads else {})}
     kwargs: dict[str, Any] = {"input_ids": ids}
     if getattr(config, "is_encoder_decoder", False):
         kwargs["decoder_input_ids"] = ids.clone()
     return kwargs | without_cache(model)
+
+
+def _image(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of an image; of a part, where a configuration has parts."""
+    about = getattr(config, "vision_config", config)
+    size = about.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return getattr(about, "num_channels", 3), height, width
 
 
 @contextmanager
@@ -121,9 +133,8 @@ def _note_eager_calls(
     nodes = [n for n in gm.graph.nodes if op_of(n) is Op.ATTENTION]
     if not nodes:
         return
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    limit = limit if isinstance(limit, int) and limit > 0 else seq
-    kwargs = example_inputs(model, 1, min(seq, limit)) if inputs is None else dict(inputs)
+    longest = min(seq, positions(model) or seq)
+    kwargs = example_inputs(model, 1, longest) if inputs is None else dict(inputs)
     calls = record_attention(model, kwargs)
     if calls is None or len(calls) != len(nodes):
         return  # annotate-sites then falls back to the call in the graph, and says so

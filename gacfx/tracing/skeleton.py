@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gacfx.core.config_json import check_sizes, no_config, read_block, read_blocks, read_config_json
+from gacfx.core.model_class import named_class
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from gacfx.graph.compat import without_weight_init
 from gacfx.modules.install import skeleton_
@@ -111,20 +112,10 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
 def _build(config: "PretrainedConfig") -> Any:
     import transformers
 
-    names = config.architectures if isinstance(config.architectures, list) else []
-    cls = getattr(transformers, names[0], None) if names and isinstance(names[0], str) else None
-    if _is_of(cls, config):
+    cls = named_class(config)
+    if cls is not None:
         return cls(config)
     return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-
-
-def _is_of(cls: Any, config: "PretrainedConfig") -> TypeGuard["type[PreTrainedModel]"]:
-    """A class of models whose configurations are of this kind: a file may name anything."""
-    from transformers import PreTrainedModel
-
-    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
-        return False
-    return cls.config_class is not None and isinstance(config, cls.config_class)
 
 
 def _dtype(config: "PretrainedConfig") -> torch.dtype:
