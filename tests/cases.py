@@ -40,6 +40,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "15": says(r"dims: \d+", r"DiffLlama, compress: \d+", r"nn.RMSNorm, compress: \d+"),
     "17": says(r"half torch.float16", r"float torch.float32", r"double torch.float64"),
     "19": says(r"-inf: \d+", r"smallest float: \d+"),
+    "20": says(r"dynamic \d+", r"longrope \d+", r"yarn \d+", r"linear \d+"),
     "23": says(r"REFUSED .*sees the future"),
     "25": says(r"list (\d+)\nnested \1\ntensor \1\n"),
     "28": says(r"told: True|kept: \['"),

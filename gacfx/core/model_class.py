@@ -40,7 +40,7 @@ def causal_class(config: "PretrainedConfig") -> "type[PreTrainedModel] | None":
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     cls = named_class(config)
-    usual = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # type: ignore[no-untyped-call]
+    usual: object = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if cls is None or cls is usual or getattr(config, "is_encoder_decoder", False):
         return None
     return cls if cls.can_generate() else None

@@ -1,8 +1,11 @@
 """Differences between the versions of torch and transformers that gacfx supports, in one place."""
 
 import inspect
+import io
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 
 import torch.fx
 from torch import nn
@@ -38,6 +41,20 @@ def without_recompiling() -> AbstractContextManager[object]:
     except ImportError:
         return nullcontext()
     return _use_lazy_graph_module(True)
+
+
+@contextmanager
+def without_complaints() -> Iterator[None]:
+    """Raise what torch.export raises, without its log and the unfinished graph on stderr."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before, log.disabled = log.disabled, True
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    finally:
+        log.disabled = before
+    sys.stderr.write(said.getvalue())
 
 
 def without_weight_init() -> AbstractContextManager[object]:

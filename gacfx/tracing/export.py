@@ -4,23 +4,26 @@ Non-strict ``torch.export`` with static, odd shapes: they never factor with a di
 model, so sizes that grow with the input can be told from sizes of the model without symbols.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from gacfx.core.caches import cacheless, without_cache
-from gacfx.core.model_class import positions
+from gacfx.core.model_class import positions, text_config
 from gacfx.errors import CaptureError
-from gacfx.graph.compat import without_recompiling, without_stack_traces
+from gacfx.graph.compat import without_complaints, without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op, op_of
 from gacfx.tracing.attention import record_attention
+from gacfx.tracing.positions import KnownPositions
 
 BATCH, SEQ = 3, 17
 """Capture sizes: odd, distinct primes."""
@@ -54,19 +57,55 @@ def export_model(
         )
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
-        with torch.no_grad(), without_stack_traces(), without_recompiling(), _plain_results(model):
-            exported = torch.export.export(model, (), kwargs, strict=False)
-        with torch.no_grad():
-            gm = exported.module(check_guards=False)
+        gm = _traced(model, kwargs)
     except Exception as error:  # torch.export raises many unrelated types
         raise CaptureError(
             f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
+            f"{_remedy(model, error)}"
         ) from error
     assert isinstance(gm, GraphModule)
     gm.graph.eliminate_dead_code()
     gm.recompile()
     _note_eager_calls(gm, model, inputs, attention_seq)
     return gm
+
+
+def _traced(model: nn.Module, kwargs: dict[str, Any]) -> nn.Module:
+    """The graph of the forward, or whatever torch.export raises."""
+
+    def trace() -> ExportedProgram:
+        with _unchanged(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")
+            return torch.export.export(model, (), kwargs, strict=False)
+
+    with ExitStack() as stack:
+        for each in (torch.no_grad(), without_stack_traces(), without_recompiling()):
+            stack.enter_context(each)
+        stack.enter_context(_plain_results(model))
+        try:
+            with without_complaints():
+                exported = trace()
+        except Exception as error:
+            if "data-dependent" not in str(error):
+                raise
+            with KnownPositions(model):  # it takes time, and few models need it
+                exported = trace()
+    with torch.no_grad():
+        return exported.module(check_guards=False)
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Afterwards every module holds what it held: a forward may put traced tensors into it."""
+    before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, held, buffers in before:
+            vars(module).clear()
+            vars(module).update(held)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict[str, Any]:
@@ -140,6 +179,20 @@ def _note_eager_calls(
         return  # annotate-sites then falls back to the call in the graph, and says so
     for node, call in zip(nodes, calls, strict=True):
         annotate(node, eager=call)
+
+
+def _remedy(model: nn.Module, error: BaseException) -> str:
+    """What to do about a branch that depends on values; empty for any other error."""
+    if "data-dependent" not in str(error):
+        return ""
+    rope = getattr(text_config(getattr(model, "config", None)), "rope_parameters", None)
+    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
+    if kind == "default":
+        return "; a branch of its forward depends on values, so it is no single graph"
+    return (
+        f"; a branch depends on values, perhaps that of its rotary embedding of type {kind!r}: try "
+        "config.rope_parameters['rope_type'] = 'default', which is the same for short text"
+    )
 
 
 def _first(error: BaseException) -> str:

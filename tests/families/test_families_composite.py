@@ -112,7 +112,7 @@ def test_sizes_are_read_from_the_part_that_is_about_text() -> None:
     check_alike([model, llava()])
     with torch.no_grad():
         shapes = [
-            tuple(make_step(model, Workload(2, 8, mode), 0)().shape)  # type: ignore[arg-type]
+            tuple(make_step(model, Workload(2, 8, mode), 0)().shape)
             for mode in ("prefill", "decode")
         ]
     assert shapes == 2 * [(2, 1, VOCAB)]

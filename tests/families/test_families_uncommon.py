@@ -133,7 +133,8 @@ def test_a_model_that_does_not_name_its_cache_is_captured_without(name: str) -> 
     model = UNNAMED[name]()
     ids = torch.arange(3, 54).reshape(3, 17)
     hooks = len(model._forward_hooks)
-    configs = [c for m in model.modules() if hasattr(c := getattr(m, "config", None), "use_cache")]
+    configs: list[Any] = [m.config for m in model.modules() if hasattr(m, "config")]
+    configs = [config for config in configs if hasattr(config, "use_cache")]
     gm = export_model(model)
     with torch.no_grad():
         got, want = gm(input_ids=ids)[0], model(ids)[0]
@@ -155,3 +156,66 @@ def test_a_model_that_does_not_name_its_cache_is_measured_with_and_without() -> 
     assert seen[0] == (False, None)
     assert [uses for uses, _ in seen[1:]] == [True, True]
     assert all(cache.get_seq_length() == 8 for _, cache in seen[1:])
+
+
+# -- rotary embeddings that depend on the length ---------------------------------------------------
+
+
+LONG = {"original_max_position_embeddings": 32, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+ROPES: dict[str, dict[str, Any]] = {
+    "dynamic": {"factor": 2.0},
+    "longrope": {"factor": 2.0, **LONG},
+    "yarn": {"factor": 2.0, "original_max_position_embeddings": 32},
+    "linear": {"factor": 2.0},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+}
+
+
+def assert_captured(model: Any) -> None:
+    """The graph computes what the model computes, and capture leaves all numbers alone."""
+    ids, more = torch.arange(3, 54).reshape(3, 17), torch.arange(3, 53)[None]
+    with torch.no_grad():
+        before = model(more, use_cache=False).logits
+        held = model.model.rotary_emb.inv_freq.clone()
+        gm = export_model(model)
+        assert torch.equal(model.model.rotary_emb.inv_freq, held)
+        assert torch.equal(model(more, use_cache=False).logits, before)
+        torch.testing.assert_close(gm(input_ids=ids, use_cache=False)[0], model(ids).logits)
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_every_rotary_type_is_captured(kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 1e4, **ROPES[kind]}
+    assert_captured(make("LlamaConfig", "LlamaForCausalLM", rope_parameters=rope))
+
+
+def test_a_rotary_embedding_that_has_grown_is_captured_as_it_is_for_short_text() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    model = make("LlamaConfig", "LlamaForCausalLM", rope_parameters=rope)
+    with torch.no_grad():
+        model(torch.arange(3, 73)[None])
+    grown = model.model.rotary_emb.inv_freq.clone()
+    gm = export_model(model)
+    assert model.model.rotary_emb.max_seq_len_cached == 70
+    assert torch.equal(model.model.rotary_emb.inv_freq, grown)
+    ids = torch.arange(3, 54).reshape(3, 17)
+    with torch.no_grad():
+        torch.testing.assert_close(gm(input_ids=ids, use_cache=False)[0], model(ids).logits)
+
+
+def test_a_family_with_a_branch_of_its_own_on_the_length_is_captured() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, **LONG}
+    model = make(
+        "PhimoeConfig",
+        "PhimoeForCausalLM",
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        rope_parameters={**rope, "short_mscale": 1.1, "long_mscale": 1.2},
+    )
+    model.set_experts_implementation("grouped_mm")
+    assert export_model(model).graph.output_node() is not None

@@ -37,7 +37,8 @@ def test_scale_and_shift_lie_along_the_channels(
 def test_what_goes_beside_a_normalised_tensor_has_its_other_axes() -> None:
     def body(w: dict[str, Tensor], x: Tensor) -> Tensor:
         _, mean, deviation = aten.native_layer_norm(w["a"], [6], None, None, 1e-5)
-        return (mean + deviation) * w["b"]
+        out: Tensor = (mean + deviation) * w["b"]
+        return out
 
     dims = analyse(body, a=(4, 6), b=(4, 7))
     assert (told(dims), dims.notes) == ("a: d0[4] | d1[6], b: d0[4] | d2[7]", ())
