@@ -31,6 +31,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "04": says(r"REFUSED UnsupportedModel: model\.layers\.3"),  # before any work, not on loading
     "08": says(r"save: PosixPath"),
     "11": says(r"inside: (\d+|REFUSED)", r"compressed outside: (\d+|REFUSED)"),
+    "12": says(r"compress: \d+"),
     "13": says(r"inspect: \d+", r"compress: \d+"),
     "14": says(
         r"GraniteMoe, inspect: \d+",

@@ -175,6 +175,8 @@ class LinearSums:
             if self.both_sides:
                 dtype = torch.promote_types(args[0].dtype, torch.float32)
                 self.inputs.add(self.name, fed, seen_TN.to(dtype, copy=True))
+        if not torch.is_grad_enabled():
+            return output  # its model runs it so, and nothing comes back through it
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()

@@ -104,6 +104,8 @@ class _WeightSums:
         x_TN = args[0].detach().reshape(-1, columns).to(self.dtype, copy=True)
         self.input_N += x_TN.sum(0, dtype=torch.float64)
         self.seen += len(x_TN)
+        if not torch.is_grad_enabled():
+            return output  # its model runs it so, and nothing comes back through it
         if not output.requires_grad:
             output = output.detach().requires_grad_().clone()
 

@@ -163,6 +163,8 @@ class Moments:
             return "NaN or infinite gradient statistics"
         if not bool(self.input_square_mean.any()):
             return "no calibration token reached this weight"
+        if not self.grad_square_mean:
+            return "it runs without gradient, so its loss cannot be measured"
         return ""
 
 

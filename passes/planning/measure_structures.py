@@ -133,7 +133,7 @@ def measured_structure(gm: GraphModule, structure: Structure, statistics: Statis
     """A structure with its weights and their moments.
 
     Raises:
-        DecompositionFailed: a weight has no statistics.
+        DecompositionFailed: a weight has no statistics that can be used.
     """
     sites = {site.name: site for _, site in targets(gm)}
     weights = dict[str, Tensor]()
@@ -143,5 +143,7 @@ def measured_structure(gm: GraphModule, structure: Structure, statistics: Statis
         weights[module] = dense_weight(gm, sites[module])
         if not bool(torch.isfinite(weights[module]).all()):
             raise DecompositionFailed(module, "NaN or infinite weight")
+        if problem := statistics.moments[module].problem():
+            raise DecompositionFailed(module, problem)
     moments = {module: statistics.moments[module] for module in structure.modules}
     return Measured(structure, weights, moments)

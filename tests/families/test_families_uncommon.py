@@ -1,12 +1,16 @@
 """Families that do something that few others do, and what becomes of them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import gacfx
 from gacfx.bench.steps import make_step
+from gacfx.calibration.text import Corpus
+from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.coupling.analyse import couple
 from gacfx.tracing.export import export_model
@@ -33,7 +37,8 @@ def make(config: str, model: str, **more: Any) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return getattr(transformers, model)(getattr(transformers, config)(**SIZES, **more)).eval()
+        made = getattr(transformers, config)(**{**SIZES, **more})
+        return getattr(transformers, model)(made).eval()
 
 
 # -- norms of torch itself -------------------------------------------------------------------------
@@ -219,3 +224,46 @@ def test_a_family_with_a_branch_of_its_own_on_the_length_is_captured() -> None:
     )
     model.set_experts_implementation("grouped_mm")
     assert export_model(model).graph.output_node() is not None
+
+
+# -- linears that run without gradient -------------------------------------------------------------
+
+
+DSA: dict[str, Any] = {
+    "moe_intermediate_size": 40,
+    "num_key_value_heads": 6,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 22,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 10,
+    "n_routed_experts": 4,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+    "index_topk": 8,
+}
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize("prefix", ["DeepseekV32", "GlmMoeDsa"])
+def test_what_chooses_tokens_without_gradient_stays_dense(
+    prefix: str, by_layer: bool, tmp_path: Path
+) -> None:
+    model = make(f"{prefix}Config", f"{prefix}ForCausalLM", **DSA)
+    model.set_experts_implementation("grouped_mm")
+    draw = torch.Generator().manual_seed(0)
+    text = Corpus(tuple(torch.randint(3, VOCAB, (40,), generator=draw) for _ in range(6)))
+    search, work = Search(value="two-sided"), tmp_path / "work" if by_layer else None
+    plan = gacfx.plan(model, calibration=text, ratio="0.2", search=search, work=work).plan
+    why = "it runs without gradient, so its loss cannot be measured"
+    left = {choice.group for choice in plan.choices if choice.reason == why}
+    names = ("wq_b", "wk", "weights_proj")
+    assert left == {
+        f"model.layers.{at}.self_attn.indexer.{name}" for at in (0, 1) for name in names
+    }
+    assert not left & plan.ranks.keys() and len(plan.ranks) > 5

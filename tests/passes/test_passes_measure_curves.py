@@ -116,6 +116,16 @@ def test_a_weight_that_no_token_reached_stays_dense() -> None:
     assert curves[Q0].failed == "no calibration token reached this weight"
 
 
+def test_a_weight_that_runs_without_gradient_stays_dense() -> None:
+    gm, found = annotated(llama()), statistics()
+    blind = replace(found.moments[Q0], grad_square_mean=0.0)
+    spoilt = replace(found, moments={**found.moments, Q0: blind})
+    run(gm, MeasureCurves(statistics=spoilt, decompositions={}))
+    node, _ = site_of(gm, Q0)
+    (refusal,) = note(node).refusals
+    assert refusal.reason == "it runs without gradient, so its loss cannot be measured"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -126,3 +126,16 @@ def test_what_is_in_no_structure_stays_as_it_is_under_only() -> None:
     SweepCandidates()(gm)
     assert about.joints is None and about.members == {}
     assert not any(note(node).refusals for node, _ in targets(gm))
+
+
+def test_a_structure_with_a_weight_that_runs_without_gradient_stays() -> None:
+    gm, known = selected(), study().full.statistics
+    made = "model.layers.0.mlp.gate_proj"
+    blind = replace(known.moments[made], grad_square_mean=0.0)
+    spoilt = replace(known, moments={**known.moments, made: blind})
+    MeasureCurves(statistics=spoilt, decompositions={})(gm)
+    MeasureStructures(statistics=spoilt, ranks=False)(gm)
+    reasons = {each.name: each.facts.refused for each in state(gm).structure_curves}
+    why = "it runs without gradient, so its loss cannot be measured"
+    assert reasons.pop("model.layers.0.mlp") == why
+    assert set(reasons.values()) == {""}

@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from gacfx.calibration.gather import gather
 from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.sums import InputSums, LinearSums
+from gacfx.calibration.taylor import taylor_sums
 from gacfx.core.statistics import Moments
 from tests.unit.calibration.samples import Toy, corpus, linears, llama
 
@@ -70,6 +71,17 @@ def test_a_module_that_never_runs_has_a_problem() -> None:
     found = gather(Toy("once"), corpus(40), ["idle", "wide", "head"]).moments
     assert found["idle"].problem() == "no calibration token reached this weight"
     assert found["head"].problem() == ""
+
+
+@pytest.mark.parametrize("use", ["no grad", "inference", "chooses"])
+def test_a_module_that_no_gradient_comes_back_to_has_a_problem(use: str) -> None:
+    names = ["idle", "wide", "narrow", "head"]
+    found = gather(Toy(use), corpus(40, 33), names).moments
+    assert found["idle"].problem() == "it runs without gradient, so its loss cannot be measured"
+    assert {name: found[name].problem() for name in names[1:]} == dict.fromkeys(names[1:], "")
+    assert found["idle"].tokens_seen == found["wide"].tokens_seen == 73
+    gradients = taylor_sums(Toy(use), corpus(40, 33), names)
+    assert not gradients["idle"].mean.any() and gradients["wide"].mean.any()
 
 
 def test_half_precision_loses_little_in_its_sums() -> None:
