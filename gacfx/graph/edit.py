@@ -5,7 +5,7 @@ handled here once.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,25 @@ def input_node(gm: GraphModule, name: str, *, like: Node) -> Node:
     return new
 
 
+def copy_node(
+    gm: GraphModule,
+    node: Node,
+    values: Mapping[Node, Node],
+    *,
+    before: Node,
+) -> Node:
+    """A copy with its meta, before another node.
+
+    Args:
+        gm: the graph.
+        node: to copy.
+        values: what the copy reads instead of what ``node`` reads.
+        before: the node that it stands before.
+    """
+    with gm.graph.inserting_before(before):
+        return gm.graph.node_copy(node, lambda each: values.get(each, each))
+
+
 def set_parameter(gm: GraphModule, name: str, tensor: Tensor) -> None:
     """Put ``tensor`` at ``name``, making the modules on the way; a Parameter is kept as it is."""
     if not isinstance(tensor, nn.Parameter):
@@ -104,6 +123,12 @@ def delete_parameter(gm: GraphModule, name: str) -> None:
     """Remove the parameter ``name``; fx never removes one by itself."""
     path, _, leaf = name.rpartition(".")
     delattr(gm.get_submodule(path), leaf)
+
+
+def delete_module(gm: GraphModule, path: str) -> None:
+    """Remove a submodule; nothing where there is none."""
+    owner, _, leaf = path.rpartition(".")
+    gm.get_submodule(owner)._modules.pop(leaf, None)
 
 
 def replace_node(gm: GraphModule, old: Node, new: Node) -> None:

@@ -34,8 +34,9 @@ def capture(
     if not isinstance(model, str | Path):
         check_module(model)
     if not isinstance(model, nn.Module):
-        model = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
-    elif dtype is not None:
+        made = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
+        return export_model(made, attention_seq=seq, alike=True)
+    if dtype is not None:
         raise UnsupportedModel(
             f"{type(model).__name__}: a module has its dtype already; leave out dtype={dtype!r} or "
             "cast the module"

@@ -24,6 +24,7 @@ from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op, op_of
 from gacfx.tracing.attention import record_attention
 from gacfx.tracing.positions import KnownPositions
+from gacfx.tracing.repeated import NotAChain, expand, shortened, stack_of
 
 BATCH, SEQ = 3, 17
 """Capture sizes: odd, distinct primes."""
@@ -34,6 +35,7 @@ def export_model(
     inputs: Mapping[str, Any] | None = None,
     *,
     attention_seq: int = 1024,
+    alike: bool = False,
 ) -> GraphModule:
     """One GraphModule of the model's forward without cache; ``get_attr`` targets are its names.
 
@@ -46,6 +48,8 @@ def export_model(
         inputs: keyword arguments of forward; made for Hugging Face models when None.
         attention_seq: tokens of a sequence for which the eager attention calls are recorded (a
             model with sliding windows calls attention with a mask above its window).
+        alike: layers of one class with equal settings and shapes compute alike, so that one of each
+            kind is traced; for skeletons.
 
     Raises:
         CaptureError: torch.export refuses the model; the message carries its reason.
@@ -57,20 +61,31 @@ def export_model(
         )
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
-        gm = _traced(model, kwargs)
+        gm = (_repeated(model, kwargs) if alike else None) or _traced(model, kwargs)
     except Exception as error:  # torch.export raises many unrelated types
         raise CaptureError(
             f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
             f"{_remedy(model, error)}"
         ) from error
-    assert isinstance(gm, GraphModule)
-    gm.graph.eliminate_dead_code()
-    gm.recompile()
     _note_eager_calls(gm, model, inputs, attention_seq)
     return gm
 
 
-def _traced(model: nn.Module, kwargs: dict[str, Any]) -> nn.Module:
+def _repeated(model: nn.Module, kwargs: dict[str, Any]) -> GraphModule | None:
+    """The graph, of which one layer of each kind is traced; None where that is not enough."""
+    stack = stack_of(model)
+    if stack is None:
+        return None
+    with shortened(model, stack):
+        gm = _traced(model, kwargs)
+    try:
+        expand(gm, model, stack)
+    except NotAChain:
+        return None
+    return gm
+
+
+def _traced(model: nn.Module, kwargs: dict[str, Any]) -> GraphModule:
     """The graph of the forward, or whatever torch.export raises."""
 
     def trace() -> ExportedProgram:
@@ -91,7 +106,11 @@ def _traced(model: nn.Module, kwargs: dict[str, Any]) -> nn.Module:
             with KnownPositions(model):  # it takes time, and few models need it
                 exported = trace()
     with torch.no_grad():
-        return exported.module(check_guards=False)
+        gm = exported.module(check_guards=False)
+    assert isinstance(gm, GraphModule)
+    gm.graph.eliminate_dead_code()
+    gm.recompile()
+    return gm
 
 
 @contextmanager
