@@ -28,7 +28,7 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
         made = _on_meta(model)
-        with torch.no_grad(), _spy() as calls, _FullSequences():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), _spy() as calls, FullSequences():  # type: ignore[no-untyped-call]
             made(**inputs)
     except Exception:  # whatever it is, annotate-sites records that the calls are not known
         return None
@@ -77,7 +77,7 @@ def _spy() -> Iterator[list[AttentionCall]]:
         functional.scaled_dot_product_attention = real
 
 
-class _FullSequences(TorchDispatchMode):
+class FullSequences(TorchDispatchMode):
     """Answers yes where a forward asks a boolean of a meta tensor (all unmasked? one sequence?)."""
 
     def __torch_dispatch__(
