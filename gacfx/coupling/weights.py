@@ -12,6 +12,7 @@ from gacfx.coupling.interpreter import Interpreter
 from gacfx.coupling.terms import Axes, Term, atoms, find
 from gacfx.graph import ops
 from gacfx.graph.layers import in_layer, layers_of
+from gacfx.graph.notes import note
 from gacfx.graph.ops import Op
 from gacfx.graph.weights import shared_weights, weight_uses
 from gacfx.modules.make import carrier_names
@@ -140,6 +141,8 @@ class Weights:
             return f"its weight is shared with {self._shared[weight.name]}"
         if self._uses[weight.name] > 1:
             return f"its weight is used {self._uses[weight.name]} times"
+        if reader := note(weight.node).read_by:
+            return f"{reader} reads its weight without calling it"
         if not in_layer(weight.node, self.layers):
             return "outside the repeated layers"
         if self._carriers & {kind for _, kind in stack[-2:]}:

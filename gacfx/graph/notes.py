@@ -68,6 +68,8 @@ class Note:
     site: Site | None = None
     eager: AttentionCall | None = None
     """How eager mode makes this attention call, recorded at capture."""
+    read_by: str | None = None
+    """Class whose code reads the weight of this linear without calling it, found at capture."""
     targeted: bool | None = None
     """The weight of this site may be compressed; None before targets were selected."""
     tier: TierPrediction | None = None
@@ -245,6 +247,7 @@ def _read(raw: dict[str, Any]) -> Note:
     return Note(
         site=_read_site(raw),
         eager=AttentionCall(**eager) if eager else None,
+        read_by=raw.get("read_by"),
         targeted=raw.get("targeted"),
         tier=TierPrediction(**tier) if tier else None,
         latency_us=raw.get("latency_us"),

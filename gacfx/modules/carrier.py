@@ -152,10 +152,20 @@ class Carrier(nn.Module, ABC):
         return self.decision
 
     @property
-    def own_bias(self) -> nn.Parameter | None:
-        """The bias of the dense layer, wherever this layer keeps it."""
+    def bias(self) -> nn.Parameter | None:
+        """The bias of the dense layer, wherever this layer keeps it: others read it, too."""
         owner, name = _owner(self, self.bias_name(self.out_features, self.in_features))
         return owner._parameters.get(name)
+
+    @bias.setter
+    def bias(self, bias: nn.Parameter | None) -> None:
+        self.register_parameter("bias", bias)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of every module; the property above is in nobody's way."""
+        if name == "bias":
+            self._parameters.setdefault("bias", None)
+        super().register_parameter(name, param)
 
     @classmethod
     def empty(
@@ -242,7 +252,7 @@ class Carrier(nn.Module, ABC):
         linears = [f'"{n}"' for n, m in self.named_children() if isinstance(m, nn.Linear)]
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"{self.decision}, bias={self.own_bias is not None}, "
+            f"{self.decision}, bias={self.bias is not None}, "
             f'for LoRA take target_modules=[{", ".join(linears)}] or "all-linear"'
         )
 

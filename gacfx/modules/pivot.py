@@ -37,8 +37,6 @@ LARGEST_ERROR = 1e-9
 class PivotLinear(Carrier):
     """Two ordinary ``nn.Linear`` children, and the order of outputs or inputs."""
 
-    bias: nn.Parameter | None
-    """O <= D: added to the outputs in their order; the product has it otherwise."""
     order: Tensor
     """int32. O <= D: where in (p, q) each output is, [O]. O > D: the inputs P, then Q, [D]."""
 

@@ -21,9 +21,10 @@ from gacfx.core.model_class import positions, text_config
 from gacfx.errors import CaptureError
 from gacfx.graph.compat import without_complaints, without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
-from gacfx.graph.ops import Op, op_of
+from gacfx.graph.ops import Op, op_of, operands, weight_name
 from gacfx.tracing.attention import record_attention
 from gacfx.tracing.positions import KnownPositions
+from gacfx.tracing.readers import read_weights
 from gacfx.tracing.repeated import NotAChain, expand, shortened, stack_of
 
 BATCH, SEQ = 3, 17
@@ -67,6 +68,7 @@ def export_model(
             f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
             f"{_remedy(model, error)}"
         ) from error
+    _note_readers(gm, model)
     _note_eager_calls(gm, model, inputs, attention_seq)
     return gm
 
@@ -183,6 +185,13 @@ def _plain(result: Any) -> Any:
 def _is_plain(value: Any) -> bool:
     plain = (torch.Tensor, int, float, bool, str, type(None))
     return all(isinstance(leaf, plain) for leaf in tree_leaves(value))
+
+
+def _note_readers(gm: GraphModule, model: nn.Module) -> None:
+    read = read_weights(model)
+    for node in gm.graph.nodes if read else ():
+        if op_of(node) is not None and (reader := read.get(weight_name(operands(node)[1]) or "")):
+            annotate(node, read_by=reader)
 
 
 def _note_eager_calls(

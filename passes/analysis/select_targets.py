@@ -16,7 +16,7 @@ from gacfx.errors import PassError
 from gacfx.graph import ops
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.layers import in_layer, layers_of
-from gacfx.graph.notes import Fact, annotate, forgive, matmuls, refuse
+from gacfx.graph.notes import Fact, annotate, forgive, matmuls, note, refuse
 from gacfx.graph.weights import shared_weights, weight_uses
 from gacfx.modules.make import carrier_names
 
@@ -66,6 +66,8 @@ class SelectTargets(GacPass):
             return f"weight is shared with {shared[site.weight]}"
         if uses[site.weight] > 1:
             return f"weight is used {uses[site.weight]} times"
+        if reader := note(node).read_by:
+            return f"{reader} reads its weight without calling it"
         stack = ops.module_stack(node)
         if stack and not in_layer(node, layers):
             return "outside the repeated layers"

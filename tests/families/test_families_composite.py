@@ -10,7 +10,7 @@ import torch
 import gacfx
 from gacfx.bench.sides import check_alike
 from gacfx.bench.steps import make_step
-from gacfx.calibration.text import Corpus, max_positions
+from gacfx.calibration.text import max_positions
 from gacfx.checkpoint.plain_folder import save_plain
 from gacfx.core.model_class import text_config, vocabulary
 from gacfx.core.pruning import Skip
@@ -18,7 +18,7 @@ from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.tracing.export import example_inputs
 from tests.families.narrow import LAYOUTS, Layout, attention, decision_of, mlp, plan_of
-from tests.families.test_families_uncommon import SIZES, llava
+from tests.families.test_families_uncommon import SIZES, corpus, llava
 from tests.families.zoo import VOCAB
 
 VISION: dict[str, Any] = {
@@ -74,12 +74,6 @@ COMPOSITE: dict[str, Callable[[], Any]] = {
     "mllama": mllama,
     "llama4": llama4,
 }
-
-
-def corpus() -> Corpus:
-    """Six documents of 40 tokens, none of which stands for an image."""
-    draw = torch.Generator().manual_seed(0)
-    return Corpus(tuple(torch.randint(3, 90, (40,), generator=draw) for _ in range(6)))
 
 
 def logits(model: Any) -> torch.Tensor:

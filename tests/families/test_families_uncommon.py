@@ -41,6 +41,12 @@ def make(config: str, model: str, **more: Any) -> Any:
         return getattr(transformers, model)(made).eval()
 
 
+def corpus() -> Corpus:
+    """Six documents of 40 tokens."""
+    draw = torch.Generator().manual_seed(0)
+    return Corpus(tuple(torch.randint(3, 90, (40,), generator=draw) for _ in range(6)))
+
+
 # -- norms of torch itself -------------------------------------------------------------------------
 
 
@@ -256,8 +262,7 @@ def test_what_chooses_tokens_without_gradient_stays_dense(
 ) -> None:
     model = make(f"{prefix}Config", f"{prefix}ForCausalLM", **DSA)
     model.set_experts_implementation("grouped_mm")
-    draw = torch.Generator().manual_seed(0)
-    text = Corpus(tuple(torch.randint(3, VOCAB, (40,), generator=draw) for _ in range(6)))
+    text = corpus()
     search, work = Search(value="two-sided"), tmp_path / "work" if by_layer else None
     plan = gacfx.plan(model, calibration=text, ratio="0.2", search=search, work=work).plan
     why = "it runs without gradient, so its loss cannot be measured"

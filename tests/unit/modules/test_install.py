@@ -59,10 +59,10 @@ def test_the_layers_compute_with_their_factors(family: str) -> None:
         weight = factors[name].tensors["up"] @ factors[name].tensors["down"]
         x = torch.randn(4, layer.in_features)
         want = nn.functional.linear(x.double(), weight)
-        if layer.own_bias is not None:
-            want = want + layer.own_bias.double()
+        if layer.bias is not None:
+            want = want + layer.bias.double()
         torch.testing.assert_close(layer(x).double(), want, rtol=1e-4, atol=1e-5)
-        assert layer.own_bias is biases[name]
+        assert layer.bias is biases[name]
 
 
 @pytest.mark.parametrize("family", MODELS)

@@ -73,7 +73,7 @@ def test_it_multiplies_by_the_weight_and_adds_the_bias(
         x = torch.randn(*leading, shape[1]).double()
         want = nn.functional.linear(x, weight, own)
         torch.testing.assert_close(layer(x), want, rtol=1e-10, atol=1e-10)
-    assert layer.own_bias is own
+    assert layer.bias is own
     assert layer.decision == Pivot(shape[2])
 
 
@@ -204,7 +204,7 @@ def test_its_state_loads_into_an_empty_one(shape: tuple[int, int, int]) -> None:
     state = {name: value for name, value in layer.state_dict().items() if name != NOTICE}
     empty.load_state_dict(state)
     x = torch.randn(4, columns)
-    assert torch.equal(empty(x), layer(x)) and empty.own_bias is bias
+    assert torch.equal(empty(x), layer(x)) and empty.bias is bias
     with pytest.raises(RuntimeError, match="size mismatch for weight"):
         nn.Linear(columns, rows).load_state_dict(layer.state_dict(), strict=False)
 
