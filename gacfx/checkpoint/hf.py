@@ -40,9 +40,9 @@ from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Sliced
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
-from gacfx.modules.blocks import blocks_in, skipped_modules
+from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
-from gacfx.modules.install import compressed_modules, decisions_in, skeleton_
+from gacfx.modules.install import compressed_modules, decisions_in, guards_in, skeleton_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,7 +169,7 @@ class GacfxQuantizer(HfQuantizer):
         self.quantization_config.keep(decisions, states)
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # Files may have the notice or not, so it is kept out of the load.
-        for layer in _guards(model):
+        for layer in guards_in(model):
             delattr(layer, NOTICE)
         known = model._keys_to_ignore_on_load_unexpected or ()
         model._keys_to_ignore_on_load_unexpected = {*known, rf"\.{NOTICE}$"}
@@ -188,7 +188,7 @@ class GacfxQuantizer(HfQuantizer):
         for name, layer in compressed_modules(model).items():
             if problem := layer.problem():
                 raise CheckpointError(f"{name}: {problem}; the file is not what was written")
-        for guard in _guards(model):
+        for guard in guards_in(model):
             if not guard.weight.is_meta:  # where buffers are on disk, so would it have to be
                 guard.register_buffer(NOTICE, torch.empty_like(guard.weight))
         _unmark_(model)
@@ -215,12 +215,6 @@ def register() -> None:
 def config_of(model: "PreTrainedModel") -> GacfxConfig:
     """The configuration block for the compressed layers that are in ``model`` now."""
     return GacfxConfig(decisions_in(model), blocks=blocks_in(model))
-
-
-def _guards(model: "PreTrainedModel") -> list[Any]:
-    """Modules with an empty buffer in the place of a dense weight."""
-    skipped = [each.guard for each in skipped_modules(model).values()]
-    return [*compressed_modules(model).values(), *skipped]
 
 
 def check_unquantized(model: object) -> None:

@@ -124,7 +124,10 @@ def _numbers(model: "PreTrainedModel", layers: list[Layer]) -> dict[str, Any]:
     """
     for layer in layers:
         for module, decision in layer.factored.items():
-            raise CheckpointError(f"{module}: is {decision}, and the schema has dense weights only")
+            raise CheckpointError(
+                f"{module}: is {decision}, and the schema has dense weights only; keep the gacfx "
+                "checkpoint, or prune without low ranks and pivots"
+            )
     if layers[0].counts is None:
         raise CheckpointError(
             f"{layers[0].name}: its attention is skipped, and such a model begins with one; keep "

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from gacfx.checkpoint.checksums import write_checksums
 from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.layers import Layer, layers_of, width_name
-from gacfx.checkpoint.pretrained import save_pretrained
+from gacfx.checkpoint.pretrained import plain_config, save_pretrained
+from gacfx.checkpoint.rehearsal import shapes
 from gacfx.checkpoint.written import check_written
 from gacfx.core.files.atomic import making, replacing_folder
 from gacfx.core.files.targets import check_folder, writing
@@ -58,7 +59,17 @@ def save_plain(
     out = Path(folder).expanduser()
     check_unquantized(model)
     check_folder(out, overwrite=overwrite, holds=("config.json",), what="a checkpoint folder")
-    plain = plain_model(model)
+    return write_plain(plain_model(model), out, tokenizer=tokenizer, overwrite=overwrite)
+
+
+def write_plain(
+    plain: "PreTrainedModel",
+    out: Path,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    overwrite: bool,
+) -> Path:
+    """Writes a model that has no trace of gacfx, whole or not at all."""
     out = out.resolve()
     with writing(out), making(out.parent), replacing_folder(out, overwrite=overwrite) as made:
         save_pretrained(plain, made)
@@ -79,22 +90,35 @@ def plain_model(model: "PreTrainedModel") -> "PreTrainedModel":
         raise CheckpointError(
             f"{type(model).__name__}: is no causal language model, so its logits cannot be compared"
         )
-    layers = layers_of(model)
-    kept = _alike(layers)
-    config = _smaller(model, layers, kept)
-    names = _Names(layers[0].prefix, {layer.index: at for at, layer in enumerate(kept)})
-    try:
-        with torch.device("meta"), without_weight_init():
-            plain: PreTrainedModel = type(model)(config)
-    except Exception as error:  # models raise nearly everything
-        raise CheckpointError(
-            f"{type(model).__name__}: has no smaller model with these numbers: {one_line(error)}"
-        ) from error
+    config, names = plain_config(model), _Names("", {})
+    plain = skeleton_of(model, config)
+    if shapes(plain) != shapes(model):
+        layers = layers_of(model)
+        kept = _alike(layers)
+        _make_smaller_(config, layers, kept)
+        names = _Names(layers[0].prefix, {layer.index: at for at, layer in enumerate(kept)})
+        plain = skeleton_of(model, config)
     _fill_(plain, model, names)
     plain.generation_config = copy.deepcopy(model.generation_config)
     plain.train(model.training)
     _compare(plain, model)
     return plain
+
+
+def skeleton_of(model: "PreTrainedModel", config: Any) -> "PreTrainedModel":
+    """A model of the same class with another configuration, on the meta device.
+
+    Raises:
+        CheckpointError: the class has no such model.
+    """
+    try:
+        with torch.device("meta"), without_weight_init():
+            made: PreTrainedModel = type(model)(config)
+    except Exception as error:  # models raise nearly everything
+        raise CheckpointError(
+            f"{type(model).__name__}: has no smaller model with these numbers: {one_line(error)}"
+        ) from error
+    return made
 
 
 @dataclass(frozen=True)
@@ -123,7 +147,8 @@ def _alike(layers: list[Layer]) -> list[Layer]:
     for layer in layers:
         for module, decision in layer.factored.items():
             raise CheckpointError(
-                f"{module}: is {decision}, and a plain folder has dense weights only"
+                f"{module}: is {decision}, and a plain folder has dense weights only; format "
+                "dense multiplies it out, which saves nothing"
             )
         if (layer.attention == "skip") != (layer.mlp == "skip"):
             what, other = (
@@ -144,17 +169,15 @@ def _alike(layers: list[Layer]) -> list[Layer]:
             shown = ", ".join(f"{layer.name} has {getattr(layer, what)}" for layer in odd[:4])
             more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
             raise CheckpointError(
-                f"the layers are not alike: {first.name} has {said}, {shown}{more}; plan with the "
-                "same numbers for all layers, or keep the gacfx checkpoint"
+                f"the layers are not alike: {first.name} has {said}, {shown}{more}; take format "
+                "per-layer-config (Llama, weights that are dense), plan with the same numbers for "
+                "all layers, or keep the gacfx checkpoint"
             )
     return kept
 
 
-def _smaller(model: "PreTrainedModel", layers: list[Layer], kept: list[Layer]) -> Any:
-    """The configuration of the smaller model."""
-    whole = copy.deepcopy(model.config)
-    if hasattr(whole, "quantization_config"):
-        del whole.quantization_config
+def _make_smaller_(whole: Any, layers: list[Layer], kept: list[Layer]) -> None:
+    """Gives a configuration the numbers of the smaller model."""
     config = text_config(whole)
     first = kept[0]
     if first.width is not None:
@@ -170,7 +193,6 @@ def _smaller(model: "PreTrainedModel", layers: list[Layer], kept: list[Layer]) -
         for name, found in _per_layer(config, len(layers)):
             setattr(config, name, [found[at] for at in staying])
         config.num_hidden_layers = len(kept)
-    return whole
 
 
 def _per_layer(config: Any, count: int) -> Iterator[tuple[str, list[Any]]]:

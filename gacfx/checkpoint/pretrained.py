@@ -44,6 +44,14 @@ def save_pretrained(
             generation.to_json_file(f"{folder}/generation_config.json", use_diff=True)
 
 
+def plain_config(model: "PreTrainedModel") -> Any:
+    """A copy of the configuration that says nothing of compressed layers."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
+
+
 def state_dict_to_save(model: nn.Module) -> dict[str, Tensor]:
     """The state dict; what is shared without the model's saying so gets a copy for each name.
 

@@ -2,6 +2,7 @@
 
 import sys
 
+import torch
 from torch import Tensor, nn
 
 
@@ -43,6 +44,25 @@ def bias_of(layer: nn.Module) -> nn.Parameter | None:
     bias = layer.bias
     assert bias is None or isinstance(bias, nn.Parameter)
     return bias
+
+
+def like(dense: nn.Module, weight_OD: Tensor, bias: nn.Parameter | None) -> nn.Module:
+    """A layer of the class of another one, with this weight and bias: nothing tells it from one
+    that was trained so.
+
+    Args:
+        dense: an ``nn.Linear`` or a Conv1D of any size.
+        weight_OD: [out, in]; shared where the layout allows it.
+        bias: [out]; this very parameter becomes the bias.
+    """
+    rows, columns = weight_OD.shape
+    sizes = (rows, columns) if is_conv1d(dense) else (columns, rows)  # Conv1D(outputs, inputs)
+    with torch.device("meta"):
+        layer: nn.Module = type(dense)(*sizes)
+    stored = weight_OD.T if is_conv1d(dense) else weight_OD
+    layer.weight = nn.Parameter(stored.contiguous(), weight_of(dense).requires_grad)
+    layer.register_parameter("bias", bias)
+    return layer.train(dense.training)
 
 
 def conv1d() -> type[nn.Module] | None:

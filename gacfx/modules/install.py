@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from gacfx.core.materialise import Factors
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import UnsupportedModel
-from gacfx.modules.blocks import Blocks, check_blocks
+from gacfx.modules.blocks import Blocks, check_blocks, skipped_modules
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
 from gacfx.modules.experts import needs_unpacking, unpack_
@@ -138,6 +139,12 @@ def compressed_modules(model: nn.Module) -> dict[str, Carrier]:
     Slices that stay dense are :func:`gacfx.modules.sliced.sliced_modules`.
     """
     return {n: m for n, m in model.named_modules() if isinstance(m, Carrier)}
+
+
+def guards_in(model: nn.Module) -> list[Any]:
+    """Modules with a guard and a notice: empty buffers in the place of a dense weight."""
+    skipped = [each.guard for each in skipped_modules(model).values()]
+    return [*compressed_modules(model).values(), *skipped]
 
 
 def decisions_in(model: nn.Module) -> dict[str, Decision]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.core.padding import ZERO, Padded
-from gacfx.modules.dense import bias_of, dense_weight, features, weight_of
+from gacfx.modules.dense import bias_of, dense_weight, features, like, weight_of
 from gacfx.modules.sliced import SlicedLinear, like_dense, sliced_conv1d
 
 Positions = Sequence[int] | None
@@ -52,16 +52,7 @@ def padded(dense: nn.Module, outputs: Positions, inputs: Positions) -> nn.Module
 def enlarged(dense: nn.Module, outputs: Positions, inputs: Positions) -> nn.Module:
     """The layer with zeros at the new outputs and inputs, of its own class: nothing tells it from
     one that was trained so."""
-    weight, bias = _grown(dense, outputs, inputs)
-    rows, columns = weight.shape
-    is_linear = isinstance(dense, nn.Linear)
-    sizes = (columns, rows) if is_linear else (rows, columns)  # Conv1D(outputs, inputs)
-    with torch.device("meta"):
-        layer: nn.Module = type(dense)(*sizes)
-    stored = weight if is_linear else weight.T.contiguous()
-    layer.weight = nn.Parameter(stored, requires_grad=weight_of(dense).requires_grad)
-    layer.register_parameter("bias", bias)
-    return layer.train(dense.training)
+    return like(dense, *_grown(dense, outputs, inputs))
 
 
 def grown(tensor: Tensor, axis: int, positions: Positions) -> Tensor:

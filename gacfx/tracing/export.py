@@ -55,11 +55,7 @@ def export_model(
     Raises:
         CaptureError: torch.export refuses the model; the message carries its reason.
     """
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise CaptureError(
-            f"{type(model).__name__}: was made inside torch.inference_mode(), and such parameters "
-            "can neither be traced nor measured; load or build it outside"
-        )
+    check_traceable(model)
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
         gm = (_repeated(model, kwargs) if alike else None) or _traced(model, kwargs)
@@ -127,6 +123,19 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             vars(module).update(held)
             module._buffers.clear()
             module._buffers.update(buffers)
+
+
+def check_traceable(model: nn.Module) -> None:
+    """Nothing when tracing may record what becomes of the parameters.
+
+    Raises:
+        CaptureError: they were made in inference mode.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise CaptureError(
+            f"{type(model).__name__}: was made inside torch.inference_mode(), and such parameters "
+            "can neither be traced nor measured; load or build it outside"
+        )
 
 
 def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict[str, Any]:
