@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gacfx.core.search import Search
     from gacfx.dynamo.backend import make_backend
     from gacfx.errors import GacError
+    from gacfx.exports.exporting import export
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import inspect
     from gacfx.modules.experts import unpacked
@@ -40,6 +41,7 @@ __all__ = [
     "apply_",
     "capture",
     "compress",
+    "export",
     "inspect",
     "load",
     "make_backend",
@@ -58,6 +60,7 @@ _HOME = {
     "Search": "gacfx.core.search",
     "Work": "gacfx.work",
     "capture": "gacfx.tracing.capture",
+    "export": "gacfx.exports.exporting",
     "inspect": "gacfx.inspection",
     "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",

@@ -15,6 +15,8 @@
     ├── WorkerFailed          a worker of an executor died, or failed at what it was given
     ├── TaskError             a zero-shot task is unknown, or cannot be scored
     ├── CheckpointError       a checkpoint folder cannot be read or written
+    ├── ExportError           a model has no such form, or an exporter or its engine failed
+    │   └── NoExporter        a package that the form needs is not installed
     ├── ProfileError          a hardware profile is unknown or malformed
     ├── NoMatplotlib          a picture was asked for, and nothing here can draw
     └── NoLmEval              zero-shot tasks were asked for, and nothing here can score them
@@ -101,6 +103,14 @@ class TaskError(GacError):
 
 class CheckpointError(GacError):
     """A checkpoint folder cannot be read or written."""
+
+
+class ExportError(GacError):
+    """A model has no such form, or an exporter or its engine failed."""
+
+
+class NoExporter(ExportError):  # noqa: N818 - says what is missing
+    """An export was asked for, and a package that it needs is not installed."""
 
 
 class ProfileError(GacError):

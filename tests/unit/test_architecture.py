@@ -24,7 +24,8 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
         "speedup explain bench zeroshot request suitable evidence trials corrections "
-        "dynamo best_plan judging upstream padding padding_parts progress work captured shards",
+        "dynamo exports best_plan judging upstream padding padding_parts progress work captured "
+        "shards",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),
@@ -82,7 +83,7 @@ NO_TORCH = (
     *("knapsack", "allocation", "hardware", "errors", "pipelines"),
     *("compressors.allocate", *(f"core.{name}" for name in _PLAIN)),
 )
-EXPORTS = ("tracing", "dynamo")
+EXPORTS = ("tracing", "dynamo", "exports")
 MEASURES = ("hardware.measure",)
 """It asks the machine itself: torch, and the only place that touches the GPU."""
 TRANSFORMERS = ("checkpoint.hf", "cli", "api", "demo")

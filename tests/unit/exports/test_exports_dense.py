@@ -1,0 +1,170 @@
+"""dense: products multiplied out, as a folder that plain transformers loads without gacfx."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import gacfx
+from gacfx.core.decision import LowRank
+from gacfx.errors import CheckpointError, ExportError
+from gacfx.exports.dense import dense_model, product
+from gacfx.modules.carrier import Carrier
+from gacfx.modules.install import compressed_modules, install_
+from tests.families.zoo import FAMILIES
+from tests.unit.checkpoint.tiny_models import cast_, factors_for
+from tests.unit.exports.kinds import (
+    KINDS,
+    conv1d,
+    dense_llama,
+    ids_of,
+    logits_of,
+    low_rank,
+    model_of,
+    narrow_low_rank,
+)
+
+FACTORED = ["low rank", "pivot", "pivot in order", "narrow, low rank", "gpt2"]
+CHILD = """
+import json, sys
+from pathlib import Path
+sys.modules["gacfx"] = None
+import numpy as np, torch
+from transformers import AutoModelForCausalLM
+found = {}
+for folder in map(Path, sys.argv[1:]):
+    model, info = AutoModelForCausalLM.from_pretrained(folder / "out", output_loading_info=True)
+    ids, logits = (torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("ids", "logits"))
+    with torch.no_grad():
+        apart = float((model(ids).logits - logits).abs().max())
+    keys = [list(info[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")]
+    found[folder.name] = [apart, model.num_parameters(), keys]
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Kind -> difference, parameters and odd keys, in a process without gacfx."""
+    home, folders = tmp_path_factory.mktemp("dense"), []
+    for kind in FACTORED:
+        model, folder = model_of(kind), home / kind
+        folder.mkdir()
+        gacfx.export(model, folder / "out", to="dense")
+        np.save(folder / "ids.npy", ids := ids_of(3, 17))
+        np.save(folder / "logits.npy", logits_of(model, ids))
+        folders.append(str(folder))
+    done = subprocess.run([sys.executable, "-c", CHILD, *folders], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+def test_plain_transformers_loads_it_without_gacfx(kind: str, found: dict[str, Any]) -> None:
+    apart, count, keys = found[kind]
+    assert apart < 1e-6
+    assert keys == [[], [], []]
+    family = "gpt2" if kind == "gpt2" else "llama"
+    whole: Any = FAMILIES[family].make()
+    if kind != "narrow, low rank":
+        assert count == whole.num_parameters()
+    else:
+        assert count < whole.num_parameters()  # half of each MLP is gone
+
+
+@pytest.mark.parametrize("kind", FACTORED)
+def test_a_product_is_exact(kind: str) -> None:
+    for name, layer in compressed_modules(model_of(kind)).items():
+        exact: Any = product(layer)
+        x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(1))
+        bias = layer.own_bias
+        own = layer(x).double() - (0 if bias is None else bias.double())
+        assert exact.dtype == torch.float64, name
+        assert torch.allclose(x.double() @ exact.T, own, atol=1e-5), name
+
+
+def test_products_are_rounded_once() -> None:
+    model = cast_(low_rank(), torch.bfloat16)
+    made = dense_model(model)
+    layer: Any = model.model.layers[0].mlp.down_proj
+    wanted = (layer.up.weight.double() @ layer.down.weight.double()).bfloat16()
+    assert torch.equal(made.model.layers[0].mlp.down_proj.weight, wanted)
+    assert made.model.embed_tokens.weight is model.model.embed_tokens.weight
+
+
+def test_the_model_has_its_layers_again(tmp_path: Path) -> None:
+    model = conv1d()
+    layers = compressed_modules(model)
+    made = gacfx.export(model, tmp_path / "out", to="dense")
+    assert compressed_modules(model) == layers
+    before, after = (sum(p.numel() for p in each.parameters()) for each in (model, dense_gpt2()))
+    assert made.notes == (
+        f"{before:,} parameters became {after:,}: multiplied out, low ranks and pivots save "
+        "neither memory nor time",
+    )
+
+
+def dense_gpt2() -> Any:
+    return FAMILIES["gpt2"].make()
+
+
+def test_a_failure_gives_the_layers_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = low_rank()
+    layers = compressed_modules(model)
+
+    def fails(_: Carrier) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("gacfx.exports.dense.product", fails)
+    with pytest.raises(MemoryError):
+        dense_model(model)
+    assert compressed_modules(model) == layers
+
+
+def with_ranks_too(kind: str) -> Any:
+    model = KINDS[kind]()
+    install_(model, factors_for(model, ("layers.1.self_attn.q_proj",), kind=LowRank))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: with_ranks_too("skipped"), "attention is skipped and its MLP is not"),
+        (lambda: with_ranks_too("narrow"), "not alike: .* per-layer-config"),
+        (lambda: narrow_low_rank(1), "layers.0 has width 88, model.layers.1 has width 44"),
+    ],
+)
+def test_what_no_plain_configuration_says_is_refused(
+    make: Any, message: str, tmp_path: Path
+) -> None:
+    model = make()
+    layers = compressed_modules(model)
+    with pytest.raises(CheckpointError, match=message):
+        gacfx.export(model, tmp_path / "out", to="dense")
+    assert compressed_modules(model) == layers
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["narrow", "skipped", "padded", "dense"])
+def test_nothing_to_multiply_out_is_refused(kind: str, tmp_path: Path) -> None:
+    model = dense_llama() if kind == "dense" else model_of(kind)
+    with pytest.raises(ExportError, match="no low rank and no pivot .*plain .*per-layer-config"):
+        gacfx.export(model, tmp_path / "out", to="dense")
+
+
+def test_what_overflows_is_refused(tmp_path: Path) -> None:
+    model = cast_(low_rank(), torch.float16)
+    layer: Any = model.model.layers[0].mlp.down_proj
+    with torch.no_grad():
+        layer.up.weight.fill_(300.0)
+        layer.down.weight.fill_(300.0)
+    with pytest.raises(ExportError, match=r"down_proj: its product .* overflows torch\.float16"):
+        gacfx.export(model, tmp_path / "out", to="dense")
+    assert not (tmp_path / "out").exists()
