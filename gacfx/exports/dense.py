@@ -92,7 +92,7 @@ def _multiplied(model: "PreTrainedModel", carriers: dict[str, Carrier]) -> Itera
                     f"{name}: its product is NaN or overflows {dtype}; load the model in float32 "
                     "(--dtype fp32)"
                 )
-            dense = like(skeleton.get_submodule(name), weight, carrier.own_bias)
+            dense = like(skeleton.get_submodule(name), weight, carrier.bias)
             model.set_submodule(name, dense)
         yield
     finally:

@@ -83,7 +83,7 @@ def test_a_product_is_exact(kind: str) -> None:
     for name, layer in compressed_modules(model_of(kind)).items():
         exact: Any = product(layer)
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(1))
-        bias = layer.own_bias
+        bias = layer.bias
         own = layer(x).double() - (0 if bias is None else bias.double())
         assert exact.dtype == torch.float64, name
         assert torch.allclose(x.double() @ exact.T, own, atol=1e-5), name
