@@ -140,6 +140,9 @@ class AttentionSite:
     """As the captured graph calls it; torch.compile runs this."""
     eager: AttentionCall
     """As the model calls it in eager mode, recorded on the meta device."""
+    chosen: str = ""
+    """Class of the kernel that a compiled graph calls by name: flash, efficient or cudnn; empty
+    where torch chooses when it runs, or chose one of a CPU."""
 
     def call(self, workload: Workload) -> AttentionCall:
         """The call under ``workload``; one new token needs neither mask nor causality."""

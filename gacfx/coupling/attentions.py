@@ -39,6 +39,8 @@ def attentions(nodes: Iterable[Node]) -> tuple[Attention, ...]:
 
 def _attention(node: Node) -> Attention | None:
     op = ops.op_of(node)
+    if ops.chosen_kernel(node) is not None:
+        return None  # it has several results, and no rule follows its axes
     if op is Op.ATTENTION:
         given = {**dict(zip(_OPERANDS, node.args, strict=False)), **node.kwargs}
         query, key, value = (given[name] for name in _OPERANDS)

@@ -30,7 +30,7 @@ class Op(StrEnum):
     GROUPED_MM = "grouped_mm"
     """grouped_mm(x [M, K], weight [E, K, N], offsets)"""
     ATTENTION = "attention"
-    """scaled_dot_product_attention(q, k, v, mask, ...)"""
+    """scaled_dot_product_attention(q, k, v, mask, ...), or the kernel that torch chose for it"""
 
 
 _SPELLINGS: dict[object, Op] = {
@@ -49,7 +49,20 @@ _SPELLINGS: dict[object, Op] = {
     torch.nn.functional.scaled_dot_product_attention: Op.ATTENTION,
 }
 
-_VIEWS = ("transpose", "permute", "t", "to", "_to_copy", "contiguous", "clone", "numpy_T", "detach")
+_CHOSEN: dict[object, str] = {
+    aten._scaled_dot_product_flash_attention.default: "flash",
+    aten._scaled_dot_product_efficient_attention.default: "efficient",
+    aten._scaled_dot_product_cudnn_attention.default: "cudnn",
+    aten._scaled_dot_product_flash_attention_for_cpu.default: "",
+}
+"""Attention whose kernel torch has chosen -> its class on a GPU; these have several results."""
+_SPELLINGS |= dict.fromkeys(_CHOSEN, Op.ATTENTION)
+
+_SWAPS = ("transpose", "permute", "t", "numpy_T")
+_VIEWS = (
+    *_SWAPS,
+    *("detach", "to", "_to_copy", "convert_element_type", "contiguous", "clone"),
+)
 
 DTYPES: dict[torch.dtype, str] = {
     torch.float64: "fp64",
@@ -142,6 +155,15 @@ def origin(node: object) -> Node | None:
     return None
 
 
+def transposed(node: object) -> bool:
+    """The two axes of a weight are swapped on its way to ``node``."""
+    swapped = False
+    while isinstance(node, Node) and node.op == "call_function" and short_name(node) in _VIEWS:
+        swapped ^= short_name(node) in _SWAPS
+        node = node.args[0]
+    return swapped
+
+
 def weight_name(node: object) -> str | None:
     """Name of the parameter behind ``node``, looking through transposes and casts."""
     found = origin(node)
@@ -154,6 +176,25 @@ def operands(node: Node) -> tuple[object, object]:
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     second = next((given[name] for name in ("weight", "other", "mat2") if name in given), None)
     return given.get("mat1", given.get("input")), second
+
+
+def attention_arguments(node: Node) -> dict[str, object]:
+    """Arguments of an attention by name, however they are passed; a bias is an ``attn_mask``."""
+    schema = getattr(node.target, "_schema", None)
+    names = [a.name for a in schema.arguments] if schema else _ATTENTION
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    return {"attn_mask" if name == "attn_bias" else name: found for name, found in given.items()}
+
+
+_ATTENTION = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+def chosen_kernel(node: Node) -> str | None:
+    """Class of the kernel that an attention calls by name: ``flash``, ``efficient``, ``cudnn``.
+
+    Empty for one of a CPU, None where torch chooses when it runs.
+    """
+    return _CHOSEN.get(node.target) if node.op == "call_function" else None
 
 
 def module_stack(node: Node) -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,8 @@ def predict(
     if isinstance(site, CopySite):
         return TierPrediction(1, COPY, ", ".join(site.what))
     seen = profile.measured.get(measured_key(site, workload)) if measured else None
-    if seen is not None:
+    chosen = site.chosen if isinstance(site, AttentionSite) else ""
+    if seen is not None and (not chosen or seen.kernel.split(".")[0] == chosen):
         return TierPrediction(seen.tier, seen.kernel, seen.reason, source="measured")
     if isinstance(site, MatmulSite):
         return predict_matmul(site, profile, workload)

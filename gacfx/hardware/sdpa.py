@@ -1,7 +1,8 @@
 """Which backend an SDPA call gets: (site, profile, workload) -> TierPrediction.
 
-The first backend of the order that refuses nothing wins. "Best" is the one that the same dtype and
-lengths would get on this device in a plain call with an aligned head dim.
+The first backend of the order that refuses nothing wins, unless a compiled graph calls one by name.
+"Best" is the one that the same dtype and lengths would get on this device in a plain call with an
+aligned head dim.
 
     kernel              when                                                          tier
     best, not padded    cudnn on sm90 and sm10x from torch 2.11, else flash;            1
@@ -76,7 +77,8 @@ class _Call:
 def predict_attention(site: AttentionSite, profile: Profile, workload: Workload) -> TierPrediction:
     """Backend of an attention call.
 
-    The reason says what each better backend refuses: ``d=107 %8==3: not cudnn, pads q, k, v``.
+    The reason says what each better backend refuses: ``d=107 %8==3: not cudnn, pads q, k, v``; or
+    what the rules expect where a compiled graph calls another one.
     """
     if site.dtype not in profile.peak_tflops:
         return TierPrediction(4, "error", f"{profile.name} has no {site.dtype} matmul")
@@ -96,13 +98,18 @@ def predict_attention(site: AttentionSite, profile: Profile, workload: Workload)
     )
     plain = replace(call, d_qk=64, d_v=64, mask=False, causal=False, gqa=False)
     best, _ = _choose(plain, profile)
-    found, refused = _choose(call, profile)
+    expected, refused = _choose(call, profile)
+    found = site.chosen or expected
     pads = found == "flash" and bool(site.d_qk % FLASH_MULTIPLE)
     tier = 3 if found == "math" else 1 if found == best and not pads else 2
     kernel = found
     if found == "flash":
         kernel += f".t{flash_template(site.d_qk, profile.stack.torch)}" + ".pad8" * pads
-    return TierPrediction(tier, kernel, "" if tier == 1 else _reason(call, refused, pads))
+    if tier == 1:
+        return TierPrediction(tier, kernel)
+    if found != expected:
+        return TierPrediction(tier, kernel, f"compiled so; the rules expect {expected}")
+    return TierPrediction(tier, kernel, _reason(call, refused, pads))
 
 
 def backend_order(profile: Profile) -> tuple[str, ...]:

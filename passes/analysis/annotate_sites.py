@@ -56,7 +56,10 @@ class AnnotateSites(GacPass):
             site = seen_by_experts(site, node, shares)
         if site is not None:
             annotate(node, site=site)
-        if op is Op.ATTENTION and note(node).eager is None:
+        if op is Op.ATTENTION and ops.chosen_kernel(node) is not None:
+            why = f"torch chose {ops.short_name(node)} when it compiled"
+            refuse(node, by=self.name, reason=why)
+        elif op is Op.ATTENTION and note(node).eager is None:
             why = "the eager call could not be recorded; the graph's own call is shown"
             refuse(node, by=self.name, reason=why)
 
@@ -128,7 +131,7 @@ def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
         n=Extent(out[-1]),
         dtype=dtype,
         weight=weight,
-        layout=Layout.LINEAR if op is Op.LINEAR else Layout.CONV1D,
+        layout=Layout.LINEAR if op is Op.LINEAR or ops.transposed(w) else Layout.CONV1D,
         bias=bias,
     )
 
@@ -168,16 +171,16 @@ def _grouped_site(node: Node, frame: Frame) -> MatmulSite | None:
 
 def attention_site(node: Node) -> AttentionSite:
     """The site of an SDPA node: the graph's own call, and the eager one where it was recorded."""
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    asked = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    query, key, value = (asked[name] for name in names[:3])
+    asked = ops.attention_arguments(node)
+    query, key, value = (asked[name] for name in ("query", "key", "value"))
     assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
     q, k, v = ops.shape(query), ops.shape(key), ops.shape(value)
     assert q and k and v
+    chosen = ops.chosen_kernel(node)
     compiled = AttentionCall(
         mask=asked.get("attn_mask") is not None,
         causal=bool(asked.get("is_causal", False)),
-        gqa=bool(asked.get("enable_gqa", False)),
+        gqa=bool(asked.get("enable_gqa", False)) or (chosen is not None and q[1] != k[1]),
     )
     stack = ops.module_stack(node)
     return AttentionSite(
@@ -186,9 +189,10 @@ def attention_site(node: Node) -> AttentionSite:
         heads_kv=stored_heads(key),
         d_qk=q[-1],
         d_v=v[-1],
-        dtype=ops.dtype_name(node),
+        dtype=ops.dtype_name(node if chosen is None else query),
         compiled=compiled,
         eager=note(node).eager or compiled,
+        chosen=chosen or "",
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx import Node, symbolic_trace
+from torch.fx import Graph, GraphModule, Node, symbolic_trace
 from torch.nn.functional import scaled_dot_product_attention
 
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
@@ -59,6 +59,24 @@ def test_conv1d_lies_the_other_way_round_and_has_a_bias() -> None:
     assert (site.layout, site.bias) == (Layout.CONV1D, True)
 
 
+class Decomposed(nn.Module):
+    """A linear as decompositions write it, beside a weight that lies the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(20, 24, bias=False), nn.Parameter(torch.zeros(24, 20))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[M, 20] -> [M, 20]."""
+        return (x @ self.up.weight.t().contiguous()) @ self.down
+
+
+def test_a_transposed_weight_is_that_of_a_linear() -> None:
+    gm = run(export_model(Decomposed(), {"x": torch.zeros(3, 20)}), AnnotateSites())
+    found = {site.weight: site.layout for _, site in sites(gm) if isinstance(site, MatmulSite)}
+    assert found == {"up.weight": Layout.LINEAR, "down": Layout.CONV1D}
+
+
 def test_a_linear_with_bias_says_so() -> None:
     gm = run(net(), AnnotateSites())
     biases = {s.name: s.bias for _, s in sites(gm) if isinstance(s, MatmulSite)}
@@ -107,6 +125,42 @@ def test_an_eager_call_that_could_not_be_recorded_is_said_so_once() -> None:
     (refusal,) = note(node).refusals
     assert refusal.by == "annotate-sites"
     assert refusal.reason.startswith("the eager call could not be recorded")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "more", "chosen", "call"),
+    [
+        ("flash_attention", (0.0, True), "flash", AttentionCall(False, True, True)),
+        (
+            "efficient_attention",
+            ("mask", False, 0.0),
+            "efficient",
+            AttentionCall(True, False, True),
+        ),
+        ("cudnn_attention", (None, False, 0.0, True), "cudnn", AttentionCall(False, True, True)),
+        ("flash_attention_for_cpu", (0.0, False), "", AttentionCall(False, False, True)),
+    ],
+)
+def test_attention_whose_kernel_is_chosen(
+    kernel: str, more: tuple[object, ...], chosen: str, call: AttentionCall
+) -> None:
+    graph = Graph()
+    inputs = [graph.placeholder(name) for name in ("q", "k", "v", "mask")]
+    for node, heads in zip(inputs, (6, 2, 2, 1), strict=True):
+        node.meta["val"] = torch.empty(3, heads, 17, 8, dtype=torch.bfloat16)
+    q, k, v, mask = inputs
+    operator = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
+    args = [mask if one == "mask" else one for one in more]
+    node = graph.call_function(operator, (q, k, v, *args))
+    node.meta["val"] = (torch.empty(3, 6, 17, 8), torch.empty(3, 6, 17))
+    graph.output(node)
+    gm = run(GraphModule(nn.Module(), graph), AnnotateSites())
+    ((_, site),) = sites(gm)
+    assert isinstance(site, AttentionSite)
+    assert (site.heads_q, site.heads_kv, site.d_qk, site.d_v) == (6, 2, 8, 8)
+    assert (site.dtype, site.chosen, site.compiled) == ("bf16", chosen, call)
+    (refusal,) = note(node).refusals
+    assert refusal.reason == f"torch chose _scaled_dot_product_{kernel} when it compiled"
 
 
 class Scores(nn.Module):

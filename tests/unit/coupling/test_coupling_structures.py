@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gacfx.core.structures import Structure
+from gacfx.coupling.attentions import attentions
 from gacfx.coupling.structures import coupled_structures
+from gacfx.graph import ops
 from gacfx.tracing.export import export_model
 from tests.families.slicing import difference, prune_structure
 
@@ -372,3 +374,15 @@ def test_one_tensor_may_be_query_key_and_value() -> None:
             return functional.scaled_dot_product_attention(query=x, key=x, value=x)
 
     assert coupled_structures(export_model(Same(), {"x": torch.randn(3, 2, 17, 4)})) == ()
+
+
+def test_attention_whose_kernel_is_chosen_has_several_results_and_no_structure() -> None:
+    gm = export_model(Twice(), {"x": torch.randn(3, 2, 17, 4)})
+    assert [node.name for node in gm.graph.nodes if ops.chosen_kernel(node) is not None]
+    assert attentions(gm.graph.nodes) == ()
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(x, x, x)[0]
+        return found

@@ -49,6 +49,7 @@ def dynamo() -> GraphModule:
         (torch.matmul, Op.MATMUL),
         (aten._grouped_mm.default, Op.GROUPED_MM),
         (aten.scaled_dot_product_attention.default, Op.ATTENTION),
+        (aten._scaled_dot_product_efficient_attention.default, Op.ATTENTION),
         (aten.relu.default, None),
         (aten.mul.Tensor, None),
     ],

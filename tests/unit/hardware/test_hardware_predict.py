@@ -44,6 +44,14 @@ def test_rules_by_kind_of_site() -> None:
     assert predict(copies, H200, PREFILL) == TierPrediction(1, "copy", "join, gather", "rule")
 
 
+def test_a_measured_attention_says_nothing_of_another_kernel() -> None:
+    key = measured_key(ATTENTION, PREFILL)
+    profile = replace(H200, measured={key: Measurement(1, "cudnn", us=40.0)})
+    for chosen, source in (("", "measured"), ("cudnn", "measured"), ("efficient", "rule")):
+        found = predict(replace(ATTENTION, chosen=chosen), profile, PREFILL)
+        assert (found.kernel, found.source) == (chosen or "cudnn", source)
+
+
 def test_a_measured_shape_wins_over_the_rule() -> None:
     seen = Measurement(2, "align2", us=40.0, reason="as fast as align2")
     profile = replace(H200, measured={measured_key(MATMUL, PREFILL): seen})

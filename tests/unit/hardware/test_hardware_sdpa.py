@@ -245,6 +245,22 @@ def test_execution_decides_which_call_counts() -> None:
     assert predict_attention(site, A100, compiled).kernel == "efficient"
 
 
+@pytest.mark.parametrize(
+    ("profile", "chosen", "tier", "kernel", "reason"),
+    [
+        (H200, "cudnn", 1, "cudnn", ""),
+        (A100, "flash", 1, "flash.t128", ""),
+        (H200, "flash", 2, "flash.t128", "compiled so; the rules expect cudnn"),
+        (A100, "efficient", 2, "efficient", "compiled so; the rules expect flash"),
+    ],
+)
+def test_a_kernel_that_the_graph_calls_by_name_is_that_one(
+    profile: Profile, chosen: str, tier: int, kernel: str, reason: str
+) -> None:
+    site = replace(attention(128, causal=True), chosen=chosen)
+    assert predict_attention(site, profile, PREFILL) == TierPrediction(tier, kernel, reason)
+
+
 @pytest.mark.parametrize("profile", [A100_OLD, A100, H200_OLD, H200, H200_213, B200])
 @pytest.mark.parametrize("workload", [PREFILL, DECODE])
 def test_a_reason_is_given_exactly_below_tier_1(profile: Profile, workload: Workload) -> None:
