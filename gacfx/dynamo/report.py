@@ -48,18 +48,19 @@ class Report:
         """Somebody asked for a file."""
         return self._path is not None
 
-    def add(self, gm: GraphModule, plan: Plan | None) -> None:
+    def add(self, gm: GraphModule, plan: Plan | None, what: str = "graph") -> None:
         """Annotates a graph and writes the file anew.
 
         Args:
-            gm: lowered; its weights have names.
+            gm: of aten operators; its weights have names.
             plan: that was carried out in it.
+            what: it is, for the reader.
 
         Raises:
             CheckpointError: the file cannot be written.
         """
         assert self._path is not None
-        name = f"graph {len(self._graphs) + 1}"
+        name = f"{what} {len(self._graphs) + 1}"
         known = {} if plan is None else plan.decisions
         self._graphs.append(
             {
@@ -81,21 +82,42 @@ def compiled_inspection(gm: GraphModule, profile: Profile, name: str) -> Inspect
         profile: whose tiers and times.
         name: of the graph, for the reader.
     """
+    workload = _workload(gm)
+    if not any(ops.op_of(node) for node in gm.graph.nodes):
+        return Inspection(name, profile, workload, (), 0, gm)
     for node in gm.graph.nodes:
         if ops.op_of(node) is Op.ATTENTION:
             annotate(node, eager=attention_site(node).compiled)  # there is no other call in it
-    batch, seq = _sizes(gm)
-    return annotate_graph(gm, profile, Workload(batch, seq, execution="compiled"), name)
+    return annotate_graph(gm, profile, workload, name)
 
 
-def _sizes(gm: GraphModule) -> tuple[int, int]:
-    """Batch and tokens of the first input: ids [B, S], or another [B, ...]."""
-    for node in gm.graph.nodes:
-        found = ops.value(node) if node.op == "placeholder" else None
-        if found is not None and len(found.shape):
-            sizes = [hint(size) for size in found.shape]
-            return sizes[0], sizes[1] if len(sizes) == 2 else 1
-    return 1, 1
+def _workload(gm: GraphModule) -> Workload:
+    """Sizes of the first input: ids [B, S], states [B, S, D], or another [B, ...].
+
+    One token that attends to more of them is a step of decoding.
+    """
+    inputs = (_sizes(node) for node in gm.graph.nodes if node.op == "placeholder")
+    batch, *rest = next(filter(None, inputs), [1])
+    seq = rest[0] if len(rest) in (1, 2) else 1
+    keys = max(
+        (_keys(node) for node in gm.graph.nodes if ops.op_of(node) is Op.ATTENTION), default=1
+    )
+    if seq == 1 < keys:
+        return Workload(batch, keys, "decode", "compiled")
+    return Workload(batch, seq, execution="compiled")
+
+
+def _keys(attention: Node) -> int:
+    """Keys that each query meets."""
+    key = ops.attention_arguments(attention)["key"]
+    assert isinstance(key, Node)
+    return _sizes(key)[-2]
+
+
+def _sizes(node: Node) -> list[int]:
+    """Sizes of a tensor as it was compiled; none of anything else."""
+    found = ops.value(node)
+    return [] if found is None else [hint(size) for size in found.shape]
 
 
 def _is_open(node: Node) -> bool:

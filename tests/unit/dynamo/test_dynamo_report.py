@@ -57,5 +57,24 @@ def test_one_new_token(tmp_path: Path) -> None:
         cache_implementation="static",
         attention_mask=torch.ones_like(ids()),
     )
-    sizes = {row["sizes"] for row in read(path)[-1]["rows"] if row["name"].endswith("up_proj")}
+    last = read(path)[-1]
+    sizes = {row["sizes"] for row in last["rows"] if row["name"].endswith("up_proj")}
     assert sizes == {"2 x 64 x 176"}, "two sequences, one new token each"
+    assert (last["workload"]["mode"], last["workload"]["seq"]) == ("decode", 11 + 2)
+    (flops,) = {row["flops"] for row in last["rows"] if row["name"].endswith("self_attn")}
+    assert flops == 2 * 2 * 4 * 13 * (16 + 16), "one query meets the whole cache"
+
+
+def test_a_part_that_takes_hidden_states(tmp_path: Path) -> None:
+    path = tmp_path / "graphs.json"
+    through(tiny.llama().model.layers[1].mlp, report=path)(torch.randn(2, 11, 64))
+    (graph,) = read(path)
+    assert (graph["workload"]["batch"], graph["workload"]["seq"]) == (2, 11)
+    assert {row["sizes"] for row in graph["rows"]} == {"22 x 64 x 176", "22 x 176 x 64"}
+
+
+def test_a_graph_without_products(tmp_path: Path) -> None:
+    path = tmp_path / "graphs.json"
+    through(lambda x: torch.relu(x) * 2, report=path)(torch.randn(2, 11))
+    (graph,) = read(path)
+    assert (graph["rows"], graph["tiers"], graph["latency_us"]) == ([], {}, 0)
