@@ -23,7 +23,7 @@ def write(name: str, results: dict[str, Any], out: Path | None = None) -> Path:
         "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU used",
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(),
         **results,
     }
     path = out or RESULTS / f"{name}.json"
@@ -47,8 +47,18 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def last_commit(*paths: str) -> str | None:
+    """The last commit that changed any of these paths of the checkout; None where they have
+    changes, or there is no git."""
+    root = [f":/{path}" for path in paths]
+    if _git("status", "--porcelain", "--", *root) != "":
+        return None
+    return _git("log", "-1", "--format=%H", "--", *root) or None
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
