@@ -78,11 +78,9 @@ def make(family: Family, seed: int = 0) -> "PreTrainedModel":
 
 def _part(config: "PretrainedConfig", cls: Any) -> "PretrainedConfig":
     """The part of a configuration that a class is made from: of several models, the language's."""
-    if isinstance(config, cls.config_class):
-        return config
-    parts = (getattr(config, name, None) for name in config.sub_configs)
-    found: list[PretrainedConfig] = [part for part in parts if isinstance(part, cls.config_class)]
-    return found[0] if found else config
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    fitting: list[PretrainedConfig] = [p for p in parts if isinstance(p, cls.config_class)]
+    return fitting[0] if fitting else config
 
 
 def ids(batch: int, seq: int, seed: int = 0) -> torch.Tensor:

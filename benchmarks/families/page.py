@@ -1,6 +1,7 @@
 """docs/families.md, made of the results."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ GRADES = {
 SAYS = {"refused": "gacfx refuses", "fault": "**fault**", "upstream": "transformers"}
 """Outcome of a step -> how it is written."""
 _BY_RANKS = ("compress", "save", "load", "from_pretrained", "generate")
-_MOST = 110
-"""Characters of an error in the table of types."""
+_MOST, _LONG = 90, 160
+"""Characters of an error in the table of types, and of a kind of errors."""
+_EXAMPLES = 4
 
 _HEAD = """\
 # Families of models
@@ -36,6 +38,10 @@ One command, half an hour of one core ([results](../benchmarks/results/families.
     python -m benchmarks.families                     # --types llama mamba2 for some of them
 
 """
+_EXPERTS = """
+{count} types have experts that can be told how to compute; all are told `grouped_mm`. As
+transformers builds them, without being told, {same} are captured{but}.
+"""
 _STOPS = """
 ## What stops the others
 
@@ -44,20 +50,26 @@ exception, or a result that is not what it has to be. Where transformers itself 
 dense model what is asked, the table says so.
 
 """
+_KEPT = """
+## What is not pruned
+
+Coupled structures (MLPs and attentions) that stay as they are, by reason; ranks of their weights
+are planned all the same.
+
+"""
 _TYPES = """
 ## Every type
 
 *targeted*: share of the parameters that a plan may compress. *prunable*: coupled structures that
 may be pruned, of those found. *unseen*: share of the floating point operations that no site of the
-graph stands for, and who does most of them. *as built*: a model with experts is captured as it
-comes, without `set_experts_implementation("grouped_mm")`. Seconds are of the whole road.
+graph stands for, and who does most of them. Seconds are of the whole road.
 
 """
 
 
 def verdict(row: dict[str, Any]) -> str:
     """How far a type goes: one of GRADES."""
-    passed = {step["name"] for step in row["steps"] if step["outcome"] == "passed"}
+    passed = _passed(row)
     stopped = {step["name"] for step in row["steps"]} - passed
     if "build" not in passed or ("forward" in stopped and "capture" not in passed):
         return UNBUILT
@@ -66,6 +78,10 @@ def verdict(row: dict[str, Any]) -> str:
     if not set(_BY_RANKS) <= passed:
         return INSPECTED
     return WHOLE if {"dims", "prune", "prune, read again"} <= passed else RANKS
+
+
+def _passed(row: dict[str, Any]) -> set[str]:
+    return {step["name"] for step in row["steps"] if step["outcome"] == "passed"}
 
 
 def stops(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -91,10 +107,16 @@ def kind(row: dict[str, Any]) -> tuple[str, str, str] | None:
 def plain(error: str, name: str) -> str:
     """An error without what differs from one type to the next."""
     text = error.replace(name, "MODEL")
-    text = re.sub(r"\b[A-Z][A-Za-z0-9]+(?:Model|ForCausalLM|Config|Generation)\b", "MODEL", text)
+    text = re.sub(
+        r"\b[A-Z][a-z]\w+(?:ForCausalLM|Config|ForConditionalGeneration)\b", "MODEL", text
+    )
     text = re.sub(r"\b[a-z]\w*(?:\.\w+)*\.\d+(?:\.\w+)*", "WEIGHT", text)
     text = re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "N", text)
-    return text if len(text) <= 2 * _MOST else f"{text[: 2 * _MOST]}..."
+    return _cut(text, _LONG)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def page(results: dict[str, Any]) -> str:
@@ -104,20 +126,29 @@ def page(results: dict[str, Any]) -> str:
     others = [row for row in rows if not row["causal"]]
     numbers = {"causal": len(causal), "others": len(others)}
     head = _HEAD.format(transformers=results["versions"]["transformers"], **numbers)
-    return "".join((head, grades(causal, others), _STOPS, kinds(rows), _TYPES, types(rows)))
+    parts = (grades(causal, others), experts(rows), _STOPS, kinds(rows), _KEPT, kept(rows))
+    return "".join((head, *parts, _TYPES, types(rows)))
 
 
 def grades(causal: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> str:
     """How many go how far."""
-    counts = [
-        [sum(verdict(row) == grade for row in part) for part in (causal, others)]
-        for grade in GRADES
-    ]
+
+    def count(grade: str, part: Sequence[dict[str, Any]]) -> str:
+        return str(sum(verdict(row) == grade for row in part) or NONE)
+
     lines = [
-        (grade, *(str(count) if count else NONE for count in found), what)
-        for (grade, what), found in zip(GRADES.items(), counts, strict=True)
+        (grade, count(grade, causal), count(grade, others), what) for grade, what in GRADES.items()
     ]
     return table(["how far", ">causal", ">others", "what that is"], lines).markdown()
+
+
+def experts(rows: Sequence[dict[str, Any]]) -> str:
+    """Whether models with experts are captured as they come."""
+    asked = [row for row in rows if any(step["name"] == "as built" for step in row["steps"])]
+    but = [row["name"] for row in asked if {"as built", "capture"} & _passed(row) == {"capture"}]
+    same = sum("as built" in _passed(row) for row in asked)
+    said = f"; only when told: {', '.join(but)}" if but else ", and no other when told"
+    return _EXPERTS.format(count=len(asked), same=same, but=said)
 
 
 def kinds(rows: Sequence[dict[str, Any]]) -> str:
@@ -128,47 +159,59 @@ def kinds(rows: Sequence[dict[str, Any]]) -> str:
             found.setdefault(key, []).append(row["name"])
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [
-        (str(len(names)), step, SAYS[outcome], error, ", ".join(names))
+        (str(len(names)), ", ".join(names), step, SAYS[outcome], error)
         for (step, outcome, error), names in ordered
     ]
-    return table([">types", "step", "says", "what", "which"], lines).markdown()
+    return table([">types", "which", "at", "says", "what"], lines).markdown()
+
+
+def kept(rows: Sequence[dict[str, Any]]) -> str:
+    """Why structures stay whole, folded."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        dims = [step["facts"] for step in row["steps"] if step["name"] == "dims"]
+        for why, count in (pair for facts in dims for pair in facts.get("refusals", {}).items()):
+            found.setdefault(unnamed(why), Counter())[row["name"]] += count
+    ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    lines = [
+        (str(len(names)), str(names.total()), why, _some(sorted(names))) for why, names in ordered
+    ]
+    return table([">types", ">structures", "because", "for example"], lines).markdown()
+
+
+def unnamed(why: str) -> str:
+    """A reason without names of weights; those of operators stay."""
+    text = re.sub(r"^\w+: ", "", why)
+    text = re.sub(r"(?<=those of )\w+(?:\.\w+)*", "another weight", text)
+    return re.sub(r"\b(?!aten\b)(?<!\.)[a-z]\w*(?:\.\w+)+\b", "another weight", text)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _EXAMPLES
+    return ", ".join(names[:_EXAMPLES]) + (f" and {more} more" if more > 0 else "")
 
 
 def types(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each type."""
-    header = [
-        "type",
-        "goes",
-        ">targeted",
-        ">prunable",
-        ">unseen",
-        "as built",
-        ">s",
-        "what stops it",
-    ]
+    header = ["type", "goes", ">targeted", ">prunable", ">unseen", ">s", "stopped by"]
     return table(header, [_line(row) for row in rows]).markdown()
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
-    steps = {step["name"]: step for step in row["steps"]}
-    facts = {name: step["facts"] for name, step in steps.items() if step["outcome"] == "passed"}
+    facts = {step["name"]: step["facts"] for step in row["steps"] if step["outcome"] == "passed"}
     dims, seen = facts.get("dims"), facts.get("inspect", {})
-    prunable = NONE if dims is None else f"{dims['may_be_pruned']} of {dims['structures']}"
-    missed = seen.get("unseen_flops")
-    share = percent(missed) if missed is None or missed >= 0.005 or not missed else "< 1 %"
-    by = f", {seen['operators'][0]}" if missed and missed >= 0.005 else ""
-    built = steps.get("as built")
-    as_built = "" if built is None else ("yes" if built["outcome"] == "passed" else "**no**")
-    step = stops(row)
-    why = "" if step is None else f"{SAYS[step['outcome']]}: {reason(row)}"
-    why = why if len(why) <= _MOST else f"{why[:_MOST]}..."
+    step, missed = stops(row), seen.get("unseen_flops")
+    share = percent(missed)
+    if missed and missed < 0.005:
+        share = "< 1 %"
+    elif missed:
+        share = f"{share}, {seen['operators'][0]}"
     return (
         row["name"],
         verdict(row),
         percent(facts.get("compress", {}).get("targeted")),
-        prunable,
-        f"{share}{by}",
-        as_built,
+        NONE if dims is None else f"{dims['may_be_pruned']} of {dims['structures']}",
+        share,
         f"{row['seconds']:.0f}",
-        why,
+        "" if step is None else _cut(f"{SAYS[step['outcome']]}: {reason(row)}", _MOST),
     )

@@ -10,7 +10,7 @@ from benchmarks.families.models import Family, families
 from benchmarks.families.page import REFUSED, UNBUILT, WHOLE, kind, reason, verdict
 from benchmarks.families.road import ROAD, Step, take, travel
 from benchmarks.families.survey import hear, row_of
-from gacfx.errors import CaptureError
+from gacfx.errors import CaptureError, PassError
 
 NONSENSE = Family("nonsense", "no_such_type", "NoSuchForCausalLM")
 
@@ -53,6 +53,19 @@ def test_a_refusal_is_told_from_a_fault() -> None:
     row = row_of(NONSENSE, [Step("build", "passed", 0.1), refused], 1.0)
     assert verdict(row) == REFUSED
     assert kind(row) == ("capture", "refused", "CaptureError: WEIGHT: too N wide and more")
+
+
+def test_a_pass_that_wraps_an_exception_is_a_fault() -> None:
+    def wrap() -> road.Facts:
+        try:
+            raise TypeError("object of type 'float' has no len()")
+        except TypeError as error:
+            raise PassError("couple-dims: TypeError: object of type 'float' ...") from error
+
+    def refuse() -> road.Facts:
+        raise PassError("check-budget: 7 parameters too many")
+
+    assert [take("dims", each).outcome for each in (wrap, refuse)] == ["fault", "refused"]
 
 
 def test_the_place_of_an_error_is_the_innermost_line_of_the_package() -> None:
