@@ -124,7 +124,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rwkv": {"rescale_every": 1},  # else two layers are not rescaled
     "xlm": {"causal": True},
     "xlnet": {"attn_type": "uni"},
-    "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # it rounds to whole 64
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128, "num_heads": 4},  # it rounds up to 64
     "xmod": {"default_language": "en_XX"},
     "zamba": {"layers_block_type": _SHARED, "num_hidden_layers": 4},
     "zamba2": {"layers_block_type": _SHARED, "num_hidden_layers": 4},
