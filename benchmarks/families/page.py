@@ -32,8 +32,9 @@ _HEAD = """\
 transformers {transformers} knows {causal} types of causal language models. Each is built tiny and
 random, with every kind of layer that its configuration has, and goes the road of a user: captured,
 inspected, compressed by 20 %, saved, read again by gacfx and by transformers, made to write four
-tokens, and compressed once more with pruning. {others} models of other kinds go as far as they can.
-One command, half an hour of one core ([results](../benchmarks/results/families.json)):
+tokens, and compressed twice more by pruning: whatever costs least, and heads of attentions alone.
+{others} models of other kinds go as far as they can. One command, an hour of one core
+([results](../benchmarks/results/families.json)):
 
     python -m benchmarks.families                     # --types llama mamba2 for some of them
 
@@ -77,7 +78,8 @@ def verdict(row: dict[str, Any]) -> str:
         return REFUSED
     if not set(_BY_RANKS) <= passed:
         return INSPECTED
-    return WHOLE if {"dims", "prune", "prune, read again"} <= passed else RANKS
+    pruned = {"dims", "prune", "prune, read again"} <= passed and "heads" not in stopped
+    return WHOLE if pruned else RANKS
 
 
 def _passed(row: dict[str, Any]) -> set[str]:

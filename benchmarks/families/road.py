@@ -23,11 +23,14 @@ from benchmarks.families.unseen import unseen
 from gacfx.calibration.text import Corpus
 from gacfx.core.search import Bound, Prune, Search
 from gacfx.core.sites import Workload
+from gacfx.core.structures import Structure
 from gacfx.errors import GacError, InfeasibleBudget, PassError
 from gacfx.tracing.export import BATCH, SEQ, example_inputs
 
 Outcome = Literal["passed", "refused", "fault", "upstream"]
 RATIO, DOCUMENTS, TOKENS, NEW = 0.2, 6, 40, 4
+HEADS = (0.4, 0.2, 0.1, 0.03)
+"""Shares of the attentions' parameters that are asked of heads, until one can be had."""
 LONGEST = 300
 """Characters of an error."""
 EXPERTS = "grouped_mm"
@@ -127,7 +130,7 @@ class Trip:
         self.made: Any = None
         self.read: Any = None
         self.experts = False
-        self.prunable = 0
+        self.prunable: list[Structure] = []
         """Structures that may be pruned."""
         self.small = folder / "small"
         """Where the compressed model is."""
@@ -136,6 +139,8 @@ class Trip:
         """The step is one for this model."""
         if step == "as built":
             return self.experts
+        if step == "heads":
+            return any(each.kind == "heads" for each in self.prunable)
         return step in ("build", "capture", "inspect", "dims") or self.writes
 
     @property
@@ -183,10 +188,10 @@ class Trip:
     def dims(self) -> Facts:
         found = gacfx.inspect(self.model, batch=BATCH, seq=SEQ, dims=True).structures
         why = Counter(each.refused for each in found if each.refused)
-        self.prunable = sum(not each.refused for each in found)
+        self.prunable = [each for each in found if not each.refused]
         return {
             "structures": len(found),
-            "may_be_pruned": self.prunable,
+            "may_be_pruned": len(self.prunable),
             "refusals": dict(sorted(why.items())),
         }
 
@@ -226,14 +231,29 @@ class Trip:
                 break
         return {"menu": menu, **self.result()}
 
+    def heads(self) -> Facts:
+        """Heads go and nothing else, as many as leave a plan; saved and read again."""
+        widths = [each for each in self.prunable if each.kind == "width"]
+        bounds = (Bound("*"), *(Bound(each.name, each.units) for each in widths))
+        search = Search(value="two-sided", prune="only", bounds=bounds)
+        mine = sum(each.dense_params for each in self.prunable if each.kind == "heads")
+        for share in HEADS:
+            try:
+                ratio = share * mine / self.made.planned.plan.budget.targeted_params
+                self.made = self.compressed(search, ratio)
+            except InfeasibleBudget:
+                continue
+            return {"share": share, **self.result(), **self.read_pruned()}
+        return {"share": 0.0}
+
     def read_pruned(self) -> Facts:
         self.small = self.folder / "pruned"
-        gacfx.save(self.made, self.small)
+        gacfx.save(self.made, self.small, overwrite=True)
         return self.load()
 
-    def compressed(self, search: Search) -> Any:
+    def compressed(self, search: Search, ratio: float = RATIO) -> Any:
         return gacfx.compress(
-            self.dense(), calibration=corpus(), ratio=RATIO, search=search, force=True
+            self.dense(), calibration=corpus(), ratio=ratio, search=search, force=True
         )
 
     def result(self) -> Facts:
@@ -335,5 +355,6 @@ ROAD: tuple[tuple[str, tuple[str, ...], Callable[[Trip], Facts]], ...] = (
     ("generate", ("load",), Trip.generate),
     ("prune", ("compress",), Trip.prune),
     ("prune, read again", ("prune",), Trip.read_pruned),
+    ("heads", ("compress",), Trip.heads),
 )
 """(name, steps that have to be passed before, what is done)"""

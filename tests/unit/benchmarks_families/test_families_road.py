@@ -30,6 +30,7 @@ def test_a_model_that_can_everything_goes_the_whole_road(tmp_path: Path) -> None
     assert [step.name for step in steps] == [name for name, _, _ in ROAD if name != "as built"]
     facts = {step.name: step.facts for step in steps}
     assert facts["inspect"]["unseen_flops"] == 0.0 and facts["dims"]["may_be_pruned"] == 4
+    assert facts["heads"]["decisions"] == {"dense": 4, "heads": 2}
     assert facts["prune"]["menu"] == "only" and facts["prune"]["decisions"]["width"] == 2
 
 
