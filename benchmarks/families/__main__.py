@@ -27,7 +27,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="How far does gacfx go with each family?")
     parser.add_argument("--types", nargs="+", default=[], help="run these, whatever is known")
     parser.add_argument("--again", action="store_true", help="run all, whatever is known")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="for one type")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of the processor, for one")
     parser.add_argument("--out", type=Path, default=record.RESULTS / "families.json")
     asked = parser.parse_args(given)
     every = families()

@@ -63,7 +63,7 @@ _TYPES = """
 
 *targeted*: share of the parameters that a plan may compress. *prunable*: coupled structures that
 may be pruned, of those found. *unseen*: share of the floating point operations that no site of the
-graph stands for, and who does most of them. Seconds are of the whole road.
+graph stands for, and who does most of them. Seconds are of the processor.
 
 """
 

@@ -44,6 +44,7 @@ class Step:
     name: str
     outcome: Outcome
     seconds: float
+    """Of the processor."""
     error: str = ""
     """Class and first line."""
     where: str = ""
@@ -77,7 +78,7 @@ def travel(family: Family, folder: Path, tell: Callable[[str | Step], object]) -
 
 def take(name: str, action: Callable[[], Facts]) -> Step:
     """Do a step and say what became of it."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     outcome: Outcome = "passed"
     error, where, facts = "", "", {}
     try:
@@ -85,7 +86,7 @@ def take(name: str, action: Callable[[], Facts]) -> Step:
     except Exception as caught:
         outcome = _outcome(name, caught)
         error, where = _text(caught), _where(caught)
-    return Step(name, outcome, round(time.perf_counter() - begin, 2), error, where, facts)
+    return Step(name, outcome, round(time.process_time() - begin, 2), error, where, facts)
 
 
 def _outcome(name: str, error: Exception) -> Outcome:

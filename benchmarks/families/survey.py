@@ -1,8 +1,12 @@
-"""The survey: every family in a process of its own, with a limit of time and of memory."""
+"""The survey: every family in a process of its own, with a limit of time and of memory.
+
+Time is that of the processor, as other programs may be at work.
+"""
 
 import multiprocessing as mp
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +20,11 @@ from typing import Any
 from benchmarks.families.models import Family
 from benchmarks.families.road import Step, travel
 
-SECONDS = 90.0
+SECONDS = 90
+"""Of the processor that a process may take."""
+PATIENCE = 10.0
+"""Times as long on the clock before it is given up."""
+LATE = "it takes more than its time"
 GIB = 6
 """Of memory that a process may write to."""
 _PRELOADED = ["benchmarks.families.survey", "transformers", "gacfx.api", "torch._dynamo"]
@@ -29,30 +37,29 @@ def server() -> Any:
     return context
 
 
-def survey(context: Any, family: Family, seconds: float = SECONDS) -> dict[str, Any]:
+def survey(context: Any, family: Family, seconds: int = SECONDS) -> dict[str, Any]:
     """What became of one family: a row of the results."""
     folder = Path(tempfile.mkdtemp(prefix="families-"))
-    begin = time.perf_counter()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_travel, args=(family, folder, theirs))
+    process = context.Process(target=_travel, args=(family, folder, theirs, seconds))
     process.start()
     theirs.close()
     try:
-        steps = hear(ours, process, seconds)
+        steps = hear(ours, process, PATIENCE * seconds)
     finally:
         process.kill()
         process.join()
         shutil.rmtree(folder, ignore_errors=True)
-    return row_of(family, steps, time.perf_counter() - begin)
+    return row_of(family, steps)
 
 
-def row_of(family: Family, steps: Sequence[Step], seconds: float) -> dict[str, Any]:
+def row_of(family: Family, steps: Sequence[Step]) -> dict[str, Any]:
     """A row of the results."""
     return {
         "name": family.name,
         "class": family.cls,
         "causal": family.causal,
-        "seconds": round(seconds, 1),
+        "seconds": round(sum(step.seconds for step in steps), 1),
         "steps": [asdict(step) for step in steps],
     }
 
@@ -60,11 +67,10 @@ def row_of(family: Family, steps: Sequence[Step], seconds: float) -> dict[str, A
 def hear(ours: Connection, process: Any, seconds: float) -> list[Step]:
     """The steps that a process tells of, and the one that it was at when it ended too early."""
     steps: list[Step] = []
-    at, begin = "build", time.perf_counter()
-    end = begin + seconds
+    at, end = "build", time.perf_counter() + seconds
     while True:
         if not ours.poll(max(end - time.perf_counter(), 0.0)):
-            why = "it takes more than its time"
+            why = LATE
             break
         try:
             told = ours.recv()
@@ -72,20 +78,23 @@ def hear(ours: Connection, process: Any, seconds: float) -> list[Step]:
             process.join()
             if process.exitcode == 0:
                 return steps
-            why = f"its process died with {process.exitcode}"
+            late = process.exitcode == -signal.SIGXCPU
+            why = LATE if late else f"its process died with {process.exitcode}"
             break
         if isinstance(told, str):
-            at, begin = told, time.perf_counter()
+            at = told
         else:
             steps.append(told)
-    return [*steps, Step(at, "fault", round(time.perf_counter() - begin, 1), f"Ended: {why}")]
+    return [*steps, Step(at, "fault", 0.0, f"Ended: {why}")]
 
 
-def _travel(family: Family, folder: Path, tell: Connection) -> None:
+def _travel(family: Family, folder: Path, tell: Connection, seconds: int) -> None:
     """In the process: limits, silence, and the road."""
     import torch
     import transformers
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     resource.setrlimit(resource.RLIMIT_DATA, (GIB * 2**30, GIB * 2**30))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

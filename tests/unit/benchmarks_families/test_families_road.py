@@ -9,7 +9,7 @@ from benchmarks.families import road
 from benchmarks.families.models import Family, families
 from benchmarks.families.page import REFUSED, UNBUILT, WHOLE, kind, reason, verdict
 from benchmarks.families.road import ROAD, Step, take, travel
-from benchmarks.families.survey import hear, row_of
+from benchmarks.families.survey import LATE, hear, row_of
 from gacfx.errors import CaptureError, PassError
 
 NONSENSE = Family("nonsense", "no_such_type", "NoSuchForCausalLM")
@@ -25,7 +25,7 @@ def steps_of(family: Family, folder: Path) -> list[Step]:
 
 def test_a_model_that_can_everything_goes_the_whole_road(tmp_path: Path) -> None:
     steps = steps_of(families()["gpt2"], tmp_path)
-    row = row_of(families()["gpt2"], steps, 1.0)
+    row = row_of(families()["gpt2"], steps)
     assert verdict(row) == WHOLE and reason(row) == ""
     assert [step.name for step in steps] == [name for name, _, _ in ROAD if name != "as built"]
     facts = {step.name: step.facts for step in steps}
@@ -37,7 +37,7 @@ def test_a_model_that_can_everything_goes_the_whole_road(tmp_path: Path) -> None
 def test_a_type_that_cannot_be_built_is_reported(tmp_path: Path) -> None:
     (step,) = steps_of(NONSENSE, tmp_path)
     assert (step.name, step.outcome) == ("build", "upstream")
-    row = row_of(NONSENSE, [step], 1.0)
+    row = row_of(NONSENSE, [step])
     assert verdict(row) == UNBUILT and "NoSuchForCausalLM" in reason(row)
 
 
@@ -51,7 +51,7 @@ def test_a_refusal_is_told_from_a_fault() -> None:
     refused, fault = take("capture", refuse), take("capture", fail)
     assert (refused.outcome, fault.outcome) == ("refused", "fault")
     assert refused.error == "CaptureError: model.layers.7: too 512 wide and more"
-    row = row_of(NONSENSE, [Step("build", "passed", 0.1), refused], 1.0)
+    row = row_of(NONSENSE, [Step("build", "passed", 0.1), refused])
     assert verdict(row) == REFUSED
     assert kind(row) == ("capture", "refused", "CaptureError: WEIGHT: too N wide and more")
 
@@ -83,12 +83,12 @@ def test_the_place_of_an_error_is_the_innermost_line_of_the_package() -> None:
     assert take("inspect", fail).where.startswith("gacfx/graph/")
 
 
-@pytest.mark.parametrize(("late", "says"), [(True, "more than its time"), (False, "died with -9")])
+@pytest.mark.parametrize(("code", "says"), [(None, LATE), (-9, "died with -9"), (-24, LATE)])
 def test_a_process_that_ends_too_early_is_a_fault_of_the_step_it_was_at(
-    late: bool, says: str
+    code: int | None, says: str
 ) -> None:
     class Dead:
-        exitcode = -9
+        exitcode = code
 
         def join(self) -> None: ...
 
@@ -96,7 +96,7 @@ def test_a_process_that_ends_too_early_is_a_fault_of_the_step_it_was_at(
     done = Step("build", "passed", 0.1)
     for told in ("build", done, "capture"):
         theirs.send(told)
-    if not late:
+    if code is not None:
         theirs.close()
     first, last = hear(ours, Dead(), 0.2)
     assert first == done
