@@ -8,7 +8,9 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.structures import Structure
 from gacfx.coupling.structures import coupled_structures
+from gacfx.graph.notes import state
 from gacfx.graph.pipeline import Pipeline
+from gacfx.modules.blocks import heads_problem
 from gacfx.passes.planning.measure_structures import untreated
 from gacfx.passes.planning.read_graph import target_names
 from gacfx.tracing.export import export_model
@@ -53,4 +55,10 @@ def captured(
     graph = export_model(model, attention_seq=seq)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(graph)
     target_names(graph)  # refuses a model without any
-    return Captured(graph, coupled_structures(graph) if structures else ())
+    if not structures:
+        return Captured(graph, ())
+    heads = [each for each in coupled_structures(graph) if each.kind == "heads"]
+    able = (each for each in heads if not each.refused)
+    problems = {each.name: heads_problem(model, each) for each in able}
+    state(graph).whole = {name: why for name, why in problems.items() if why}
+    return Captured(graph, coupled_structures(graph))

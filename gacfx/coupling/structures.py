@@ -9,7 +9,7 @@ Every MLP and attention of the graph gets a structure. What may not be pruned sa
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule, Node
 
@@ -20,6 +20,7 @@ from gacfx.coupling.interpreter import Interpreter
 from gacfx.coupling.positions import all_of_one, positions
 from gacfx.coupling.terms import Term, atoms
 from gacfx.coupling.weights import Weight, Weights
+from gacfx.graph.notes import state
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,8 @@ def analyse(gm: GraphModule) -> Coupling:
     nodes: dict[str, Node] = {}
     for candidate in candidates(weights):
         if (structure := _structure(weights, candidate, found)) is not None:
+            why = structure.refused or state(gm).whole.get(structure.name, "")
+            structure = replace(structure, refused=why)
             found[structure.name] = Coupled(structure, candidate.unit, candidate.head)
             nodes[structure.name] = candidate.node
     order = {node: at for at, node in enumerate(weights.nodes)}

@@ -84,6 +84,8 @@ class State(Offered):
     dims: Dims | None = None
     structures: tuple[Structure, ...] | None = None
     """Which weights lose channels or heads together; found with the dims."""
+    whole: dict[str, str] = field(default_factory=dict)
+    """Structure -> why the module's own code needs all of it, where the module was asked."""
     curves: "dict[str, Curve] | None" = None
     structure_curves: "tuple[StructureCurve, ...]" = ()
     """Of coupled structures, under the value model of the curves."""

@@ -10,6 +10,7 @@ from gacfx.core.blocks import BlockState, HeadCounts, block_state
 from gacfx.core.decision import Decision
 from gacfx.core.padding import PaddedHeads
 from gacfx.core.pruning import Gone, Heads, Skip, Sliced
+from gacfx.core.structures import Structure
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.attention_sizes import (
     MARK,
@@ -112,6 +113,32 @@ def check_blocks(
             _check_weights(name, block, attention, state, decisions)
             counts[name] = (attention, state)
     return Pruned(counts, skipped, padded, padded_rotaries(model, padded))
+
+
+def heads_problem(model: nn.Module, structure: Structure) -> str:
+    """Why the heads of an attention could not go, whatever a plan says; empty if they could.
+
+    The graph shows that the weights can lose them; this asks whether the code of the module, and
+    the numbers that it holds, can follow.
+    """
+    try:
+        block = _block(model, structure.name, ())
+        attention = attention_of(structure.name, block)
+    except UnsupportedModel as error:
+        return str(error).removeprefix(f"{structure.name}: ")
+    groups, per_group = structure.units, structure.heads
+    if (attention.counts.groups, attention.counts.heads) != (groups, groups * per_group):
+        return f"its code has {attention.counts} heads, its weights {groups * per_group}/{groups}"
+    stays = (range(groups - 1), per_group) if groups > 1 else (range(1), per_group - 1)
+    kept, each = tuple(stays[0]), tuple(range(stays[1]))
+    new = HeadCounts(len(kept), len(kept) * len(each))
+    wanted = attention.lost_outputs(new)
+    lost = sum(
+        member.rows - len(member.outputs.kept(kept, [each] * len(kept)))
+        for member in structure.members
+        if member.outputs is not None
+    )
+    return "" if lost == wanted else f"a head less takes {lost} outputs, its code expects {wanted}"
 
 
 def blocks_in(model: nn.Module) -> dict[str, BlockState]:
