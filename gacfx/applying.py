@@ -86,5 +86,5 @@ def apply_to_graph(gm: GraphModule, planned: Planned) -> GraphModule:
     """A copy of a captured graph with the factors in place; parameters that stay are shared."""
     made = edit.fork(gm)
     rewrite = Pipeline.parse(pipelines.REWRITE)
-    rewrite.bind(plan=planned.plan, factors=planned.factors).run(made)
+    rewrite.bind(plan=planned.plan, factors=planned.factors, locks=False).run(made)
     return made

@@ -37,16 +37,26 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
             "the plan was made for another model: every planned module fits, but other parameters "
             "have other names or shapes; load the dense model that the plan was made for"
         )
-    for module, digest in sorted(plan.digests.items()):
+    for module in sorted(plan.digests):
         weight = _weight(model, module)
         if weight.is_meta:
             raise PlanMismatch(f"{module}: has no values (meta device); load the weights first")
-        if weight_digest(weight) != digest:
-            raise PlanMismatch(
-                f"{module}: its weight ({weight.dtype}) is not what the factors were made of; "
-                f"load the same checkpoint in the plan's dtype ({plan.provenance.dtype}), "
-                "or make a new plan"
-            )
+        check_weight(module, weight, plan)
+
+
+def check_weight(module: str, weight: Tensor, plan: Plan) -> None:
+    """Nothing when the factors of a module were made of this weight, or the plan does not say.
+
+    Raises:
+        PlanMismatch: they were made of another one.
+    """
+    digest = plan.digests.get(module)
+    if digest is not None and weight_digest(weight) != digest:
+        raise PlanMismatch(
+            f"{module}: its weight ({weight.dtype}) is not what the factors were made of; "
+            f"load the same checkpoint in the plan's dtype ({plan.provenance.dtype}), "
+            "or make a new plan"
+        )
 
 
 def _weight(model: nn.Module, module: str) -> Tensor:

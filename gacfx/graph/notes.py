@@ -2,8 +2,8 @@
 
 What is known of one node is a :class:`Note`, stored as plain JSON under ``meta["custom"]``, because
 only that key survives re-export, saving and loading. A note carries a stamp of the node that it was
-made for (operator and shapes); a stamp that no longer fits makes the note stale, and a stale note
-reads as empty. What is known of the whole module is its :class:`State`.
+made for (operator, shapes, weights); a stamp that no longer fits makes the note stale, and a stale
+note reads as empty. What is known of the whole module is its :class:`State`.
 
 Facts ("sites are annotated") are never stored: :func:`facts` derives them from notes and state.
 """
@@ -111,15 +111,21 @@ def _stamp(node: Node) -> dict[str, Any]:
         "op": str(node.target),
         "shapes": [list(s) if s is not None else None for s in shapes],
         "dtypes": [ops.dtype_name(n) for n in around],
+        "weights": [ops.weight_name(n) or "" for n in node.all_input_nodes],
     }
 
 
 def note(node: Node) -> Note:
     """The node's note; an empty one when there is none or it is stale."""
+    raw = _fresh(node)
+    return Note() if raw is None else _read(raw)
+
+
+def _fresh(node: Node) -> dict[str, Any] | None:
+    """The note as it is stored; None when there is none or it is stale."""
     raw = node.meta.get("custom", {}).get(KEY)
-    if not isinstance(raw, dict) or raw.get("stamp") != _stamp(node):
-        return Note()
-    return _read(raw)
+    fits = isinstance(raw, dict) and raw.get("stamp") == _stamp(node)
+    return raw if fits else None
 
 
 def annotate(node: Node, **changes: Any) -> Note:
@@ -183,8 +189,15 @@ def targets(gm: GraphModule) -> Iterator[tuple[Node, MatmulSite]]:
 
 
 def facts(gm: GraphModule) -> frozenset[Fact]:
-    """What holds for ``gm`` right now, read from its notes and its state."""
-    known = [n for n in map(note, gm.graph.nodes) if n.site is not None]
+    """What holds for ``gm`` right now, read from its notes and its state.
+
+    One matmul without a fresh note, such as another program's pass leaves behind, and the sites are
+    not known any more.
+    """
+    raw = [(node, _fresh(node)) for node in gm.graph.nodes]
+    seen = all(found is not None for node, found in raw if ops.op_of(node) is not None)
+    notes = (_read(found) for _, found in raw if found is not None)
+    known = [n for n in notes if n.site is not None] if seen else []
     held: set[Fact] = set()
     if known:
         held.add(Fact.SITES)

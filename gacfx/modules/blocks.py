@@ -122,7 +122,7 @@ def heads_problem(model: nn.Module, structure: Structure) -> str:
     the numbers that it holds, can follow.
     """
     try:
-        block = _block(model, structure.name, ())
+        block = _block(model, structure.name, {})
         attention = attention_of(structure.name, block)
     except UnsupportedModel as error:
         return str(error).removeprefix(f"{structure.name}: ")

@@ -54,8 +54,7 @@ class AnnotateSites(GacPass):
             return
         if isinstance(site, MatmulSite):
             site = seen_by_experts(site, node, shares)
-        if site is not None:
-            annotate(node, site=site)
+        annotate(node, site=site)
         if op is Op.ATTENTION and ops.chosen_kernel(node) is not None:
             why = f"torch chose {ops.short_name(node)} when it compiled"
             refuse(node, by=self.name, reason=why)

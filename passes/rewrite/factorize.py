@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
+from gacfx.core.locks import check_weight
 from gacfx.core.materialise import Factors, FactorSet, check_factors
 from gacfx.core.plan import Plan
 from gacfx.core.pruning import Gone, Sliced
@@ -19,6 +20,7 @@ from gacfx.graph import edit, ops
 from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, matmuls, refuse, state
 from gacfx.graph.ops import Op
+from gacfx.graph.weights import weight_uses
 from gacfx.modules.make import carrier_of
 from gacfx.passes.verify.stored import stored_otherwise
 
@@ -36,6 +38,8 @@ class Factorize(GacPass):
     )
     required = frozenset({"plan", "factors"})
 
+    locks: bool = True
+    """Compare weights with those that the plan was made of; gacfx.apply has done that already."""
     plan: Plan | None = given()
     factors: FactorSet | None = given()
 
@@ -45,7 +49,9 @@ class Factorize(GacPass):
         check_factors(self.plan, self.factors)
         sites = {name: site for name, (_, site) in todo.items()}
         pruned = check_pruned(self.plan, sites)
-        check_shapes(self.plan, sites, [m for m in self.factors if m not in pruned])
+        whole = [module for module in self.factors if module not in pruned]
+        check_shapes(self.plan, sites, whole)
+        check_weights(gm, self.plan, sites, whole, by=self.name, locks=self.locks)
         for choice in self.plan.choices:
             for module, decision in choice.decisions.items():
                 node = todo[module][0] if module in todo else None
@@ -137,6 +143,35 @@ def check_shape(
             f"{by}: {module}: its weight is {found[0]} x {found[1]}, the plan is for "
             f"{rows} x {columns}{remedy}"
         )
+
+
+def check_weights(
+    gm: GraphModule,
+    plan: Plan,
+    sites: Mapping[str, MatmulSite],
+    modules: Iterable[str],
+    *,
+    by: str,
+    locks: bool,
+) -> None:
+    """Nothing when each of these weights is read once, and is the one that the plan was made of.
+
+    Weights without values (meta device) are not compared with the plan's.
+
+    Raises:
+        PlanMismatch: names the first that is not.
+    """
+    uses = weight_uses(gm)
+    for module in modules:
+        weight = str(sites[module].weight)
+        if uses[weight] > 1:
+            raise PlanMismatch(
+                f"{by}: {module}: {uses[weight]} nodes read its weight, and a plan is for one; "
+                "leave it out of the plan, or run the pass that copied the node afterwards"
+            )
+        held = gm.get_parameter(weight)
+        if locks and not held.is_meta:
+            check_weight(module, held, plan)
 
 
 def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> None:

@@ -23,7 +23,7 @@ from gacfx.graph.gacpass import GacPass, given, register
 from gacfx.graph.notes import Fact, matmuls
 from gacfx.graph.ops import Op
 from gacfx.passes.rewrite.coupled import Planned, new_sizes, planned_structures
-from gacfx.passes.rewrite.factorize import check_shapes
+from gacfx.passes.rewrite.factorize import check_shapes, check_weights
 from gacfx.passes.rewrite.literals import rewrite_sizes
 from gacfx.passes.rewrite.skip import Block, skip_block
 from gacfx.passes.rewrite.slices import Slice, slice_weight
@@ -45,6 +45,8 @@ class Prune(GacPass):
     )
     required = frozenset({"plan", "factors"})
 
+    locks: bool = True
+    """Compare weights with those that the plan was made of; gacfx.apply has done that already."""
     plan: Plan | None = given()
     factors: FactorSet | None = given()
 
@@ -54,7 +56,10 @@ class Prune(GacPass):
         if not any(isinstance(d, Sliced | Gone) for d in self.plan.decisions.values()):
             return False
         sites = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
-        check_shapes(self.plan, {m: s for m, (_, s) in sites.items()}, by=self.name)
+        known = {module: site for module, (_, site) in sites.items()}
+        check_shapes(self.plan, known, by=self.name)
+        pruned = [m for m, d in self.plan.decisions.items() if isinstance(d, Sliced | Gone)]
+        check_weights(gm, self.plan, known, pruned, by=self.name, locks=self.locks)
         coupling = analyse(gm)
         planned = planned_structures(self.plan.choices, coupling.coupled)
         # Everything is looked at before anything is changed.

@@ -1,5 +1,7 @@
 """annotate-sites: every matmul and attention node as an operation, sizes that grow told apart."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,7 +152,7 @@ def test_attention_whose_kernel_is_chosen(
         node.meta["val"] = torch.empty(3, heads, 17, 8, dtype=torch.bfloat16)
     q, k, v, mask = inputs
     operator = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}").default
-    args = [mask if one == "mask" else one for one in more]
+    args: list[Any] = [mask if one == "mask" else one for one in more]
     node = graph.call_function(operator, (q, k, v, *args))
     node.meta["val"] = (torch.empty(3, 6, 17, 8), torch.empty(3, 6, 17))
     graph.output(node)

@@ -261,7 +261,13 @@ def odd_attention(kind: str) -> Any:
 
     sizes = {"vocab_size": 258, "bos_token_id": 0, "eos_token_id": 1}
     if kind == "gptj":
-        more = {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 96}
+        more: dict[str, Any] = {
+            "n_embd": 64,
+            "n_layer": 2,
+            "n_head": 4,
+            "rotary_dim": 8,
+            "n_positions": 96,
+        }
     else:
         more = {
             "hidden_size": 64,
