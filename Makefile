@@ -2,6 +2,7 @@
 # make test    all tests          make check   ruff, mypy --strict, layers
 # make cases   the fault reports of CASES, and whether each is answered rightly
 # make test-zeroshot              what needs lm-eval, which is installed beside the rest for it
+# make test-quant                 what needs torchao, in the same way
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ LONG_SEED ?= 0
 
 CASES ?= ../shared/cases
 
-.PHONY: demo test cases test-zeroshot test-long check format goldens bench pages clean
+.PHONY: demo test cases test-zeroshot test-quant test-long check format goldens bench pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
@@ -32,6 +33,11 @@ test-zeroshot: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
 	  --editable '.[dev,zeroshot]'
 	$(BIN)/python -m pytest tests/unit/zeroshot
+
+test-quant: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
+	  --editable '.[dev,quant]'
+	$(BIN)/python -m pytest tests/unit/compose
 
 test-long: $(INSTALLED)
 	LONG_PROBLEMS=$(LONG_PROBLEMS) LONG_SEED=$(LONG_SEED) \

@@ -142,6 +142,7 @@ def calibrate(
         GacError: bad input; see gacfx.errors.
     """
     check_module(model)
+    check_unquantized(model)
     check_asked(skip=skip, seed=seed, force=force)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
     on, store = Work.of(work), None

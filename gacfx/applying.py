@@ -63,13 +63,13 @@ def _checked(model: nn.Module, planned: object) -> Planned:
         inner = isinstance(getattr(planned, "planned", None), Planned)
         remedy = "give its .planned" if inner else "give what gacfx.plan returns, or its folder"
         raise PlanError(f"{type(planned).__name__} is no plan with factors; {remedy}")
+    check_unquantized(model)
     parts = needs_unpacking(model, planned.plan.weights)
     check_plan(unpacked(model) if parts else model, planned.plan)
     for choice in planned.plan.choices:
         if problem := odd_parts(choice.decision, [(w.rows, w.columns) for w in choice.weights]):
             raise PlanError(f"{choice.group}: {problem}; make the plan again")
     check_factors(planned.plan, planned.factors)
-    check_unquantized(model)
     return planned
 
 

@@ -4,7 +4,7 @@ print(inspect("llama-3-8b", gpu="h200").code())
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.dims import Dims
+from gacfx.core.quantized import declared_text, stored_text
 from gacfx.core.sites import Execution, Mode, Workload
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
@@ -23,6 +24,7 @@ from gacfx.graph.printer import annotated_code
 from gacfx.graph.rows import Row, fold, read_rows
 from gacfx.hardware.profile import USUAL, Profile, load_profile
 from gacfx.tracing.capture import capture
+from gacfx.tracing.skeleton import read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +37,9 @@ class Inspection:
     rows: tuple[Row, ...]
     params: int
     graph: GraphModule
+    stored: str = ""
+    """How another program holds or stores the weights, which nothing else here takes into account;
+    empty where they are plain."""
 
     @property
     def latency_us(self) -> float:
@@ -84,6 +89,7 @@ class Inspection:
             "forecast": self.profile.forecast,
             "workload": asdict(self.workload),
             "params": self.params,
+            "stored": self.stored,
             "latency_us": self.latency_us,
             "flops": self.flops,
             "tiers": {
@@ -128,8 +134,11 @@ def inspect(
     gm = capture(model, seq=seq, dtype=dtype)
     if dims:
         Pipeline.parse("couple-dims").run(gm)
-    label = type(model).__name__ if isinstance(model, nn.Module) else str(model)
-    return annotate_graph(gm, profile, workload, label)
+    if isinstance(model, nn.Module):
+        label, stored = type(model).__name__, stored_text(model)
+    else:
+        label, stored = str(model), declared_text(read_config(model))
+    return replace(annotate_graph(gm, profile, workload, label), stored=stored)
 
 
 def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:

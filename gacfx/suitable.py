@@ -4,6 +4,7 @@ from math import gcd
 
 from torch import nn
 
+from gacfx.checkpoint.hf import check_unquantized
 from gacfx.core.asked import check_module
 from gacfx.core.model_class import text_config
 from gacfx.errors import PlanError, UnsupportedModel
@@ -28,8 +29,10 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UnsupportedModel: no model, no causal language model, in training mode, or compressed
             already.
+        CheckpointError: it is quantized.
     """
     check_module(model)
+    check_unquantized(model)
     writes = getattr(model, "can_generate", None)
     both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if both or (callable(writes) and not writes()):

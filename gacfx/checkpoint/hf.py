@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import nn
 from transformers.quantizers.auto import (
     AUTO_QUANTIZATION_CONFIG_MAPPING,
     AUTO_QUANTIZER_MAPPING,
@@ -39,6 +40,7 @@ from gacfx.core.kinds import write_decision
 from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Sliced
+from gacfx.core.quantized import declared, held_otherwise
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
@@ -218,20 +220,21 @@ def config_of(model: "PreTrainedModel") -> GacfxConfig:
 
 
 def check_unquantized(model: object) -> None:
-    """Nothing when no other program's quantization is in force: its block would be written over.
+    """Nothing when no other program's quantization is in force: its block would be written over,
+    and its tensors are neither decomposed nor saved.
 
     Raises:
-        CheckpointError: names the method.
+        CheckpointError: names the method, or the first such weight.
     """
-    block = getattr(getattr(model, "config", None), "quantization_config", None)
-    if isinstance(block, dict):
-        method = block.get("quant_method", METHOD)
-    else:
-        method = getattr(block, "quant_method", METHOD)
-    if method != METHOD:
+    if method := declared(getattr(model, "config", None)):
         raise CheckpointError(
-            f"the model is quantized with {getattr(method, 'value', method)}; gacfx cannot save "
-            "that: start from the weights before quantization, or dequantize() first"
+            f"the model is quantized with {method}; gacfx cannot save that: start from the weights "
+            "before quantization, or dequantize() first"
+        )
+    for name, kind in held_otherwise(model).items() if isinstance(model, nn.Module) else ():
+        raise CheckpointError(
+            f"{name}: is no plain tensor, but {kind}; gacfx works on the weights before "
+            "quantization: compress, save, and quantize what is loaded"
         )
 
 

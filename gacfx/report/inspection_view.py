@@ -73,6 +73,8 @@ def parts(seen: Inspection, width: int) -> Iterator[RenderableType]:
         f"{run.mode}, batch {run.batch}, {run.seq} tokens, {run.execution}",
     )
     yield Flow(head, style="bold")
+    if seen.stored:
+        yield Text(f"quantized ({seen.stored}): what follows is for {dtypes}", style="yellow")
     yield tiers_line(seen)
     yield Text()
     layout = next((each for each in LAYOUTS if fits(rows, each, width)), LAYOUTS[-1])

@@ -27,7 +27,8 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     """
     inputs = {k: _input(v) for k, v in kwargs.items()}
     try:
-        made = _on_meta(model)
+        # bfloat16: on the meta device grouped_mm takes nothing else, and no call depends on it.
+        made = on_meta(model, torch.bfloat16)
         with torch.no_grad(), _spy() as calls, FullSequences():  # type: ignore[no-untyped-call]
             made(**inputs)
     except Exception:  # whatever it is, annotate-sites records that the calls are not known
@@ -35,11 +36,16 @@ def record_attention(model: nn.Module, kwargs: Mapping[str, Any]) -> list[Attent
     return calls
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without values. One tensor under several names stays one tensor."""
-    # bfloat16: on the meta device grouped_mm takes nothing else, and no call depends on the dtype.
+def on_meta(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy without values, and parameters that are plain tensors, of their own dtype by default.
+
+    One tensor under several names stays one tensor.
+    """
     known: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.to("meta", torch.bfloat16), requires_grad=False)
+        id(parameter): nn.Parameter(
+            torch.empty(parameter.shape, dtype=dtype or parameter.dtype, device="meta"),
+            requires_grad=False,
+        )
         for parameter in model.parameters()
     }
     known |= {id(buffer): buffer.to("meta") for buffer in model.buffers()}

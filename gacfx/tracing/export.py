@@ -11,18 +11,19 @@ from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gacfx.core.caches import cacheless, without_cache
 from gacfx.core.model_class import positions, text_config
+from gacfx.core.quantized import held_otherwise
 from gacfx.errors import CaptureError
 from gacfx.graph.compat import without_complaints, without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op, op_of, operands, weight_name
-from gacfx.tracing.attention import record_attention
+from gacfx.tracing.attention import on_meta, record_attention
 from gacfx.tracing.positions import KnownPositions
 from gacfx.tracing.readers import read_weights
 from gacfx.tracing.repeated import NotAChain, expand, shortened, stack_of
@@ -41,8 +42,9 @@ def export_model(
     """One GraphModule of the model's forward without cache; ``get_attr`` targets are its names.
 
     The graph shares its parameters with ``model``: nothing is copied, and a model on the meta
-    device is captured without any memory for weights. How eager mode makes each attention call is
-    recorded on the attention nodes.
+    device is captured without any memory for weights. Of a model with tensors that another program
+    quantized the graph shows the plain products, and has no weights. How eager mode makes each
+    attention call is recorded on the attention nodes.
 
     Args:
         model: in eval mode; a Hugging Face model, or any module when ``inputs`` are given.
@@ -56,6 +58,9 @@ def export_model(
         CaptureError: torch.export refuses the model; the message carries its reason.
     """
     check_traceable(model)
+    if held_otherwise(model):
+        model = on_meta(model)
+        inputs = None if inputs is None else tree_map_only(Tensor, lambda t: t.to("meta"), inputs)
     kwargs = dict(example_inputs(model) if inputs is None else inputs)
     try:
         gm = (_repeated(model, kwargs) if alike else None) or _traced(model, kwargs)
