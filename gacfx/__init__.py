@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gacfx.core.goal import Goal
     from gacfx.core.search import Search
     from gacfx.dynamo.backend import make_backend
+    from gacfx.dynamo.post_grad import InductorReport
     from gacfx.errors import GacError
     from gacfx.exports.exporting import export
     from gacfx.graph.pipeline import Pipeline
@@ -33,6 +34,7 @@ __all__ = [
     "Compressed",
     "GacError",
     "Goal",
+    "InductorReport",
     "Pipeline",
     "Request",
     "Search",
@@ -55,6 +57,7 @@ __all__ = [
 _HOME = {
     "GacError": "gacfx.errors",
     "Goal": "gacfx.core.goal",
+    "InductorReport": "gacfx.dynamo.post_grad",
     "Pipeline": "gacfx.graph.pipeline",
     "Request": "gacfx.request",
     "Search": "gacfx.core.search",

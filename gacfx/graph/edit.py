@@ -19,14 +19,18 @@ from gacfx.graph.ops import VALUE_KEYS, aten, module_stack
 def fork(gm: GraphModule) -> GraphModule:
     """A copy of the graph, notes included, over the same parameters: rewriting it costs no memory
     and leaves ``gm`` as it is."""
-    graph = Graph()
+    return copy_of(gm.graph, gm)
+
+
+def copy_of(graph: Graph, owner: nn.Module) -> GraphModule:
+    """As :func:`fork`, of a graph whose ``get_attr`` nodes read from ``owner``."""
+    new = Graph()
     values: dict[Node, Node] = {}
-    output = graph.graph_copy(gm.graph, values)
-    graph.output(output)
-    source = gm.graph.output_node()
-    graph.output_node().meta = dict(source.meta)
-    graph.set_codegen(gm.graph._codegen)
-    return GraphModule(gm, graph)
+    output = new.graph_copy(graph, values)
+    new.output(output)
+    new.output_node().meta = dict(graph.output_node().meta)
+    new.set_codegen(graph._codegen)
+    return GraphModule(owner, new)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ here and never compare targets themselves.
 """
 
 import operator
+import re
 from enum import StrEnum
 
 import torch
@@ -197,12 +198,18 @@ def chosen_kernel(node: Node) -> str | None:
     return _CHOSEN.get(node.target) if node.op == "call_function" else None
 
 
+_FOUND = re.compile(r"[LG]\[.*\]\.?")
+
+
 def module_stack(node: Node) -> tuple[tuple[str, str], ...]:
-    """(path, class name) of the modules around ``node``, outermost first."""
+    """(path, class name) of the modules around ``node``, outermost first.
+
+    Dynamo begins a path with where it found the model: ``L['self']``, ``G['models'][0]``.
+    """
     stack = node.meta.get("nn_module_stack") or {}
     rows = []
     for path, kind in stack.values():
-        clean = str(path).removeprefix("L['self'].").removeprefix("L['self']")
+        clean = _FOUND.sub("", str(path))
         name = kind.__name__ if isinstance(kind, type) else str(kind).rsplit(".", 1)[-1]
         rows.append((clean, name))
     return tuple(rows)
