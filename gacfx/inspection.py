@@ -18,6 +18,7 @@ from gacfx.core.sites import Execution, Mode, Workload
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.tiers import COPY
+from gacfx.graph.left_out import Remark, Uncovered, remarks, uncovered
 from gacfx.graph.notes import sites, state
 from gacfx.graph.pipeline import Pipeline
 from gacfx.graph.printer import annotated_code
@@ -65,6 +66,16 @@ class Inspection:
         assert structures is not None
         return structures
 
+    @property
+    def not_modelled(self) -> tuple[Remark, ...]:
+        """Products that are in no row, with the reasons."""
+        return remarks(self.graph)
+
+    @property
+    def uncovered(self) -> tuple[Uncovered, ...]:
+        """Parameters that are in no row: embeddings, norms, and what no known product reads."""
+        return uncovered(self.graph)
+
     def tiers(self) -> dict[int, tuple[int, float]]:
         """Tier -> (number of sites, share of the FLOPs 0..1), best tier first; no copies."""
         count, work = Counter[int](), Counter[int]()
@@ -96,6 +107,8 @@ class Inspection:
                 str(t): {"sites": n, "flops_share": share} for t, (n, share) in self.tiers().items()
             },
             "rows": [asdict(r) for r in self.rows],
+            "not_modelled": [asdict(remark) for remark in self.not_modelled],
+            "params_in_no_site": {each.name: each.params for each in self.uncovered},
         }
 
 

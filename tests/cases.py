@@ -41,6 +41,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "15": says(r"dims: \d+", r"DiffLlama, compress: \d+", r"nn.RMSNorm, compress: \d+"),
     "16": says(r"save: PosixPath", r"load: RecurrentGemmaForCausalLM"),
     "17": says(r"half torch.float16", r"float torch.float32", r"double torch.float64"),
+    "18": says(r"flops listed: (\d+) true: \1\n"),
     "19": says(r"-inf: \d+", r"smallest float: \d+"),
     "20": says(r"dynamic \d+", r"longrope \d+", r"yarn \d+", r"linear \d+"),
     "23": says(r"REFUSED .*sees the future"),

@@ -121,7 +121,7 @@ def sizes_of(model: nn.Module, gm: GraphModule, both_sides: Container[str] = ())
     heads = [
         (site.n.times, site.k.times)
         for _, site in matmuls(gm)
-        if site.layout is not Layout.ACTIVATION and layered.layer_of(site.name) is None
+        if site.layout in (Layout.LINEAR, Layout.CONV1D) and layered.layer_of(site.name) is None
     ]
     vocabulary, width = max(heads)
     layers = zip(map(tuple, weights), params, attention, strict=True)

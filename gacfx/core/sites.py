@@ -30,6 +30,10 @@ class Layout(StrEnum):
     """[K, N], as in the Conv1D of GPT-2."""
     EXPERTS = "experts"
     """[E, K, N] or [E, N, K]: one matrix for each expert."""
+    CONVOLUTION = "convolution"
+    """[N, C, window ..]; K is what a window holds."""
+    RESHAPED = "reshaped"
+    """A parameter in another shape than it is stored in, or as the left factor."""
     ACTIVATION = "activation"
     """Both operands are computed: attention scores, for example."""
 

@@ -18,6 +18,7 @@ from gacfx.graph.weights import shared_weights, weight_uses
 from gacfx.modules.make import carrier_names
 
 _OWNERS = ("Linear", "Conv1D")
+_READERS = (Op.LINEAR, Op.ADDMM, Op.MATMUL, Op.GROUPED_MM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ class Weights:
         found: dict[str, Weight] = {}
         for node in self.nodes:
             op = ops.op_of(node)
-            if op is None or op is Op.ATTENTION:
+            if op not in _READERS:
                 continue
             name = ops.weight_name(ops.operands(node)[1])
             if name in self.interpreter.params and name not in found:
@@ -89,7 +90,7 @@ class Weights:
                 found[name] = Weight(name, node, axes, self._inputs_at(node, op, axes))
         return found
 
-    def _inputs_at(self, node: Node, op: Op, axes: Axes) -> int:
+    def _inputs_at(self, node: Node, op: Op | None, axes: Axes) -> int:
         """The axis of a weight that is summed over."""
         if op in (Op.LINEAR, Op.ADDMM):
             return 1 if op is Op.LINEAR else 0

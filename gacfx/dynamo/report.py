@@ -18,6 +18,7 @@ from gacfx.core.plan import Plan
 from gacfx.core.sites import Workload
 from gacfx.dynamo.options import Options
 from gacfx.graph import ops
+from gacfx.graph.frame import input_frame
 from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op
 from gacfx.graph.symbols import hint
@@ -87,7 +88,8 @@ def compiled_inspection(gm: GraphModule, profile: Profile, name: str) -> Inspect
         return Inspection(name, profile, workload, (), 0, gm)
     for node in gm.graph.nodes:
         if ops.op_of(node) is Op.ATTENTION:
-            annotate(node, eager=attention_site(node).compiled)  # there is no other call in it
+            site = attention_site(node, Op.ATTENTION, input_frame(gm))
+            annotate(node, eager=site.compiled)  # there is no other call in it
     return annotate_graph(gm, profile, workload, name)
 
 

@@ -1,12 +1,11 @@
-"""One table of spellings: which operators are matmuls and attention, whatever captured the graph.
+"""What a node is, whatever captured its graph: operator, value, shape, operands, modules around it.
 
-torch.export spells a linear ``aten.linear.default``, dynamo ``torch._C._nn.linear``; passes ask
-here and never compare targets themselves.
+Which operators multiply say the tables of :mod:`gacfx.graph.multiplying`.
 """
 
 import operator
 import re
-from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,41 +13,13 @@ from torch._ops import OpOverload
 from torch.fx import Node
 from torch.fx.passes.shape_prop import TensorMetadata
 
+from gacfx.graph.multiplying import Op, name_of, op_of, without_site
 from gacfx.graph.symbols import numbers
+
+__all__ = ["Op", "name_of", "op_of", "without_site"]
 
 aten = torch.ops.aten
 
-
-class Op(StrEnum):
-    """Operators that get a site."""
-
-    LINEAR = "linear"
-    """linear(x [.., K], weight [N, K], bias)"""
-    ADDMM = "addmm"
-    """addmm(bias, x [M, K], weight [K, N])"""
-    MATMUL = "matmul"
-    """matmul, mm, bmm of two tensors"""
-    GROUPED_MM = "grouped_mm"
-    """grouped_mm(x [M, K], weight [E, K, N], offsets)"""
-    ATTENTION = "attention"
-    """scaled_dot_product_attention(q, k, v, mask, ...), or the kernel that torch chose for it"""
-
-
-_SPELLINGS: dict[object, Op] = {
-    aten.linear.default: Op.LINEAR,
-    torch.nn.functional.linear: Op.LINEAR,
-    aten.addmm.default: Op.ADDMM,
-    torch.addmm: Op.ADDMM,
-    aten.matmul.default: Op.MATMUL,
-    aten.mm.default: Op.MATMUL,
-    aten.bmm.default: Op.MATMUL,
-    torch.matmul: Op.MATMUL,
-    torch.mm: Op.MATMUL,
-    torch.bmm: Op.MATMUL,
-    operator.matmul: Op.MATMUL,
-    aten.scaled_dot_product_attention.default: Op.ATTENTION,
-    torch.nn.functional.scaled_dot_product_attention: Op.ATTENTION,
-}
 
 _CHOSEN: dict[object, str] = {
     aten._scaled_dot_product_flash_attention.default: "flash",
@@ -57,7 +28,6 @@ _CHOSEN: dict[object, str] = {
     aten._scaled_dot_product_flash_attention_for_cpu.default: "",
 }
 """Attention whose kernel torch has chosen -> its class on a GPU; these have several results."""
-_SPELLINGS |= dict.fromkeys(_CHOSEN, Op.ATTENTION)
 
 _SWAPS = ("transpose", "permute", "t", "numpy_T")
 _VIEWS = (
@@ -78,16 +48,6 @@ DTYPES: dict[torch.dtype, str] = {
 def dtype_text(dtype: torch.dtype) -> str:
     """``bf16``; the name that torch has where we have no shorter one."""
     return DTYPES.get(dtype) or str(dtype).removeprefix("torch.")
-
-
-def op_of(node: Node) -> Op | None:
-    """Which operator ``node`` is; None when it gets no site."""
-    if node.op != "call_function":
-        return None
-    found = _SPELLINGS.get(node.target)
-    if found is None and "grouped_mm" in str(node.target):
-        return Op.GROUPED_MM
-    return found
 
 
 VALUE_KEYS = ("val", "example_value", "tensor_meta")
@@ -171,12 +131,35 @@ def weight_name(node: object) -> str | None:
     return str(found.target) if found is not None and found.op == "get_attr" else None
 
 
+_ADDED = {
+    "addmm": ("mat1", "mat2"),
+    "_addmm_activation": ("mat1", "mat2"),
+    "baddbmm": ("batch1", "batch2"),
+    "addbmm": ("batch1", "batch2"),
+    "addmv": ("mat", "vec"),
+}
+"""Names of the factors that come after what is added to their product."""
+
+
 def operands(node: Node) -> tuple[object, object]:
-    """(x, second factor) of a linear, addmm, grouped or plain matmul, however they are passed."""
-    names = ("input", "mat1", "mat2") if op_of(node) is Op.ADDMM else ("input", "weight")
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    second = next((given[name] for name in ("weight", "other", "mat2") if name in given), None)
-    return given.get("mat1", given.get("input")), second
+    """(first factor, second one) of a product of two tensors, however they are passed."""
+    name = name_of(node)
+    if name == "einsum":
+        given = [each for each in node.args[1:] if isinstance(each, Node | list | tuple)]
+        listed = given[0] if given and isinstance(given[0], list | tuple) else given
+        return (listed[0], listed[1]) if len(listed) == 2 else (None, None)
+    names, at = (_ADDED[name], 1) if name in _ADDED else (None, 0)
+    first, second = (*node.args[at : at + 2], None, None)[:2]
+    for each in (names[0],) if names else ("input", "self"):
+        first = node.kwargs.get(each, first)
+    for each in (names[1],) if names else ("weight", "other", "mat2", "vec", "tensor"):
+        second = node.kwargs.get(each, second)
+    return first, second
+
+
+def argument(node: Node, name: str, at: int) -> Any:
+    """An argument that stands at a place, if it is not given by its name."""
+    return node.kwargs.get(name, node.args[at] if at < len(node.args) else None)
 
 
 def attention_arguments(node: Node) -> dict[str, object]:

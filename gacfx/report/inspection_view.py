@@ -19,7 +19,7 @@ from gacfx.core.tiers import COPY
 from gacfx.graph.notes import sites
 from gacfx.graph.rows import Row
 from gacfx.inspection import Inspection
-from gacfx.report.layout import GAP, Column, Flow, grid, listing, width_of
+from gacfx.report.layout import GAP, Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import count
 
 TIER_STYLE = {1: "green", 2: "yellow", 3: "red", 4: "bold red"}
@@ -82,6 +82,9 @@ def parts(seen: Inspection, width: int) -> Iterator[RenderableType]:
     yield Text()
     if not layout.note:
         yield from map(listing, note_lines(rows))
+    yield from map(sentence, remark_lines(seen))
+    if seen.uncovered:
+        yield listing(uncovered_line(seen))
     yield Text(f"forecast {seen.latency_us / 1e3:,.2f} ms for all sites of one step ({forecast})")
 
 
@@ -138,6 +141,31 @@ def note_lines(rows: tuple[Row, ...]) -> list[str]:
         + f" ({note})"
         for note, names in groups.items()
     ]
+
+
+def remark_lines(seen: Inspection) -> list[str]:
+    """``not modelled: aten.conv1d in mixer 0-31 (a convolution in 96 groups)``."""
+    return [
+        f"not modelled: {each.operator} in {f'{each.name} {each.layers}'.rstrip()} ({each.reason})"
+        for each in seen.not_modelled
+    ]
+
+
+SHOWN = 4
+"""Names of parameters that are in no site, those with most numbers."""
+
+
+def uncovered_line(seen: Inspection) -> str:
+    """``6.5% of the parameters are in no site: model.embed_tokens 525 M, model.norm 4.1 k``."""
+    share = sum(each.params for each in seen.uncovered) / max(seen.params, 1)
+    names = [
+        f"{each.name.removesuffix('.weight')} {count(each.params)}"
+        for each in seen.uncovered[:SHOWN]
+    ]
+    more = len(seen.uncovered) - SHOWN
+    names += [f"and {more} more"] if more > 0 else []
+    told = f"{share:.1%}" if share >= 0.0005 else "under 0.1%"
+    return f"{told} of the parameters are in no site: {', '.join(names)}"
 
 
 def tiers_line(seen: Inspection) -> Text:

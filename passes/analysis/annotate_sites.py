@@ -16,9 +16,11 @@ from gacfx.core.sites import AttentionCall, AttentionSite, CopySite, Extent, Lay
 from gacfx.graph import ops
 from gacfx.graph.copies import copy_runs, word
 from gacfx.graph.experts import Shares, routed, seen_by_experts
+from gacfx.graph.frame import Frame, input_frame
 from gacfx.graph.gacpass import GacPass, register
 from gacfx.graph.notes import Fact, annotate, forgive, note, refuse
 from gacfx.graph.ops import Op
+from gacfx.graph.products import NotUnderstood, Product, product_of
 from gacfx.graph.readable import check_readable
 from gacfx.modules.make import carrier_names
 
@@ -37,18 +39,25 @@ class AnnotateSites(GacPass):
         for node in gm.graph.nodes:
             if (op := ops.op_of(node)) is not None:
                 self._annotate(node, op, frame, shares)
+            elif ops.without_site(node):
+                forgive(node, by=self.name)
+                refuse(node, by=self.name, reason="its products are not modelled")
         for layer, nodes in copy_runs(gm, carrier_names()):
             annotate(nodes[-1], site=copy_site(layer, nodes, frame))
         return False
 
-    def _annotate(self, node: Node, op: Op, frame: "Frame", shares: Shares) -> None:
+    def _annotate(self, node: Node, op: Op, frame: Frame, shares: Shares) -> None:
         """Give ``node`` its site, or say why it has none."""
         forgive(node, by=self.name)
         if why := unreadable(node):
             refuse(node, by=self.name, reason=why)
             return
         try:
-            site = attention_site(node) if op is Op.ATTENTION else matmul_site(node, op, frame)
+            of = attention_site if op is Op.ATTENTION else matmul_site
+            site = of(node, op, frame)
+        except NotUnderstood as error:
+            refuse(node, by=self.name, reason=str(error))
+            return
         except Exception as error:  # one node that is read wrongly must not hide all others
             refuse(node, by=self.name, reason=f"not understood ({type(error).__name__}: {error})")
             return
@@ -66,39 +75,7 @@ class AnnotateSites(GacPass):
 def unreadable(node: Node) -> str:
     """Why nothing can be said of the sizes of a node; empty where something can."""
     around = (*node.all_input_nodes, node)
-    unknown = next((each.name for each in around if ops.depends_on_data(each)), "")
-    return f"the sizes of {unknown} depend on data" if unknown else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """Batch and sequence sizes of the capture; ``seq`` 0 where the input has no sequence."""
-
-    batch: int
-    seq: int
-
-    def extent(self, size: int) -> Extent:
-        """A flattened row count as a multiple of tokens, of sequences, or a constant."""
-        if self.seq and size % (self.batch * self.seq) == 0:
-            return Extent(size // (self.batch * self.seq), "token")
-        if size % self.batch == 0:
-            return Extent(size // self.batch, "sequence")
-        return Extent(size)
-
-    def of_activation(self, size: int, unit: str) -> Extent:
-        """A size of an activation matmul: the sequence where it equals it, else a constant."""
-        if self.seq and size == self.seq:
-            return Extent(1, "query" if unit == "query" else "key")
-        return Extent(size)
-
-
-def input_frame(gm: GraphModule) -> Frame:
-    """Batch and sequence sizes, read from the first input: ids [B, S] or another [B, ...]."""
-    for node in gm.graph.nodes:
-        sizes = ops.shape(node) if node.op == "placeholder" else None
-        if sizes:
-            return Frame(sizes[0], sizes[1] if len(sizes) == 2 else 0)
-    return Frame(1, 0)
+    return "its sizes depend on data" if any(map(ops.depends_on_data, around)) else ""
 
 
 def site_name(node: Node, weight: str | None) -> str:
@@ -110,71 +87,71 @@ def site_name(node: Node, weight: str | None) -> str:
 
 
 def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
-    """The site of a linear, addmm, grouped or plain matmul; None for an outer product (K = 1)."""
-    if op is Op.GROUPED_MM:
-        return _grouped_site(node, frame)
-    x, w = ops.operands(node)
-    assert isinstance(x, Node) and isinstance(w, Node)
-    weight, x_shape, w_shape, out = ops.weight_name(w), ops.shape(x), ops.shape(w), ops.shape(node)
-    if x_shape is None or w_shape is None or not out or x_shape[-1] == 1:
+    """The site of any product but attention; None for an outer product, which sums nothing up.
+
+    Raises:
+        NotUnderstood: the sizes cannot be told.
+    """
+    found = product_of(node, op)
+    if found.outer:
         return None
-    k, name = x_shape[-1], site_name(node, weight)
-    dtype = ops.dtype_name(node)
-    if weight is None:
-        return _activation_site(name, (*out[-2:], k), prod(out[:-2]), dtype, frame)
-    bias = op is Op.ADDMM or any(b is not None for b in (*node.args[2:], node.kwargs.get("bias")))
+    experts = found.count[0] if found.layout is Layout.EXPERTS else 1
+    sizes = _of_activations if found.layout is Layout.ACTIVATION else _of_weight
+    m, k, n, count = sizes(found, frame)
     return MatmulSite(
-        name=name,
-        m=frame.extent(prod(out[:-1])),
-        k=Extent(k),
-        n=Extent(out[-1]),
-        dtype=dtype,
-        weight=weight,
-        layout=Layout.LINEAR if op is Op.LINEAR or ops.transposed(w) else Layout.CONV1D,
-        bias=bias,
+        name=site_name(node, found.weight),
+        m=m,
+        k=k,
+        n=n,
+        dtype=ops.dtype_name(node.all_input_nodes[0] if ops.name_of(node) in _CASTS else node),
+        weight=found.weight,
+        layout=found.layout,
+        bias=_has_bias(node, op),
+        count=count if experts == 1 else Extent(1),
+        experts=experts,
     )
 
 
-def _activation_site(
-    name: str, sizes: tuple[int, ...], count: int, dtype: str, frame: Frame
-) -> MatmulSite:
-    m, n, k = sizes
-    return MatmulSite(
-        name=name,
-        m=frame.of_activation(m, "query"),
-        k=frame.of_activation(k, "key"),
-        n=frame.of_activation(n, "key"),
-        dtype=dtype,
-        layout=Layout.ACTIVATION,
-        count=frame.extent(count),
-    )
+_CASTS = ("_scaled_mm", "_scaled_grouped_mm", "_int_mm")
+"""Operators whose result is in another dtype than they multiply in."""
+_SITED = tuple[Extent, Extent, Extent, Extent]
 
 
-def _grouped_site(node: Node, frame: Frame) -> MatmulSite | None:
-    x, w = ops.operands(node)
-    assert isinstance(x, Node) and isinstance(w, Node)
-    x_shape, w_shape, weight = ops.shape(x), ops.shape(w), ops.weight_name(w)
-    if x_shape is None or w_shape is None:
-        return None
-    return MatmulSite(
-        name=site_name(node, weight),
-        m=frame.extent(x_shape[0]),
-        k=Extent(w_shape[1]),
-        n=Extent(w_shape[2]),
-        dtype=ops.dtype_name(node),
-        weight=weight,
-        layout=Layout.EXPERTS,
-        experts=w_shape[0],
-    )
+def _of_activations(found: Product, frame: Frame) -> _SITED:
+    """(M, K, N, count): each axis grows, or is a size of the model."""
+    m = frame.of_activation(found.m, "query")
+    k, n = (frame.of_activation(sizes, "key") for sizes in (found.k, found.n))
+    return m, k, n, frame.extent(prod(found.count))
 
 
-def attention_site(node: Node) -> AttentionSite:
-    """The site of an SDPA node: the graph's own call, and the eager one where it was recorded."""
+def _of_weight(found: Product, frame: Frame) -> _SITED:
+    """The same with a weight, whose own sizes are constants."""
+    window = prod(found.k) if found.layout is Layout.CONVOLUTION else 0
+    m, k, n = frame.rows(found.m, window), Extent(prod(found.k)), Extent(prod(found.n))
+    return m, k, n, Extent(prod(found.count))
+
+
+_BIAS_AT = {Op.LINEAR: 2, Op.CONV: 2, Op.GROUPED_MM: 3, Op.MATMUL: 4}
+
+
+def _has_bias(node: Node, op: Op) -> bool:
+    if op in (Op.ADDMM, Op.BADDBMM):
+        return True
+    return op in _BIAS_AT and ops.argument(node, "bias", _BIAS_AT[op]) is not None
+
+
+def attention_site(node: Node, _: Op, frame: Frame) -> AttentionSite:
+    """The site of an SDPA node: the graph's own call, and the eager one where it was recorded.
+
+    Raises:
+        NotUnderstood: it has no batch.
+    """
     asked = ops.attention_arguments(node)
     query, key, value = (asked[name] for name in ("query", "key", "value"))
     assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
     q, k, v = ops.shape(query), ops.shape(key), ops.shape(value)
-    assert q and k and v
+    if not q or not k or not v or len(q) < 3:
+        raise NotUnderstood("attention without a batch axis")
     chosen = ops.chosen_kernel(node)
     compiled = AttentionCall(
         mask=asked.get("attn_mask") is not None,
@@ -184,11 +161,11 @@ def attention_site(node: Node) -> AttentionSite:
     stack = ops.module_stack(node)
     return AttentionSite(
         name=stack[-1][0] if stack else node.name,
-        heads_q=q[1],
-        heads_kv=stored_heads(key),
+        heads_q=frame.heads(q),
+        heads_kv=stored_heads(key) if len(k) > 3 else frame.heads(k),
         d_qk=q[-1],
         d_v=v[-1],
-        dtype=ops.dtype_name(node if chosen is None else query),
+        dtype=ops.dtype_name(query),
         compiled=compiled,
         eager=note(node).eager or compiled,
         chosen=chosen or "",

@@ -62,6 +62,8 @@ class SelectTargets(GacPass):
             return "both operands are activations"
         if site.layout is Layout.EXPERTS:
             return "experts in one tensor; a plan is for experts one by one"
+        if site.layout is Layout.CONVOLUTION:
+            return "convolutions are not factorized"
         if site.weight in shared:
             return f"weight is shared with {shared[site.weight]}"
         if uses[site.weight] > 1:
@@ -69,9 +71,11 @@ class SelectTargets(GacPass):
         if reader := note(node).read_by:
             return f"{reader} reads its weight without calling it"
         stack = ops.module_stack(node)
+        owner = stack[-1][1] if stack else ""
+        if site.layout is Layout.RESHAPED:
+            return f"{owner or 'its owner'} multiplies with it in another shape"
         if stack and not in_layer(node, layers):
             return "outside the repeated layers"
-        owner = stack[-1][1] if stack else ""
         if carriers & {kind for _, kind in stack[-2:]}:
             return "already factorized"
         if owner not in ("Linear", "Conv1D"):

@@ -6,14 +6,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import gacfx
 from gacfx.bench.steps import make_step
 from gacfx.calibration.text import Corpus
 from gacfx.core.search import Search
-from gacfx.core.sites import Workload
+from gacfx.core.sites import Extent, Workload
 from gacfx.coupling.analyse import couple
-from gacfx.tracing.export import export_model
+from gacfx.graph.left_out import remarks
+from gacfx.graph.notes import matmuls, note
+from gacfx.graph.pipeline import Pipeline
+from gacfx.tracing.export import example_inputs, export_model
 from tests.families.test_families_coupling import captured
 from tests.families.zoo import FAMILIES, VOCAB
 
@@ -272,3 +276,74 @@ def test_what_chooses_tokens_without_gradient_stays_dense(
         f"model.layers.{at}.self_attn.indexer.{name}" for at in (0, 1) for name in names
     }
     assert not left & plan.ranks.keys() and len(plan.ranks) > 5
+
+
+# -- products that few families spell so -----------------------------------------------------------
+
+
+def bloom() -> Any:
+    import transformers
+
+    config = transformers.BloomConfig(vocab_size=VOCAB, hidden_size=48, n_layer=2, n_head=6)
+    return transformers.BloomForCausalLM(config).eval()
+
+
+def xlnet() -> Any:
+    import transformers
+
+    config = transformers.XLNetConfig(vocab_size=VOCAB, d_model=48, n_layer=2, n_head=6, d_inner=88)
+    return transformers.XLNetLMHeadModel(config).eval()
+
+
+def mobilebert() -> Any:
+    import transformers
+
+    config = transformers.MobileBertConfig(
+        vocab_size=VOCAB,
+        hidden_size=48,
+        num_hidden_layers=1,
+        intermediate_size=88,
+        embedding_size=24,
+        intra_bottleneck_size=24,
+    )
+    return transformers.MobileBertForMaskedLM(config).eval()
+
+
+def mamba() -> Any:
+    sizes = {"state_size": 4, "time_step_rank": 4, "intermediate_size": 96}
+    return make("MambaConfig", "MambaForCausalLM", **sizes)
+
+
+COUNTED: dict[str, tuple[Any, int]] = {
+    "bloom": (bloom, 0),
+    "xlnet": (xlnet, 0),
+    "mobilebert": (mobilebert, 0),
+    "llava": (llava, 0),
+    "vit": (FAMILIES["vit"].make, 0),
+    # Its convolution has as many groups as channels: 2 layers x 96 channels x 20 places x 4.
+    "mamba": (mamba, 2 * 3 * 2 * 96 * 20 * 4),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_all_flops_that_torch_counts_are_in_sites_or_not_modelled(name: str) -> None:
+    made, unmodelled = COUNTED[name]
+    model, run = made(), Workload(3, 17)
+    model.set_attn_implementation("eager")  # torch counts no other on a CPU
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(**example_inputs(model))
+    gm = export_model(model)
+    Pipeline.parse("annotate-sites").run(gm)
+    ours = sum(site.flops(run) for _, site in matmuls(gm))
+    assert counter.get_total_flops() - ours == unmodelled
+    assert bool(remarks(gm)) == bool(unmodelled)
+
+
+def test_a_weight_that_is_multiplied_from_the_left_is_named() -> None:
+    gm = export_model(mamba())
+    Pipeline.parse("annotate-sites, select-targets").run(gm)
+    (node, site), *_ = [each for each in matmuls(gm) if "dt_proj" in each[1].name]
+    assert site.weight == "backbone.layers.0.mixer.dt_proj.weight"
+    assert (site.k.times, site.n.times, site.m) == (4, 96, Extent(1, "token"))
+    assert note(node).targeted is False

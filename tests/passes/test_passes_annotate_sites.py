@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from gacfx.core.sites import AttentionCall, AttentionSite, Extent, Layout, MatmulSite
 from gacfx.errors import PassError
 from gacfx.graph import ops
+from gacfx.graph.frame import Frame
 from gacfx.graph.notes import Fact, Note, Refusal, facts, note, sites
 from gacfx.graph.ops import Op
 from gacfx.graph.printer import annotated_code
@@ -245,11 +246,9 @@ def test_sizes_that_depend_on_data_cost_one_site_and_its_reason_is_told() -> Non
     (refusal,) = [reason for node in gm.graph.nodes for reason in note(node).refusals]
     assert (refusal.by, refusal.reason) == (
         "annotate-sites",
-        "the sizes of index depend on data",
+        "its sizes depend on data",
     )
-    assert "    # no site  | annotate-sites: the sizes of index depend on data" in annotated_code(
-        gm
-    )
+    assert "    # no site  | annotate-sites: its sizes depend on data" in annotated_code(gm)
 
 
 def test_a_node_that_is_not_understood_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +256,7 @@ def test_a_node_that_is_not_understood_hides_no_other(monkeypatch: pytest.Monkey
     broken = next(node for node in gm.graph.nodes if ops.op_of(node) is Op.LINEAR)
     real = annotate_sites.matmul_site
 
-    def fails(node: Node, op: Op, frame: annotate_sites.Frame) -> MatmulSite | None:
+    def fails(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
         if node is broken:
             raise IndexError("no such axis")
         return real(node, op, frame)

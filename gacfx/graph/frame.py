@@ -1,0 +1,60 @@
+"""Which sizes of a captured graph grow with its input, and with what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch.fx import GraphModule
+
+from gacfx.core.sites import Extent
+from gacfx.graph import ops
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Batch and sequence sizes of the capture; ``seq`` 0 where the input has no sequence."""
+
+    batch: int
+    seq: int
+
+    def extent(self, size: int) -> Extent:
+        """A flattened row count as a multiple of tokens, of sequences, or a constant."""
+        if self.seq and size % (self.batch * self.seq) == 0:
+            return Extent(size // (self.batch * self.seq), "token")
+        if size % self.batch == 0:
+            return Extent(size // self.batch, "sequence")
+        return Extent(size)
+
+    def heads(self, shape: Sequence[int]) -> int:
+        """Heads of queries or keys [B, H, S, D], or [B H, S, D]."""
+        lead = prod(shape[:-2])
+        return lead // self.batch if lead % self.batch == 0 else lead
+
+    def rows(self, sizes: Sequence[int], window: int = 0) -> Extent:
+        """The rows that go through a weight.
+
+        Args:
+            sizes: of the axes that they run along.
+            window: numbers in a window of a convolution, which may add a few places to a sequence.
+        """
+        *_, last = sizes
+        long = self.seq <= last < self.seq + window
+        if self.seq and len(sizes) == 2 and long:  # of a text, and not of an image
+            return Extent(sizes[0] // self.batch or 1, "token")
+        return self.extent(prod(sizes))
+
+    def of_activation(self, sizes: Sequence[int], unit: str) -> Extent:
+        """A size of an activation matmul: the sequence where an axis equals it, else a constant."""
+        total = prod(sizes)
+        if self.seq and self.seq in sizes:
+            return Extent(total // self.seq, "query" if unit == "query" else "key")
+        return Extent(total)
+
+
+def input_frame(gm: GraphModule) -> Frame:
+    """Batch and sequence sizes, read from the first input: ids [B, S] or another [B, ...]."""
+    for node in gm.graph.nodes:
+        sizes = ops.shape(node) if node.op == "placeholder" else None
+        if sizes:
+            return Frame(sizes[0], sizes[1] if len(sizes) == 2 else 0)
+    return Frame(1, 0)
