@@ -63,7 +63,7 @@ _TYPES = """
 
 *targeted*: share of the parameters that a plan may compress. *prunable*: coupled structures that
 may be pruned, of those found. *unseen*: share of the floating point operations that no site of the
-graph stands for, and who does most of them. Seconds are of the processor.
+graph stands for, and who does most of them.
 
 """
 
@@ -195,7 +195,7 @@ def _some(names: Sequence[str]) -> str:
 
 def types(rows: Sequence[dict[str, Any]]) -> str:
     """One line for each type."""
-    header = ["type", "goes", ">targeted", ">prunable", ">unseen", ">s", "stopped by"]
+    header = ["type", "goes", ">targeted", ">prunable", ">unseen", "stopped by"]
     return table(header, [_line(row) for row in rows]).markdown()
 
 
@@ -214,6 +214,5 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         percent(facts.get("compress", {}).get("targeted")),
         NONE if dims is None else f"{dims['may_be_pruned']} of {dims['structures']}",
         share,
-        f"{row['seconds']:.0f}",
         "" if step is None else _cut(f"{SAYS[step['outcome']]}: {reason(row)}", _MOST),
     )
