@@ -103,7 +103,7 @@ W = "weights.0"
 WEIGHTED: dict[str, tuple[Body, tuple[int, ...], Layout]] = {
     "linear": (lambda x, w: F.linear(x, w), (24, 20), Layout.LINEAR),
     "right": (lambda x, w: x @ w, (20, 24), Layout.CONV1D),
-    "right, transposed": (lambda x, w: x @ w.T, (24, 20), Layout.CONV1D),
+    "right, transposed": (lambda x, w: x @ w.T, (24, 20), Layout.LINEAR),
     "left": (lambda x, w: w @ x.transpose(1, 2), (24, 20), Layout.RESHAPED),
     "left, of a matrix": (lambda x, w: w @ x[0].T, (24, 20), Layout.RESHAPED),
     "einsum": (lambda x, w: torch.einsum("bsd,ed->bse", x, w), (24, 20), Layout.RESHAPED),
