@@ -13,8 +13,9 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.core.dims import Dims
-from gacfx.core.quantized import declared_text, stored_text
+from gacfx.core.quantized import held_text
 from gacfx.core.sites import Execution, Mode, Workload
+from gacfx.core.stored_as import StoredAs
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.tiers import COPY
@@ -25,7 +26,6 @@ from gacfx.graph.printer import annotated_code
 from gacfx.graph.rows import Row, fold, read_rows
 from gacfx.hardware.profile import USUAL, Profile, load_profile
 from gacfx.tracing.capture import capture
-from gacfx.tracing.skeleton import read_config
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,11 @@ class Inspection:
         return structures
 
     @property
+    def stored_as(self) -> StoredAs | None:
+        """How its checkpoint has the weights, where another program quantized them."""
+        return state(self.graph).stored_as
+
+    @property
     def not_modelled(self) -> tuple[Remark, ...]:
         """Products that are in no row, with the reasons."""
         return remarks(self.graph)
@@ -101,6 +106,7 @@ class Inspection:
             "workload": asdict(self.workload),
             "params": self.params,
             "stored": self.stored,
+            "stored_as": None if self.stored_as is None else str(self.stored_as),
             "latency_us": self.latency_us,
             "flops": self.flops,
             "tiers": {
@@ -147,11 +153,10 @@ def inspect(
     gm = capture(model, seq=seq, dtype=dtype)
     if dims:
         Pipeline.parse("couple-dims").run(gm)
-    if isinstance(model, nn.Module):
-        label, stored = type(model).__name__, stored_text(model)
-    else:
-        label, stored = str(model), declared_text(read_config(model))
-    return replace(annotate_graph(gm, profile, workload, label), stored=stored)
+    if not isinstance(model, nn.Module):
+        return annotate_graph(gm, profile, workload, str(model))
+    seen = annotate_graph(gm, profile, workload, type(model).__name__)
+    return replace(seen, stored=held_text(model))
 
 
 def annotate_graph(gm: GraphModule, profile: Profile, workload: Workload, label: str) -> Inspection:

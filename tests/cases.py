@@ -48,6 +48,7 @@ RIGHT: dict[str, Callable[[str], bool]] = {
     "25": says(r"list (\d+)\nnested \1\ntensor \1\n"),
     "28": says(r"told: True|kept: \['"),
     "29": says(r"targeted: \[\]"),
+    "32": says(r"gptq -> .*'stored as gptq, 4 bits;", r"fp8 -> .*'stored as fp8, 8 bits;"),
 }
 """Number of a case -> what the right answer looks like."""
 

@@ -40,7 +40,8 @@ from gacfx.core.kinds import write_decision
 from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Sliced
-from gacfx.core.quantized import declared, held_otherwise
+from gacfx.core.quantized import held_otherwise
+from gacfx.core.stored_as import stored_as
 from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
@@ -226,10 +227,10 @@ def check_unquantized(model: object) -> None:
     Raises:
         CheckpointError: names the method, or the first such weight.
     """
-    if method := declared(getattr(model, "config", None)):
+    if found := stored_as(getattr(model, "config", None)):
         raise CheckpointError(
-            f"the model is quantized with {method}; gacfx cannot save that: start from the weights "
-            "before quantization, or dequantize() first"
+            f"the model is quantized with {found.method}; gacfx cannot save that: start from the "
+            "weights before quantization, or dequantize() first"
         )
     for name, kind in held_otherwise(model).items() if isinstance(model, nn.Module) else ():
         raise CheckpointError(

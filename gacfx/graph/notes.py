@@ -27,6 +27,7 @@ from gacfx.core.sites import (
     MatmulSite,
     Site,
 )
+from gacfx.core.stored_as import StoredAs
 from gacfx.core.structures import Structure
 from gacfx.core.tiers import TierPrediction
 from gacfx.graph import ops
@@ -93,6 +94,8 @@ class State(Offered):
     """Structure -> :class:`gacfx.allocation.joint.Joint`, what its candidates are worth; None where
     pruning was not asked for."""
     plan: Plan | None = None
+    stored_as: StoredAs | None = None
+    """How the checkpoint of a skeleton has its weights, where another program quantized them."""
     log: list[str] = field(default_factory=list)
     """The passes that ran, as pipeline text, with what they reported."""
 

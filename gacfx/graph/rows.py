@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule
 
-from gacfx.core.sites import AttentionSite, CopySite, Site, Workload
+from gacfx.core.sites import AttentionSite, CopySite, Layout, MatmulSite, Site, Workload
+from gacfx.core.stored_as import StoredAs
 from gacfx.graph.layers import in_layer, layers_of, ranges, split_layer
-from gacfx.graph.notes import note, sites
+from gacfx.graph.notes import note, sites, state
 from gacfx.graph.printer import elements_text
 
 
@@ -28,9 +29,16 @@ class Row:
     latency_us: float
     flops: int
     note: str
-    """Why it was left alone."""
+    """Why it was left alone, and how its weight is stored."""
     count: int = 1
     """Sites that this row stands for."""
+    stored: str = ""
+    """How its weight is stored, where another program has quantized it; the end of the note."""
+
+    @property
+    def reasons(self) -> str:
+        """Why it was left alone; empty where it was not."""
+        return self.note.removesuffix(self.stored).removesuffix("; ")
 
 
 def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
@@ -39,6 +47,7 @@ def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
     for node, site in sites(gm):
         known = note(node)
         assert known.tier is not None and known.latency_us is not None
+        stored = stored_text(site, state(gm).stored_as)
         layer = split_layer(site.name)[1] if in_layer(node, layers) else ""
         rows.append(
             Row(
@@ -51,10 +60,22 @@ def read_rows(gm: GraphModule, workload: Workload) -> tuple[Row, ...]:
                 reason=known.tier.reason,
                 latency_us=known.latency_us,
                 flops=site.flops(workload),
-                note="; ".join(r.reason for r in known.refusals),
+                note="; ".join(filter(None, (*(r.reason for r in known.refusals), stored))),
+                stored=stored,
             )
         )
     return tuple(rows)
+
+
+def stored_text(site: Site, stored: StoredAs | None) -> str:
+    """``stored as gptq, 4 bits; figures are for bf16``; empty for any other site."""
+    quantized = isinstance(site, MatmulSite) and site.layout in _QUANTIZED
+    if stored is None or not quantized or not stored.covers(site.name):
+        return ""
+    return f"stored as {stored}; figures are for {site.dtype}"
+
+
+_QUANTIZED = (Layout.LINEAR, Layout.CONV1D, Layout.EXPERTS)
 
 
 def sizes_text(site: Site, workload: Workload) -> str:

@@ -75,6 +75,11 @@ def parts(seen: Inspection, width: int) -> Iterator[RenderableType]:
     yield Flow(head, style="bold")
     if seen.stored:
         yield Text(f"quantized ({seen.stored}): what follows is for {dtypes}", style="yellow")
+    elif seen.stored_as is not None:
+        yield sentence(
+            f"its weights are stored as {seen.stored_as} (config.json); all figures are for the "
+            "dtype before quantization"
+        )
     yield tiers_line(seen)
     yield Text()
     layout = next((each for each in LAYOUTS if fits(rows, each, width)), LAYOUTS[-1])
@@ -109,8 +114,8 @@ def columns(rows: tuple[Row, ...], layout: Layout) -> list[Column]:
     found.append(
         Column("us/site", [f"{row.latency_us / row.count:,.1f}" for row in rows], right=True)
     )
-    if layout.note and any(row.note for row in rows):
-        found.append(Column("note", [row.note for row in rows]))
+    if layout.note and any(row.reasons for row in rows):
+        found.append(Column("note", [row.reasons for row in rows]))
     return found
 
 
@@ -133,8 +138,8 @@ def note_lines(rows: tuple[Row, ...]) -> list[str]:
     """``left alone: lm_head (outside the repeated layers)``, one line for each reason."""
     groups: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        if row.note:
-            groups.setdefault(row.note, {}).setdefault(row.name, []).append(row.layers)
+        if row.reasons:
+            groups.setdefault(row.reasons, {}).setdefault(row.name, []).append(row.layers)
     return [
         "left alone: "
         + ", ".join(f"{name} {','.join(layers)}".rstrip() for name, layers in names.items())

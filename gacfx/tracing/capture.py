@@ -8,8 +8,10 @@ from torch.fx import GraphModule
 
 from gacfx.core.asked import check_module
 from gacfx.core.defaults import MODEL_DTYPES
+from gacfx.core.stored_as import stored_as
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import UnsupportedModel
+from gacfx.graph.notes import state
 from gacfx.graph.ops import DTYPES
 from gacfx.tracing.export import export_model
 from gacfx.tracing.skeleton import read_config, skeleton
@@ -34,8 +36,11 @@ def capture(
     if not isinstance(model, str | Path):
         check_module(model)
     if not isinstance(model, nn.Module):
-        made = skeleton(read_config(model), None if dtype is None else torch_dtype(dtype))
-        return export_model(made, attention_seq=seq, alike=True)
+        config = read_config(model)
+        made = skeleton(config, None if dtype is None else torch_dtype(dtype))
+        gm = export_model(made, attention_seq=seq, alike=True)
+        state(gm).stored_as = stored_as(config)
+        return gm
     if dtype is not None:
         raise UnsupportedModel(
             f"{type(model).__name__}: a module has its dtype already; leave out dtype={dtype!r} or "

@@ -1,8 +1,6 @@
 """Weights that are no plain tensors, by a class that torch itself has; torchao's own are tried in
 tests/unit/compose."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 import gacfx
 from gacfx import api
 from gacfx.core.finite import not_finite
-from gacfx.core.quantized import declared, held_otherwise, parts_of, stored_text
+from gacfx.core.quantized import held_otherwise, held_text, parts_of
 from gacfx.errors import CheckpointError
 from gacfx.report.tables import inspection_view
 from tests import tiny
@@ -35,12 +33,12 @@ def two(tensor: Tensor) -> Tensor:
 
 
 def test_plain_models_hold_plain_weights() -> None:
-    assert held_otherwise(tiny.llama()) == {} and stored_text(tiny.llama()) == ""
+    assert held_otherwise(tiny.llama()) == {} and held_text(tiny.llama()) == ""
 
 
 def test_the_weight_and_its_class_are_named() -> None:
     assert held_otherwise(doubled()) == {f"{UP}.weight": "TwoTensor of torch"}
-    assert stored_text(doubled()) == "1 of 21 as TwoTensor of torch"
+    assert held_text(doubled()) == "1 of 21 as TwoTensor of torch"
 
 
 def test_tensors_in_tensors_are_taken_apart() -> None:
@@ -95,23 +93,3 @@ def test_inputs_of_ones_own_are_met_by_a_graph_without_values() -> None:
     model[0].weight = nn.Parameter(two(model[0].weight.detach()))
     gm = export_model(model, {"input": torch.ones(2, 5)})
     assert {tuple(p.shape) for p in gm.parameters()} == {(7, 5), (7,), (3, 7), (3,)}
-
-
-def test_a_configuration_that_declares_a_quantization_is_shown_with_it(tmp_path: Path) -> None:
-    source = tiny.checkpoint(tmp_path / "dense")
-    config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (source / "config.json").write_text(json.dumps(config))
-    assert gacfx.inspect(source).stored == "gptq in config.json"
-
-
-@pytest.mark.parametrize(
-    ("block", "found"),
-    [({"quant_method": "awq"}, "awq"), ({"quant_method": "gacfx"}, ""), ({}, ""), (None, "")],
-)
-def test_what_is_declared(block: Any, found: str) -> None:
-    class Config:
-        quantization_config = block
-
-    assert declared(Config()) == found
-    assert declared(None) == ""
