@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "numpy", "pulp")
+PACKAGES = ("torch", "transformers", "numpy", "pulp", "onnxruntime", "openvino")
 LIMIT_S = 20.0
 """git that takes longer is given up."""
 

@@ -84,7 +84,8 @@ def check_model(model: Any) -> None:
     """
     check_unquantized(model)
     name = type(model).__name__
-    if not hasattr(model, "can_generate") or not model.can_generate():
+    generates = hasattr(model, "can_generate") and model.can_generate()
+    if not generates or model.config.is_encoder_decoder:
         raise ExportError(f"{name}: is no causal language model of transformers; give one")
     for weight, tensor in model.named_parameters():
         if tensor.is_meta:

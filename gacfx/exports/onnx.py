@@ -8,7 +8,7 @@ With a cache also ``attention_mask`` and ``past_key_values.N.key`` and ``.value`
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,16 +115,6 @@ def checked(model: "PreTrainedModel", program: Program, run: Run, *, what: str) 
         return compared(model, lambda each: _stepwise(run, program, each), what=what, ids=steps)
 
 
-def empty_past(program: Program, batch: int, dtype: torch.dtype) -> dict[str, Any]:
-    """The cache before the first token: arrays by name, with no token in them."""
-    sizes = [(heads, size) for heads, *pair in program.past for size in pair]
-    kind = str(dtype).removeprefix("torch.")
-    return {
-        name: np.zeros((batch, heads, 0, size), kind)
-        for name, (heads, size) in zip(program.inputs[2:], sizes, strict=True)
-    }
-
-
 def _logits(run: Run, ids_BT: Tensor) -> Tensor:
     return torch.from_numpy(run({"input_ids": ids_BT.cpu().numpy()})[0])
 
@@ -132,14 +122,13 @@ def _logits(run: Run, ids_BT: Tensor) -> Tensor:
 def _stepwise(run: Run, program: Program, ids_BT: Tensor) -> Tensor:
     """Logits of a prompt, and of the last token by a step of its own."""
     ids = ids_BT.cpu().numpy()
-    dtype = next(each.dtype for each in program.graph.state_dict.values())
-    cache: Mapping[str, Any] = empty_past(program, len(ids), dtype)
+    kept = [each.expand(len(ids), -1, -1, -1).cpu().numpy() for each in program.past]
     found: list[Any] = []
     for part in (ids[:, :-1], ids[:, -1:]):
         seen = sum(each.shape[1] for each in found) + part.shape[1]
         mask = np.ones((len(ids), seen), np.int64)
-        logits, *kept = run({"input_ids": part, "attention_mask": mask, **cache})
         cache = dict(zip(program.inputs[2:], kept, strict=True))
+        logits, *kept = run({"input_ids": part, "attention_mask": mask, **cache})
         found.append(logits)
     return torch.from_numpy(np.concatenate(found, axis=1))
 

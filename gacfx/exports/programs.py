@@ -42,8 +42,8 @@ class Program:
     outputs: tuple[str, ...]
     axes: dict[str, Any]
     """Names of the axes that grow, nested as the arguments are."""
-    past: tuple[tuple[int, int, int], ...] = ()
-    """Of each layer with a cache: its heads, numbers of a key, numbers of a value."""
+    past: tuple[Tensor, ...] = ()
+    """Keys and values of no token [1, heads, 0, numbers], in the order of the inputs."""
 
 
 class _Forward(nn.Module):

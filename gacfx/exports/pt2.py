@@ -36,10 +36,13 @@ def save_pt2(
         CaptureError, ExportError, CheckpointError: as :func:`gacfx.export`.
     """
     program = forward_program(model)
-    with exported_folder(model, out, tokenizer=tokenizer, overwrite=overwrite) as folder:
+    with (
+        borrowed(model),  # frozen, so that no logits of the graph ask for gradients
+        exported_folder(model, out, tokenizer=tokenizer, overwrite=overwrite) as folder,
+    ):
         with explained(f"{out}: cannot be written"):
             _write(program.graph, folder / FILE)
-        with explained(f"{out}: what was written does not run"), borrowed(model):
+        with explained(f"{out}: what was written does not run"):
             loaded = torch.export.load(folder / FILE).module()
             difference = compared(
                 model, lambda ids: loaded(input_ids=ids), what=FILE, ids=probes(model)

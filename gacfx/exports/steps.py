@@ -87,7 +87,7 @@ def step_program(model: "PreTrainedModel") -> Program:
         ("input_ids", "attention_mask", *(f"past_key_values.{kind}" for kind in kinds)),
         ("logits", *(f"present.{kind}" for kind in kinds)),
         axes,
-        tuple((key.shape[1], key.shape[3], value.shape[3]) for key, value in past),
+        tuple(each[:1, :, :0] for pair in past for each in pair),
     )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx.core.decision import LowRank
+from gacfx.core.pruning import Skip
 from gacfx.errors import CheckpointError, ExportError
 from gacfx.exports.dense import dense_model, product
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.install import compressed_modules, install_
+from tests.families.narrow import attention, mlp, plan_of
 from tests.families.zoo import FAMILIES
 from tests.unit.checkpoint.tiny_models import cast_, factors_for
 from tests.unit.exports.kinds import (
@@ -125,6 +128,22 @@ def test_a_failure_gives_the_layers_back(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MemoryError):
         dense_model(model)
     assert compressed_modules(model) == layers
+
+
+def test_a_layer_that_is_skipped_whole_is_left_out(tmp_path: Path) -> None:
+    model = low_rank_below_a_gap()
+    out = gacfx.export(model, tmp_path / "out", to="dense").folder
+    back = AutoModelForCausalLM.from_pretrained(out)
+    assert back.config.num_hidden_layers == 1
+    assert torch.allclose(logits_of(back, ids_of(2, 9)), logits_of(model, ids_of(2, 9)), atol=1e-6)
+
+
+def low_rank_below_a_gap() -> Any:
+    model = dense_llama()
+    blocks = attention(model, "llama", 1), mlp(model, "llama", 1)
+    gacfx.apply_(model, plan_of(model, *((each, Skip()) for each in blocks)))
+    install_(model, factors_for(model, ("layers.0.self_attn.q_proj",), kind=LowRank))
+    return model
 
 
 def with_ranks_too(kind: str) -> Any:

@@ -64,6 +64,22 @@ def test_a_writer_that_fails_leaves_the_folder_before_it(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.export.load
+
+    def spoilt(path: Path) -> Any:
+        program = real(path)
+        program.state_dict["model.model.norm.weight"].mul_(1.001)
+        return program
+
+    monkeypatch.setattr(torch.export, "load", spoilt)
+    with pytest.raises(ExportError, match=r"model\.pt2: its logits are 0\.001 of the largest away"):
+        gacfx.export(model_of("low rank"), tmp_path / "out", to="pt2")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("to", TARGETS)
 def test_a_folder_that_is_there_stays(tmp_path: Path, to: str) -> None:
     check_installed(to)
@@ -105,9 +121,10 @@ def test_wrong_use_is_refused(more: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_no_causal_model_with_values_is_refused(tmp_path: Path) -> None:
-    bert: Any = FAMILIES["bert"].make()
-    with pytest.raises(ExportError, match="BertForMaskedLM: is no causal language model"):
-        gacfx.export(bert, tmp_path / "out", to="pt2")
+    for family in ("bert", "t5"):
+        other: Any = FAMILIES[family].make()
+        with pytest.raises(ExportError, match=f"{type(other).__name__}: is no causal language"):
+            gacfx.export(other, tmp_path / "out", to="pt2")
     with pytest.raises(ExportError, match=r"weight: has no values \(meta device\)"):
         gacfx.export(dense_llama().to("meta"), tmp_path / "out", to="pt2")
     with pytest.raises(UnsupportedModel, match="str is no model"):
