@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gacfx.api import Compressed, apply, apply_, compress, load, plan, save
     from gacfx.core.goal import Goal
     from gacfx.core.search import Search
+    from gacfx.dynamo.activation_budget import ActivationBudgetSolver
     from gacfx.dynamo.backend import make_backend
     from gacfx.dynamo.post_grad import InductorReport
     from gacfx.errors import GacError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationBudgetSolver",
     "Compressed",
     "GacError",
     "Goal",
@@ -55,6 +57,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "ActivationBudgetSolver": "gacfx.dynamo.activation_budget",
     "GacError": "gacfx.errors",
     "Goal": "gacfx.core.goal",
     "InductorReport": "gacfx.dynamo.post_grad",
