@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 
 from gacfx.checkpoint.pretrained import save_pretrained
 from gacfx.checkpoint.sharing import memory_of, undeclared
@@ -41,20 +43,12 @@ def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
         skeleton: what a loader builds from the model's configuration; on the meta device.
 
     Raises:
-        UnsupportedModel: adapters are attached, a part is compiled, or the configuration describes
-            another model.
+        UnsupportedModel: adapters, masks or parametrizations are attached, a part is compiled, or
+            the configuration describes another model.
         CheckpointError: transformers refuses to save it; carries its reason.
     """
-    if attached := adapters(model):
-        raise UnsupportedModel(
-            f"{attached[0]}: an adapter is attached, and a compressed folder would hold it apart "
-            "from its weight; call merge_and_unload() first"
-        )
-    if compiled := next((n for n, _ in model.named_modules() if n.endswith("._orig_mod")), ""):
-        raise UnsupportedModel(
-            f"{compiled.removesuffix('._orig_mod')} is compiled, which changes the names of its "
-            f"weights; put {compiled} in its place, and compile after"
-        )
+    if attached := _attached(model):
+        raise UnsupportedModel(attached)
     _compare(shapes(model), shapes(skeleton), type(model).__name__)
     _warn_of_changes(model)
     try:
@@ -64,6 +58,38 @@ def check_comes_back(model: "PreTrainedModel", skeleton: nn.Module) -> None:
         raise CheckpointError(
             f"{type(model).__name__} cannot be saved: {one_line(error)}"
         ) from error
+
+
+def _attached(model: nn.Module) -> str:
+    """What other programs put around a weight, so that a folder would not hold it; or empty."""
+    if adapted := adapters(model):
+        return (
+            f"{adapted[0]}: an adapter is attached, and a compressed folder would hold it apart "
+            "from its weight; call merge_and_unload() first"
+        )
+    for name, module in model.named_modules():
+        if name.endswith("._orig_mod"):
+            return (
+                f"{name.removesuffix('._orig_mod')} is compiled, which changes the names of its "
+                f"weights; put {name} in its place, and compile after"
+            )
+        if is_parametrized(module):
+            return (
+                f"{name}: is parametrized, and a folder would hold what its weight is computed "
+                "from; call torch.nn.utils.parametrize.remove_parametrizations first"
+            )
+        if any(isinstance(h, BasePruningMethod) for h in module._forward_pre_hooks.values()):
+            return (
+                f"{name}: a pruning mask is attached, and a folder would hold it apart from its "
+                "weight; call torch.nn.utils.prune.remove first"
+            )
+    for name, held in model.state_dict().items():
+        if not isinstance(held, Tensor):
+            return (
+                f"{name}: is a {type(held).__name__} and no tensor, as another program keeps its "
+                "layers; start from the model before that"
+            )
+    return ""
 
 
 def stand_ins(model: nn.Module) -> dict[str, Tensor]:

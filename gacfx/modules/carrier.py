@@ -16,6 +16,7 @@ from torch.fx import Node
 from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors, odd_integers
 from gacfx.core.pruning import Sliced
+from gacfx.errors import UnsupportedModel
 from gacfx.graph.edit import Build
 
 NOTICE = "weight_IMPORT_GACFX_BEFORE_LOADING"
@@ -255,6 +256,23 @@ class Carrier(nn.Module, ABC):
             f"{self.decision}, bias={self.bias is not None}, "
             f'for LoRA take target_modules=[{", ".join(linears)}] or "all-linear"'
         )
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As every module does, but the guard stays what it is.
+
+        Programs that scale ``weight`` of a linear, to fuse a norm into it, would else change a bias
+        and nothing more.
+
+        Raises:
+            UnsupportedModel: ``weight`` is no parameter of such a layer.
+        """
+        if name == "weight":
+            linears = ", ".join(n for n, m in self.named_children() if isinstance(m, nn.Linear))
+            raise UnsupportedModel(
+                f"{type(self).__name__}.weight: is an empty guard, and no weight to be replaced; "
+                f"the linears inside have the weights: {linears}"
+            )
+        super().register_parameter(name, param)
 
     def _take_bias(self, bias: nn.Parameter | None) -> None:
         owner, name = _owner(self, self.bias_name(self.out_features, self.in_features))

@@ -19,7 +19,7 @@ from gacfx.modules.install import compressed_modules
 from tests import tiny
 from tests.unit.compose import compressed
 
-pytest.importorskip("torchao", reason="quantization is torchao's, the extra quant")
+pytest.importorskip("torchao", reason="torchao is not installed: make test-quant")
 
 from torchao.quantization import (
     Float8WeightOnlyConfig,
