@@ -8,6 +8,7 @@ Importing this module registers the loader. No import of ``transformers.modeling
 level: while that module is imported, it imports this one.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,7 +25,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
-from gacfx.checkpoint.stored import check_there
+from gacfx.checkpoint.stored import check_there, not_there
 from gacfx.core.blocks import BlockState, write_block_state
 from gacfx.core.config_json import (
     FORMAT_VERSION,
@@ -171,6 +172,10 @@ class GacfxQuantizer(HfQuantizer):
         check_there(model, checkpoint_files or ())
         self.quantization_config.keep(decisions, states)
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        # accelerate and safetensors take empty tensors for shared ones, and write one of them all.
+        lacking = not_there(_guard_names(model), checkpoint_files or ())
+        known = model._keys_to_ignore_on_load_missing or ()
+        model._keys_to_ignore_on_load_missing = {*known, *(f"{re.escape(n)}$" for n in lacking)}
         # Files may have the notice or not, so it is kept out of the load.
         for layer in guards_in(model):
             delattr(layer, NOTICE)
@@ -218,6 +223,12 @@ def register() -> None:
 def config_of(model: "PreTrainedModel") -> GacfxConfig:
     """The configuration block for the compressed layers that are in ``model`` now."""
     return GacfxConfig(decisions_in(model), blocks=blocks_in(model))
+
+
+def _guard_names(model: "PreTrainedModel") -> list[str]:
+    """Names of the empty buffers."""
+    guards = {id(guard) for guard in guards_in(model)}
+    return [f"{name}.weight" for name, module in model.named_modules() if id(module) in guards]
 
 
 def check_unquantized(model: object) -> None:

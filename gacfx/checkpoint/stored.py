@@ -93,15 +93,9 @@ def check_there(model: nn.Module, files: Iterable[str | Path]) -> None:
     Raises:
         CheckpointError: names the first tensor that is missing.
     """
-    from safetensors import safe_open
-
-    paths = [Path(file) for file in files]
-    if not paths or any(path.suffix != ".safetensors" for path in paths):
+    ends = _stored_ends(files)
+    if ends is None:
         return
-    ends = set[str]()
-    for path in paths:
-        with safe_open(path, framework="pt") as opened:
-            ends |= {end for name in opened.keys() for end in _ends(name)}  # noqa: SIM118
     for module, decision in decisions_in(model).items():
         short = ".".join(module.split(".")[-_DEPTH:])
         for stored in decision.tensors(*_features(model.get_submodule(module))).values():
@@ -110,6 +104,28 @@ def check_there(model: nn.Module, files: Iterable[str | Path]) -> None:
                     f"{module}: the files have no {stored.parameter} of it, which {decision} "
                     "in config.json asks for; the two do not belong together"
                 )
+
+
+def not_there(names: Iterable[str], files: Iterable[str | Path]) -> list[str]:
+    """Which of these tensors no file has; compared by their ends, as in :func:`check_there`."""
+    ends = _stored_ends(files)
+    return [
+        n for n in names if ends is not None and ".".join(n.split(".")[-_DEPTH - 1 :]) not in ends
+    ]
+
+
+def _stored_ends(files: Iterable[str | Path]) -> set[str] | None:
+    """Names of all tensors in the files, and how those end; None where files cannot tell."""
+    from safetensors import safe_open
+
+    paths = [Path(file) for file in files]
+    if not paths or any(path.suffix != ".safetensors" for path in paths):
+        return None
+    ends = set[str]()
+    for path in paths:
+        with safe_open(path, framework="pt") as opened:
+            ends |= {end for name in opened.keys() for end in _ends(name)}  # noqa: SIM118
+    return ends
 
 
 def _features(layer: nn.Module) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from gacfx.errors import PipelineError
 from gacfx.hardware.profile import Profile, load_profile
 
 
-class InductorReport(CustomGraphPass):  # type: ignore[misc]
+class InductorReport(CustomGraphPass):
     """A pass of inductor that writes what each graph calls, in the form of the backend's report.
 
     A graph that inductor finds in its cache is not compiled again, and the pass does not see it:

@@ -51,8 +51,8 @@ def plan() -> Planned:
         digests[name] = weight_digest(weight)
     whole = sum(choice.dense_params for choice in choices)
     budget = replace(pruned.plan.budget, targeted_params=whole, limit_params=whole)
-    made = replace(pruned.plan, choices=tuple(choices), digests=digests, budget=budget)
-    return Planned(made, pruned.factors)
+    plan = replace(pruned.plan, choices=tuple(choices), digests=digests, budget=budget)
+    return Planned(plan, pruned.factors)
 
 
 def small() -> Any:

@@ -59,7 +59,8 @@ def rewrite(made: Planned) -> tuple[Any, ...]:
 def linear(gm: GraphModule, weight: str) -> Node:
     """The linear that reads a weight."""
     found = (n for n in gm.graph.nodes if n.target is aten.linear.default)
-    return next(n for n in found if ops.weight_name(n.args[1]) == f"{weight}.weight")
+    node: Node = next(n for n in found if ops.weight_name(n.args[1]) == f"{weight}.weight")
+    return node
 
 
 def names(gm: GraphModule) -> list[str]:

@@ -38,7 +38,10 @@ FORMATS: dict[str, tuple[Callable[[], Any], float]] = {
 
 
 def int4(group: int) -> Any:
-    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group))
+    return IntxWeightOnlyConfig(
+        weight_dtype=getattr(torch, "int4"),  # noqa: B009 - unknown to the stubs
+        granularity=PerGroup(group),
+    )
 
 
 def quantized(name: str) -> Any:
@@ -179,7 +182,7 @@ def test_a_quantized_model_is_refused_before_any_work(
     quantize_(model, FORMATS[name][0]())
     before = dict(model.named_parameters())
     monkeypatch.setattr(nn.Module, "__call__", None)  # no forward
-    text = {"calibration": tiny.texts(), "ratio": "0.2"}
+    text: dict[str, Any] = {"calibration": tiny.texts(), "ratio": "0.2"}
     doors: list[Callable[[], object]] = [
         lambda: api.compress(model, tiny.tokenizer(), **text),
         lambda: api.plan(model, tiny.tokenizer(), **text),

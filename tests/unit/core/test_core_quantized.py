@@ -90,6 +90,7 @@ def test_inputs_of_ones_own_are_met_by_a_graph_without_values() -> None:
     from gacfx.tracing.export import export_model
 
     model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)).eval()
-    model[0].weight = nn.Parameter(two(model[0].weight.detach()))
+    first: Any = model[0]
+    first.weight = nn.Parameter(two(first.weight.detach()))
     gm = export_model(model, {"input": torch.ones(2, 5)})
     assert {tuple(p.shape) for p in gm.parameters()} == {(7, 5), (7,), (3, 7), (3,)}
