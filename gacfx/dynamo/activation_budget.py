@@ -30,7 +30,7 @@ KEEP = 1
 """Index of the candidate that keeps an activation; the other one computes it again."""
 
 
-class ActivationBudgetSolver(CustomKnapsackSolver):  # type: ignore[misc]
+class ActivationBudgetSolver(CustomKnapsackSolver):
     """A solver for ``torch._functorch.config.activation_memory_budget_solver``.
 
     Runtimes are those of ``activation_memory_budget_runtime_estimator``, asked once more, as torch

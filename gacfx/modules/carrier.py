@@ -162,12 +162,6 @@ class Carrier(nn.Module, ABC):
     def bias(self, bias: nn.Parameter | None) -> None:
         self.register_parameter("bias", bias)
 
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As of every module; the property above is in nobody's way."""
-        if name == "bias":
-            self._parameters.setdefault("bias", None)
-        super().register_parameter(name, param)
-
     @classmethod
     def empty(
         cls,
@@ -272,6 +266,8 @@ class Carrier(nn.Module, ABC):
                 f"{type(self).__name__}.weight: is an empty guard, and no weight to be replaced; "
                 f"the linears inside have the weights: {linears}"
             )
+        if name == "bias":
+            self._parameters.setdefault("bias", None)  # the property is in nobody's way
         super().register_parameter(name, param)
 
     def _take_bias(self, bias: nn.Parameter | None) -> None:

@@ -62,7 +62,7 @@ def written(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_layers_on_disk_compute_and_write_the_same(name: str, folder: Path, tmp_path: Path) -> None:
-    found = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder, device_map=MAPS[name], offload_folder=tmp_path
     )
     places = [name for name, place in MAPS[name].items() if place == "disk"]
@@ -73,7 +73,7 @@ def test_layers_on_disk_compute_and_write_the_same(name: str, folder: Path, tmp_
 
 
 def test_a_small_memory_puts_what_does_not_fit_on_disk(folder: Path, tmp_path: Path) -> None:
-    found = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         folder, device_map="auto", max_memory={"cpu": 120_000}, offload_folder=tmp_path
     )
     assert "disk" in found.hf_device_map.values()
@@ -133,7 +133,8 @@ def test_what_an_accelerator_writes_is_loaded_and_still_guarded(
     shutil.copy(folder / "config.json", tmp_path)
     empty = [n for n, t in load_file(tmp_path / "model.safetensors").items() if not t.numel()]
     assert len(empty) == 1 and NOTICE not in empty[0]
-    found, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    found, info = loaded
     assert not any(info.values())
     for again in (found, gacfx.load(tmp_path)[0]):
         assert torch.equal(logits(again), logits(small()))
