@@ -59,8 +59,9 @@ def known(out: Path, commit: str | None) -> tuple[dict[str, dict[str, Any]], set
 
 
 def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """The results so far."""
-    record.write("families", {"families": list(rows)}, out)
+    """The results so far, of this command and of those before it."""
+    command = "python -m benchmarks.families"
+    record.write("families", {"command": command, "families": list(rows)}, out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,16 @@ _BY_RANKS = ("compress", "save", "load", "from_pretrained", "generate")
 _MOST, _LONG = 90, 160
 """Characters of an error in the table of types, and of a kind of errors."""
 _EXAMPLES = 4
+_PRUNING = ("prune", "prune, read again", "heads")
+_PLAIN = (
+    (r"\b[A-Z][a-z]\w+(?:ForCausalLM|Config|ForConditionalGeneration)\b", "MODEL"),
+    (r"\b[a-z]\w*(?:\.\w+)*\.\d+(?:\.\w+)*", "WEIGHT"),
+    (r"(?<=its code reads )\w+ \(\d+\)", "a number"),
+    (r"(?<=on data-dependent expression ).*", "..."),
+    (r"(?<=configuration class )<.*?>", "MODEL"),
+    (r"\d+(?:\.\d+)?(?:e-?\d+)?", "N"),
+)
+"""What differs from one type to the next, and what is written in its place."""
 
 _HEAD = """\
 # Families of models
@@ -103,17 +113,15 @@ def kind(row: dict[str, Any]) -> tuple[str, str, str] | None:
     step = stops(row)
     if step is None:
         return None
-    return step["name"], step["outcome"], plain(step["error"], row["class"])
+    at = "prune" if step["name"] in _PRUNING else step["name"]
+    return at, step["outcome"], plain(step["error"], row["class"])
 
 
 def plain(error: str, name: str) -> str:
     """An error without what differs from one type to the next."""
     text = error.replace(name, "MODEL")
-    text = re.sub(
-        r"\b[A-Z][a-z]\w+(?:ForCausalLM|Config|ForConditionalGeneration)\b", "MODEL", text
-    )
-    text = re.sub(r"\b[a-z]\w*(?:\.\w+)*\.\d+(?:\.\w+)*", "WEIGHT", text)
-    text = re.sub(r"\d+(?:\.\d+)?(?:e-?\d+)?", "N", text)
+    for found, told in _PLAIN:
+        text = re.sub(found, told, text)
     return _cut(text, _LONG)
 
 
@@ -171,7 +179,7 @@ def kept(rows: Sequence[dict[str, Any]]) -> str:
     """Why structures stay whole, folded."""
     found: dict[str, Counter[str]] = {}
     for row in rows:
-        dims = [step["facts"] for step in row["steps"] if step["name"] == "dims"]
+        dims = [step.get("facts", {}) for step in row["steps"] if step["name"] == "dims"]
         for why, count in (pair for facts in dims for pair in facts.get("refusals", {}).items()):
             found.setdefault(unnamed(why), Counter())[row["name"]] += count
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -200,7 +208,7 @@ def types(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
-    facts = {step["name"]: step["facts"] for step in row["steps"] if step["outcome"] == "passed"}
+    facts = {step["name"]: step.get("facts", {}) for step in row["steps"]}
     dims, seen = facts.get("dims"), facts.get("inspect", {})
     step, missed = stops(row), seen.get("unseen_flops")
     share = percent(missed)
@@ -212,7 +220,7 @@ def _line(row: dict[str, Any]) -> tuple[str, ...]:
         row["name"],
         verdict(row),
         percent(facts.get("compress", {}).get("targeted")),
-        NONE if dims is None else f"{dims['may_be_pruned']} of {dims['structures']}",
+        NONE if not dims else f"{dims['may_be_pruned']} of {dims['structures']}",
         share,
         "" if step is None else _cut(f"{SAYS[step['outcome']]}: {reason(row)}", _MOST),
     )

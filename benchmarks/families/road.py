@@ -46,7 +46,7 @@ class Step:
     seconds: float
     """Of the processor."""
     error: str = ""
-    """Class and first line."""
+    """Class and first line, and the next one after a colon."""
     where: str = ""
     """The innermost line of gacfx, else of transformers."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -98,7 +98,8 @@ def _outcome(name: str, error: Exception) -> Outcome:
 
 def _text(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2]) or 'no message'}"[:LONGEST]
+    told = lines[:2] if lines and lines[0].endswith(":") else lines[:1]
+    return f"{type(error).__name__}: {' '.join(told) or 'no message'}"[:LONGEST]
 
 
 def _where(error: BaseException) -> str:

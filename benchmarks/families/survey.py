@@ -54,13 +54,13 @@ def survey(context: Any, family: Family, seconds: int = SECONDS) -> dict[str, An
 
 
 def row_of(family: Family, steps: Sequence[Step]) -> dict[str, Any]:
-    """A row of the results."""
+    """A row of the results; what a step has nothing of is left out."""
     return {
         "name": family.name,
         "class": family.cls,
         "causal": family.causal,
         "seconds": round(sum(step.seconds for step in steps), 1),
-        "steps": [asdict(step) for step in steps],
+        "steps": [{k: v for k, v in asdict(step).items() if v not in ("", {})} for step in steps],
     }
 
 

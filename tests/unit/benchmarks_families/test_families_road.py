@@ -43,17 +43,17 @@ def test_a_type_that_cannot_be_built_is_reported(tmp_path: Path) -> None:
 
 def test_a_refusal_is_told_from_a_fault() -> None:
     def refuse() -> road.Facts:
-        raise CaptureError("model.layers.7: too 512 wide\nand more\nand more")
+        raise CaptureError("model.layers.7: too 512 wide:\nand more\nand more")
 
     def fail() -> road.Facts:
         raise KeyError("x")
 
     refused, fault = take("capture", refuse), take("capture", fail)
     assert (refused.outcome, fault.outcome) == ("refused", "fault")
-    assert refused.error == "CaptureError: model.layers.7: too 512 wide and more"
+    assert refused.error == "CaptureError: model.layers.7: too 512 wide: and more"
     row = row_of(NONSENSE, [Step("build", "passed", 0.1), refused])
     assert verdict(row) == REFUSED
-    assert kind(row) == ("capture", "refused", "CaptureError: WEIGHT: too N wide and more")
+    assert kind(row) == ("capture", "refused", "CaptureError: WEIGHT: too N wide: and more")
 
 
 def test_a_pass_that_wraps_an_exception_is_a_fault() -> None:
