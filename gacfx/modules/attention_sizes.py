@@ -29,7 +29,8 @@ INNER = ("split_size", "all_head_size", "inner_dim")
 HEAD_DIM = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim", "qk_head_dim")
 KEPT = (
     *(*HEAD_DIM, "v_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "q_lora_rank"),
-    *("kv_lora_rank", "rotary_ndims", "layer_idx", "sliding_window"),
+    *("kv_lora_rank", "rotary_ndims", "rotary_dim", "use_rope"),
+    *("layer_idx", "layer_id", "sliding_window"),
 )
 """Integers that have nothing to do with how many heads there are."""
 PER_HEAD_INPUTS = ("position_bias", "alibi", "rel_pos_bias")

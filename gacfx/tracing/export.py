@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from inspect import Parameter, signature
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from gacfx.errors import CaptureError
 from gacfx.graph.compat import without_complaints, without_recompiling, without_stack_traces
 from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op, op_of, operands, weight_name
+from gacfx.graph.products import parameter_behind
 from gacfx.tracing.attention import on_meta, record_attention
 from gacfx.tracing.positions import KnownPositions
 from gacfx.tracing.readers import read_weights
@@ -69,6 +71,11 @@ def export_model(
             f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
             f"{_remedy(model, error)}"
         ) from error
+    if written := written_parameter(gm):
+        raise CaptureError(
+            f"{type(model).__name__}: its forward writes into {written}, and every run of a graph "
+            "would write into the model again; it cannot be captured"
+        )
     _note_readers(gm, model)
     _note_eager_calls(gm, model, inputs, attention_seq)
     return gm
@@ -221,6 +228,20 @@ def _note_eager_calls(
         return  # annotate-sites then falls back to the call in the graph, and says so
     for node, call in zip(nodes, calls, strict=True):
         annotate(node, eager=call)
+
+
+def written_parameter(gm: GraphModule) -> str:
+    """A parameter that an operator of the graph changes in place; empty where there is none."""
+    for node in gm.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema is None or not schema.is_mutable:
+            continue
+        for argument, given in zip(schema.arguments, node.args, strict=False):
+            changed = argument.alias_info is not None and argument.alias_info.is_write
+            name = parameter_behind(given) if changed else None
+            if name is not None and isinstance(attrgetter(name)(gm), nn.Parameter):
+                return name
+    return ""
 
 
 def _remedy(model: nn.Module, error: BaseException) -> str:

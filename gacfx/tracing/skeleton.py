@@ -99,7 +99,7 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
     try:
         with torch.device("meta"), without_weight_init():
             model: PreTrainedModel = _build(config).to(dtype)
-        if hasattr(config, "num_local_experts") or hasattr(config, "n_routed_experts"):
+        if model._can_set_experts_implementation():
             model.set_experts_implementation("grouped_mm")  # the eager one cannot be exported
     except Exception as error:  # a wrong entry: models raise nearly everything
         raise UnsupportedModel(f"{config.model_type}: cannot be built: {_short(error)}") from error
