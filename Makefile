@@ -3,6 +3,7 @@
 # make cases   the fault reports of CASES, and whether each is answered rightly
 # make test-zeroshot              what needs lm-eval, which is installed beside the rest for it
 # make test-quant                 what needs torchao, in the same way
+# make test-exhaustive            every case of the tests whose cases take long
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -38,6 +39,9 @@ test-quant: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
 	  --editable '.[dev,quant]'
 	$(BIN)/python -m pytest tests/unit/compose
+
+test-exhaustive: $(INSTALLED)
+	EXHAUSTIVE=1 $(BIN)/python -m pytest -m exhaustive $(PYTEST_ARGS)
 
 test-long: $(INSTALLED)
 	LONG_PROBLEMS=$(LONG_PROBLEMS) LONG_SEED=$(LONG_SEED) \

@@ -24,3 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tolerate the warnings above, beside ``filterwarnings`` of pyproject.toml."""
     for line in TOLERATED:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what only repeats itself, unless it is asked for."""
+    if os.environ.get("EXHAUSTIVE"):
+        return
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.skip(reason="make test-exhaustive runs it"))

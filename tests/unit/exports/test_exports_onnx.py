@@ -75,7 +75,12 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     return made
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SOME = ("pivot", "narrow, low rank")
+"""In every run; the others take half a minute each."""
+EACH = [k if k in SOME else pytest.param(k, marks=pytest.mark.exhaustive) for k in KINDS]
+
+
+@pytest.mark.parametrize("kind", EACH)
 def test_decoding_step_by_step_gives_the_tokens_of_the_model(
     kind: str, cached: Callable[[str], Any]
 ) -> None:
