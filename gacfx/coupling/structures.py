@@ -131,7 +131,7 @@ def _refusals(
     what = "channels" if candidate.kind == "width" else "heads"
     names = {weight.name for weight in own}
     if any(weight.experts for weight in own):
-        yield "experts in one tensor; a plan is for experts one by one"
+        yield "experts in one tensor, planned one by one"
     if candidate.problem:
         yield candidate.problem
     for atom in candidate.atoms:

@@ -137,7 +137,7 @@ class Weights:
         stack = ops.module_stack(weight.node)
         owner = stack[-1][1] if stack else "no module"
         if weight.experts:
-            return "experts in one tensor; a plan is for experts one by one"
+            return "experts in one tensor, planned one by one"
         if weight.name in self._shared:
             return f"its weight is shared with {self._shared[weight.name]}"
         if self._uses[weight.name] > 1:

@@ -61,7 +61,7 @@ class SelectTargets(GacPass):
         if site.weight is None:
             return "both operands are activations"
         if site.layout is Layout.EXPERTS:
-            return "experts in one tensor; a plan is for experts one by one"
+            return "experts in one tensor, planned one by one"
         if site.layout is Layout.CONVOLUTION:
             return "convolutions are not factorized"
         if site.weight in shared:

@@ -145,7 +145,10 @@ def test_targets_are_the_linears_of_the_layers_and_others_have_a_reason() -> Non
         if not note(node).targeted
     }
     assert refused["lm_head"] == "outside the repeated layers"
-    assert refused["model.layers.0.mlp.experts.down_proj"] == "expert tensors are not factorized"
+    assert (
+        refused["model.layers.0.mlp.experts.down_proj"]
+        == "experts in one tensor, planned one by one"
+    )
     assert "no Linear" in refused["model.layers.0.mlp.gate"]
 
 

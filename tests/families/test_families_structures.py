@@ -46,7 +46,8 @@ LLAMA = """
 """
 MOE = """
     model.layers.0.self_attn heads 2x3: q_proj k_proj v_proj > o_proj
-    model.layers.0.mlp.experts width {}: gate_up_proj > down_proj | expert tensors are not pruned
+    model.layers.0.mlp.experts width {}: gate_up_proj > down_proj | experts in one tensor, \
+planned one by one
 """
 LATENT = "its channels are also those of"
 BIAS = "its heads are also those of relative_attention_bias.weight, which is no Linear"
@@ -120,7 +121,7 @@ SECOND_LAYER = {
     .replace(
         "model.layers.1.mlp width 88: gate_proj up_proj > down_proj",
         """model.layers.1.mlp.experts width 40:
-            gate_up_proj > down_proj | expert tensors are not pruned
+            gate_up_proj > down_proj | experts in one tensor, planned one by one
         model.layers.1.mlp.shared_experts width 40: gate_proj up_proj > down_proj""",
     ),
 }

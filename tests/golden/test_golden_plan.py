@@ -78,8 +78,7 @@ def test_what_a_plan_of_structures_shows() -> None:
         proof=replace(plan.proof, seconds=0.0),
         provenance=made,
         unpruned={
-            f"model.layers.{i}.experts": "experts in one tensor; a plan is for experts one by one"
-            for i in (1, 2)
+            f"model.layers.{i}.experts": "experts in one tensor, planned one by one" for i in (1, 2)
         },
     )
     view = Group(plan_view(timeless), "", speedup_view(curves_speedup(curves, plan)))

@@ -103,7 +103,7 @@ def test_patterns_leave_modules_out_and_say_which_pattern_did() -> None:
 def test_experts_and_routers_are_left_alone() -> None:
     found = reasons(annotated(graph_of("mixtral")))
     assert found["model.layers.0.mlp.experts.down_proj"] == (
-        "experts in one tensor; a plan is for experts one by one"
+        "experts in one tensor, planned one by one"
     )
     assert "which is no Linear" in found["model.layers.0.mlp.gate"]
 

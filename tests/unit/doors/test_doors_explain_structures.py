@@ -132,7 +132,12 @@ def test_rules_tie_structures_of_all_layers() -> None:
 
 def test_what_is_refused_says_why() -> None:
     refused = tuple(
-        replace(each, refused="expert tensors are not pruned", order=(), members=())
+        replace(
+            each,
+            refused="experts in one tensor, planned one by one",
+            order=(),
+            members=(),
+        )
         if each.name == MLP
         else each
         for each in CURVES.facts.structures
@@ -141,7 +146,7 @@ def test_what_is_refused_says_why() -> None:
     losses = {key: loss for key, loss in CURVES.losses.items() if not key.startswith(f"{MLP}:")}
     curves = Curves(replace(CURVES.facts, structures=refused, ranked=ranked), losses)
     made = plan_from_curves(curves, ratio="0.4", search=Search(prune="both"))
-    assert made.unpruned == {MLP: "expert tensors are not pruned"}
+    assert made.unpruned == {MLP: "experts in one tensor, planned one by one"}
     with pytest.raises(PlanError, match=f"^{MLP}: nothing of it was offered: expert tensors"):
         explain(made, curves, MLP)
     assert explain(made, curves, f"{MLP}.up_proj").module == f"{MLP}.up_proj"
