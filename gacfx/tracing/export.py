@@ -196,6 +196,8 @@ def _plain_results(model: nn.Module) -> Iterator[None]:
 
 def _plain(result: Any) -> Any:
     """Results without those that hold anything but tensors and plain values: a cache."""
+    if _is_plain(result):
+        return result
     if isinstance(result, dict):  # the results of a Hugging Face model, by name
         return type(result)(**{name: each for name, each in result.items() if _is_plain(each)})
     if type(result) is tuple:

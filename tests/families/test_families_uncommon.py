@@ -158,6 +158,19 @@ def test_a_model_that_does_not_name_its_cache_is_captured_without(name: str) -> 
     assert len(model._forward_hooks) == hooks
 
 
+def test_results_that_can_be_returned_stay_as_they_are() -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Linear(4, 6)
+
+        def forward(self, x: torch.Tensor) -> dict[int, torch.Tensor]:
+            return {1: self.up(x), 0: x}
+
+    gm = export_model(Numbered(), {"x": torch.ones(3, 4)})
+    assert {key: found.shape[1] for key, found in gm(x=torch.ones(3, 4)).items()} == {1: 6, 0: 4}
+
+
 def test_a_model_that_does_not_name_its_cache_is_measured_with_and_without() -> None:
     model = granite_moe()
     seen = []
