@@ -160,7 +160,6 @@ def test_what_is_no_name_is_not_looked_up(source: Any) -> None:
         {"quantization_config": []},
         {"dtype": "x"},
         {"dtype": "load"},
-        {"num_local_experts": 2},
         {"model_type": ["llama"]},
     ],
     ids=str,
@@ -168,6 +167,12 @@ def test_what_is_no_name_is_not_looked_up(source: Any) -> None:
 def test_a_wrong_entry_of_config_json_is_one_line(folder: Path, changes: dict[str, Any]) -> None:
     edit(folder, **changes)
     refused(inspect, folder)
+
+
+def test_a_number_of_experts_of_a_model_without_any_says_nothing(folder: Path) -> None:
+    rows = inspect(folder).rows
+    edit(folder, num_local_experts=2)
+    assert inspect(folder).rows == rows
 
 
 def test_negative_positions_are_not_fed(folder: Path) -> None:

@@ -147,7 +147,9 @@ def test_what_is_refused_says_why() -> None:
     curves = Curves(replace(CURVES.facts, structures=refused, ranked=ranked), losses)
     made = plan_from_curves(curves, ratio="0.4", search=Search(prune="both"))
     assert made.unpruned == {MLP: "experts in one tensor, planned one by one"}
-    with pytest.raises(PlanError, match=f"^{MLP}: nothing of it was offered: expert tensors"):
+    with pytest.raises(
+        PlanError, match=f"^{MLP}: nothing of it was offered: experts in one tensor"
+    ):
         explain(made, curves, MLP)
     assert explain(made, curves, f"{MLP}.up_proj").module == f"{MLP}.up_proj"
     with pytest.raises(PlanMismatch):
