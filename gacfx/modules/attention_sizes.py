@@ -29,7 +29,7 @@ INNER = ("split_size", "all_head_size", "inner_dim")
 HEAD_DIM = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim", "qk_head_dim")
 KEPT = (
     *(*HEAD_DIM, "v_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "q_lora_rank"),
-    *("kv_lora_rank", "rotary_ndims", "rotary_dim", "use_rope"),
+    *("kv_lora_rank", "rotary_ndims", "use_rope"),
     *("layer_idx", "layer_id", "sliding_window"),
 )
 """Integers that have nothing to do with how many heads there are."""

@@ -293,7 +293,7 @@ def test_heads_that_the_code_of_a_module_needs_stay() -> None:
     assert len(reasons) == 2 and all("its code expects" in said for said in reasons)
 
 
-@pytest.mark.parametrize("kind", ["gptj", "codegen", "gpt_neo", "smollm3"])
+@pytest.mark.parametrize("kind", ["gpt_neo", "smollm3"])
 @torch.no_grad()
 def test_heads_go_where_other_numbers_of_an_attention_have_nothing_to_do_with_them(
     kind: str, tmp_path: Path
@@ -301,8 +301,6 @@ def test_heads_go_where_other_numbers_of_an_attention_have_nothing_to_do_with_th
     from transformers import AutoConfig, AutoModelForCausalLM
 
     more: dict[str, dict[str, Any]] = {
-        "gptj": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 96},
-        "codegen": {"n_embd": 64, "n_layer": 2, "n_head": 4, "rotary_dim": 8, "n_positions": 96},
         "gpt_neo": {
             "hidden_size": 64,
             "num_layers": 2,
