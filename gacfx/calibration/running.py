@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.core.caches import cacheless, without_cache
+from gacfx.core.quantized import held_otherwise
 from gacfx.errors import CalibrationError, GacError
 
 SMALL_PARAMS = 20_000_000
@@ -85,13 +86,14 @@ def computing_dtype(model: nn.Module, device: torch.device | None = None) -> tor
     """In which dtype a model computes, where its own would not do; None where it does.
 
     On a CPU float32 takes the place of float16, which is slow and overflows, and of bfloat16 where
-    there are no instructions for it, so that products are ten to a hundred times slower.
+    there are no instructions for it, so that products are ten to a hundred times slower. Tensors
+    that another program quantized are left to its own products.
 
     Args:
         model: any.
         device: where it computes; None for where it is.
     """
-    if (device or device_of(model)).type != "cpu":
+    if (device or device_of(model)).type != "cpu" or held_otherwise(model):
         return None
     dtypes = {parameter.dtype for parameter in model.parameters()}
     slow = torch.float16 in dtypes or (torch.bfloat16 in dtypes and not multiplies_bfloat16())

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx import api
+from gacfx.calibration import running
 from gacfx.calibration.evaluate import evaluate
 from gacfx.core.quantized import held_otherwise
 from gacfx.errors import CheckpointError
@@ -197,6 +198,19 @@ def test_a_quantized_model_is_refused_before_any_work(
         ):
             door()
     assert dict(model.named_parameters()) == before and not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("bfloat16", [True, False], ids=["with products", "without products"])
+def test_a_quantized_model_in_half_precision_is_evaluated_on_any_cpu(
+    name: str, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "multiplies_bfloat16", lambda: bfloat16)
+    plain, model = (tiny.llama(vocab_size=40_000).bfloat16() for _ in range(2))
+    quantize_(model, FORMATS[name][0]())
+    text = api.read_calibration(tiny.texts(), model, tiny.tokenizer())
+    found, want = (evaluate(each, text).checked().nats_per_token for each in (model, plain))
+    assert 0 < abs(found - want) < 0.05
 
 
 def test_a_deepcopy_of_a_quantized_model_is_one() -> None:

@@ -11,9 +11,11 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import gacfx
 from gacfx import api
+from gacfx.calibration import running
 from gacfx.core.finite import not_finite
+from gacfx.core.placed import placed_on
 from gacfx.core.quantized import held_otherwise, held_text, parts_of
-from gacfx.errors import CheckpointError
+from gacfx.errors import CheckpointError, UnsupportedModel
 from gacfx.report.tables import inspection_view
 from tests import tiny
 
@@ -67,6 +69,21 @@ def test_such_a_model_is_refused_by_every_door_that_changes_weights() -> None:
     ):
         with pytest.raises(CheckpointError, match=f"^{UP}.weight: is no plain tensor, but TwoTens"):
             door()
+
+
+def test_it_computes_in_its_own_dtype_and_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(running, "multiplies_bfloat16", lambda: False)
+    plain, model = tiny.llama().bfloat16(), doubled().bfloat16()
+    assert running.computing_dtype(plain) is torch.float32
+    assert running.computing_dtype(model) is None
+    weights = list(model.parameters())
+    with placed_on(weights, None):
+        pass
+    refused = pytest.raises(UnsupportedModel, match="holds TwoTensor of torch, which cannot be so")
+    with refused, placed_on(weights, torch.device("cpu")):
+        raise AssertionError("not reached")
 
 
 def test_it_is_inspected_as_what_it_stands_for() -> None:
