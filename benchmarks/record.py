@@ -13,6 +13,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "numpy", "pulp", "onnxruntime", "openvino")
+MOST_LOAD = 0.5
+"""Processes at work for each core, the benchmark not yet among them; more is busy."""
 LIMIT_S = 20.0
 """git that takes longer is given up."""
 
@@ -30,6 +32,14 @@ def write(name: str, results: dict[str, Any], out: Path | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
+
+
+def others() -> dict[str, Any]:
+    """Whether other programs are at work; to be asked before the first measurement."""
+    if not hasattr(os, "getloadavg"):
+        return {"load": None, "busy": None}
+    load = os.getloadavg()[0]
+    return {"load": round(load, 1), "busy": load > MOST_LOAD * (os.cpu_count() or 1)}
 
 
 def commit() -> tuple[str | None, bool | None]:

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,10 +13,10 @@ from torch._inductor.utils import fresh_cache
 from torch.utils._mode_utils import no_dispatch
 
 import gacfx
-from gacfx.dynamo.activation_budget import KEEP, budget_bytes, keep, runtimes
+from gacfx.dynamo.activation_budget import KEEP, budget_bytes, keep, problem_of, runtimes
 from gacfx.errors import PlanError
 from gacfx.knapsack.certificate.check import check
-from gacfx.knapsack.problem import Problem
+from gacfx.knapsack.solution import Solution
 from tests import tiny
 from tests.unit.dynamo.compiled import ids
 
@@ -33,6 +33,11 @@ def own_cache() -> Iterator[None]:
         yield
 
 
+def kept_by(solution: Solution) -> list[int]:
+    """Places of the nodes that a solution keeps."""
+    return [at for at, chosen in enumerate(solution.choice) if chosen == KEEP]
+
+
 class Case:
     """Activations, and the same as torch hands them to a solver."""
 
@@ -43,11 +48,15 @@ class Case:
         self.whole = sum(self.sizes) + 8 * random.randrange(1000)
         self.memory = [size / 1e9 / (self.whole / 1e9) for size in self.sizes]
 
-    def best(self, budget: int) -> float:
-        """Of all choices that fit."""
+    def best(self, budget: int) -> tuple[float, int]:
+        """Value of the best choice that fits, and the fewest nodes that have it, negative."""
         subsets = itertools.product((0, 1), repeat=len(self.sizes))
         fitting = (s for s in subsets if sum(itertools.compress(self.sizes, s)) <= budget)
-        return max(sum(itertools.compress(self.values, s)) for s in fitting)
+        return max((sum(itertools.compress(self.values, s)), -sum(s)) for s in fitting)
+
+    def value(self, kept: Iterable[int]) -> float:
+        """What they are worth."""
+        return sum(self.values[at] for at in kept)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -56,11 +65,20 @@ def test_the_choice_is_the_best_of_all_and_proven(seed: int, share: float) -> No
     case = Case(seed)
     budget = budget_bytes(case.memory, case.sizes, share)
     found = keep(case.sizes, case.values, budget)
-    assert (found.value, found.status) == (case.best(budget), "optimal")
-    kept = sum(size for size, one in zip(case.sizes, found.choice, strict=True) if one == KEEP)
-    assert kept == found.cost <= share * case.whole
-    pairs = [([0, s], [0.0, v]) for s, v in zip(case.sizes, case.values, strict=True)]
-    assert check(Problem.from_groups(pairs, budget), found).valid
+    kept = kept_by(found)
+    assert (case.value(kept), -len(kept)) == case.best(budget) and found.status == "optimal"
+    assert sum(case.sizes[at] for at in kept) == found.cost <= share * case.whole
+    assert check(problem_of(case.sizes, case.values, budget), found).valid
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_milliseconds_are_values_as_well(seed: int) -> None:
+    case = Case(seed)
+    case.values = [value / 3e9 for value in case.values]
+    found = keep(case.sizes, case.values, budget_bytes(case.memory, case.sizes, 0.3))
+    best, _ = case.best(budget_bytes(case.memory, case.sizes, 0.3))
+    assert case.value(kept_by(found)) == pytest.approx(best, rel=1e-12)
+    assert found.status == "optimal"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -81,13 +99,12 @@ def test_none_of_torchs_own_solvers_finds_more_that_fits(
     case = Case(seed, count=40)
     for share in SHARES:
         budget = budget_bytes(case.memory, case.sizes, share)
-        ours = keep(case.sizes, case.values, budget)
+        ours = case.value(kept_by(keep(case.sizes, case.values, budget)))
         said, kept, _ = theirs(case.memory, case.values, share)
-        value = sum(case.values[at] for at in kept)
         if sum(case.sizes[at] for at in kept) <= budget:
-            assert value <= ours.value
+            assert case.value(kept) <= ours
         if exact:  # it drops what milp gives as 0.9999999, and milp stops at a gap of 1e-4
-            assert said == pytest.approx(ours.value, rel=1e-4) and value <= ours.value
+            assert said == pytest.approx(ours, rel=1e-4) and case.value(kept) <= ours
 
 
 def test_rounded_sizes_overrun_a_budget_and_ours_do_not() -> None:
@@ -96,7 +113,7 @@ def test_rounded_sizes_overrun_a_budget_and_ours_do_not() -> None:
     _, kept, _ = knapsack.dp_knapsack(memory, values, 0.1)
     assert sum(sizes[at] for at in kept) == 800_000, "a budget of 100,000"
     found = keep(sizes, values, budget_bytes(memory, sizes, 0.1))
-    assert (found.cost, found.value) == (100_000, 2_500.0)
+    assert (found.cost, len(kept_by(found))) == (100_000, 2_500)
 
 
 @pytest.mark.parametrize(("share", "want"), [(0.3, 3), (0.29, 2), (1, 10), (1.0, 10), (0, 0)])

@@ -28,16 +28,16 @@ from tests.unit.dynamo.compiled import ids, planned
 Rows = set[tuple[str, str, str, int, str]]
 
 
-def compile_(called: Any, **more: Any) -> Any:
-    """By inductor; torch gives the result no type."""
-    return torch.compile(called, **more)
-
-
 @pytest.fixture(autouse=True)
 def own_cache() -> Iterator[None]:
     """No test finds what another one compiled."""
     with fresh_cache():
         yield
+
+
+def inductor(called: Any, **more: Any) -> Any:
+    """A module or function, compiled by inductor."""
+    return torch.compile(called, **more)
 
 
 class Enough(Exception):  # noqa: N818
@@ -53,7 +53,7 @@ def reported(model: Any, path: Path, *args: Any, **more: Any) -> None:
         if len(json.loads(path.read_text())["graphs"]) == graphs:
             raise Enough
 
-    run = compile_(model, dynamic=more.pop("dynamic", None))
+    run = inductor(model, dynamic=more.pop("dynamic", None))
     with (
         config.patch(post_grad_custom_post_pass=stop),
         pytest.raises(torch._inductor.exc.InductorError, match="Enough"),
@@ -119,11 +119,11 @@ def test_a_compressed_model(tmp_path: Path) -> None:
 
 def test_results_are_the_same_to_the_bit(tmp_path: Path) -> None:
     model, tokens = tiny.llama(layers=1), ids(2, 11)
-    want = compile_(model)(tokens, use_cache=False).logits
+    want = inductor(model)(tokens, use_cache=False).logits
     torch._dynamo.reset()
     report = gacfx.InductorReport(tmp_path / "graphs.json", cached=False)
     with config.patch(post_grad_custom_post_pass=report):
-        got = compile_(model)(tokens, use_cache=False).logits
+        got = inductor(model)(tokens, use_cache=False).logits
     assert torch.equal(got, want) and len(rows(tmp_path / "graphs.json")) == 9
 
 
@@ -145,7 +145,7 @@ def test_the_graph_is_left_as_it_is(tmp_path: Path) -> None:
         config.patch(post_grad_custom_post_pass=watched),
         pytest.raises(torch._inductor.exc.InductorError, match="Enough"),
     ):
-        compile_(tiny.llama(layers=1))(ids(), use_cache=False)
+        inductor(tiny.llama(layers=1))(ids(), use_cache=False)
     assert len(seen) == 1
 
 
@@ -153,7 +153,7 @@ def test_a_step_of_training(tmp_path: Path) -> None:
     model, path = tiny.llama(layers=1).model.layers[0].mlp, tmp_path / "graphs.json"
     report = gacfx.InductorReport(path, cached=False)
     with torch.enable_grad(), config.patch(post_grad_custom_post_pass=report):
-        compile_(model)(torch.randn(2, 11, 64, requires_grad=True)).sum().backward()
+        inductor(model)(torch.randn(2, 11, 64, requires_grad=True)).sum().backward()
     forward, backward = graphs(path)
     assert (forward["model"], backward["model"]) == ("graph 1", "backward graph 2")
     assert not any("times" in row["note"] for row in forward["rows"])
@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_written_is_an_error_with_its_path(tmp_path: Path)
         config.patch(post_grad_custom_post_pass=gacfx.InductorReport(path)),
         pytest.raises(torch._inductor.exc.InductorError, match=re.escape(str(path))),
     ):
-        compile_(lambda x: x + 1)(torch.randn(3))
+        inductor(lambda x: x + 1)(torch.randn(3))
 
 
 @pytest.mark.parametrize(
@@ -333,12 +333,12 @@ def test_a_graph_from_the_cache_is_not_seen(tmp_path: Path, cached: bool, times:
     for _ in range(2):
         torch._dynamo.reset()
         with config.patch(post_grad_custom_post_pass=report):
-            compile_(model)(torch.ones(5, 8))
+            inductor(model)(torch.ones(5, 8))
     assert len(graphs(tmp_path / "graphs.json")) == times
 
 
 def test_a_list_of_passes(tmp_path: Path) -> None:
     report = gacfx.InductorReport(tmp_path / "graphs.json", cached=False)
     with config.patch(post_grad_custom_post_pass=[report]):
-        compile_(nn.Linear(8, 6))(torch.ones(5, 8))
+        inductor(nn.Linear(8, 6))(torch.ones(5, 8))
     assert rows(tmp_path / "graphs.json") == {"weight": "5 x 8 x 6"}
