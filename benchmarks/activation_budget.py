@@ -219,7 +219,9 @@ def main(given: Sequence[str] | None = None) -> int:
 
     rows, unasked = list[Row](), dict[str, list[float]]()
     for name, folder in MODELS.items():
-        model = AutoModelForCausalLM.from_pretrained(asked.data / "models" / folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            asked.data / "models" / folder, trust_remote_code=False
+        )
         divider = measure(name, model.train())
         rows, unasked = [*rows, *divider.rows], {**unasked, name: divider.unasked}
     for row in rows:

@@ -49,11 +49,21 @@ def stored_as(config: object) -> StoredAs | None:
     """
     for part in (config, getattr(config, "text_config", None)):
         for name in _BLOCKS:
-            block = getattr(part, name, None)
-            block = block if isinstance(block, Mapping) else getattr(block, "__dict__", None)
+            block = _table(getattr(part, name, None))
             if block and (found := _read(block)) is not None:
                 return found
     return None
+
+
+def _table(block: object) -> Mapping[str, Any]:
+    """A block as a table; some programs keep the name of their method in the class."""
+    if isinstance(block, Mapping):
+        return block
+    method = getattr(block, "quant_method", None)
+    return {
+        **({} if method is None else {"quant_method": method}),
+        **getattr(block, "__dict__", {}),
+    }
 
 
 def _read(block: Mapping[str, Any]) -> StoredAs | None:

@@ -2,7 +2,10 @@
 
 from collections import Counter, defaultdict
 
+import torch
 from torch.fx import GraphModule
+
+_ASSERTION = torch.ops.aten._assert_tensor_metadata.default
 
 
 def shared_weights(gm: GraphModule) -> dict[str, str]:
@@ -15,12 +18,12 @@ def shared_weights(gm: GraphModule) -> dict[str, str]:
 
 
 def weight_uses(gm: GraphModule) -> Counter[str]:
-    """Parameter name -> nodes that read it, whatever they do with it.
+    """Parameter name -> nodes that read it, whatever they do with it; assertions read no values.
 
     A copy of a graph has one name left for a tied weight, and only this still tells.
     """
     uses: Counter[str] = Counter()
     for node in gm.graph.nodes:
         if node.op == "get_attr":
-            uses[str(node.target)] += len(node.users)
+            uses[str(node.target)] += sum(user.target != _ASSERTION for user in node.users)
     return uses

@@ -116,7 +116,7 @@ def test_a_norm_is_fused_into_the_linear_that_has_the_outputs(child: str, bias: 
     want = after(layer(x))
     setattr(layer, child, fusion.fuse_linear_bn_eval(getattr(layer, child), after))
     torch.testing.assert_close(layer(x), want)
-    assert layer.own_bias is getattr(layer, child).bias
+    assert layer.bias is getattr(layer, child).bias
 
 
 @pytest.mark.parametrize("bias", [True, False])
