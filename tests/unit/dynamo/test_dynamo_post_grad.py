@@ -254,6 +254,15 @@ def test_what_has_no_names(
     assert rows(tmp_path / "graphs.json").keys() == want
 
 
+def test_a_head_that_is_tied_has_the_name_of_the_product(tmp_path: Path) -> None:
+    model = tiny.llama(layers=1, tie_word_embeddings=True)
+    reported(model, tmp_path / "graphs.json", ids(), use_cache=False)
+    (graph,) = graphs(tmp_path / "graphs.json")
+    assert [row["name"] for row in graph["rows"]][-1] == "lm_head"
+    buffers = model.model.rotary_emb.inv_freq.numel()
+    assert graph["params"] == sum(p.numel() for p in model.parameters()) + buffers
+
+
 def test_a_function_around_the_model(tmp_path: Path) -> None:
     model = tiny.llama(layers=1)
     reported(lambda i: model(i, use_cache=False).logits, tmp_path / "graphs.json", ids())
@@ -312,18 +321,17 @@ def test_an_id_is_the_same_in_every_process_and_another_for_other_options() -> N
     ],
 )
 def test_an_id_is_another_after_a_change_of_the_source(tmp_path: Path, changed: str) -> None:
-    home = Path(gacfx.__file__).parent
+    home, copied = Path(gacfx.__file__).parent, tmp_path / "gacfx"
     for name in ("graph", "core", "hardware", "dynamo"):
-        shutil.copytree(home / name, tmp_path / name)
-    (tmp_path / "rest").mkdir()
-    shutil.copytree(home / "passes", tmp_path / "rest" / "passes")
-    (tmp_path / "passes").symlink_to(tmp_path / "rest" / "passes")
-    shutil.copy(home / "inspection.py", tmp_path)
-    before = source_digest.__wrapped__(tmp_path)
-    assert source_digest.__wrapped__(tmp_path) == before
-    with (tmp_path / changed).open("a", encoding="utf-8") as file:
+        shutil.copytree(home / name, copied / name)
+    shutil.copytree(home / "passes", tmp_path / "passes")
+    (copied / "passes").symlink_to(Path("..") / "passes")  # as in a checkout
+    shutil.copy(home / "inspection.py", copied)
+    before = source_digest.__wrapped__(copied)
+    assert source_digest.__wrapped__(copied) == before
+    with (copied / changed).open("a", encoding="utf-8") as file:
         file.write(" ")
-    assert source_digest.__wrapped__(tmp_path) != before
+    assert source_digest.__wrapped__(copied) != before
 
 
 @pytest.mark.parametrize(("cached", "times"), [(True, 1), (False, 2)])
