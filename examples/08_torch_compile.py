@@ -23,7 +23,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, torch.no_grad():
         report = Path(folder) / "graphs.json"
         # "inductor" is the default; "aot_eager" needs no C++ compiler.
-        options = {"plan": planned, "inner": "aot_eager", "report": report, "gpu": "a100"}
+        options: Any = {"plan": planned, "inner": "aot_eager", "report": report, "gpu": "a100"}
         compiled: Any = torch.compile(model, backend="gacfx", options=options)
         ours = compiled(ids, use_cache=False).logits
         theirs = gacfx.apply(model, planned)(ids, use_cache=False).logits

@@ -72,10 +72,10 @@ def test_the_choice_is_the_best_of_all_and_proven(seed: int, share: float) -> No
 
 
 def test_of_equal_choices_the_one_of_the_fewest_nodes() -> None:
-    sizes, values = [100, 100, 200, 100, 300], [5.0, 5.0, 10.0, 5.0, 15.0]
-    assert kept_by(keep(sizes, values, 300)) == [4]
-    assert len(kept_by(keep(sizes, values, 500))) == 2
-    assert len(kept_by(keep(sizes[:4], [value / 3 for value in values[:4]], 300))) == 2
+    sizes = [3, 4, 3, 3, 1, 1]
+    for unit in (1.0, 1e9, 1 / 3):
+        kept = kept_by(keep(sizes, [unit * size for size in sizes], 6))
+        assert [sizes[at] for at in kept] == [3, 3], "not 4, 1 and 1"
     assert kept_by(keep([100, 100], [0.0, 1.0], 300)) == [1], "what saves nothing is not kept"
 
 
