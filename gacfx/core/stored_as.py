@@ -59,11 +59,8 @@ def _table(block: object) -> Mapping[str, Any]:
     """A block as a table; some programs keep the name of their method in the class."""
     if isinstance(block, Mapping):
         return block
-    method = getattr(block, "quant_method", None)
-    return {
-        **({} if method is None else {"quant_method": method}),
-        **getattr(block, "__dict__", {}),
-    }
+    method, own = getattr(block, "quant_method", None), getattr(block, "__dict__", {})
+    return own if method is None else {"quant_method": method, **own}
 
 
 def _read(block: Mapping[str, Any]) -> StoredAs | None:
