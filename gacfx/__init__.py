@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gacfx.graph.pipeline import Pipeline
     from gacfx.inspection import inspect
     from gacfx.modules.experts import unpacked
+    from gacfx.modules.grouped import group_experts_
     from gacfx.padding import pad_, save_padded
     from gacfx.request import Request
     from gacfx.tracing.capture import capture
@@ -46,6 +47,7 @@ __all__ = [
     "capture",
     "compress",
     "export",
+    "group_experts_",
     "inspect",
     "load",
     "make_backend",
@@ -67,6 +69,7 @@ _HOME = {
     "Work": "gacfx.work",
     "capture": "gacfx.tracing.capture",
     "export": "gacfx.exports.exporting",
+    "group_experts_": "gacfx.modules.grouped",
     "inspect": "gacfx.inspection",
     "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",

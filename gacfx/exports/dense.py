@@ -22,6 +22,7 @@ from gacfx.errors import ExportError
 from gacfx.exports.exported import Exported, compared, probes
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.dense import like
+from gacfx.modules.experts import needs_unpacking, packed_again, unpack_, unpacked_experts
 from gacfx.modules.install import compressed_modules
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def dense_model(model: "PreTrainedModel") -> "PreTrainedModel":
 def _multiplied(model: "PreTrainedModel", carriers: dict[str, Carrier]) -> Iterator[None]:
     """Inside, dense layers stand in the place of these."""
     skeleton = skeleton_of(model, plain_config(model))
+    if needs_unpacking(skeleton, carriers):
+        unpack_(skeleton)
+    experts = unpacked_experts(model)
     try:
         for name, carrier in carriers.items():
             dtype = next(carrier.parameters()).dtype
@@ -94,8 +98,12 @@ def _multiplied(model: "PreTrainedModel", carriers: dict[str, Carrier]) -> Itera
                 )
             dense = like(skeleton.get_submodule(name), weight, carrier.bias)
             model.set_submodule(name, dense)
+        for name, each in experts.items():
+            model.set_submodule(name, packed_again(each))
         yield
     finally:
+        for name, each in experts.items():
+            model.set_submodule(name, each)
         for name, carrier in carriers.items():
             model.set_submodule(name, carrier)
 

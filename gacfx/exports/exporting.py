@@ -1,7 +1,7 @@
 """The door to all exports: a model in memory, a folder, and the name of a target."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gacfx.checkpoint.hf import check_unquantized
 from gacfx.core.asked import check_module
@@ -10,6 +10,7 @@ from gacfx.core.surroundings import plain_torch
 from gacfx.errors import ExportError
 from gacfx.exports.exported import Exported
 from gacfx.exports.targets import target_named
+from gacfx.modules.experts import ungrouped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,6 +55,7 @@ def export(
     check_model(model)
     folder = check_out(out, overwrite=overwrite)
     more: dict[str, Any] = {"cache": cache} if target.caches else {}
+    model = cast("PreTrainedModel", ungrouped(model))
     made: Exported = target.find()(model, folder, tokenizer=tokenizer, overwrite=overwrite, **more)
     return made
 

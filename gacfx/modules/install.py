@@ -20,7 +20,7 @@ from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks, skipped_modules
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
-from gacfx.modules.experts import needs_unpacking, unpack_
+from gacfx.modules.experts import Grouped, needs_unpacking, unpack_
 from gacfx.modules.make import carrier_of
 from gacfx.modules.sliced import SlicedLinear, is_sliced, like_dense
 from gacfx.modules.ties import tied_modules
@@ -138,7 +138,15 @@ def compressed_modules(model: nn.Module) -> dict[str, Carrier]:
 
     Slices that stay dense are :func:`gacfx.modules.sliced.sliced_modules`.
     """
-    return {n: m for n, m in model.named_modules() if isinstance(m, Carrier)}
+    return {n: m for n, m in named_layers(model) if isinstance(m, Carrier)}
+
+
+def named_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Name, module of all modules; grouped experts are shown one by one, as views."""
+    for name, module in model.named_modules():
+        yield name, module
+        if isinstance(module, Grouped):
+            yield from module.ungrouped(copies=False).named_modules(prefix=name)
 
 
 def guards_in(model: nn.Module) -> list[Any]:
@@ -152,11 +160,11 @@ def decisions_in(model: nn.Module) -> dict[str, Decision]:
 
     Weights that went with a skipped block are not among them.
     """
-    placed = (Carrier, SlicedLinear)
+    found: dict[str, Any] = dict(named_layers(model))
     return {
         name: module.placed
-        for name, module in model.named_modules()
-        if isinstance(module, placed) or is_sliced(module)
+        for name, module in found.items()
+        if isinstance(module, Carrier | SlicedLinear) or is_sliced(module)
     }
 
 

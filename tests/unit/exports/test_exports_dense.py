@@ -1,10 +1,11 @@
 """dense: products multiplied out, as a folder that plain transformers loads without gacfx."""
 
+import copy
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from gacfx.core.pruning import Skip
 from gacfx.errors import CheckpointError, ExportError
 from gacfx.exports.dense import dense_model, product
 from gacfx.modules.carrier import Carrier
+from gacfx.modules.experts import ungrouped, unpack_
+from gacfx.modules.grouped import group_experts_
 from gacfx.modules.install import compressed_modules, install_
 from tests.families.narrow import attention, mlp, plan_of
 from tests.families.zoo import FAMILIES
-from tests.unit.checkpoint.tiny_models import cast_, factors_for
+from tests.svd import Svd
+from tests.unit.checkpoint.tiny_models import cast_, dense_weight, factors_for
 from tests.unit.exports.kinds import (
     KINDS,
     conv1d,
@@ -187,3 +191,25 @@ def test_what_overflows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"down_proj: its product .* overflows torch\.float16"):
         gacfx.export(model, tmp_path / "out", to="dense")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_experts_go_back_into_their_tensors(*, grouped: bool) -> None:
+    dense = FAMILIES["mixtral"].make()
+    model = copy.deepcopy(dense)
+    unpack_(model)
+    home, ids = "model.layers.1.mlp.experts", ids_of(2, 9)
+    chosen = [f"{home}.{n}.fc1" for n in range(4)] if grouped else [f"{home}.1.fc2"]
+    made = {
+        name: Svd.of(dense_weight(cast(Any, model), name)).factors(LowRank(8)) for name in chosen
+    }
+    install_(model, made)
+    if grouped:
+        assert group_experts_(model) == {}
+    want, state = logits_of(model, ids), model.state_dict()
+    out = dense_model(cast(Any, ungrouped(model)))
+    shapes = {name: tensor.shape for name, tensor in out.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in dense.state_dict().items()}
+    torch.testing.assert_close(logits_of(out, ids), want)
+    assert model.state_dict().keys() == state.keys(), "the model is left as it was"
+    assert torch.equal(logits_of(model, ids), want)

@@ -134,7 +134,7 @@ def test_experts_without_a_gate_and_with_unequal_shares() -> None:
             if e < 3:  # number 3 is an expert of another device
                 made = packed.down_proj[e] @ torch.relu(packed.up_proj[e] @ hidden[t])
                 want[t] += shares[t, k] * made
-    got = UnpackedExperts(packed, copies=True)(hidden, chosen, shares)
+    got = UnpackedExperts.of(packed, copies=True)(hidden, chosen, shares)
     torch.testing.assert_close(got, want)
 
 
