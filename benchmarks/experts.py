@@ -61,7 +61,6 @@ def model() -> Any:
         num_hidden_layers=1,
         num_attention_heads=8,
         num_key_value_heads=8,
-        head_dim=HIDDEN // 8,
         num_experts=EXPERTS,
         num_experts_per_tok=CHOSEN,
     )
@@ -99,9 +98,8 @@ def rows(dtype: torch.dtype) -> list[Row]:
         shares = torch.rand(tokens, CHOSEN).softmax(-1).to(dtype)
         times: dict[str, list[float]] = {way: [] for way in made}
         results = {way: run(x, chosen, shares) for way, run in made.items()}  # warm
-        torch.testing.assert_close(
-            results["grouped"], results["one by one"], rtol=3e-2, atol=results["grouped"].std() / 20
-        )
+        apart = results["grouped"] - results["one by one"]
+        assert apart.norm() <= 0.02 * results["grouped"].norm(), "they compute unlike things"
         for _ in range(ROUNDS):
             for way, run in made.items():
                 begin = time.process_time()
@@ -118,7 +116,7 @@ def rows(dtype: torch.dtype) -> list[Row]:
                 round(ms, 3),
                 round(ms / base, 3),
             )
-            print(f"{row.dtype:10}{workload:9}{way:16}{ms:9.2f} ms  {row.of_dense:6.2f}", flush=True)
+            print(f"{row.dtype:10}{workload:9}{way:16}{ms:9.2f} ms  {row.of_dense:.2f}", flush=True)
             found.append(row)
     return found
 

@@ -78,7 +78,7 @@ def synthetic_graph(
     """
     step = SyntheticCurves(decay=decay, seed=seed, value=value or SyntheticCurves.value)
     step.check()
-    gm = capture(source, seq=seq, dtype=dtype)
+    gm = capture(source, seq=seq, dtype=dtype, one_by_one=True)
     Pipeline.parse(pipelines.SELECT).bind(skip=skip).run(gm)
     target_names(gm)
     step(gm)

@@ -114,14 +114,18 @@ def _width(weights: Weights, weight: Weight, taken: set[Term]) -> Candidate | No
     term = find(read[-1])
     own = tuple(atom for atom in dict.fromkeys(atoms(term)) if atom.size > 1)
     shows = weights.showing(own)
-    layers = {weights.layer_of(name) for name in shows}
+    layers = map(weights.layer_of, shows)
+    layer = next(layers, None)
+    # Most are of the residual stream, which all layers show: the second one is enough.
+    if layer is None or taken.intersection(own) or any(other != layer for other in layers):
+        return None
     made = any(atom in own for name in shows for atom in _made_by(weights, name))
     # Behind an operator that nobody knows are channels, but nobody knows whose.
-    made |= any(atom.frozen.startswith("opaque") for atom in own) and layers != {""}
-    if len(layers) != 1 or not made or taken.intersection(own):
+    made |= any(atom.frozen.startswith("opaque") for atom in own) and layer != ""
+    if not made:
         return None
     problem = "" if term.kind is Kind.ATOM else "its channels are no single axis"
-    return Candidate("width", weight.node, layers.pop(), own[0], problem=problem)
+    return Candidate("width", weight.node, layer, own[0], problem=problem)
 
 
 def _made_by(weights: Weights, name: str) -> Iterator[Term]:

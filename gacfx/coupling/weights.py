@@ -119,8 +119,11 @@ class Weights:
 
     def layer_of(self, name: str) -> str:
         """The innermost repeated layer around a module or parameter; empty outside of all."""
-        around = (path for path in self.layers if name.startswith(f"{path}."))
-        return max(around, key=len, default="")
+        while name:
+            name = name.rpartition(".")[0]
+            if name in self.layers:
+                break
+        return name
 
     def layer_around(self, node: Node) -> str:
         """The innermost repeated layer that a node runs in; empty outside of all."""

@@ -7,15 +7,15 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.compressors.values import unit_of
-from gacfx.core.plan import Choice, LimitKept, Plan
+from gacfx.core.plan import LimitKept, Plan
 from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
-from gacfx.graph.layers import split_layer
 from gacfx.hardware.profile import Profile
+from gacfx.report.changes import changes_of, kept_dense
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
-from gacfx.report.pruned_view import counts_text, folded, rests_text, size_text
+from gacfx.report.pruned_view import counts_text, folded
 
 
 @dataclass(frozen=True)
@@ -79,14 +79,15 @@ def is_pruned(plan: Plan) -> bool:
 
 
 def changes(plan: Plan, width: int) -> Iterator[RenderableType]:
-    """One row for each weight or structure that changes, and below it what is left of its weights;
-    a long unit of the losses stands below them all."""
+    """One row for each weight, structure or experts of a layer that change, and below it what is
+    left of its weights; a long unit of the losses stands below them all."""
     unit = loss_unit(plan)
     for heading, compact in ((f"loss, {unit}", False), ("loss", False), ("loss", True)):
         columns = change_columns(plan, heading, compact=compact)
         if width_of(columns) <= width:
             break
-    below = [_rests(choice, columns[0].width, width) for choice in _changed(plan)]
+    rows = changes_of(plan.choices)
+    below = [_rests(row.rests, columns[0].width, width) for row in rows]
     yield grid(columns, below)
     if heading == "loss":
         yield Text(f"losses in {unit}")
@@ -94,29 +95,20 @@ def changes(plan: Plan, width: int) -> Iterator[RenderableType]:
 
 def change_columns(plan: Plan, loss: str, *, compact: bool) -> list[Column]:
     """The columns of the weights that are replaced; ``compact`` leaves blanks out of shapes."""
-    changed = _changed(plan)
-    names = [split_layer(choice.group) for choice in changed]
-    shapes = [c.shape.replace(" x ", "x") if compact else c.shape for c in changed]
-    wanted = ["-" if c.wanted is None else f"{c.wanted:.1f}" for c in changed]
-    removed = [signed(c.params - c.dense_params) for c in changed]
+    rows = changes_of(plan.choices)
     return [
-        Column("layer", [layer for _, layer, _ in names]),
-        Column("weight", [name for _, _, name in names]),
-        Column("dense", shapes),
-        Column("wanted", wanted, right=True),
-        Column("chosen", [size_text(c) for c in changed], right=True),
-        Column("params", removed, right=True),
-        Column(loss, [f"{c.loss_nats:.1e}" for c in changed], right=True),
+        Column("layer", [row.layer for row in rows]),
+        Column("weight", [row.weight for row in rows]),
+        Column("dense", [r.dense.replace(" x ", "x") if compact else r.dense for r in rows]),
+        Column("wanted", [row.wanted for row in rows], right=True),
+        Column("chosen", [row.chosen for row in rows], right=True),
+        Column("params", [signed(row.params) for row in rows], right=True),
+        Column(loss, [f"{row.loss:.1e}" for row in rows], right=True),
     ]
 
 
-def _changed(plan: Plan) -> list[Choice]:
-    return [choice for choice in plan.choices if not choice.decision.is_dense]
-
-
-def _rests(choice: Choice, back: int, width: int) -> list[str]:
+def _rests(text: str, back: int, width: int) -> list[str]:
     """What is left of the weights of a structure, for the lines below its row."""
-    text = rests_text(choice)
     room = width - back - len(GAP)
     return Flow(text.split(", "), ", ", len("with ")).lines(room) if text else []
 
@@ -128,10 +120,9 @@ def loss_unit(plan: Plan) -> str:
 
 def dense_lines(plan: Plan) -> list[str]:
     """``kept dense: mlp.gate_proj 2-4``, and on lines of their own those with a reason."""
-    dense = {choice.group: choice.reason for choice in plan.choices if choice.decision.is_dense}
     return [
         f"kept dense: {names}" + (f" ({reason})" if reason else "")
-        for names, reason in folded(dense)
+        for names, reason in kept_dense(plan.choices)
     ]
 
 

@@ -13,13 +13,18 @@ from gacfx.core.surroundings import plain_torch
 from gacfx.errors import UnsupportedModel
 from gacfx.graph.notes import state
 from gacfx.graph.ops import DTYPES
+from gacfx.modules.experts import unpacked
 from gacfx.tracing.export import export_model
 from gacfx.tracing.skeleton import read_config, skeleton
 
 
 @plain_torch()
 def capture(
-    model: "nn.Module | str | Path", *, seq: int = 1024, dtype: str | None = None
+    model: "nn.Module | str | Path",
+    *,
+    seq: int = 1024,
+    dtype: str | None = None,
+    one_by_one: bool = False,
 ) -> GraphModule:
     """One flat GraphModule: of a module, or of a skeleton made from a path, config or name.
 
@@ -27,6 +32,8 @@ def capture(
         model: a Hugging Face model in eval mode, a checkpoint folder, a config.json, a name.
         seq: tokens of a sequence for which eager attention calls are recorded.
         dtype: fp32, bf16 or fp16, instead of the configuration's own.
+        one_by_one: experts of a mixture get nodes of their own (:mod:`gacfx.modules.experts`),
+            as plans speak of them; else one node stands for all of a layer.
 
     Raises:
         CaptureError: torch.export refuses the model.
@@ -37,7 +44,8 @@ def capture(
         check_module(model)
     if not isinstance(model, nn.Module):
         config = read_config(model)
-        made = skeleton(config, None if dtype is None else torch_dtype(dtype))
+        made: nn.Module = skeleton(config, None if dtype is None else torch_dtype(dtype))
+        made = unpacked(made) if one_by_one else made
         gm = export_model(made, attention_seq=seq, alike=True)
         state(gm).stored_as = stored_as(config)
         return gm
@@ -46,7 +54,7 @@ def capture(
             f"{type(model).__name__}: a module has its dtype already; leave out dtype={dtype!r} or "
             "cast the module"
         )
-    return export_model(model, attention_seq=seq)
+    return export_model(unpacked(model) if one_by_one else model, attention_seq=seq)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gacfx
+import gacfx.api
 from gacfx.calibration.text import Corpus
 from gacfx.core.planned import Planned
 from gacfx.core.pruning import Width
@@ -128,3 +129,16 @@ def test_it_is_compiled_once_it_is_unpacked() -> None:
     packed: Any = torch.compile(model, backend=gacfx.make_backend(planned(), "eager"))
     with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match=r"gacfx\.unpacked\(model\)"):
         packed(ids(), use_cache=False)
+
+
+def test_a_configuration_alone_is_planned_expert_by_expert(tmp_path: Path) -> None:
+    MAKES["mixtral"]().config.save_pretrained(tmp_path)
+    plan = gacfx.api.plan_synthetic(tmp_path, goal="0.3")
+    names = {f"model.layers.{n}.mlp.experts.{e}.fc1" for n in range(2) for e in range(4)}
+    assert names <= {choice.group for choice in plan.choices}
+    assert plan.budget.targeted_params > plan.budget.model_params / 2
+    tied = gacfx.api.plan_synthetic(
+        tmp_path, goal="0.3", search=Search(form="pair", limits=("tie-experts",))
+    )
+    first = {str(tied.decisions.get(name)) for name in names if ".layers.0." in name}
+    assert len(first) == 1 and tied.rules == 4
