@@ -6,7 +6,8 @@ from gacfx.demo import MODEL
 
 
 def main() -> None:
-    """The same budget twice: ranks alone, then sizes of MLPs and attentions as well."""
+    """The same budget twice: ranks alone, then sizes of MLPs and attentions with ranks of what
+    they leave. ``auto`` would try all menus and keep the best."""
     model, tokenizer = gacfx.load(MODEL)
     study = api.calibrate(
         model,
@@ -16,7 +17,7 @@ def main() -> None:
         structures=True,  # also gathers what pruning needs
     )
     profile = api.load_profile("h200")
-    for prune in ("none", "auto"):
+    for prune in ("none", "both"):
         search = gacfx.Search(prune=prune)
         planned = study.plan("0.3", profile=profile, search=search)
         rise = study.measure(planned) - study.dense_nats

@@ -150,8 +150,8 @@ class GroupedExperts(Grouped):
 
     def extra_repr(self) -> str:
         """How many, and what each is."""
-        (like,) = self._like
-        return f"{self.num_experts} x ({FIRST}: {like.fc1}; {SECOND}: {like.fc2})"
+        said = (f"{leaf}: {_said(self._like[0].get_submodule(leaf))}" for leaf in (FIRST, SECOND))
+        return f"{self.num_experts} x ({', '.join(said)})"
 
 
 def grouped_product(x_SI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ from gacfx.core.work_folder import JOURNAL, WorkFolder
 from tests import tiny
 from tests.trials.kills import WORDS, files, kill_runs
 
-KILLS = 5
-
 
 def compress(narrow: Path, text: Path, out: Path, *words: str) -> int:
     road = [str(narrow), "--calibration", str(text), "--out", str(out)]
@@ -20,9 +18,12 @@ def compress(narrow: Path, text: Path, out: Path, *words: str) -> int:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
-def test_killed_runs_end_with_the_same_bytes(narrow: Path, text: Path, tmp_path: Path) -> None:
-    counts = kill_runs(narrow, text, tmp_path, KILLS, seed=0)
-    assert counts["killed"] >= KILLS
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.exhaustive)])
+def test_killed_runs_end_with_the_same_bytes(
+    kills: int, narrow: Path, text: Path, tmp_path: Path
+) -> None:
+    counts = kill_runs(narrow, text, tmp_path, kills, seed=0)
+    assert counts["killed"] >= kills
     assert counts["harmed"] >= 1
 
 
