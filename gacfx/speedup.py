@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeGuard
 
 from torch.fx import GraphModule
 
+from gacfx.allocation import experts
 from gacfx.allocation.latency import Clock, Launch
 from gacfx.core.curve_file import Curves
 from gacfx.core.decision import DENSE, Decision
@@ -27,8 +28,9 @@ from gacfx.passes.rewrite.factorize import check_shapes
 MODES: tuple[Mode, ...] = ("prefill", "decode")
 BATCHES = (1, 8, 64)
 
-Cause = Literal["launch", "memory", "compute", "kernel"]
-"""What grew most: starting kernels, moving bytes, arithmetic; or it left the fast kernels."""
+Cause = Literal["launch", "memory", "compute", "kernel", "loop"]
+"""What grew most: starting kernels, moving bytes, arithmetic; or it left the fast kernels, or the
+experts of a layer are no grouped product any more."""
 Scope = Literal["whole model", "targeted weights only"]
 
 
@@ -158,12 +160,18 @@ def _point(
     """All sites dense, and each as its decision, or that of its block, has it."""
     dense_us = planned_us = launch_us = 0.0
     grown = Counter[Cause]()
-    for site in sites:
-        (before,) = dense = _launches(clock, site, DENSE)
-        if _has_weight(site):
+    for own in experts.by_layer(sites):
+        site = own[0]
+        if experts.is_routed(site):
+            routed = tuple(filter(_has_weight, own))
+            (before,) = _checked(site, experts.launches(clock, routed, {}))
+            after = _checked(site, experts.launches(clock, routed, decisions))
+        elif _has_weight(site):
+            (before,) = dense = _launches(clock, site, DENSE)
             decision = decisions.get(site.name, DENSE)
             after = dense if decision.is_dense else _launches(clock, site, decision)
         else:
+            (before,) = dense = _launches(clock, site, DENSE)
             left = _left(site, blocks)
             after = dense if left == site else _launches(clock, left, DENSE) if left else ()
         dense_us += before.latency.us
@@ -198,7 +206,10 @@ def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...
     Raises:
         ProfileError: the GPU cannot run one of them.
     """
-    found = clock.launches(site, decision)
+    return _checked(site, clock.launches(site, decision))
+
+
+def _checked(site: Site, found: tuple[Launch, ...]) -> tuple[Launch, ...]:
     for launch in found:
         if not isfinite(launch.latency.us):
             raise ProfileError(f"{site.name}: {launch.tier.reason}")
@@ -208,6 +219,8 @@ def _launches(clock: Clock, site: Site, decision: Decision) -> tuple[Launch, ...
 def _growth(before: Launch, after: tuple[Launch, ...]) -> dict[Cause, float]:
     """What takes a decision longer than the dense weight -> microseconds; fewer are negative."""
     dense, steps = before.latency, [launch.latency for launch in after]
+    if experts.is_grouped(before) and not all(map(experts.is_grouped, after)):
+        return {"loop": sum(one.us for one in steps) - dense.us}
     compute_us = sum(one.compute_us for one in steps) - dense.compute_us
     memory_us = sum(one.memory_us for one in steps) - dense.memory_us
     launch_us = sum(one.launch_us for one in steps) - dense.launch_us

@@ -115,27 +115,32 @@ class Clock:
         return self._parts[key]
 
     def ns(self, site: MatmulSite, decision: Decision) -> int:
-        """Whole nanoseconds of all launches of a weight under a decision.
+        """Whole nanoseconds of all launches of a weight under a decision; an expert runs alone, and
+        only where a token chooses it.
 
         Raises:
             PassError: the GPU cannot run one of them.
         """
-        return sum(_ns(launch, site.name) for launch in self.launches(site, decision))
+        share = chosen_share(site, self.workload)
+        return sum(_ns(launch, site.name, share) for launch in self.launches(site, decision))
 
     def launches(self, site: Site, decision: Decision) -> tuple[Launch, ...]:
         """What a site runs under a decision, infinite where it is illegal; nothing if it is gone.
 
         Everything but a matmul runs as it is.
         """
+        return tuple(map(self.forecast, self.steps(site, decision)))
+
+    def steps(self, site: Site, decision: Decision) -> tuple[Site, ...]:
+        """The nameless sites that stand for a site under a decision, in the order they run."""
         if not isinstance(site, MatmulSite):
-            return (self.forecast(replace(site, name="")),)
+            return (replace(site, name=""),)
         if isinstance(decision, Sliced):  # a smaller weight, stored as the dense one is
             left = replace(site, n=Extent(decision.outputs), k=Extent(decision.inputs))
-            return self.launches(left, decision.rest)
+            return self.steps(left, decision.rest)
         if decision.is_dense:
-            return (self.forecast(bare(site)),)
-        work = decision.work(site.n.times, site.k.times, site.bias)
-        return tuple(self.forecast(step) for step in self._steps(site, work))
+            return (bare(site),)
+        return tuple(self._steps(site, decision.work(site.n.times, site.k.times, site.bias)))
 
     def forecast(self, site: Site) -> Launch:
         """Kernel and time of one site, infinite where it is illegal."""
@@ -164,7 +169,13 @@ def bare(site: MatmulSite) -> MatmulSite:
     return replace(site, name="", weight=None)
 
 
-def _ns(launch: Launch, module: str) -> int:
+def chosen_share(site: MatmulSite, workload: Workload) -> float:
+    """Of the experts, those that any token chooses, when tokens spread evenly; 1 for any other."""
+    unit = replace(site.m, times=1, per=1).at(workload)
+    return min(1.0, site.m.times * unit / site.m.per) if site.m.per > 1 else 1.0
+
+
+def _ns(launch: Launch, module: str, share: float) -> int:
     if not isfinite(launch.latency.us):
         raise PassError(f"{BY}: {module}: {launch.tier.reason}; no time can be forecast")
-    return round(launch.latency.us * 1000)
+    return round(share * launch.latency.us * 1000)

@@ -13,6 +13,7 @@ WHY: dict[Cause, str] = {
     "memory": "memory traffic, several kernels also move what passes between them",
     "compute": "arithmetic, narrow products fill the GPU less than a wide one",
     "kernel": "some sizes are off the fast kernels",
+    "loop": "experts of other sizes run one by one; --form pair --limit tie-experts groups them",
 }
 SMALL = (
     "at this size most of a decode step is starting kernels; "
