@@ -17,7 +17,8 @@ from gacfx.coupling.analyse import couple
 from gacfx.graph.left_out import remarks
 from gacfx.graph.notes import matmuls, note
 from gacfx.graph.pipeline import Pipeline
-from gacfx.tracing.export import example_inputs, export_model
+from gacfx.tracing.export import export_model
+from gacfx.tracing.inputs import example_inputs
 from tests.families.test_families_coupling import captured
 from tests.families.zoo import FAMILIES, VOCAB
 
