@@ -73,7 +73,8 @@ def _tries(study: "Study", search: Search) -> tuple[tuple[str, Prune], ...]:
         PlanError: pruning is asked for, and the study has no statistics for it.
         PipelineError: of a value model that says nothing of it.
     """
-    if search.prune != "none" and not study.structures:
+    gathered = study.structures or not coupled_structures(study.graph)
+    if search.prune != "none" and not gathered:
         raise PlanError(
             f"prune {search.prune!r}: this study gathered nothing for it; make it with "
             "Study.make(..., structures=True)"

@@ -39,7 +39,7 @@ from gacfx.modules.blockwise import Seen, block_outputs, largest_difference
 from gacfx.modules.install import decisions_in
 from gacfx.padding_parts import Part, Undo, What, lengthen_, parts_of, widen_
 from gacfx.tracing.capture import capture
-from gacfx.tracing.export import example_inputs
+from gacfx.tracing.inputs import example_inputs
 from gacfx.tracing.skeleton import skeleton
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from gacfx.modules.install import swapped
 from gacfx.speedup import graph_speedup
 from gacfx.study import Study
 from gacfx.summary import Summary, make_side
-from gacfx.tracing import export
+from gacfx.tracing.inputs import example_inputs
 
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
@@ -80,7 +80,7 @@ def verify(study: Study, planned: Planned, profile: Profile, workload: Workload)
     """
     gm = apply_to_graph(study.graph, planned)
     seen = annotate_graph(gm, profile, workload, "planned")
-    inputs = export.example_inputs(study.model)
+    inputs = example_inputs(study.model)
     rows = embedding_rows(study.model) or 2
     draw = torch.Generator().manual_seed(0)  # the global random state is the user's
     ids = torch.randint(0, rows, inputs["input_ids"].shape, generator=draw)

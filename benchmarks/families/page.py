@@ -27,10 +27,10 @@ _MOST, _LONG = 90, 160
 _EXAMPLES = 4
 _PRUNING = ("prune", "prune, read again", "heads")
 _PLAIN = (
+    (r"\S+ \(\w+, \w+\.py:\d+\)(?= branches on values)", "a module"),
     (r"\b[A-Z][a-z]\w+(?:ForCausalLM|Config|ForConditionalGeneration)\b", "MODEL"),
     (r"\b[a-z]\w*(?:\.\w+)*\.\d+(?:\.\w+)*", "WEIGHT"),
     (r"(?<=its code reads )\w+ \(\d+\)", "a number"),
-    (r"(?<=on data-dependent expression ).*", "..."),
     (r"(?<=configuration class )<.*?>", "MODEL"),
     (r"\d+(?:\.\d+)?(?:e-?\d+)?", "N"),
 )

@@ -25,7 +25,7 @@ from gacfx.core.search import Bound, Prune, Search
 from gacfx.core.sites import Workload
 from gacfx.core.structures import Structure
 from gacfx.errors import GacError, InfeasibleBudget, PassError
-from gacfx.tracing.export import BATCH, SEQ, example_inputs
+from gacfx.tracing.inputs import BATCH, SEQ, example_inputs
 
 Outcome = Literal["passed", "refused", "fault", "upstream"]
 RATIO, DOCUMENTS, TOKENS, NEW = 0.2, 6, 40, 4

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gacfx.core.sites import MatmulSite, Workload
 from gacfx.graph.notes import sites
 from gacfx.graph.ops import call_name, weight_name
+from gacfx.tracing.routed import compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ class _Counting(Interpreter):
         super().__init__(gm)
         self.counter, self.covered = FlopCounterMode(display=False), covered
         self.missed: Counter[str] = Counter()
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Experts that are one node are counted product by product, as torch cannot look inside."""
+        if target is not torch.ops.gacfx.routed.default:
+            return super().call_function(target, args, kwargs)
+        hidden, index, shares, held, template = args
+        return compute(hidden, index, shares, [each.detach() for each in held], template)
 
     def run_node(self, n: Node) -> Any:
         before = self.counter.get_total_flops()

@@ -2,7 +2,9 @@
 
 # T tokens, V vocabulary
 
+import inspect
 import math
+import sys
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, computing_dtype
 from gacfx.calibration.text import SAMPLE_TOKENS, Corpus, check_fits, embedding_rows
+from gacfx.core.model_class import text_config
 from gacfx.core.store import Store, remembered
 from gacfx.errors import PoorQuality, UnsupportedModel
 
@@ -50,8 +53,20 @@ def check_causal(model: nn.Module, corpus: Corpus) -> None:
         raise UnsupportedModel(
             f"{type(model).__name__} sees the future: its predictions for the first {half} tokens "
             f"move by {early:.1e} when later ones change, so the loss of the next token says "
-            "nothing about it; set is_decoder=True in its configuration, or take a causal model"
+            f"nothing about it; {_advice(model)}"
         )
+
+
+def _advice(model: nn.Module) -> str:
+    """What to do about a model that sees the future, where its code has a switch and where not."""
+    config = text_config(getattr(model, "config", None))
+    try:
+        code = inspect.getsource(sys.modules[type(model).__module__])
+    except (KeyError, OSError, TypeError):  # of a notebook, for example
+        code = ""
+    if getattr(config, "is_decoder", None) is False and "config.is_decoder" in code:
+        return "set is_decoder=True in its configuration, or take a causal model"
+    return "nothing in its configuration changes that; take a causal model"
 
 
 def _others(ids_T: Tensor) -> Tensor:

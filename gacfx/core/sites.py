@@ -65,9 +65,10 @@ class Extent:
     """A size as a multiple of something that the workload decides."""
 
     times: int
-    of: Literal["token", "query", "key", "sequence", "one"] = "one"
+    of: Literal["token", "query", "key", "sequence", "chunk", "one"] = "one"
     """token: batch x new tokens; query: new tokens of a sequence; key: cached and new tokens of a
-    sequence; sequence: the batch; one: a constant."""
+    sequence; sequence: the batch; chunk: batch x chunks of ``per`` new tokens, the last one padded;
+    one: a constant."""
     per: int = 1
     """Only one in so many of them, on average: an expert sees some of the tokens."""
 
@@ -82,8 +83,11 @@ class Extent:
             "query": workload.new_tokens // workload.batch,
             "key": workload.seq,
             "sequence": workload.batch,
+            "chunk": workload.batch * -(-workload.new_tokens // workload.batch // self.per),
             "one": 1,
         }[self.of]
+        if self.of == "chunk":
+            return self.times * unit
         return -(-self.times * unit // self.per)
 
 

@@ -21,16 +21,25 @@ def block_of(modules: Iterable[str]) -> str:
     return ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
 
 
-def name_of(modules: Sequence[str], layer: str, taken: Iterable[str]) -> str:
+def name_of(
+    weights: Weights, kind: str, members: Sequence[Weight], layer: str, taken: Iterable[str]
+) -> str:
     """Name of a structure: its block's, or that of its layer and of all its modules.
 
     Args:
-        modules: of its weights.
-        layer: the repeated layer around it; empty outside of all.
+        weights: of the graph.
+        kind: of the structure.
+        members: weights of the structure.
+        layer: the repeated layer around it; empty outside of all. It is an attention itself where
+            it holds no other matrix (XLM has a list of attentions and one of MLPs), or lies in
+            another layer (LongCat-Flash has two attentions in each).
         taken: names of other structures.
     """
+    modules = [member.module for member in members]
     block = block_of(modules)
-    if block and block != layer and block not in taken:
+    inside = any(layer.startswith(f"{other}.") for other in weights.layers)
+    alone = kind == "heads" and (inside or not _other_weights(weights, block, members))
+    if block and (block != layer or alone) and block not in taken:
         return block
     inner = [module.removeprefix(f"{block}.") for module in modules]
     return ".".join(filter(None, (block, "+".join(inner))))

@@ -6,8 +6,11 @@ row 7 of the embedding. Such axes freeze, because removing elements would shift 
 
 from typing import Any
 
+import torch
+
 from gacfx.coupling.rules import Call, NotFollowed, Value, replaced, rule
 from gacfx.coupling.terms import Axes, Term, freeze
+from gacfx.graph.weights import constant
 
 
 @rule("embedding")
@@ -19,13 +22,39 @@ def embedding(call: Call, weight: Axes, indices: Axes, *_: Any) -> Axes:
 
 @rule("index")
 def index(call: Call, x: Axes, indices: list[Axes | None]) -> Axes:
-    """``x[i, j]``: the indexed axes, next to each other, give way to those of the indices."""
+    """``x[i, j]``: the indexed axes, next to each other, give way to those of the indices.
+
+    One axis by constants in a row, ``x[.., [-2], :]``, is a slice of it: what lies between it and
+    the end that the constants count from stays as long as it is.
+    """
     used = [at for at, axes in enumerate(indices) if axes is not None]
+    if (part := _in_a_row(call, used, x)) is not None:
+        low, count, from_end = part
+        sizes = (low, count, x[used[0]].size - low - count)
+        before, own, after = call.terms.split(x[used[0]], sizes)
+        freeze((own, after if from_end else before), "indexed")
+        return replaced(x, used[0], own)
     if used != list(range(used[0], used[-1] + 1)):
         raise NotFollowed("indexed axes that are not neighbours")
     freeze((x[at] for at in used), "indexed")
     middle = call.terms.broadcast(*(axes for axes in indices if axes is not None))
     return (*x[: used[0]], *middle, *x[used[-1] + 1 :])
+
+
+def _in_a_row(call: Call, used: list[int], x: Axes) -> tuple[int, int, bool] | None:
+    """(first, how many, counted from the end) of the positions along the one axis that is indexed;
+    None where they are not known, or not one after the other."""
+    given = call.node.args[1]
+    if len(used) != 1 or not isinstance(given, list | tuple):
+        return None
+    found = constant(given[used[0]])
+    if found is None or found.ndim != 1 or found.dtype != torch.long or not len(found):
+        return None
+    first, count, size = int(found[0]), len(found), x[used[0]].size
+    at = range(first, first + count)
+    if found.tolist() != list(at) or not (0 <= first <= size - count or -size <= first <= -count):
+        return None
+    return first % size, count, first < 0
 
 
 @rule("index_put")

@@ -8,7 +8,7 @@ Every MLP and attention of the graph gets a structure. What may not be pruned sa
 2305.11627), DepGraph (arXiv 2301.12900).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch.fx import GraphModule, Node
@@ -75,10 +75,13 @@ def analyse(gm: GraphModule) -> Coupling:
     weights = Weights(gm, interpreter)
     found: dict[str, Coupled] = {}
     nodes: dict[str, Node] = {}
+    taken: dict[str, str] = {}
     for candidate in candidates(weights):
         if (structure := _structure(weights, candidate, found)) is not None:
             why = structure.refused or state(gm).whole.get(structure.name, "")
-            structure = replace(structure, refused=why)
+            structure = replace(structure, refused=why or _other_home(structure, taken))
+            if not structure.refused:
+                taken |= dict.fromkeys(structure.modules, structure.name)
             found[structure.name] = Coupled(structure, candidate.unit, candidate.head)
             nodes[structure.name] = candidate.node
     order = {node: at for at, node in enumerate(weights.nodes)}
@@ -96,7 +99,7 @@ def _structure(weights: Weights, candidate: Candidate, taken: Iterable[str]) -> 
     if not own:
         return None
     members = tuple(_member(candidate, weight) for weight in own)
-    name = name_of([member.module for member in members], layer, taken)
+    name = name_of(weights, candidate.kind, own, layer, taken)
     refused = next(_refusals(weights, candidate, own, members), "")
     closing = [weight for weight, member in zip(own, members, strict=True) if member.closes]
     unit, head = candidate.unit, candidate.head
@@ -155,6 +158,12 @@ def _stranger(weights: Weights, name: str, own: set[str]) -> str:
     if leaf == "bias" and f"{module}.weight" in own:
         return ""
     return module if name in weights.by_name else f"{_last(module)}.{leaf}, which is no Linear"
+
+
+def _other_home(structure: Structure, taken: Mapping[str, str]) -> str:
+    """Why a structure stays whole whose weight another one cuts along its other axis."""
+    shared = [module for module in structure.modules if module in taken]
+    return f"its {_last(shared[0])} is cut with {taken[shared[0]]}" if shared else ""
 
 
 def _form(what: str, members: tuple[Member, ...]) -> Iterator[str]:

@@ -24,7 +24,8 @@ from gacfx.errors import CaptureError, ExportError
 from gacfx.graph.compat import without_recompiling, without_stack_traces
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import guards_in
-from gacfx.tracing.export import BATCH, SEQ, check_traceable
+from gacfx.tracing.export import check_traceable
+from gacfx.tracing.inputs import BATCH, SEQ
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

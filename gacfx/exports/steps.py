@@ -17,7 +17,7 @@ from gacfx.errors import ExportError
 from gacfx.exports.exported import explained
 from gacfx.exports.programs import Program, length, nested, positions, token_ids, traced
 from gacfx.graph.compat import cache_argument
-from gacfx.tracing.export import BATCH
+from gacfx.tracing.inputs import BATCH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

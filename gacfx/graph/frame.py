@@ -1,7 +1,8 @@
 """Which sizes of a captured graph grow with its input, and with what."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 
 from torch.fx import GraphModule
@@ -16,6 +17,23 @@ class Frame:
 
     batch: int
     seq: int
+    chunks: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Module -> lengths that it pads the sequence to: it works on chunks of so many tokens, of
+    which the capture has one."""
+
+    def times(self, sizes: Sequence[int], inner: Sequence[int], module: str) -> Extent:
+        """How often a product of activations is done: once for each chunk where it is of chunks.
+
+        Args:
+            sizes: of the axes that it is done along.
+            inner: all sizes of one such product.
+            module: that does it.
+        """
+        whole = self.extent(prod(sizes))
+        chunk = next((n for n in sorted(self.chunks.get(module, ())) if n in inner), None)
+        if chunk is None or whole.of != "sequence" or self.seq in inner:
+            return whole
+        return Extent(whole.times, "chunk", chunk)
 
     def extent(self, size: int) -> Extent:
         """A flattened row count as a multiple of tokens, of sequences, or a constant."""
@@ -56,5 +74,21 @@ def input_frame(gm: GraphModule) -> Frame:
     for node in gm.graph.nodes:
         sizes = ops.shape(node) if node.op == "placeholder" else None
         if sizes:
-            return Frame(sizes[0], sizes[1] if len(sizes) == 2 else 0)
+            seq = sizes[1] if len(sizes) == 2 else 0
+            return Frame(sizes[0], seq, _chunks(gm, seq))
     return Frame(1, 0)
+
+
+def _chunks(gm: GraphModule, seq: int) -> dict[str, frozenset[int]]:
+    """Where axes of the sequence are padded, and to which lengths.
+
+    A window of a convolution is padded too, by a few places; no product is of such a length.
+    """
+    found: defaultdict[str, set[int]] = defaultdict(set)
+    for node in gm.graph.nodes if seq else ():
+        if ops.call_name(node) not in ("pad", "constant_pad_nd") or not ops.module_stack(node):
+            continue
+        before, after = ops.shape(node.all_input_nodes[0]), ops.shape(node)
+        longer = {b for a, b in zip(before or (), after or (), strict=False) if a == seq < b}
+        found[ops.module_stack(node)[-1][0]] |= longer
+    return {module: frozenset(lengths) for module, lengths in found.items()}

@@ -44,7 +44,9 @@ def elements_text(site: CopySite) -> str:
 
 
 def extent_text(extent: Extent) -> str:
-    """``4096``, ``token``, ``2 token``, ``2/8 token``."""
+    """``4096``, ``token``, ``2 token``, ``2/8 token``, ``32 chunk of 64``."""
+    if extent.of == "chunk":
+        return f"{extent.times} chunk of {extent.per}"
     times = str(extent.times) if extent.per == 1 else f"{extent.times}/{extent.per}"
     if extent.of == "one":
         return times

@@ -1,9 +1,14 @@
-"""Who else reads a weight: other names of the same tensor, and nodes that read it twice."""
+"""What a graph holds: who else reads a weight, by another name or twice, and constants."""
 
 from collections import Counter, defaultdict
+from operator import attrgetter
 
 import torch
-from torch.fx import GraphModule
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import GraphModule, Node
+
+from gacfx.graph.ops import short_name
 
 _ASSERTION = torch.ops.aten._assert_tensor_metadata.default
 
@@ -27,3 +32,27 @@ def weight_uses(gm: GraphModule) -> Counter[str]:
         if node.op == "get_attr":
             uses[str(node.target)] += sum(user.target != _ASSERTION for user in node.users)
     return uses
+
+
+def constant(node: object) -> Tensor | None:
+    """The values of a tensor that a graph holds and that is no parameter; None where they are not
+    known."""
+    while isinstance(node, Node) and node.op == "call_function" and _keeps(node):
+        node = node.args[0]
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    held = attrgetter(str(node.target))(node.graph.owning_module)
+    if not isinstance(held, Tensor) or isinstance(held, nn.Parameter | FakeTensor) or held.is_meta:
+        return None
+    return held
+
+
+def _keeps(node: Node) -> bool:
+    return short_name(node) in (
+        "lift_fresh_copy",
+        "lift_fresh",
+        "detach",
+        "detach_",
+        "alias",
+        "clone",
+    )

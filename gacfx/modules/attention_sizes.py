@@ -8,6 +8,7 @@ an integer that the forward reads and that stands in no table here, or a tensor 
 each head.
 """
 
+import dis
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,17 +25,23 @@ QUERY_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 RATIO = ("num_key_value_groups",)
 """Query heads of each key-value head."""
-INNER = ("split_size", "all_head_size", "inner_dim")
+INNER = ("split_size", "all_head_size", "inner_dim", "embed_dim")
 """h times d."""
+KV_INNER = ("kv_dim",)
+"""k times d."""
 HEAD_DIM = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim", "qk_head_dim")
 KEPT = (
     *(*HEAD_DIM, "v_head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "q_lora_rank"),
-    *("kv_lora_rank", "rotary_ndims", "use_rope"),
+    *("kv_lora_rank", "rotary_ndims", "rotary_dim", "use_rope"),
     *("layer_idx", "layer_id", "sliding_window"),
 )
 """Integers that have nothing to do with how many heads there are."""
 PER_HEAD_INPUTS = ("position_bias", "alibi", "rel_pos_bias")
 """Arguments with a number for each head, made outside of the block."""
+_PARTS = ("mp_num",)
+"""Local names of a number of parts that the code splits the heads into, written in it."""
+_ADDED = ("dense_bias",)
+"""Parameters that are added to what the closing layer gives, one number for each of its outputs."""
 
 MARK = "gacfx_heads"
 """Attribute of a block with other numbers of heads: :class:`HeadCounts`."""
@@ -100,7 +107,8 @@ def numbers_of(name: str, block: nn.Module) -> Attention:
     Raises:
         UnsupportedModel: nothing in it says them.
     """
-    found = [each for each in block.modules() if has_heads(each)]
+    modules = list(block.modules())
+    found = [each for each in modules if _says_length(each)] or list(filter(has_heads, modules))
     if len(found) != 1:
         what = "nothing in it says" if not found else f"{len(found)} modules in it say"
         raise UnsupportedModel(f"{name}: {what} how long a head is, so it is no known attention")
@@ -109,7 +117,13 @@ def numbers_of(name: str, block: nn.Module) -> Attention:
 
 
 def has_heads(module: nn.Module) -> bool:
-    """It says how long a head is, and so computes with heads."""
+    """It says how long a head is, or all of them together, and so computes with heads."""
+    own = _integers(module)
+    together = any(map(own.get, INNER)) and any(map(own.get, QUERY_HEADS))
+    return _says_length(module) or together
+
+
+def _says_length(module: nn.Module) -> bool:
     return any(map(_integers(module).get, HEAD_DIM))
 
 
@@ -125,7 +139,8 @@ def check_counts(name: str, attention: Attention, new: HeadCounts) -> None:
     if not problem and (new.groups > old.groups or new.heads > old.heads):
         problem = f"has {old.heads} query and {old.groups} key-value heads, not {new}"
     ratios = (old.heads // old.groups, new.heads // new.groups)
-    held = any(name in _integers(attention.holder) for name in RATIO)
+    # Where there is one key-value head, it meets all query heads by broadcasting.
+    held = old.groups == 1 or any(name in _integers(attention.holder) for name in RATIO)
     if not problem and ratios[0] != ratios[1] and not held:
         problem = f"its code has {ratios[0]} query heads for each key-value head, not {ratios[1]}"
     if problem:
@@ -143,6 +158,7 @@ def set_counts_(block: nn.Module, attention: Attention, new: HeadCounts) -> Undo
             (KV_HEADS, old.groups, new.groups),
             (RATIO, old.heads // old.groups, new.heads // new.groups),
             (INNER, inner, new.heads * attention.key_dim),
+            (KV_INNER, old.groups * attention.key_dim, new.groups * attention.key_dim),
         ):
             if name in names and found == before:
                 given[name] = after
@@ -182,7 +198,8 @@ def _numbers(name: str, holder: nn.Module) -> Attention:
     groups = heads // ratio if ratio else asked(KV_HEADS) or heads
     latent = "kv_lora_rank" in own
     names = ("qk_head_dim", *HEAD_DIM) if latent else HEAD_DIM
-    key_dim = next(own[each] for each in names if each in own)
+    key_dim = next((own[each] for each in names if each in own), 0)
+    key_dim = key_dim or next(own[each] for each in INNER if each in own) // heads
     value_dim = own.get("v_head_dim", key_dim)
     return Attention(holder, HeadCounts(groups, heads), key_dim, value_dim, latent)
 
@@ -191,15 +208,20 @@ def _not_understood(attention: Attention) -> str:
     """Why the numbers of an attention cannot be changed; empty if they can."""
     holder, counts = attention.holder, attention.counts
     for name in PER_HEAD_INPUTS:
-        if name in inspect.signature(type(holder).forward).parameters:
+        without = getattr(getattr(holder, "config", None), name, None) is False
+        if name in inspect.signature(type(holder).forward).parameters and not without:
             return f"takes {name}, which has a number for each head and is made elsewhere"
-    known = {*QUERY_HEADS, *KV_HEADS, *RATIO, *INNER, *KEPT}
+    for name in _PARTS:
+        if name in _locals(holder):
+            return f"its code splits the heads into {name} parts, a number that is written in it"
+    known = {*QUERY_HEADS, *KV_HEADS, *RATIO, *INNER, *KV_INNER, *KEPT}
     own, read = _integers(holder), _names_read(holder)
     for name in sorted(own.keys() & read - known):
         return f"its code reads {name} ({own[name]}), whose meaning is not known"
     of_heads = (
         *((QUERY_HEADS, counts.heads), (KV_HEADS, counts.groups)),
         *((RATIO, counts.heads // counts.groups), (INNER, counts.heads * attention.key_dim)),
+        (KV_INNER, counts.groups * attention.key_dim),
     )
     for names, expected in of_heads:
         for name in names:
@@ -214,11 +236,12 @@ def _not_understood(attention: Attention) -> str:
 
 
 def _others(holder: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Its parameters, but for those of layers that multiply."""
-    yield from holder.named_parameters(recurse=False)
-    for name, child in holder.named_children():
-        if not isinstance(child, nn.Linear) and type(child).__name__ not in _PRODUCTS:
-            yield from ((f"{name}.{leaf}", each) for leaf, each in child.named_parameters())
+    """Its parameters, but for those of layers that multiply, at any depth, and of outputs."""
+    for name, inner in holder.named_modules():
+        if not isinstance(inner, nn.Linear) and type(inner).__name__ not in _PRODUCTS:
+            for leaf, each in inner.named_parameters(recurse=False):
+                if leaf not in _ADDED:
+                    yield f"{name}.{leaf}" if name else leaf, each
 
 
 _PRODUCTS = ("Conv1D", "SlicedConv1D")
@@ -242,17 +265,27 @@ def _read_from_config(holder: nn.Module, new: HeadCounts) -> dict[str, int]:
 
 def _names_read(holder: nn.Module) -> set[str]:
     """Names of attributes in the code of its class that runs, not in that which builds it."""
-    found = set[str]()
+    return set[str]().union(*(_names_in(code) for code in _codes(holder)))
+
+
+def _locals(holder: nn.Module) -> set[str]:
+    """Local names in the same code."""
+    return set[str]().union(*(code.co_varnames for code in _codes(holder)))
+
+
+def _codes(holder: nn.Module) -> Iterator[CodeType]:
     for cls in type(holder).__mro__:
         if cls.__module__.startswith("torch."):
             break
         for name, each in vars(cls).items():
             code = getattr(inspect.unwrap(each), "__code__", None) if callable(each) else None
             if name != "__init__" and isinstance(code, CodeType):
-                found |= _names_in(code)
-    return found
+                yield code
 
 
 def _names_in(code: CodeType) -> set[str]:
+    """Attributes that are read; ``mask.dim()`` calls a method, and no number has that name."""
+    loads = (each for each in dis.get_instructions(code) if each.opname == "LOAD_ATTR")
+    own = {str(each.argval) for each in loads if "NULL" not in each.argrepr}
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    return {*code.co_names}.union(*map(_names_in, inner))
+    return own.union(*map(_names_in, inner))

@@ -12,14 +12,6 @@ def is_conv1d(layer: nn.Module) -> bool:
     return found is not None and isinstance(layer, found)
 
 
-def is_plain(layer: nn.Module) -> bool:
-    """Whether this is one of the two classes itself.
-
-    Subclasses may compute something else, or have their weight read by their parent.
-    """
-    return type(layer) in (nn.Linear, conv1d())
-
-
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight as the layer has it."""
     weight = layer.weight
@@ -58,7 +50,9 @@ def like(dense: nn.Module, weight_OD: Tensor, bias: nn.Parameter | None) -> nn.M
     rows, columns = weight_OD.shape
     sizes = (rows, columns) if is_conv1d(dense) else (columns, rows)  # Conv1D(outputs, inputs)
     with torch.device("meta"):
-        layer: nn.Module = type(dense)(*sizes)
+        layer: nn.Module = type(dense)(*sizes) if is_conv1d(dense) else nn.Linear(*sizes)
+    layer.__class__ = type(dense)  # what a subclass of nn.Linear is made from may be anything
+    vars(layer).update({n: each for n, each in vars(dense).items() if n not in vars(layer)})
     stored = weight_OD.T if is_conv1d(dense) else weight_OD
     layer.weight = nn.Parameter(stored.contiguous(), weight_of(dense).requires_grad)
     layer.register_parameter("bias", bias)

@@ -19,9 +19,10 @@ from gacfx.core.pruning import Gone, Sliced
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks, skipped_modules
 from gacfx.modules.carrier import Carrier
-from gacfx.modules.dense import bias_of, features, is_conv1d, is_plain, weight_of
+from gacfx.modules.dense import bias_of, features, is_conv1d, weight_of
 from gacfx.modules.experts import Grouped, needs_unpacking, unpack_
 from gacfx.modules.make import carrier_of
+from gacfx.modules.plain import is_plain
 from gacfx.modules.sliced import SlicedLinear, is_sliced, like_dense
 from gacfx.modules.ties import tied_modules
 

@@ -5,10 +5,12 @@ model, so sizes that grow with the input can be told from sizes of the model wit
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from inspect import Parameter, signature
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from operator import attrgetter
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from gacfx.core.caches import cacheless, without_cache
+from gacfx.core.caches import cacheless
 from gacfx.core.model_class import positions, text_config
 from gacfx.core.quantized import held_otherwise
 from gacfx.errors import CaptureError
@@ -25,13 +27,17 @@ from gacfx.graph.compat import without_complaints, without_recompiling, without_
 from gacfx.graph.notes import annotate
 from gacfx.graph.ops import Op, op_of, operands, weight_name
 from gacfx.graph.products import parameter_behind
+from gacfx.modules.plain import as_linears
 from gacfx.tracing.attention import on_meta, record_attention
+from gacfx.tracing.inputs import example_inputs
 from gacfx.tracing.positions import KnownPositions
 from gacfx.tracing.readers import read_weights
 from gacfx.tracing.repeated import NotAChain, expand, shortened, stack_of
+from gacfx.tracing.routed import as_grouped, as_one_node, experts_in
 
-BATCH, SEQ = 3, 17
-"""Capture sizes: odd, distinct primes."""
+_DEPENDS = "data-dependent"
+"""In what torch.export says of a branch on values."""
+_Help = Callable[[], AbstractContextManager[Any]]
 
 
 def export_model(
@@ -67,10 +73,7 @@ def export_model(
     try:
         gm = (_repeated(model, kwargs) if alike else None) or _traced(model, kwargs)
     except Exception as error:  # torch.export raises many unrelated types
-        raise CaptureError(
-            f"{type(model).__name__}: torch.export failed: {type(error).__name__}: {_first(error)}"
-            f"{_remedy(model, error)}"
-        ) from error
+        raise CaptureError(f"{type(model).__name__}: {_why(model, error)}") from error
     if written := written_parameter(gm):
         raise CaptureError(
             f"{type(model).__name__}: its forward writes into {written}, and every run of a graph "
@@ -107,20 +110,49 @@ def _traced(model: nn.Module, kwargs: dict[str, Any]) -> GraphModule:
         for each in (torch.no_grad(), without_stack_traces(), without_recompiling()):
             stack.enter_context(each)
         stack.enter_context(_plain_results(model))
-        try:
-            with without_complaints():
-                exported = trace()
-        except Exception as error:
-            if "data-dependent" not in str(error):
-                raise
-            with KnownPositions(model):  # it takes time, and few models need it
-                exported = trace()
+        stack.enter_context(as_linears(model))
+        exported = _first_of(trace, _helps(model))
     with torch.no_grad():
         gm = exported.module(check_guards=False)
     assert isinstance(gm, GraphModule)
     gm.graph.eliminate_dead_code()
     gm.recompile()
     return gm
+
+
+def _first_of(trace: Callable[[], ExportedProgram], helps: Iterable[_Help]) -> ExportedProgram:
+    """What is traced without help, else with the first one that does: each takes time, and few
+    models need any.
+
+    Raises:
+        Exception: of a branch on values, where no help is enough; the first one of anything else.
+    """
+    for help_ in (nullcontext, *helps):
+        try:
+            with help_(), without_complaints():
+                return trace()
+        except Exception as error:
+            if _DEPENDS not in str(error):
+                raise
+            last = error
+    raise last
+
+
+def _helps(model: Any) -> Iterator[_Help]:
+    """What may make a graph of a forward that branches on values, cheapest first."""
+    yield partial(KnownPositions, model)
+    if not experts_in(model):
+        return
+    told = getattr(model, "_can_set_experts_implementation", None)
+    branching = partial(as_grouped if told and told() else as_one_node, model)
+    yield branching
+    yield partial(_both, partial(KnownPositions, model), branching)
+
+
+@contextmanager
+def _both(one: _Help, other: _Help) -> Iterator[None]:
+    with one(), other():
+        yield
 
 
 @contextmanager
@@ -148,39 +180,6 @@ def check_traceable(model: nn.Module) -> None:
             f"{type(model).__name__}: was made inside torch.inference_mode(), and such parameters "
             "can neither be traced nor measured; load or build it outside"
         )
-
-
-def example_inputs(model: nn.Module, batch: int = BATCH, seq: int = SEQ) -> dict[str, Any]:
-    """Keyword arguments for one forward without cache, on the model's device.
-
-    Raises:
-        CaptureError: the model is no Hugging Face model, so its inputs are not known.
-    """
-    config = getattr(model, "config", None)
-    main = getattr(model, "main_input_name", None)
-    if config is None or main is None:
-        raise CaptureError(f"{type(model).__name__} is no Hugging Face model; pass inputs={{...}}")
-    if next(model.parameters(), None) is None:
-        raise CaptureError(f"{type(model).__name__} has no parameters; give the model itself")
-    device = next(model.parameters()).device
-    ids = torch.zeros(batch, seq, dtype=torch.long, device=device)
-    if main == "pixel_values":
-        pixels = torch.zeros(batch, *_image(config), dtype=next(model.parameters()).dtype)
-        takes = signature(model.forward).parameters
-        reads = "input_ids" in takes and takes["input_ids"].default is Parameter.empty
-        return {main: pixels.to(device), **({"input_ids": ids} if reads else {})}
-    kwargs: dict[str, Any] = {"input_ids": ids}
-    if getattr(config, "is_encoder_decoder", False):
-        kwargs["decoder_input_ids"] = ids.clone()
-    return kwargs | without_cache(model)
-
-
-def _image(config: Any) -> tuple[int, int, int]:
-    """Channels, height and width of an image; of a part, where a configuration has parts."""
-    about = getattr(config, "vision_config", config)
-    size = about.image_size
-    height, width = size if isinstance(size, list | tuple) else (size, size)
-    return getattr(about, "num_channels", 3), height, width
 
 
 @contextmanager
@@ -246,18 +245,31 @@ def written_parameter(gm: GraphModule) -> str:
     return ""
 
 
-def _remedy(model: nn.Module, error: BaseException) -> str:
-    """What to do about a branch that depends on values; empty for any other error."""
-    if "data-dependent" not in str(error):
-        return ""
+def _why(model: nn.Module, error: BaseException) -> str:
+    """Why a model is no graph, and what to do about it."""
+    if _DEPENDS not in str(error):
+        return f"torch.export failed: {type(error).__name__}: {_first(error)}"
+    why = f"{_place(model, error)} branches on values that it computes, so it is no single graph"
     rope = getattr(text_config(getattr(model, "config", None)), "rope_parameters", None)
     kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
     if kind == "default":
-        return "; a branch of its forward depends on values, so it is no single graph"
+        return why
     return (
-        f"; a branch depends on values, perhaps that of its rotary embedding of type {kind!r}: try "
+        f"{why}; perhaps it is the rotary embedding of type {kind!r}: try "
         "config.rope_parameters['rope_type'] = 'default', which is the same for short text"
     )
+
+
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The innermost module of a model whose code was at work when an error was raised."""
+    names = {id(module): name for name, module in model.named_modules()}
+    place = "its forward"
+    for frame, line in walk_tb(error.__traceback__):
+        at = frame.f_locals.get("self")
+        if isinstance(at, nn.Module) and id(at) in names:
+            file = Path(frame.f_code.co_filename).name
+            place = f"{names[id(at)] or 'the model'} ({type(at).__name__}, {file}:{line})"
+    return place
 
 
 def _first(error: BaseException) -> str:

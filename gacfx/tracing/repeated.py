@@ -67,7 +67,7 @@ def stack_of(model: nn.Module) -> Stack | None:
         return None
     name, layers = outermost[0]
     rows = _by_layer(text_config(getattr(model, "config", None)), len(layers))
-    stack = Stack(name, tuple((_kind(m), *rows[at]) for at, m in enumerate(layers)))
+    stack = Stack(name, tuple((kind_of(m), *rows[at]) for at, m in enumerate(layers)))
     return stack if len(stack.traced) <= len(layers) // 2 else None
 
 
@@ -82,7 +82,7 @@ def _lists(config: Any, count: int) -> list[tuple[str, Any]]:
     return [(n, v) for n, v in found if isinstance(v, list | tuple) and len(v) == count]
 
 
-def _kind(layer: nn.Module) -> object:
+def kind_of(layer: nn.Module) -> object:
     """Classes, settings and shapes of a layer and all that is in it."""
     return tuple(
         (name, type(module), _settings(module), _shapes(module))

@@ -97,7 +97,7 @@ def matmul_site(node: Node, op: Op, frame: Frame) -> MatmulSite | None:
         return None
     experts = found.count[0] if found.layout is Layout.EXPERTS else 1
     sizes = _of_activations if found.layout is Layout.ACTIVATION else _of_weight
-    m, k, n, count = sizes(found, frame)
+    m, k, n, count = sizes(found, frame, site_name(node, None))
     return MatmulSite(
         name=site_name(node, found.weight),
         m=m,
@@ -117,14 +117,14 @@ _CASTS = ("_scaled_mm", "_scaled_grouped_mm", "_int_mm")
 _SITED = tuple[Extent, Extent, Extent, Extent]
 
 
-def _of_activations(found: Product, frame: Frame) -> _SITED:
+def _of_activations(found: Product, frame: Frame, module: str) -> _SITED:
     """(M, K, N, count): each axis grows, or is a size of the model."""
     m = frame.of_activation(found.m, "query")
     k, n = (frame.of_activation(sizes, "key") for sizes in (found.k, found.n))
-    return m, k, n, frame.extent(prod(found.count))
+    return m, k, n, frame.times(found.count, (*found.m, *found.k, *found.n), module)
 
 
-def _of_weight(found: Product, frame: Frame) -> _SITED:
+def _of_weight(found: Product, frame: Frame, _: str) -> _SITED:
     """The same with a weight, whose own sizes are constants."""
     window = prod(found.k) if found.layout is Layout.CONVOLUTION else 0
     m, k, n = frame.rows(found.m, window), Extent(prod(found.k)), Extent(prod(found.n))

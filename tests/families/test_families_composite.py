@@ -16,7 +16,7 @@ from gacfx.core.model_class import text_config, vocabulary
 from gacfx.core.pruning import Skip
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
-from gacfx.tracing.export import example_inputs
+from gacfx.tracing.inputs import example_inputs
 from tests.families.narrow import LAYOUTS, Layout, attention, decision_of, mlp, plan_of
 from tests.families.test_families_uncommon import SIZES, corpus, llava
 from tests.families.zoo import VOCAB

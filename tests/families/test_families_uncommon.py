@@ -12,12 +12,13 @@ import gacfx
 from gacfx.bench.steps import make_step
 from gacfx.calibration.text import Corpus
 from gacfx.core.search import Search
-from gacfx.core.sites import Extent, Workload
+from gacfx.core.sites import Extent, Layout, Workload
 from gacfx.coupling.analyse import couple
 from gacfx.graph.left_out import remarks
 from gacfx.graph.notes import matmuls, note
 from gacfx.graph.pipeline import Pipeline
-from gacfx.tracing.export import example_inputs, export_model
+from gacfx.tracing.export import export_model
+from gacfx.tracing.inputs import example_inputs
 from tests.families.test_families_coupling import captured
 from tests.families.zoo import FAMILIES, VOCAB
 
@@ -360,3 +361,47 @@ def test_a_weight_that_is_multiplied_from_the_left_is_named() -> None:
     assert site.weight == "backbone.layers.0.mixer.dt_proj.weight"
     assert (site.k.times, site.n.times, site.m) == (4, 96, Extent(1, "token"))
     assert note(node).targeted is False
+
+
+# -- products for each chunk of tokens -------------------------------------------------------------
+
+
+QWEN3_NEXT: dict[str, Any] = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "moe_intermediate_size": 40,
+    "shared_expert_intermediate_size": 40,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 4,
+}
+
+
+@pytest.mark.parametrize("seq", [17, 64, 100, 150])
+def test_products_for_each_chunk_grow_with_the_number_of_chunks(seq: int) -> None:
+    model = make("Qwen3NextConfig", "Qwen3NextForCausalLM", **QWEN3_NEXT)
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("grouped_mm")  # which torch does not count
+    inputs, run = example_inputs(model, 2, seq), Workload(2, seq)
+    longer, counter = export_model(model, inputs), FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        longer(**inputs)
+    gm = export_model(model)
+    Pipeline.parse("annotate-sites").run(gm)
+    own = [site for _, site in matmuls(gm) if site.layout is not Layout.EXPERTS]
+    # Convolutions with as many groups as channels are not modelled: 3 places more, 4 numbers each.
+    convolutions = 2 * 2 * (2 * 2 * 8 + 4 * 8) * (seq + 3) * 4
+    # The one chunk of the capture hands no state on: 8 x 64 x 8 for each head.
+    handed_on = (-(-seq // 64) - 1) * 2 * 2 * 4 * 8 * 64 * 8
+    missed = counter.get_total_flops() - sum(site.flops(run) for site in own)
+    assert missed == 3 * (convolutions + handed_on)
+    mixers = {site.count.of for site in own if site.name.endswith("layers.0.linear_attn")}
+    assert mixers == {"chunk"}
+
+
+def test_a_chunk_that_is_begun_counts_whole_and_a_step_of_decoding_is_one() -> None:
+    times = Extent(4, "chunk", 64)
+    assert [times.at(Workload(2, seq)) for seq in (1, 64, 65, 640)] == [8, 8, 16, 80]
+    assert times.at(Workload(2, 640, "decode")) == 8

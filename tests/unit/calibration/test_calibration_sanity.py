@@ -45,6 +45,16 @@ def test_a_model_that_sees_the_future_is_refused(name: str, dtype: torch.dtype) 
     check_causal(as_decoder, corpus())
 
 
+def test_a_switch_is_named_only_where_there_is_one() -> None:
+    from benchmarks.families.models import families, make
+
+    said = "nothing in its configuration changes that; take a causal model"
+    with pytest.raises(UnsupportedModel, match=f"CpmAntForCausalLM sees the future.*{said}"):
+        check_causal(make(families()["cpmant"]), corpus())
+    with pytest.raises(UnsupportedModel, match=f"Peeks sees the future.*{said}"):
+        check_causal(Peeks(1, 23), corpus())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_every_causal_family_passes(name: str, dtype: torch.dtype) -> None:

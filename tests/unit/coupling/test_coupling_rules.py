@@ -207,6 +207,29 @@ def test_reasons(body: Body, expected: list[str]) -> None:
     assert (reasons(dims), dims.notes) == (expected, ())
 
 
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        # Keys and values of multi-query attention: the query heads before them are free.
+        (lambda w, x: w["a"][[-2]], "a: (d0[4]+1+1) | d1[4]"),
+        (lambda w, x: w["a"][[-3, -2]], "a: (d0[3]+d1[2!]+1) | d2[4]"),
+        (lambda w, x: w["a"][[-3]], "a: (d0[3]+1+d1[2!]) | d2[4]"),
+        # Those counted from the front stay where they are.
+        (lambda w, x: w["a"][[2]], "a: (d0[2!]+1+d1[3]) | d2[4]"),
+        (lambda w, x: w["a"][:, [-1]], "a: d0[6] | (d1[3]+1)"),
+        # In another order, or around the end, they are no slice.
+        (lambda w, x: w["a"][[2, 1]], "a: d0[6!] | d1[4]"),
+        (lambda w, x: w["a"][[-1, 0]], "a: d0[6!] | d1[4]"),
+        (lambda w, x: w["a"][[1, 1]], "a: d0[6!] | d1[4]"),
+        (lambda w, x: w["a"][[1], [2]], "a: d0[6!] | d1[4!]"),
+    ],
+)
+def test_an_index_of_constants_in_a_row_is_a_slice(body: Body, shown: str) -> None:
+    assert told(analyse(body, a=(6, 4))).replace("(", "").replace(")", "") == shown.replace(
+        "(", ""
+    ).replace(")", "")
+
+
 def test_scatter_and_index_put() -> None:
     def body(w: dict[str, Tensor], x: Tensor) -> Tensor:
         at = x[0, :2, None].expand(2, 4)

@@ -17,7 +17,7 @@ from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, PlanMismatch, UnsupportedModel
 from gacfx.hardware.profile import load
 from gacfx.modules.install import compressed_modules
-from gacfx.tracing.export import example_inputs
+from gacfx.tracing.inputs import example_inputs
 from tests import tiny
 
 

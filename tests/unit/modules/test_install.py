@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gacfx.core.decision import LowRank
 from gacfx.core.materialise import Factors, FactorSet
@@ -173,7 +173,9 @@ def _tied(model: nn.Module) -> FactorSet:
 
 def _subclass(model: nn.Module) -> FactorSet:
     class Special(nn.Linear):
-        pass
+        def forward(self, input: Tensor) -> Tensor:
+            """Another layer."""
+            return super().forward(input).relu()
 
     model.get_submodule("model.layers.1").self_attn.q_proj = Special(48, 48)  # type: ignore[union-attr]
     return {Q1: pair()}
