@@ -4,6 +4,7 @@
 # make test-zeroshot              what needs lm-eval, which is installed beside the rest for it
 # make test-quant                 what needs torchao, in the same way
 # make test-exhaustive            every case of the tests whose cases take long
+# make bench   the benchmarks that need this checkout alone; bench-data and bench-engines: the others
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,8 +17,10 @@ LONG_PROBLEMS ?= 100000
 LONG_SEED ?= 0
 
 CASES ?= ../shared/cases
+DATA ?= ../shared/data
 
-.PHONY: demo test cases test-zeroshot test-quant test-long check format goldens bench pages clean
+.PHONY: demo test cases test-zeroshot test-quant test-long check format goldens bench bench-data \
+  bench-engines pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
@@ -63,8 +66,23 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.two_budgets
 	$(BIN)/python -m benchmarks.frontier
-	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.replanning
+	$(BIN)/python -m benchmarks.compiling
 	$(BIN)/python -m benchmarks.inspection
+
+# Trained models and texts, which are not in the checkout.
+bench-data: $(INSTALLED)
+	$(BIN)/python -m benchmarks.quality --data $(DATA)
+	$(BIN)/python -m benchmarks.pruning --data $(DATA)
+	$(BIN)/python -m benchmarks.equal_bytes --data $(DATA)
+	$(BIN)/python -m benchmarks.activation_budget --data $(DATA)
+
+# Exported models in every engine: OpenVINO is installed beside the rest for it.
+bench-engines: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
+	  --editable '.[dev,openvino]'
+	$(BIN)/python -m benchmarks.exports
+	$(BIN)/python -m benchmarks.latency
 
 pages: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu.summarise

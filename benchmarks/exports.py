@@ -9,8 +9,6 @@ busy machine; the time is that of the processor, and the median of all rounds.
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,19 @@ from transformers import DynamicCache
 
 import gacfx
 from benchmarks import record
+from benchmarks.engines import (
+    Run,
+    Session,
+    in_turns,
+    kept_after,
+    onnxruntime,
+    openvino,
+    prompt,
+    step_inputs,
+)
 from gacfx.demo import MODEL
 
 PROMPT, ROUNDS = 200, 40
-
-Key = tuple[str, str, str]
-"""Model, workload, engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,87 +56,47 @@ def models() -> dict[str, Any]:
     return {"dense": dense, "compressed": model}
 
 
-def prefills(model: Any, folder: Path) -> dict[str, Callable[[], object]]:
+def prefills(model: Any, folder: Path) -> dict[str, Run]:
     """Engine -> one forward of the prompt, without a cache."""
-    ids = prompt(model)
+    ids = prompt(model, PROMPT)
     for to in ("pt2", "onnx", "openvino"):
         gacfx.export(model, folder / to, to=to)
     program = torch.export.load(folder / "pt2" / "model.pt2").module()
     given = {"input_ids": ids.numpy()}
-    session, compiled = ort(folder / "onnx"), openvino(folder / "openvino")
+    session, compiled = sessions(folder / "onnx", folder / "openvino")
     return {
         "torch eager": lambda: model(ids, use_cache=False),
         "pt2": lambda: program(input_ids=ids),
-        "onnxruntime": lambda: session.run(None, given),
+        "onnxruntime": lambda: session(given),
         "openvino": lambda: compiled(given),
     }
 
 
-def steps(model: Any, folder: Path) -> dict[str, Callable[[], object]]:
+def steps(model: Any, folder: Path) -> dict[str, Run]:
     """Engine -> one token behind the prompt, whose keys and values are there."""
-    ids = prompt(model)
+    ids = prompt(model, PROMPT)
     for to in ("onnx", "openvino"):
         gacfx.export(model, folder / f"{to}-cache", to=to, cache=True)
-    cache: Any = DynamicCache()
-    model(ids, past_key_values=cache)
-    kept = [(layer.keys, layer.values) for layer in cache.layers]
-    given = {
-        f"past_key_values.{layer}.{name}": tensor.numpy()
-        for layer, pair in enumerate(kept)
-        for name, tensor in zip(("key", "value"), pair, strict=True)
-    }
-    given |= {"input_ids": ids[:, -1:].numpy()}
-    given |= {"attention_mask": torch.ones(1, PROMPT + 1, dtype=torch.long).numpy()}
-    session, compiled = ort(folder / "onnx-cache"), openvino(folder / "openvino-cache")
+    kept = kept_after(model, ids)
+    given = step_inputs(ids[:, -1:], kept)
+    session, compiled = sessions(folder / "onnx-cache", folder / "openvino-cache")
 
     def eager() -> object:
-        again = DynamicCache()
+        again: Any = DynamicCache()
         for layer, pair in enumerate(kept):
             again.update(*pair, layer)
         return model(ids[:, -1:], past_key_values=again)
 
     return {
         "torch eager": eager,
-        "onnxruntime": lambda: session.run(None, given),
+        "onnxruntime": lambda: session(given),
         "openvino": lambda: compiled(given),
     }
 
 
-def prompt(model: Any) -> torch.Tensor:
-    """Random ids [1, PROMPT]."""
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(3, model.config.vocab_size, (1, PROMPT), generator=draw)
-
-
-def ort(folder: Path) -> Any:
-    """A session on one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    path = folder / "model.onnx"
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def openvino(folder: Path) -> Any:
-    """A compiled graph in float32 on one thread."""
-    import openvino as library
-
-    asked = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    return library.Core().compile_model(folder / "openvino_model.xml", "CPU", asked)
-
-
-def measure(runs: dict[Key, Callable[[], object]]) -> dict[Key, float]:
-    """Median milliseconds of each, in turns."""
-    spent: dict[Key, list[float]] = {key: [] for key in runs}
-    with torch.no_grad():
-        for at in range(ROUNDS + 3):
-            for key, run in runs.items():
-                begin = time.process_time()
-                run()
-                if at >= 3:  # the first ones make memory plans
-                    spent[key].append(time.process_time() - begin)
-    return {key: 1000 * statistics.median(times) for key, times in spent.items()}
+def sessions(onnx: Path, xml: Path) -> tuple[Session, Session]:
+    """Both exported folders, opened."""
+    return onnxruntime(onnx / "model.onnx"), openvino(xml / "openvino_model.xml")
 
 
 def main() -> None:
@@ -146,7 +111,8 @@ def main() -> None:
             for workload, made in (("prefill", prefills), ("decode", steps))
             for engine, run in made(model, Path(folder) / name).items()
         }
-        found = measure(runs)
+        spent_in = in_turns(runs, ROUNDS)
+    found = {key: statistics.median(times) for key, times in spent_in.items()}
     rows = [
         Row(
             model=name,

@@ -2,8 +2,9 @@
 
     python -m benchmarks.inspection
 
-Each run is a fresh process, imports included; medians of wall-clock time, largest peak memory. The
-FLOPs are held against torch's own counter, which watches one eager forward on the meta device.
+Each run is a fresh process, imports included; medians of time, largest peak memory. Goals are of
+the processor's time, which a busy machine moves less than the clock's. The FLOPs are held against
+torch's own counter, which watches one eager forward on the meta device.
 """
 
 import json
@@ -32,7 +33,7 @@ GOALS = {
     "gemma-3-27b": LARGE,
     "glm-4.5": LARGE,
 }
-"""Model -> (seconds, MiB) on two cores."""
+"""Model -> (seconds of the processor, MiB)."""
 APART = 0.001
 """Most that FLOPs may differ from torch's count, as a share."""
 REPEATS = 3
@@ -61,7 +62,7 @@ class Row:
     @property
     def reached(self) -> bool:
         """Both goals, and the same FLOPs."""
-        fast = self.seconds <= self.goal_seconds and self.peak_mib <= self.goal_mib
+        fast = self.cpu_seconds <= self.goal_seconds and self.peak_mib <= self.goal_mib
         return fast and abs(self.flops / self.counted - 1) <= APART
 
 
@@ -131,6 +132,7 @@ def measure(model: str) -> Row:
 
 def main() -> int:
     """0 when every goal is reached."""
+    others = record.others()
     rows = [measure(model) for model in GOALS]
     for row in rows:
         verdict = "reached" if row.reached else "MISSED"
@@ -140,7 +142,8 @@ def main() -> int:
             f"FLOPs {row.flops / row.counted:.4f} of torch's count  "
             f"goal {row.goal_seconds:.0f} s, {row.goal_mib:.0f} MiB: {verdict}"
         )
-    print(record.write("inspection", {"repeats": REPEATS, "rows": [asdict(r) for r in rows]}))
+    made = {**others, "repeats": REPEATS, "rows": [asdict(row) for row in rows]}
+    print(record.write("inspection", made))
     return 0 if all(r.reached for r in rows) else 1
 
 
