@@ -21,6 +21,7 @@ from transformers import DynamicCache
 import gacfx
 from benchmarks import record
 from gacfx.demo import MODEL
+from gacfx.graph.compat import cache_argument
 
 PROMPT, ROUNDS = 200, 40
 
@@ -73,7 +74,8 @@ def steps(model: Any, folder: Path) -> dict[str, Callable[[], object]]:
     for to in ("onnx", "openvino"):
         gacfx.export(model, folder / f"{to}-cache", to=to, cache=True)
     cache: Any = DynamicCache()
-    model(ids, past_key_values=cache)
+    called = str(cache_argument(model))
+    model(ids, **{called: cache})
     kept = [(layer.keys, layer.values) for layer in cache.layers]
     given = {
         f"past_key_values.{layer}.{name}": tensor.numpy()
@@ -88,7 +90,7 @@ def steps(model: Any, folder: Path) -> dict[str, Callable[[], object]]:
         again = DynamicCache()
         for layer, pair in enumerate(kept):
             again.update(*pair, layer)
-        return model(ids[:, -1:], past_key_values=again)
+        return model(ids[:, -1:], **{called: again})
 
     return {
         "torch eager": eager,

@@ -4,11 +4,15 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from typing import Any
 
 import torch.fx
 from torch import nn
+
+CACHES = ("cache", "past_key_values", "layer_past", "past_key_value")
+"""Names under which families hand a cache to their attention; transformers 5.24 has the first."""
 
 
 @contextmanager
@@ -73,6 +77,11 @@ def cache_argument(model: nn.Module) -> str | None:
     """
     takes = arguments(model)
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
+
+
+def cache_among(values: Iterable[object]) -> Any:
+    """The cache of keys and values that an attention is given, whatever it is called; or None."""
+    return next((value for value in values if hasattr(value, "get_seq_length")), None)
 
 
 def source_text(lifted: object) -> str:

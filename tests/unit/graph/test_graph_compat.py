@@ -1,0 +1,50 @@
+"""What differs between versions of torch and transformers, in the shape of each."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gacfx.graph.compat import CACHES, cache_among, cache_argument, source_text
+
+
+class Until523(nn.Module):
+    """As a model of transformers 5.23."""
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None) -> Tensor:
+        return input_ids
+
+
+class From524(nn.Module):
+    """As a model of transformers 5.24."""
+
+    def forward(self, input_ids: Tensor, cache: Any = None) -> Tensor:
+        return input_ids
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(Until523(), "past_key_values"), (From524(), "cache"), (nn.Linear(2, 2), None)],
+)
+def test_the_cache_has_the_name_of_the_version(model: nn.Module, name: str | None) -> None:
+    assert cache_argument(model) == name
+    assert name is None or name in CACHES
+
+
+def test_a_cache_is_known_by_what_it_can_do() -> None:
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    cache = DynamicCache()
+    both = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    assert cache_among([torch.ones(2), None, {"cache": 1}, cache]) is cache
+    assert cache_among([both]) is both
+    assert cache_among([torch.ones(2), None, {"cache": 1}]) is None
+
+
+def test_the_source_of_an_input_is_a_method_or_a_property() -> None:
+    until = SimpleNamespace(source=SimpleNamespace(name=lambda: "L['x']"))
+    since = SimpleNamespace(source=SimpleNamespace(name="L['x']"))
+    assert source_text(until) == source_text(since) == "L['x']"
+    assert source_text(None) == ""
