@@ -47,6 +47,18 @@ def without_recompiling() -> AbstractContextManager[object]:
     return _use_lazy_graph_module(True)
 
 
+def with_open_sizes() -> AbstractContextManager[object]:
+    """Run operators on fake tensors whose sizes are open.
+
+    Until torch 2.11 a linear asks in C++ for the number of elements, which is open then; its
+    decomposition in Python does not, and is what Dynamo runs as well.
+    """
+    from torch._dispatch.python import enable_python_dispatcher
+
+    made: AbstractContextManager[object] = enable_python_dispatcher()
+    return made
+
+
 @contextmanager
 def without_complaints() -> Iterator[None]:
     """Raise what torch.export raises, without its log and the unfinished graph on stderr."""

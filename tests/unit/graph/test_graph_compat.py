@@ -6,8 +6,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
-from gacfx.graph.compat import CACHES, cache_among, cache_argument, source_text
+from gacfx.graph.compat import (
+    CACHES,
+    cache_among,
+    cache_argument,
+    source_text,
+    with_open_sizes,
+)
 
 
 class Until523(nn.Module):
@@ -48,3 +60,16 @@ def test_the_source_of_an_input_is_a_method_or_a_property() -> None:
     since = SimpleNamespace(source=SimpleNamespace(name="L['x']"))
     assert source_text(until) == source_text(since) == "L['x']"
     assert source_text(None) == ""
+
+
+def test_a_linear_has_a_shape_where_sizes_are_open() -> None:
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    kinds = [DimDynamic.DYNAMIC, DimDynamic.DYNAMIC, DimDynamic.STATIC]
+    x = mode.from_tensor(torch.ones(2, 3, 4), symbolic_context=StatelessSymbolicContext(kinds))
+    w = mode.from_tensor(torch.ones(5, 4), static_shapes=True)
+    inside = torch._C.DispatchKey.PythonDispatcher  # what torch 2.11 needs for it
+    with mode, with_open_sizes():
+        assert torch._C._dispatch_tls_is_dispatch_key_included(inside)
+        made = torch.ops.aten.linear.default(x, w)
+    assert made.shape == (*x.shape[:2], 5)
+    assert not torch._C._dispatch_tls_is_dispatch_key_included(inside)
