@@ -96,6 +96,17 @@ def cache_among(values: Iterable[object]) -> Any:
     return next((value for value in values if hasattr(value, "get_seq_length")), None)
 
 
+def tokens_held(cache: Any) -> int:
+    """Tokens whose keys and values are in a cache; 0 for one that holds a state instead.
+
+    Of layers without attention transformers 5.24 raises one of two errors; older ones say 0.
+    """
+    try:
+        return int(cache.get_seq_length())
+    except (ValueError, StopIteration):
+        return 0
+
+
 def source_text(lifted: object) -> str:
     """Where Dynamo found an input, as it writes it; empty where it says nothing.
 

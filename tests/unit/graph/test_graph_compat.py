@@ -18,6 +18,7 @@ from gacfx.graph.compat import (
     cache_among,
     cache_argument,
     source_text,
+    tokens_held,
     with_open_sizes,
 )
 
@@ -53,6 +54,16 @@ def test_a_cache_is_known_by_what_it_can_do() -> None:
     assert cache_among([torch.ones(2), None, {"cache": 1}, cache]) is cache
     assert cache_among([both]) is both
     assert cache_among([torch.ones(2), None, {"cache": 1}]) is None
+
+
+@pytest.mark.parametrize("raised", [ValueError, StopIteration])
+def test_a_cache_without_keys_holds_no_tokens(raised: type[Exception]) -> None:
+    class States:
+        def get_seq_length(self) -> int:
+            raise raised("no layer with attention")
+
+    assert tokens_held(States()) == 0
+    assert tokens_held(SimpleNamespace(get_seq_length=lambda: torch.tensor(3))) == 3
 
 
 def test_the_source_of_an_input_is_a_method_or_a_property() -> None:
