@@ -99,7 +99,7 @@ def cache_among(values: Iterable[object]) -> Any:
 def tokens_held(cache: Any) -> int:
     """Tokens whose keys and values are in a cache; 0 for one that holds a state instead.
 
-    Of layers without attention transformers 5.24 raises one of two errors; older ones say 0.
+    A cache of layers without attention raises one of two errors, by version.
     """
     try:
         return int(cache.get_seq_length())
