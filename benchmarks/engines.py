@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from gacfx.graph.compat import cache_argument
+
 Run = Callable[[], Any]
 Key = TypeVar("Key", bound=Hashable)
 Session = Callable[[Mapping[str, Any]], Any]
@@ -28,7 +30,7 @@ def prompt(model: Any, tokens: int) -> Tensor:
 def kept_after(model: Any, ids_1S: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys and values [1, heads, S, numbers] of each layer, once it read the ids."""
     cache: Any = DynamicCache()
-    model(ids_1S, past_key_values=cache)
+    model(ids_1S, **{str(cache_argument(model)): cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from gacfx.core.model_class import vocabulary
 from gacfx.core.sites import Workload
 from gacfx.errors import BenchError
-from gacfx.graph.compat import arguments, cache_argument
+from gacfx.graph.compat import arguments, cache_argument, tokens_held
 
 Step = Callable[[], Tensor]
 """Returns logits, [B, 1, V], or [B, S, V] where the model cannot leave out the others."""
@@ -113,18 +113,10 @@ def fill(model: Any, cache: Any, tokens_BS: Tensor) -> None:
     batch, seq = tokens_BS.shape
     for part in tokens_BS.split(max(1, FILL_TOKENS // batch), dim=1):
         model(input_ids=part, **with_cache(model, cache), **last_only(model))
-    if (held := _held(cache)) != seq:
+    if (held := tokens_held(cache)) != seq:
         raise BenchError(
             f"{type(model).__name__} holds {held} of {seq} tokens in its cache; bench prefill"
         )
-
-
-def _held(cache: Any) -> int:
-    """Tokens whose keys and values are in a cache; 0 for one that holds a state instead."""
-    try:
-        return int(cache.get_seq_length())
-    except (ValueError, StopIteration):  # transformers 5.24, of layers without attention
-        return 0
 
 
 def last_only(model: Any) -> dict[str, int]:

@@ -4,11 +4,15 @@ import inspect
 import io
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from typing import Any
 
 import torch.fx
 from torch import nn
+
+CACHES = ("cache", "past_key_values", "layer_past", "past_key_value")
+"""Names under which families hand a cache to their attention; transformers 5.24 has the first."""
 
 
 @contextmanager
@@ -43,6 +47,18 @@ def without_recompiling() -> AbstractContextManager[object]:
     return _use_lazy_graph_module(True)
 
 
+def with_open_sizes() -> AbstractContextManager[object]:
+    """Run operators on fake tensors whose sizes are open.
+
+    Until torch 2.11 a linear asks in C++ for the number of elements, which is open then; its
+    decomposition in Python does not, and is what Dynamo runs as well.
+    """
+    from torch._dispatch.python import enable_python_dispatcher
+
+    made: AbstractContextManager[object] = enable_python_dispatcher()
+    return made
+
+
 @contextmanager
 def without_complaints() -> Iterator[None]:
     """Raise what torch.export raises, without its log and the unfinished graph on stderr."""
@@ -73,6 +89,22 @@ def cache_argument(model: nn.Module) -> str | None:
     """
     takes = arguments(model)
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
+
+
+def cache_among(values: Iterable[object]) -> Any:
+    """The cache of keys and values that an attention is given, whatever it is called; or None."""
+    return next((value for value in values if hasattr(value, "get_seq_length")), None)
+
+
+def tokens_held(cache: Any) -> int:
+    """Tokens whose keys and values are in a cache; 0 for one that holds a state instead.
+
+    A cache of layers without attention raises one of two errors, by version.
+    """
+    try:
+        return int(cache.get_seq_length())
+    except (ValueError, StopIteration):
+        return 0
 
 
 def source_text(lifted: object) -> str:

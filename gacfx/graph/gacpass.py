@@ -17,6 +17,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from gacfx.errors import GacError, PassError, PipelineError
+from gacfx.graph.compat import with_open_sizes
 from gacfx.graph.notes import Fact, annotate, drop, facts, note, state
 
 
@@ -145,7 +146,7 @@ def _settle(gm: GraphModule) -> None:
     modes = [v.fake_mode for v in values if isinstance(v, FakeTensor)]
     mode = modes[0] if modes else FakeTensorMode(allow_non_fake_inputs=True)
     calls = {node: call for node in gm.graph.nodes if (call := note(node).eager) is not None}
-    with torch.no_grad():
+    with torch.no_grad(), with_open_sizes():
         _Refresh(gm, mode).propagate_dont_convert_inputs(*values)
     for node, call in calls.items():
         annotate(node, eager=call)  # with other heads it is the same call, but its note is stale

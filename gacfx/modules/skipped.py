@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from gacfx.core.pruning import Skip
 from gacfx.errors import UnsupportedModel
+from gacfx.graph.compat import CACHES, cache_among
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.returned import Returned, returned_of
 
-CACHES = ("past_key_values", "layer_past", "past_key_value")
-"""Names under which families hand a cache to their attention."""
 OTHER_TOKENS = ("key_value_states", "encoder_hidden_states")
 """Names of what a cross-attention reads; its own cache counts nothing."""
 HANDED_ON = ("position_bias",)
@@ -88,16 +87,16 @@ def skipped_of(name: str, block: nn.Module) -> Skipped:
                 f"{name}: {type(block).__name__} hands {argument} on to the next layer; leave the "
                 "block in"
             )
-    cached = any(each in returned.arguments for each in CACHES)
     layer = getattr(block, "layer_idx", None)
-    if cached and type(layer) is not int:
+    numbered = type(layer) is int
+    if not numbered and any(each in returned.arguments for each in CACHES):
         raise UnsupportedModel(
             f"{name}: takes a cache, and does not say of which layer (layer_idx); leave it in"
         )
     like = getattr(block.get_submodule(returned.closing), "weight", None)
     if not isinstance(like, Tensor):
         raise UnsupportedModel(f"{name}: its last layer, {returned.closing}, has no weight")
-    made = Skipped(returned, layer if cached else None, device=like.device, dtype=like.dtype)
+    made = Skipped(returned, layer if numbered else None, device=like.device, dtype=like.dtype)
     return made.train(block.training)
 
 
@@ -105,7 +104,7 @@ def _count(arguments: dict[str, Any], hidden: Tensor, layer: int) -> None:
     """Stores one number for each token in the cache of a layer, if there is one."""
     if any(arguments.get(name) is not None for name in OTHER_TOKENS):
         return
-    cache = next((found for n in CACHES if (found := arguments.get(n)) is not None), None)
+    cache = cache_among(arguments.values())
     cache = getattr(cache, "self_attention_cache", cache)
     if cache is not None:
         batch, tokens = hidden.shape[:2]

@@ -80,10 +80,12 @@ def test_matmul_flops_of_a_forward_equal_those_torch_counts() -> None:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model(**example_inputs(model, WORKLOAD.batch, WORKLOAD.seq))
-    # torch has no formula for attention on a CPU, so the comparison is over matmuls.
+    # torch counts attention on a CPU from 2.15 on only, so the comparison is over matmuls.
+    counts = counter.get_flop_counts()["Global"]
+    theirs = sum(flops for op, flops in counts.items() if "attention" not in str(op))
     ours = sum(s.flops(WORKLOAD) for _, s in matmuls(graph("llama")))
     # Some versions of transformers make rotary angles by an outer product, which is no site.
-    assert 0 <= counter.get_total_flops() - ours < 1e-3 * ours
+    assert 0 <= theirs - ours < 1e-3 * ours
 
 
 def test_rows_of_a_decode_step_are_one_for_each_sequence() -> None:
