@@ -69,9 +69,9 @@ def _identity(value: Any) -> Any:
     """Equal for options that mean the same; a plan's folder may be written anew."""
     if isinstance(value, str | Path) and (Path(value) / "plan.json").is_file():
         return str(Path(value).resolve()), (Path(value) / "plan.json").stat().st_mtime_ns
-    return (
-        value if isinstance(value, str | bool | type(None)) else (type(value).__name__, id(value))
-    )
+    if isinstance(value, str | Path):
+        return str(value)
+    return value if isinstance(value, bool | type(None)) else (type(value).__name__, id(value))
 
 
 class Backend:

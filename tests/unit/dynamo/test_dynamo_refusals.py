@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 import gacfx
+from gacfx.dynamo import values
 from gacfx.errors import PlanMismatch
 from tests import tiny
 from tests.unit.dynamo.compiled import SEARCHES, compiled, corpus, ids, planned, through
@@ -52,6 +53,21 @@ def test_a_weight_that_changes_after_compiling(how: str) -> None:
         layer.weight.data = layer.weight * 1.5
     with pytest.raises(PlanMismatch, match=rf"{module}\.weight: the call brings other values"):
         run(ids())
+
+
+def test_a_weight_in_the_memory_and_under_the_id_of_one_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(values, "_state", lambda _: (0, 0))
+    held: Any = [torch.zeros(3)]
+    replaced = values.Replaced({0: ("up.weight", held[0])}, values.Digests())
+    replaced.check(held)
+    first, others = id(held.pop()), list[torch.Tensor]()
+    while not others or (id(others[-1]) != first and len(others) < 10_000):
+        others.append(torch.ones(3))
+    assert id(others[-1]) == first
+    with pytest.raises(PlanMismatch, match=r"up\.weight: the call brings other values"):
+        replaced.check(others[-1:])
 
 
 def test_weights_that_the_plan_leaves_alone_may_change() -> None:
