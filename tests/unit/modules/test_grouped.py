@@ -96,6 +96,14 @@ def test_the_state_dict_is_that_of_the_experts_one_by_one() -> None:
     assert torch.equal(logits(other), logits(made))
 
 
+def test_a_state_dict_is_assigned_where_there_is_no_memory() -> None:
+    made, state = grouped().to("meta"), model().double().state_dict()
+    made.load_state_dict(state, assign=True)
+    assert {p.dtype for p in made.parameters()} == {torch.float64}
+    made.model.rotary_emb = model().model.rotary_emb
+    torch.testing.assert_close(logits(made), logits(model().double()))
+
+
 def test_a_state_dict_of_other_sizes_or_names_is_refused() -> None:
     made, state = grouped(), model().state_dict()
     name = f"{HOME}.1.fc1.down.weight"
@@ -134,6 +142,7 @@ def test_it_moves_to_another_dtype_and_back() -> None:
     torch.testing.assert_close(logits(made), logits(model().double()))
     assert {p.dtype for p in gacfx.unpacked(made).parameters()} == {torch.float64}
     assert logits(made.bfloat16()).isfinite().all()
+    assert "48 x 88 in torch.bfloat16" in repr(made.get_submodule(HOME))
 
 
 def test_a_chosen_expert_that_lies_elsewhere_adds_nothing() -> None:
