@@ -210,11 +210,7 @@ def ungroupable(experts: UnpackedExperts) -> str:
         sizes = {_sizes(layer): number for number, layer in reversed([*enumerate(layers)])}
         if len(sizes) > 1:
             one, other = sorted(sizes.values())[:2]
-            return (
-                f"{leaf}: expert {one} is {_said(layers[one])}, expert {other} "
-                f"{_said(layers[other])}; the limit tie-experts holds to one size all that see "
-                "calibration tokens"
-            )
+            return f"{leaf}: {_apart(one, layers[one], other, layers[other])}"
         for name, weight in layers[0].named_parameters():
             row = weight.shape[-1] * weight.element_size()
             if weight.ndim == 2 and row % STRIDE_BYTES:
@@ -244,6 +240,23 @@ def _unfit(layer: nn.Module) -> str:
 def _sizes(layer: nn.Module) -> tuple[object, ...]:
     found = ((n, p.shape, p.dtype, p.device, p.requires_grad) for n, p in layer.named_parameters())
     return type(layer), *found
+
+
+def _apart(one: int, first: nn.Module, other: int, second: nn.Module) -> str:
+    """In what two experts differ, and what to do about sizes."""
+    a, b, remedy = _said(first), _said(second), ""
+    if a == b:
+        a, b = _held(first), _held(second)
+    else:
+        remedy = "; the limit tie-experts holds to one size all that see calibration tokens"
+    return f"expert {one} is {a}, expert {other} {b}{remedy}"
+
+
+def _held(layer: nn.Module) -> str:
+    """``weight trained on cpu`` for each parameter."""
+    found = layer.named_parameters()
+    said = (f"{n} {'trained' if p.requires_grad else 'frozen'} on {p.device}" for n, p in found)
+    return f"({', '.join(said)})"
 
 
 def _said(layer: nn.Module, dtype: torch.dtype | None = None) -> str:
