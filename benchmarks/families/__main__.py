@@ -53,7 +53,9 @@ def known(out: Path, commit: str | None) -> tuple[dict[str, dict[str, Any]], set
         return {}, set()
     found = json.loads(out.read_text())
     rows = {row["name"]: row for row in found["families"]}
-    if commit is None or found["versions"] != record.versions():
+    if found["versions"] != record.versions():  # what is written next names those of now
+        rows = {name: {**row, "commit": None} for name, row in rows.items()}
+    if commit is None:
         return rows, set()
     return rows, {name for name, row in rows.items() if row["commit"] == commit}
 

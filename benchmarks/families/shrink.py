@@ -174,7 +174,7 @@ def _dict(config: Any) -> dict[str, Any]:
 
 
 def _tokens(usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Ids of special tokens, none of them in texts; a list of them becomes its first."""
+    """Ids of special tokens, none of them in texts; a list of ends becomes one end."""
     usually = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     names = [n for n in usual if n.endswith(("_token_id", "_token_index")) and n not in usually]
     large = [n for n in names if isinstance(usual[n], int) and usual[n] >= SPECIAL]

@@ -11,6 +11,7 @@ sizes and a dtype that the stored weights do not have, and is told so.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gacfx.core.config_json import METHOD
@@ -86,7 +87,9 @@ def _bits(block: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _matches(pattern: str, module: str) -> bool:
-    """A module of that name, or inside of it; a regular expression behind ``re:``."""
+    """A module of that name, or inside of it; a regular expression behind ``re:``; stars."""
+    if "*" in pattern and not pattern.startswith("re:"):
+        return fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
     if not pattern.startswith("re:"):
         return f".{pattern}." in f".{module}."
     try:

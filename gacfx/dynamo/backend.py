@@ -69,9 +69,9 @@ def _identity(value: Any) -> Any:
     """Equal for options that mean the same; a plan's folder may be written anew."""
     if isinstance(value, str | Path) and (Path(value) / "plan.json").is_file():
         return str(Path(value).resolve()), (Path(value) / "plan.json").stat().st_mtime_ns
-    return (
-        value if isinstance(value, str | bool | type(None)) else (type(value).__name__, id(value))
-    )
+    if isinstance(value, str | Path):
+        return str(value)
+    return value if isinstance(value, bool | type(None)) else (type(value).__name__, id(value))
 
 
 class Backend:
@@ -113,7 +113,7 @@ class Backend:
         Raises:
             PlanMismatch: the graph has not all of its weights, and it need not be so.
         """
-        if not any(each.module and each.tensor.ndim > 1 for each in held):
+        if not any(each.module is not None and each.tensor.ndim > 1 for each in held):
             return None
         here = {name.removesuffix(".weight") for name in names.of.values()}
         plan = planned.plan
@@ -125,9 +125,10 @@ class Backend:
             raise PlanMismatch(
                 f"{missing[0]}: the compiled graph has {lack} of the plan's weights "
                 f"({len(plan.weights) - len(missing)} of {len(plan.weights)}). The plan is for "
-                "another model, only a part of the model is compiled, or a graph break split it "
-                "(torch.compile(..., fullgraph=True) shows where); options={'partial': True} "
-                "carries out what a graph has. For a plan of experts compile gacfx.unpacked(model)"
+                "another model, two models are in one graph, only a part of the model is compiled, "
+                "or a graph break split it (torch.compile(..., fullgraph=True) shows where); "
+                "options={'partial': True} carries out what a graph has. For a plan of "
+                "experts compile gacfx.unpacked(model)"
             )
         choices = []
         for choice in plan.choices:

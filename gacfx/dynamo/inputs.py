@@ -39,10 +39,12 @@ class Held:
     tensor: Tensor
 
     @property
-    def module(self) -> str:
-        """Path of the module that it is the weight of; empty where it is something else."""
+    def module(self) -> str | None:
+        """Path of the module that it is the weight of, empty for the base itself; None where it is
+        something else.
+        """
         path, _, leaf = self.path.rpartition(".")
-        return path if leaf == "weight" else ""
+        return path if leaf == "weight" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Place:
         """The place that makes a path this module; None where neither ends like the other."""
         if path == module:
             return Place()
+        if not path:
+            return Place(front=module)
         if module.endswith(f".{path}"):
             return Place(front=module.removesuffix(f".{path}"))
         if path.endswith(f".{module}"):
@@ -133,27 +137,28 @@ def _places(held: Sequence[Held], plan: Plan, digests: Digests) -> dict[str, Pla
     for module, digest in plan.digests.items():
         modules[digest].append(module)
     votes: defaultdict[str, Counter[Place]] = defaultdict(Counter)
-    for each in _planned_shapes(held, plan):
+    for each, path in _planned_shapes(held, plan):
         for module in modules.get(digests.of(each.tensor), ()):
-            place = Place.of(each.module, module)
+            place = Place.of(path, module)
             if place is not None:
                 votes[each.base][place] += 1
     return {base: found.most_common(1)[0][0] for base, found in votes.items()}
 
 
-def _planned_shapes(held: Sequence[Held], plan: Plan) -> Iterator[Held]:
-    """Weights that could be one of the plan, by their shape."""
+def _planned_shapes(held: Sequence[Held], plan: Plan) -> Iterator[tuple[Held, str]]:
+    """(weight that could be one of the plan, by its shape, path of its module)."""
     shapes = {tuple(sorted((w.rows, w.columns))) for w in plan.weights.values()}
     for each in held:
-        if each.module and tuple(sorted(each.tensor.shape)) in shapes:
-            yield each
+        path = each.module
+        if path is not None and tuple(sorted(each.tensor.shape)) in shapes:
+            yield each, path
 
 
 def _check_values(
     held: Sequence[Held], names: Mapping[int, str], plan: Plan, digests: Digests
 ) -> None:
     for each in held:
-        module = names[each.at].removesuffix(".weight") if each.module else ""
+        module = "" if each.module is None else names[each.at].removesuffix(".weight")
         wanted = plan.digests.get(module)
         if wanted is not None and digests.of(each.tensor) != wanted:
             sizes = " x ".join(map(str, each.tensor.shape))

@@ -7,6 +7,7 @@ torch's count of writes, and this check as well.
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ref
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -40,7 +41,7 @@ class Replaced:
         """
         self._names = {at: name for at, (name, _) in tensors.items()}
         self._wanted = {at: digests.of(tensor) for at, (_, tensor) in tensors.items()}
-        self._known = {at: (id(t), _state(t)) for at, (_, t) in tensors.items()}
+        self._known = {at: (ref(t), _state(t)) for at, (_, t) in tensors.items()}
         self._digests = digests
 
     def check(self, call: Sequence[Any]) -> None:
@@ -49,9 +50,9 @@ class Replaced:
         Raises:
             PlanMismatch: names the first one whose values are others.
         """
-        for at, known in self._known.items():
-            tensor = call[at]
-            if known == (now := (id(tensor), _state(tensor))):
+        for at, (known, state) in self._known.items():
+            tensor, same = call[at], known() is call[at]
+            if same and state == _state(tensor):
                 continue
             if self._digests.of(tensor) != self._wanted[at]:
                 raise PlanMismatch(
@@ -60,7 +61,7 @@ class Replaced:
                     "by one share one graph, so compile the whole model, or put the plan into the "
                     "model (gacfx.apply_) and compile that"
                 )
-            self._known[at] = now
+            self._known[at] = (ref(tensor), _state(tensor))
 
 
 def _state(tensor: Tensor) -> tuple[int, int]:

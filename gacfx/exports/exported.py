@@ -129,7 +129,7 @@ def compared(
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    if one.shape != other.shape or not torch.isfinite(other).all():
+    if one.shape != other.shape or not bool((one.isfinite() & other.isfinite()).all()):
         return float("inf")
     gap, size = (one - other).abs().max().item(), one.abs().max().item()
     return gap / size if size else gap

@@ -51,15 +51,9 @@ class GroupedExperts(Grouped):
         self.rule: tuple[Any] = experts.rule
         first = experts.get_submodule("0")
         self._products = {leaf: _parts(first.get_submodule(leaf)) for leaf in (FIRST, SECOND)}
-        names = dict(first.named_parameters())
-        for name, like in names.items():
-            numbers = range(self.num_experts)
-            own = [experts.get_submodule(str(n)).get_parameter(name) for n in numbers]
-            stacked = torch.stack([each.detach() for each in own])
-            self.register_parameter(_flat(name), nn.Parameter(stacked, like.requires_grad))
-            for number, parameter in enumerate(own):
-                parameter.data = stacked[number]
-        memo = {id(each): nn.Parameter(each.detach().to("meta"), False) for each in names.values()}
+        self._hold(experts)
+        own = list(first.parameters())
+        memo = {id(each): nn.Parameter(each.detach().to("meta"), False) for each in own}
         self._like = (copy.deepcopy(first, memo),)  # no child: what one expert looks like
         self.train(experts.training)
 
@@ -105,6 +99,16 @@ class GroupedExperts(Grouped):
             made.add_module(str(number), expert)
         return made.train(self.training)
 
+    def _hold(self, experts: UnpackedExperts) -> None:
+        """Takes the numbers of these experts, which become views of the tensors of all."""
+        for name, like in experts.get_submodule("0").named_parameters():
+            numbers = range(self.num_experts)
+            own = [experts.get_submodule(str(n)).get_parameter(name) for n in numbers]
+            stacked = torch.stack([each.detach() for each in own])
+            self.register_parameter(_flat(name), nn.Parameter(stacked, like.requires_grad))
+            for number, parameter in enumerate(own):
+                parameter.data = stacked[number]
+
     def _through(self, leaf: str, x_SI: Tensor, ends_E: Tensor, of_S: Tensor) -> Tensor:
         """One linear of each expert; after the last one comes the bias."""
         for part in self._products[leaf]:
@@ -140,17 +144,21 @@ class GroupedExperts(Grouped):
         own = {n[len(prefix) :]: t for n, t in state_dict.items() if n.startswith(prefix)}
         views = self.ungrouped(copies=False)
         try:
-            found = views.load_state_dict(own, strict=False)
+            assign = bool(local_metadata.get("assign_to_params_buffers"))
+            found = views.load_state_dict(own, strict=False, assign=assign)
         except RuntimeError as error:
             error_msgs.append(f"{prefix.rstrip('.')}: {error}")
             return
+        if assign:
+            self._hold(views)
         missing_keys.extend(prefix + name for name in found.missing_keys)
         if strict:
             unexpected_keys.extend(prefix + name for name in found.unexpected_keys)
 
     def extra_repr(self) -> str:
         """How many, and what each is."""
-        said = (f"{leaf}: {_said(self._like[0].get_submodule(leaf))}" for leaf in (FIRST, SECOND))
+        (like,), dtype = self._like, next(self.parameters()).dtype
+        said = (f"{leaf}: {_said(like.get_submodule(leaf), dtype)}" for leaf in (FIRST, SECOND))
         return f"{self.num_experts} x ({', '.join(said)})"
 
 
@@ -202,11 +210,7 @@ def ungroupable(experts: UnpackedExperts) -> str:
         sizes = {_sizes(layer): number for number, layer in reversed([*enumerate(layers)])}
         if len(sizes) > 1:
             one, other = sorted(sizes.values())[:2]
-            return (
-                f"{leaf}: expert {one} is {_said(layers[one])}, expert {other} "
-                f"{_said(layers[other])}; the limit tie-experts holds to one size all that see "
-                "calibration tokens"
-            )
+            return f"{leaf}: {_apart(one, layers[one], other, layers[other])}"
         for name, weight in layers[0].named_parameters():
             row = weight.shape[-1] * weight.element_size()
             if weight.ndim == 2 and row % STRIDE_BYTES:
@@ -238,10 +242,27 @@ def _sizes(layer: nn.Module) -> tuple[object, ...]:
     return type(layer), *found
 
 
-def _said(layer: nn.Module) -> str:
+def _apart(one: int, first: nn.Module, other: int, second: nn.Module) -> str:
+    """In what two experts differ, and what to do about sizes."""
+    a, b, remedy = _said(first), _said(second), ""
+    if a == b:
+        a, b = _held(first), _held(second)
+    else:
+        remedy = "; the limit tie-experts holds to one size all that see calibration tokens"
+    return f"expert {one} is {a}, expert {other} {b}{remedy}"
+
+
+def _held(layer: nn.Module) -> str:
+    """``weight trained on cpu`` for each parameter."""
+    found = layer.named_parameters()
+    said = (f"{n} {'trained' if p.requires_grad else 'frozen'} on {p.device}" for n, p in found)
+    return f"({', '.join(said)})"
+
+
+def _said(layer: nn.Module, dtype: torch.dtype | None = None) -> str:
     rank = str(layer.decision) if isinstance(layer, LowRankLinear) else "dense"
-    weight = next(layer.parameters())
-    return f"{rank}, {layer.out_features} x {layer.in_features} in {weight.dtype}"
+    dtype = dtype or next(layer.parameters()).dtype
+    return f"{rank}, {layer.out_features} x {layer.in_features} in {dtype}"
 
 
 def _parts(layer: nn.Module) -> tuple[str, ...]:

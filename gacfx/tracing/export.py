@@ -157,11 +157,18 @@ def _both(one: _Help, other: _Help) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Afterwards every module holds what it held: a forward may put traced tensors into it."""
+    """Afterwards every module holds what it held: a forward may put traced tensors into it, and
+    write into those that are no buffers.
+    """
     before = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
+    plain = [t for _, held, _ in before for t in held.values() if isinstance(t, torch.Tensor)]
+    values = [(tensor, tensor._version, tensor.detach().clone()) for tensor in plain]
     try:
         yield
     finally:
+        for tensor, version, value in values:
+            if tensor._version != version:
+                tensor.copy_(value)
         for module, held, buffers in before:
             vars(module).clear()
             vars(module).update(held)

@@ -20,6 +20,8 @@ _LOOKS = ("dtype", "device", "is_meta", "is_cuda", "requires_grad")
 _ASKS = ("isinstance", "hasattr")
 _APART = re.compile(r"__init__|_?(init|reset|tie|set|get|resize|load|prune|save|convert)_")
 """Methods that are no part of a forward."""
+_TRAINS = re.compile(r"(?<![\w.])(?<!not )(self\.)?(training|pretraining_tp)\b")
+"""In a condition: what follows runs in training only, or as Bloom did while it was trained."""
 
 
 def read_weights(model: nn.Module) -> dict[str, str]:
@@ -78,7 +80,7 @@ def _methods(code: ast.ClassDef) -> Iterator[ast.FunctionDef]:
 
 def _read_in(node: ast.AST, parent: ast.AST | None = None) -> Iterator[str]:
     """Paths whose weight is read below a node; what only runs in training is left out."""
-    if isinstance(node, ast.If) and "training" in ast.unparse(node.test):
+    if isinstance(node, ast.If) and _TRAINS.search(ast.unparse(node.test)):
         for otherwise in node.orelse:
             yield from _read_in(otherwise, node)
         return

@@ -9,6 +9,7 @@ import torch
 from torch.fx import GraphModule
 
 import gacfx
+from gacfx.dynamo import values
 from gacfx.errors import PlanMismatch
 from tests import tiny
 from tests.unit.dynamo.compiled import SEARCHES, compiled, corpus, ids, planned, through
@@ -52,6 +53,21 @@ def test_a_weight_that_changes_after_compiling(how: str) -> None:
         layer.weight.data = layer.weight * 1.5
     with pytest.raises(PlanMismatch, match=rf"{module}\.weight: the call brings other values"):
         run(ids())
+
+
+def test_a_weight_in_the_memory_and_under_the_id_of_one_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(values, "_state", lambda _: (0, 0))
+    held: Any = [torch.zeros(3)]
+    replaced = values.Replaced({0: ("up.weight", held[0])}, values.Digests())
+    replaced.check(held)
+    first, others = id(held.pop()), list[torch.Tensor]()
+    while not others or (id(others[-1]) != first and len(others) < 10_000):
+        others.append(torch.ones(3))
+    assert id(others[-1]) == first
+    with pytest.raises(PlanMismatch, match=r"up\.weight: the call brings other values"):
+        replaced.check(others[-1:])
 
 
 def test_weights_that_the_plan_leaves_alone_may_change() -> None:
@@ -124,6 +140,34 @@ def test_one_part_alone() -> None:
     assert not torch.equal(run(states), model.model.layers[1].mlp(states))
 
 
+def test_one_linear_alone() -> None:
+    model, plan, states = tiny.llama(), planned("low-rank"), torch.randn(2, 11, 64)
+    name = next(name for name in plan.plan.decisions if name.endswith("up_proj"))
+    linear = model.get_submodule(name)
+    refused(lambda: through(linear, plan=plan)(states), r"only a part of the model is compiled")
+    got = through(linear, plan=plan, partial=True)(states)
+    assert torch.equal(got, gacfx.apply(model, plan).get_submodule(name)(states))
+    assert not torch.equal(got, linear(states))
+    other = through(torch.nn.Linear(64, 176), plan=plan, partial=True)
+    assert other(states).shape == (2, 11, 176), "it is no weight of the plan"
+
+
+def test_a_part_of_a_structure() -> None:
+    layer = tiny.llama().model.layers[0].mlp.up_proj
+    run = through(layer, plan=planned("heads and widths"), partial=True)
+    refused(lambda: run(torch.randn(2, 11, 64)), r"weights that are pruned together must be in one")
+
+
+def test_two_models_in_one_graph() -> None:
+    first, second = tiny.llama(), tiny.llama()
+
+    def both(tokens: torch.Tensor) -> Any:
+        return first(tokens, use_cache=False).logits + second(tokens, use_cache=False).logits
+
+    run = through(both, plan=planned())
+    refused(lambda: run(ids()), r"none of the plan's weights", r"two models are in one graph")
+
+
 def breaking(model: Any) -> Any:
     layer = model.model.layers[1]
     inner = layer.forward
@@ -148,6 +192,10 @@ def test_training() -> None:
             torch._dynamo.reset()
             refused(lambda m=model: compiled(m, planned())(ids()), r"would get no gradient")  # type: ignore[misc]
         model = tiny.llama().requires_grad_(False)
+        last = model.get_submodule([*planned().factors][-1]).requires_grad_(True)
+        torch._dynamo.reset()
+        refused(lambda: compiled(model, planned())(ids()), r"would get no gradient")
+        last.requires_grad_(False)
         want = gacfx.apply(model, planned())(ids()).logits
         torch._dynamo.reset()
         assert torch.equal(compiled(model, planned())(ids()), want)

@@ -30,6 +30,14 @@ def test_every_compilation_is_an_entry(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "graphs.json").read_text())["inner"] == "eager"
 
 
+def test_two_models_of_one_report(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "text.json"), tmp_path / "path.json"):
+        for asked in (name, type(name)(name)):
+            torch._dynamo.reset()
+            compiled(tiny.llama(), report=asked)(ids())
+        assert len(read(Path(name))) == 2
+
+
 def test_sites_are_those_of_the_model_with_the_plan(tmp_path: Path) -> None:
     model, plan = tiny.llama(), planned("all at once")
     for dynamic in (False, True):

@@ -96,6 +96,13 @@ def test_a_product_is_exact(kind: str) -> None:
         assert torch.allclose(x.double() @ exact.T, own, atol=1e-5), name
 
 
+def test_a_product_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = compressed_modules(model_of("pivot"))
+    whole = {name: product(layer) for name, layer in layers.items()}
+    monkeypatch.setattr("gacfx.exports.dense._ROWS", 7)
+    assert whole and all(torch.allclose(product(layers[n]), w) for n, w in whole.items())
+
+
 def test_products_are_rounded_once() -> None:
     model = cast_(low_rank(), torch.bfloat16)
     made = dense_model(model)

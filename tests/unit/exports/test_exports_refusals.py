@@ -5,6 +5,7 @@ import sys
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import transformers
 import gacfx
 from gacfx.errors import CaptureError, CheckpointError, ExportError, NoExporter, UnsupportedModel
 from gacfx.exports import programs
+from gacfx.exports.exported import compared
 from gacfx.exports.targets import TARGETS
 from tests.families.test_families_hybrids import HYBRIDS, SIZES
 from tests.families.zoo import FAMILIES
@@ -78,6 +80,21 @@ def test_what_computes_something_else_is_not_written(
     with pytest.raises(ExportError, match=r"model\.pt2: its logits are 0\.001 of the largest away"):
         gacfx.export(model_of("low rank"), tmp_path / "out", to="pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("whose", ["model", "export"])
+def test_logits_that_are_no_numbers_equal_none(value: float, whose: str) -> None:
+    model, ids = dense_llama(), torch.ones(1, 3, dtype=torch.long)
+    with torch.no_grad():
+        fine = model(ids).logits
+    odd = fine.clone()
+    odd[0, 1, 2] = value
+    made = fine if whose == "model" else odd
+    if whose == "model":
+        model.forward = lambda *_, **__: SimpleNamespace(logits=odd)
+    with pytest.raises(ExportError, match="it: its logits are inf of the largest away"):
+        compared(model, lambda _: made, what="it", ids=[ids])
 
 
 @pytest.mark.parametrize("to", TARGETS)

@@ -96,6 +96,14 @@ def test_the_state_dict_is_that_of_the_experts_one_by_one() -> None:
     assert torch.equal(logits(other), logits(made))
 
 
+def test_a_state_dict_is_assigned_where_there_is_no_memory() -> None:
+    made, state = grouped().to("meta"), model().double().state_dict()
+    made.load_state_dict(state, assign=True)
+    assert {p.dtype for p in made.parameters()} == {torch.float64}
+    made.model.rotary_emb = model().model.rotary_emb
+    torch.testing.assert_close(logits(made), logits(model().double()))
+
+
 def test_a_state_dict_of_other_sizes_or_names_is_refused() -> None:
     made, state = grouped(), model().state_dict()
     name = f"{HOME}.1.fc1.down.weight"
@@ -125,6 +133,12 @@ def test_unpacking_leads_back_over_the_same_tensors() -> None:
     back.get_submodule(f"{HOME}.2.fc1.down").weight.data.zero_()
     assert not made.get_submodule(HOME).fc1_down_weight[2].any()
     assert isinstance(made.get_submodule(HOME), GroupedExperts)
+    own = GroupedExperts.ungrouped(made.get_submodule(HOME), copies=True)
+    held = {p.untyped_storage().data_ptr() for p in made.parameters()}
+    assert held.isdisjoint(p.untyped_storage().data_ptr() for p in own.parameters())
+    assert torch.equal(
+        own.get_parameter("1.fc2.up.weight"), made.get_submodule(HOME).fc2_up_weight[1]
+    )
     dense = MAKES["mixtral"]()
     assert ungrouped(dense) is dense, "experts that nobody compressed stay packed"
 
@@ -134,6 +148,7 @@ def test_it_moves_to_another_dtype_and_back() -> None:
     torch.testing.assert_close(logits(made), logits(model().double()))
     assert {p.dtype for p in gacfx.unpacked(made).parameters()} == {torch.float64}
     assert logits(made.bfloat16()).isfinite().all()
+    assert "48 x 88 in torch.bfloat16" in repr(made.get_submodule(HOME))
 
 
 def test_a_chosen_expert_that_lies_elsewhere_adds_nothing() -> None:
@@ -173,7 +188,9 @@ def test_a_grouped_product_is_one_product_for_each_expert(dtype: torch.dtype) ->
         assert error <= 8 * torch.finfo(dtype).eps * exact.norm()
 
 
-@pytest.mark.parametrize("odd", ["ranks", "pivot", "hook", "child", "meta"])
+@pytest.mark.parametrize(
+    "odd", ["ranks", "rows", "dtype", "trains", "pivot", "hook", "child", "meta"]
+)
 def test_what_cannot_be_grouped_is_told_and_left_alone(odd: str) -> None:
     made = model()
     experts: Any = made.get_submodule(HOME)
@@ -181,6 +198,15 @@ def test_what_cannot_be_grouped_is_told_and_left_alone(odd: str) -> None:
     if odd == "ranks":
         fc1.down, fc1.up = nn.Linear(48, 8, bias=False), nn.Linear(8, 176, bias=False)
         fc1.rank = 8
+    elif odd == "rows":
+        for number in range(4):
+            each = experts.get_submodule(f"{number}.fc1")
+            each.down, each.up = nn.Linear(48, 6, bias=False), nn.Linear(6, 176, bias=False)
+            each.rank = 6
+    elif odd == "dtype":
+        fc1.double()
+    elif odd == "trains":
+        fc1.requires_grad_(False)
     elif odd == "pivot":
         plan = gacfx.plan(
             MAKES["mixtral"](),
@@ -197,6 +223,9 @@ def test_what_cannot_be_grouped_is_told_and_left_alone(odd: str) -> None:
         fc1.to("meta")
     said = {
         "ranks": r"fc1: expert 0 is rank \d+, 176 x 48 in torch.float32, expert 1 rank 8, .*tie",
+        "rows": r"fc1\.up\.weight: rows of 6 numbers are 24 bytes",
+        "dtype": r"fc1: expert 0 is .* in torch.float32, expert 1 .* in torch.float64",
+        "trains": r"fc1: expert 0 is \(down.weight trained on cpu.*, expert 1 \(down.weight frozen",
         "pivot": "is a PivotLinear, which has no grouped form; plan with form pair",
         "hook": "has hooks",
         "child": "its linears were replaced",

@@ -46,6 +46,9 @@ ANSWERED: dict[str, tuple[Asks, float]] = {
     "number": (lambda _, at: int(at[0, -1].item()) == 4, 1.0),
     "negated": (lambda _, at: not (at >= 0).all(), -1.0),
     "changed in place": (lambda _, at: at.clone().add_(5).min() > 4, 1.0),
+    "set by index": (lambda _, at: _put(at.clone(), at + 5).max() == 9, 1.0),
+    "set in a view": (lambda _, at: _put(at.clone(), at + 5, inside=True).max() == 9, 1.0),
+    "own number in place": (lambda self, at: self.longest.add_(3).item() == 7, 1.0),
     "own number": (lambda self, at: at.max() > self.longest, -1.0),
     "own state": (grows, 11.0),
 }
@@ -69,12 +72,23 @@ UNKNOWN: dict[str, Callable[[Tensor], Any]] = {
     "positions of values": lambda x: (torch.arange(5) * x).max() > 4,
     "values in place": lambda x: torch.zeros(3, 5, dtype=torch.long).copy_(x).any(),
     "values by index": lambda x: _put(torch.zeros(3, 5, dtype=torch.long), x).any(),
+    "values in a view": lambda x: _put(torch.zeros(3, 5, dtype=torch.long), x, inside=True).any(),
+    "values into a result": lambda x: _added(torch.zeros(3, 5), x).any(),
 }
 
 
-def _put(whole: Tensor, x: Tensor) -> Tensor:
-    whole[0] = x[0].long()
+def _put(whole: Tensor, x: Tensor, *, inside: bool = False) -> Tensor:
+    """The first row of one tensor in the place of another's."""
+    if inside:
+        whole[0].copy_(x[0].long())
+    else:
+        whole[0] = x[0].long()
     return whole
+
+
+def _added(out: Tensor, x: Tensor) -> Tensor:
+    torch.add(x, 1, out=out)
+    return out
 
 
 class Reads(nn.Module):

@@ -33,7 +33,7 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.called, self.looked, self.stepped = (nn.Linear(8, 8) for _ in range(3))
-        self.trained, self.evaluated = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.trained, self.evaluated, self.served = (nn.Linear(8, 8) for _ in range(3))
         self.tied, self.set_up = nn.Linear(8, 8), nn.Linear(8, 8)
         self.inner = Inner()
         self.set_up.weight.data.zero_()
@@ -42,7 +42,9 @@ class Block(nn.Module):
         x = self.looked(x.to(self.looked.weight.dtype))
         assert isinstance(self.looked.weight, Tensor)
         x = self.stepped(self.called(x)) + self.inner(self.set_up(x))
-        x = self.tied(self.trained(self.evaluated(x)))
+        x = self.tied(self.trained(self.evaluated(self.served(x))))
+        if not self.training and x.requires_grad:
+            x = x @ self.served.weight
         if self.training:
             x = x @ self.trained.weight
         else:
@@ -77,7 +79,7 @@ class Blocks(nn.Module):
         return x
 
 
-READ = ("evaluated", "inner.deep", "stepped")
+READ = ("evaluated", "inner.deep", "served", "stepped")
 
 
 def test_reads_are_told_from_calls_looks_and_what_is_done_beside_a_forward() -> None:
