@@ -19,6 +19,7 @@ from torch._inductor.utils import fresh_cache
 import gacfx
 from gacfx.core.sites import Workload
 from gacfx.dynamo.sources import source_digest
+from gacfx.dynamo.weights import with_names
 from gacfx.errors import PipelineError, ProfileError
 from gacfx.hardware.profile import load_profile
 from gacfx.inspection import annotate_graph
@@ -177,8 +178,8 @@ def test_sizes_are_those_after_the_padding_of_inductor(
     assert not any("activations" in row["note"] for row in graphs(path)[0]["rows"])
 
 
-@pytest.mark.parametrize("how", ["constant_pad_nd", "cat"])
-def test_a_graph_that_is_padded_by_hand(tmp_path: Path, how: str) -> None:
+def padded(how: str, fill: int) -> torch.fx.Graph:
+    """A product with an input and five more columns behind it."""
     aten, graph = torch.ops.aten, torch.fx.Graph()
     stack = {"q": ("L['self'].layers.0.q", nn.Linear)}
 
@@ -192,16 +193,33 @@ def test_a_graph_that_is_padded_by_hand(tmp_path: Path, how: str) -> None:
         node.meta["val"] = torch.empty(sizes, dtype=torch.bfloat16)
     weight = call(aten.permute.default, (inputs[1], [1, 0]), 64, 107)
     if how == "cat":
-        zeros = call(aten.full.default, ([64, 5], 0), 64, 5)
+        zeros = call(aten.full.default, ([64, 5], fill), 64, 5)
         weight = call(aten.cat.default, ([weight, zeros], 1), 64, 112)
     else:
-        weight = call(aten.constant_pad_nd.default, (weight, [0, 5, 0, 0]), 64, 112)
+        weight = call(aten.constant_pad_nd.default, (weight, [0, 5, 0, 0], fill), 64, 112)
     product = call(aten.mm.default, (inputs[0], weight), 16, 112)
     graph.output((call(aten.slice.Tensor, (product, 1, 0, 107), 16, 107),))
+    return graph
+
+
+@pytest.mark.parametrize("how", ["constant_pad_nd", "cat"])
+def test_a_graph_that_is_padded_by_hand(tmp_path: Path, how: str) -> None:
+    graph = padded(how, fill=0)
+    assert shapes(with_names(graph)) == {"layers.0.q.weight": (64, 112)}
     gacfx.InductorReport(tmp_path / "graphs.json")(graph)  # it belongs to no module
     (row,) = graphs(tmp_path / "graphs.json")[0]["rows"]
     assert (row["name"], row["sizes"]) == ("layers.0.q", "16 x 64 x 112")
     assert (row["tier"], row["reason"], row["note"]) == (1, "", "outside the repeated layers")
+
+
+@pytest.mark.parametrize("how", ["constant_pad_nd", "cat"])
+def test_what_is_filled_with_other_numbers_is_no_padding(how: str) -> None:
+    assert (64, 112) not in shapes(with_names(padded(how, fill=1))).values()
+
+
+def shapes(gm: torch.fx.GraphModule) -> dict[str, tuple[int, ...]]:
+    """Name -> sizes of each parameter."""
+    return {name: tuple(parameter.shape) for name, parameter in gm.named_parameters()}
 
 
 class Branches(nn.Module):

@@ -190,5 +190,25 @@ def test_what_is_no_chain_is_traced_whole(run: Any, monkeypatch: pytest.MonkeyPa
     assert torch.equal(gm(x=x), model(x))
 
 
+class Turning(Layer):
+    """Does something else at odd places."""
+
+    def __init__(self, layer_idx: int) -> None:
+        super().__init__()
+        self.layer_idx = layer_idx
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y.relu() if self.layer_idx % 2 else y
+
+
+def test_layers_that_take_turns_by_their_number_are_traced_whole() -> None:
+    model, x = Toy(chain).eval(), torch.randn(3, 8)
+    model.layers = nn.ModuleList(map(Turning, range(8)))
+    assert stack_of(model) is not None, "nothing of their settings tells them apart"
+    gm = export_model(model, {"x": x}, alike=True)
+    assert torch.equal(gm(x=x), model(x))
+
+
 def test_few_layers_are_traced() -> None:
     assert stack_of(made("llama", num_hidden_layers=5)) is None
