@@ -28,8 +28,9 @@ The set that all tests run with is [constraints.txt](../constraints.txt).
 
 """
 _KNOWN = """
-transformers 5.24.0 itself does not run Llama 4 with its image tower (`MoeCausalLMOutputWithPast` has no
-`image_outputs`); its test is skipped there. Tests that only repeat others are skipped everywhere.
+transformers 5.24.0 itself does not run Llama 4 with its image tower (`MoeCausalLMOutputWithPast`
+has no `image_outputs`); its test is skipped there. Tests that only repeat others are skipped
+everywhere. Versions without a row were not run.
 """
 _FAILING = """
 ## What fails

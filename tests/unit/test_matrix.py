@@ -22,9 +22,11 @@ REPORT = """
 <testcase classname="tests.one.test_a" name="test_fine"/>
 <testcase classname="tests.one.test_a" name="test_left"><skipped message="no GPU"/></testcase>
 <testcase classname="tests.one.test_a" name="test_both">
-  <failure message="{root}/gacfx/x.py: no such\nsecond line">text</failure>
+  <failure message="{root}/gacfx/x.py: no such&#10;second line">text</failure>
   <error message="later">text</error></testcase>
 <testcase classname="" name="tests.one.test_b"><error>ImportError: x</error></testcase>
+<testcase classname="tests.one.test_a" name="test_raised">
+  <failure message="Failed: backend raised:&#10;RuntimeError: why&#10;more"/></testcase>
 </testsuite></testsuites>
 """
 
@@ -64,10 +66,14 @@ def test_the_oldest_that_is_promised_and_the_one_that_is_pinned_passed(package: 
 
 def test_a_report_becomes_counts_and_first_lines() -> None:
     found = matrix.counted(REPORT.format(root=ROOT))
-    assert (found["passed"], found["failed"], found["skipped"]) == (1, 2, 1)
+    assert (found["passed"], found["failed"], found["skipped"]) == (1, 3, 1)
     assert found["failing"] == [
         {"name": "tests.one.test_a::test_both", "error": "gacfx/x.py: no such"},
         {"name": "tests.one.test_b", "error": "ImportError: x"},
+        {
+            "name": "tests.one.test_a::test_raised",
+            "error": "Failed: backend raised: RuntimeError: why",
+        },
     ]
 
 
