@@ -42,6 +42,7 @@ def test_variants_have_one_budget_and_only_some_are_aligned() -> None:
     assert kinds == [set(), {"low-rank"}, {"low-rank"}, {"pivot"}]
 
 
+@pytest.mark.exhaustive
 def test_every_run_computes_what_eager_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra gacfx[onnx]")
     monkeypatch.setattr(latency, "PROMPT", 12)

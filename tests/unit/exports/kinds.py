@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -128,6 +129,9 @@ KINDS: dict[str, Callable[[], Any]] = {
     "padded": padded,
     "gpt2": conv1d,
 }
+SOME = ("pivot", "narrow, low rank")
+"""In every run; the others take up to half a minute each."""
+EACH = [k if k in SOME else pytest.param(k, marks=pytest.mark.exhaustive) for k in KINDS]
 
 
 @cache

@@ -14,7 +14,7 @@ import gacfx
 from gacfx.errors import ExportError
 from gacfx.exports import onnx as exports_onnx
 from tests.unit.checkpoint.tiny_models import cast_
-from tests.unit.exports.kinds import KINDS, SIZES, ids_of, logits_of, model_of
+from tests.unit.exports.kinds import EACH, KINDS, SIZES, ids_of, logits_of, model_of
 
 pytest.importorskip("onnxscript", reason="needs the extra gacfx[onnx]")
 onnxruntime: Any = pytest.importorskip("onnxruntime", reason="needs the extra gacfx[onnx]")
@@ -75,11 +75,6 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     return made
 
 
-SOME = ("pivot", "narrow, low rank")
-"""In every run; the others take half a minute each."""
-EACH = [k if k in SOME else pytest.param(k, marks=pytest.mark.exhaustive) for k in KINDS]
-
-
 @pytest.mark.parametrize("kind", EACH)
 def test_decoding_step_by_step_gives_the_tokens_of_the_model(
     kind: str, cached: Callable[[str], Any]
@@ -107,7 +102,10 @@ def test_the_cache_has_the_heads_that_each_layer_has(cached: Callable[[str], Any
     assert heads["skipped"] == [[grown[0], 1, grown[1], 1], [grown[0], 2, grown[1], 8]]
 
 
-@pytest.mark.parametrize(("kind", "beside"), [("narrow, low rank", False), ("gpt2", True)])
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [("narrow, low rank", False), pytest.param("gpt2", True, marks=pytest.mark.exhaustive)],
+)
 def test_logits_are_those_of_the_model(
     kind: str, beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
