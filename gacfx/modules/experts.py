@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.core.asked import check_module
 from gacfx.errors import UnsupportedModel
 
 FIRST, SECOND = "fc1", "fc2"
@@ -147,7 +148,11 @@ def unpacked(model: nn.Module) -> nn.Module:
 
     The model itself where it has no packed experts; else a copy of its modules. Writing into either
     one's weights writes into the other's.
+
+    Raises:
+        UnsupportedModel: it is no model.
     """
+    check_module(model)
     return _shown(model, packed_experts(model))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import grouped_mm
 
+from gacfx.core.asked import check_module
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.experts import FIRST, SECOND, Grouped, UnpackedExperts, unpacked_experts
 from gacfx.modules.low_rank import LowRankLinear
@@ -191,7 +192,11 @@ def group_experts_(model: nn.Module) -> dict[str, str]:
 
     Returns:
         Module -> why its experts stay one by one; empty where all were grouped.
+
+    Raises:
+        UnsupportedModel: it is no model.
     """
+    check_module(model)
     left = {}
     for name, experts in unpacked_experts(model).items():
         if problem := ungroupable(experts):

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 import gacfx
 from gacfx.api import Compressed
 from gacfx.calibration.text import Corpus
+from gacfx.core.pruning import Width
 from gacfx.core.search import Search
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.experts import UnpackedExperts, packed_again, ungrouped
@@ -235,6 +237,25 @@ def test_what_cannot_be_grouped_is_told_and_left_alone(odd: str) -> None:
     assert HOME in left
     assert re.search(said, left[HOME])
     assert isinstance(made.get_submodule(HOME), UnpackedExperts)
+
+
+@pytest.mark.parametrize("prune", ["only", "both"])
+def test_experts_of_one_width_are_grouped(prune: Any) -> None:
+    search = replace(TIED, prune=prune, align=8)
+    made = gacfx.compress(MAKES["qwen3moe"](), calibration=corpus(), ratio=0.3, search=search)
+    blocks = [c for c in made.planned.plan.choices if isinstance(c.decision, Width)]
+    assert any(".experts." in choice.group for choice in blocks)
+    want = logits(made.model)
+    assert group_experts_(made.model) == {}
+    assert made.model.get_submodule(HOME).fc2_weight.shape[2] < 40
+    torch.testing.assert_close(logits(made.model), want)
+
+
+@pytest.mark.parametrize("odd", ["model", None])
+def test_what_is_no_model_is_refused(odd: Any) -> None:
+    for ask in (group_experts_, gacfx.unpacked):
+        with pytest.raises(UnsupportedModel):
+            ask(odd)
 
 
 def test_experts_that_nobody_compressed_stay_in_their_tensors() -> None:
