@@ -30,6 +30,7 @@ GOALS = {
     "deepseek-v3": LARGE,
     "jamba-mini": LARGE,
     "codestral-mamba-7b": LARGE,
+    "zamba2-2.7b": LARGE,
     "gemma-3-27b": LARGE,
     "glm-4.5": LARGE,
 }

@@ -89,8 +89,11 @@ def _repeated(model: nn.Module, kwargs: dict[str, Any]) -> GraphModule | None:
     stack = stack_of(model)
     if stack is None:
         return None
-    with shortened(model, stack):
-        gm = _traced(model, kwargs)
+    try:
+        with shortened(model, stack):
+            gm = _traced(model, kwargs)
+    except Exception:  # Zamba2 looks layers up by number; what is wrong with all of them, all tell
+        return None
     try:
         expand(gm, model, stack)
     except NotAChain:

@@ -166,6 +166,12 @@ def skipping(layers: Any, x: Tensor) -> Tensor:
     return x
 
 
+def by_number(layers: Any, x: Tensor) -> Tensor:
+    for number in range(8):
+        x = layers[number](x)
+    return x
+
+
 def gathered(layers: Any, x: Tensor) -> Tensor:
     found = x
     for layer in layers:
@@ -174,7 +180,7 @@ def gathered(layers: Any, x: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("run", [chain, scaled, skipping, gathered])
+@pytest.mark.parametrize("run", [chain, scaled, skipping, gathered, by_number])
 def test_what_is_no_chain_is_traced_whole(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     copied: list[Node] = []
     real = edit.copy_node
