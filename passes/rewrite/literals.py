@@ -144,17 +144,19 @@ def _split(call: _Call) -> None:
 
 
 def _slice(call: _Call) -> None:
-    """Start and end; a step freezes its axis."""
-    axis = call.axes(call.argument("self"))[call.argument("dim", 0)]
+    """Start and end; with a step, units of so many neighbours go, and the start stays."""
+    dim = call.argument("dim", 0)
+    axis = call.axes(call.argument("self"))[dim]
     if not changes(axis, call.sizes):
         return
     bounds = (call.argument("start"), call.argument("end"), call.argument("step", 1))
     if computed := [bound for bound in bounds if isinstance(bound, Node)]:
         raise Conflict(f"its bound {computed[0].name} is computed, and the axis changes")
     low, high, step = slice(*bounds).indices(axis.size)
-    if step != 1:
+    if step == 1:
+        call.write("start", border(axis, low, call.sizes))
+    elif high < axis.size or call.size(call.results[0][dim]) * step != call.size(axis):
         raise Conflict(f"every {step}th element of a size of {axis.size} that changes")
-    call.write("start", border(axis, low, call.sizes))
     if high < axis.size:
         call.write("end", border(axis, max(low, high), call.sizes))
     elif (call.argument("end", axis.size)) <= axis.size:

@@ -88,6 +88,7 @@ WIDTH = {
     "split into equal parts": gated(lambda x: x.split(12, dim=-1)),
     "split into listed parts": gated(lambda x: x.split([12, 12], dim=2)),
     "slices": gated(lambda x: (x[..., :12], x[..., 12:])),
+    "slices with a step": gated(lambda x: (x[..., ::2], x[..., 1::2])),
     "slices from the back": gated(lambda x: (x[..., :-12], x[..., -12:24])),
     "slices by keyword": gated(
         lambda x: (aten.slice.Tensor(x, 2, end=12), aten.slice.Tensor(x, dim=2, start=12))
