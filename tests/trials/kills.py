@@ -2,19 +2,18 @@
 
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import run, start
+
 WORDS = ("--ratio", "0.3", "--align", "8", "--prune", "both", "--force", "--max-loss", "9")
 
 
 def command(model: Path, text: Path, out: Path) -> list[str]:
     """``gacfx compress`` of a small model."""
     road = [str(model), "--calibration", str(text), "--out", str(out)]
-    return [sys.executable, "-m", "gacfx", "compress", *road, *WORDS]
+    return ["-m", "gacfx", "compress", *road, *WORDS]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -25,9 +24,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def compressed(model: Path, text: Path, out: Path) -> dict[str, bytes]:
     """What a run writes that nobody disturbs."""
-    done = subprocess.run(
-        command(model, text, out), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = run(command(model, text, out))
     assert done.returncode == 0, done.stderr
     return files(out)
 
@@ -37,18 +34,16 @@ def killed_once(model: Path, text: Path, out: Path, choose: random.Random) -> bo
     then."""
     journal = out.with_name(f"{out.name}.work") / "journal.json"
     left, seen = choose.randrange(1, 60), ""
-    process = subprocess.Popen(
-        command(model, text, out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = start(command(model, text, out), out.parent)
     try:
-        while left and process.poll() is None:
+        while left and process.is_alive():
             time.sleep(0.002)
             now = read(journal)
             left, seen = left - (now != seen), now
-        return process.poll() is None
+        return bool(process.is_alive())
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 def read(path: Path) -> str:
