@@ -20,6 +20,9 @@ MENUS: tuple[Prune, ...] = ("either", "both", "cautious")
 """What ``auto`` tries of pruning; the best one on held-back text is kept."""
 Solver = Literal["core", "dp", "ilp", "cbc", "highs", "greedy", "round"]
 Quant = Literal["fp8", "int8", "int4-g128", "mxfp8", "nvfp4", "2:4"]
+COARSE: tuple[Quant, ...] = ("int4-g128", "nvfp4")
+"""Formats of 4 bits: the coefficients of pivots multiply what a product was rounded by, so ``auto``
+stands for pairs (``benchmarks.equal_bytes``)."""
 
 MOST_CORRECTIONS = 16
 """Rounds of corrections; three are what ``benchmarks.pruning`` takes."""
@@ -110,7 +113,8 @@ class Search:
     """Ranks in the window."""
     form: str = "auto"
     """How a product of low rank is stored: as a pair of factors, with pivots (fewer parameters for
-    the same product), or the better one; or the name of a kind from another package."""
+    the same product), or the better one, of :data:`COARSE` formats the pair; or the name of a kind
+    from another package."""
     prune: Prune = "none"
     """What may become of coupled structures (MLPs, attentions): ``only`` sizes, and no ranks at
     all; ``either`` a size or ranks; ``both`` at once as well; ``cautious`` the same with the loss
@@ -165,7 +169,7 @@ class Search:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of decisions that are offered beside the dense weight."""
-        return kinds_of(self.form, pairs_only=bool(self.pairs_only))
+        return kinds_of(self.form, pairs_only=bool(self.pairs_only) or self.quant in COARSE)
 
     @property
     def pairs_only(self) -> str:

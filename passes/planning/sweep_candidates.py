@@ -14,7 +14,7 @@ from gacfx.allocation.allocate import offer
 from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
-from gacfx.core.search import Bound, Prune, kinds_of
+from gacfx.core.search import COARSE, Bound, Prune, kinds_of
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, given, register
@@ -84,7 +84,7 @@ class SweepCandidates(GacPass):
             align=self.align,
             tp=self.tp,
             quant=self.quant,
-            kinds=kinds_of(self.form, pairs_only=self.tp > 1),
+            kinds=kinds_of(self.form, pairs_only=self.tp > 1 or self.quant in COARSE),
             bounds=tuple(map(Bound.parse, self.bounds)),
             window=self.window,
             dense=self.dense,

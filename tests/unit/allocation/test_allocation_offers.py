@@ -15,6 +15,7 @@ from gacfx.core.decision import DENSE, Copy, Decision, LowRank, Pivot
 from gacfx.core.search import Bound, Form, Quant, Search, Solver
 from gacfx.errors import PassError, PlanError
 from gacfx.hardware.contracts import CONTRACTS, step_of
+from gacfx.passes.planning.sweep_candidates import SweepCandidates
 from tests.unit import made_curves
 
 SIZES = st.integers(1, 320)
@@ -88,6 +89,15 @@ def test_devices_that_share_a_rank_are_offered_pairs_only() -> None:
     assert (search.kinds, offers.kinds, offers.step) == (PAIR, PAIR, 16)
     assert ranks(offers.candidates(curve(64, 64))[0], Pivot) == []
     assert Search(tp=1).kinds == ("low-rank", "pivot")
+
+
+@pytest.mark.parametrize("quant", ["int4-g128", "nvfp4"])
+def test_formats_of_four_bits_are_offered_pairs_unless_pivots_are_named(quant: Quant) -> None:
+    search = Search(quant=quant)
+    swept = SweepCandidates(quant=quant, form="auto").offers().kinds
+    assert search.kinds == Offers.of(search, 8, "svd").kinds == swept == PAIR
+    assert Search(quant=quant, form="pivot").kinds == ("pivot",)
+    assert Search(quant="int8").kinds == ("low-rank", "pivot")
 
 
 @pytest.mark.parametrize(
