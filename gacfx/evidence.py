@@ -38,7 +38,7 @@ from gacfx.core.structure_curves import StructureCurve
 from gacfx.core.structures import Structure
 from gacfx.core.taylor import merge_gradients
 from gacfx.errors import DecompositionFailed, UnsupportedModel
-from gacfx.graph.notes import state, targets
+from gacfx.graph.notes import state, target_sites
 from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
 from gacfx.passes.planning.measure_curves import MeasureCurves, dense_weight
@@ -206,7 +206,7 @@ def gather_evidence(
         executor: whose workers decompose the weights; None for this process.
         shards: parts of the texts that they gather; 1 to gather in this process.
     """
-    sites = {site.name: site for _, site in targets(graph)}
+    sites = target_sites(graph)
     warn_of_few_tokens(model, texts, list(sites))
     gather = gather_texts
     if executor is not None and shards > 1:

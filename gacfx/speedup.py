@@ -174,12 +174,13 @@ def _point(
             (before,) = dense = _launches(clock, site, DENSE)
             left = _left(site, blocks)
             after = dense if left == site else _launches(clock, left, DENSE) if left else ()
-        dense_us += before.latency.us
-        launch_us += before.latency.launch_us
+        runs = site.runs if isinstance(site, MatmulSite) else 1
+        dense_us += runs * before.latency.us
+        launch_us += runs * before.latency.launch_us
         us = sum(launch.latency.us for launch in after)
-        planned_us += us
+        planned_us += runs * us
         if us > before.latency.us:
-            grown.update(_growth(before, after))
+            grown.update({cause: runs * us for cause, us in _growth(before, after).items()})
     slower = grown.most_common() if planned_us > dense_us else []
     cause = slower[0][0] if slower else None
     run = clock.workload

@@ -122,7 +122,8 @@ class Clock:
             PassError: the GPU cannot run one of them.
         """
         share = chosen_share(site, self.workload)
-        return sum(_ns(launch, site.name, share) for launch in self.launches(site, decision))
+        once = sum(_ns(launch, site.name, share) for launch in self.launches(site, decision))
+        return site.runs * once
 
     def launches(self, site: Site, decision: Decision) -> tuple[Launch, ...]:
         """What a site runs under a decision, infinite where it is illegal; nothing if it is gone.

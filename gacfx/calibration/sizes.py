@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from gacfx.calibration.layered import Layered
 from gacfx.core.sites import AttentionSite, Layout
 from gacfx.errors import UnsupportedModel
-from gacfx.graph.notes import matmuls, sites, targets
+from gacfx.graph.notes import matmuls, sites, target_nodes, target_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,11 @@ def sizes_of(model: nn.Module, gm: GraphModule, both_sides: Container[str] = ())
     count = len(layered.layers)
     weights: list[list[Weight]] = [[] for _ in range(count)]
     fed: list[list[Node]] = [[] for _ in range(count)]
-    for node, site in targets(gm):
+    nodes = target_nodes(gm)
+    for name, site in target_sites(gm).items():
         if (at := layered.layer_of(site.name)) is None:
             raise UnsupportedModel(f"{site.name}: is outside the layers {layered.prefix}*")
-        given = next(each for each in node.all_input_nodes if each.op != "get_attr")
+        given = next(each for each in nodes[name][0].all_input_nodes if each.op != "get_attr")
         if given not in fed[at]:
             fed[at].append(given)
         both, number = site.name in both_sides, fed[at].index(given)

@@ -53,6 +53,8 @@ class Target:
     dtype: str
     failed: str = ""
     """Why there is no curve; the file has no array of this weight then."""
+    runs: int = 1
+    """Times that the product is launched: more than once where layers run in a loop."""
 
     @property
     def site(self) -> MatmulSite:
@@ -67,6 +69,7 @@ class Target:
             layout=self.layout,
             bias=self.bias,
             count=self.count,
+            runs=self.runs,
         )
 
 

@@ -110,15 +110,18 @@ class MatmulSite:
     """Times that the whole product is done: the batch of a bmm."""
     experts: int = 1
     """Matrices that the M rows are spread over; 1 unless the layout is ``experts``."""
+    runs: int = 1
+    """Times that it is launched, one after the other: what stands for all products of a weight that
+    a loop over layers uses more than once."""
 
     def sizes(self, workload: Workload) -> tuple[int, int, int]:
         """(M, K, N) under ``workload``."""
         return self.m.at(workload), self.k.at(workload), self.n.at(workload)
 
     def flops(self, workload: Workload) -> int:
-        """Multiply-adds counted as two, all ``count`` repetitions."""
+        """Multiply-adds counted as two, all ``count`` repetitions and all ``runs``."""
         m, k, n = self.sizes(workload)
-        return 2 * m * k * n * self.count.at(workload)
+        return 2 * m * k * n * self.count.at(workload) * self.runs
 
 
 @dataclass(frozen=True, slots=True)

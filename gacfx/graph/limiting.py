@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from gacfx.core.offered import Offered
 from gacfx.core.sites import MatmulSite
 from gacfx.graph.gacpass import GacPass
-from gacfx.graph.notes import Fact, state, targets
+from gacfx.graph.notes import Fact, state, target_sites
 
 
 @dataclass(frozen=True)
@@ -41,5 +41,5 @@ class LimitingPass(GacPass):
 
     @final
     def run(self, gm: GraphModule) -> bool:
-        self.restrict(state(gm), {site.name: site for _, site in targets(gm)})
+        self.restrict(state(gm), target_sites(gm))
         return False

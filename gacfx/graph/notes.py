@@ -191,6 +191,24 @@ def targets(gm: GraphModule) -> Iterator[tuple[Node, MatmulSite]]:
             yield node, site
 
 
+def target_nodes(gm: GraphModule) -> dict[str, tuple[Node, ...]]:
+    """Module -> its products with the weight that may be compressed, in graph order; several where
+    the model runs a layer more than once."""
+    found: dict[str, tuple[Node, ...]] = {}
+    for node, site in targets(gm):
+        found[site.name] = (*found.get(site.name, ()), node)
+    return found
+
+
+def target_sites(gm: GraphModule) -> dict[str, MatmulSite]:
+    """Module -> the product with its weight, and how often it runs."""
+    found: dict[str, MatmulSite] = {}
+    for _, site in targets(gm):
+        before = found.get(site.name)
+        found[site.name] = replace(before, runs=before.runs + site.runs) if before else site
+    return found
+
+
 def facts(gm: GraphModule) -> frozenset[Fact]:
     """What holds for ``gm`` right now, read from its notes and its state.
 

@@ -5,7 +5,7 @@ After:   model.layers.0.self_attn.q_proj   targeted
          lm_head                           refused: outside the repeated layers
 """
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -35,14 +35,14 @@ class SelectTargets(GacPass):
     """Patterns of module names to leave alone, for example ``*.down_proj``."""
 
     def run(self, gm: GraphModule) -> bool:
-        shared, uses, layers = shared_weights(gm), weight_uses(gm), layers_of(gm)
+        shared, layers, repeated = shared_weights(gm), layers_of(gm), unlike_uses(gm)
         carriers = carrier_names()
         for pattern in self.skip:
             if not any(fnmatchcase(site.name, pattern) for _, site in matmuls(gm)):
                 raise PassError(f"{self.name}: skip={pattern} matches no matmul of the graph")
         for node, site in matmuls(gm):
             forgive(node, by=self.name)
-            reason = self.reason(node, site, shared, uses, layers, carriers)
+            reason = self.reason(node, site, shared, repeated, layers, carriers)
             annotate(node, targeted=not reason)
             if reason:
                 refuse(node, by=self.name, reason=reason)
@@ -53,7 +53,7 @@ class SelectTargets(GacPass):
         node: Node,
         site: MatmulSite,
         shared: dict[str, str],
-        uses: Counter[str],
+        repeated: dict[str, int],
         layers: frozenset[str],
         carriers: frozenset[str],
     ) -> str:
@@ -66,8 +66,8 @@ class SelectTargets(GacPass):
             return "convolutions are not factorized"
         if site.weight in shared:
             return f"weight is shared with {shared[site.weight]}"
-        if uses[site.weight] > 1:
-            return f"weight is used {uses[site.weight]} times"
+        if site.weight in repeated:
+            return f"weight is used {repeated[site.weight]} times, and not in the same way"
         if reader := note(node).read_by:
             return f"{reader} reads its weight without calling it"
         stack = ops.module_stack(node)
@@ -82,3 +82,22 @@ class SelectTargets(GacPass):
             return f"owned by {owner or 'an unknown module'}, which is no Linear"
         hit = next((p for p in self.skip if fnmatchcase(site.name, p)), None)
         return f"left out by skip={hit}" if hit else ""
+
+
+def unlike_uses(gm: GraphModule) -> dict[str, int]:
+    """Parameter name -> nodes that read it, where they are not all the same product of one module.
+
+    A module that runs several times, as in a model that runs its layers in a loop, has one weight
+    to replace. Other readers would miss it.
+    """
+    kinds = defaultdict[str, list[tuple[object, ...]]](list)
+    for node, site in matmuls(gm):
+        if site.weight is not None:
+            callers = tuple(path for path, _ in ops.module_stack(node)[-1:])
+            kinds[site.weight].append((callers, site.layout, site.m, site.dtype, site.bias))
+    uses = weight_uses(gm)
+    return {
+        weight: uses[weight]
+        for weight, found in kinds.items()
+        if uses[weight] > 1 and (len(found) < uses[weight] or len(set(found)) > 1)
+    }

@@ -23,7 +23,7 @@ from gacfx.core.sites import Layout, MatmulSite
 from gacfx.core.statistics import Statistics
 from gacfx.errors import DecompositionFailed
 from gacfx.graph.gacpass import GacPass, given, register
-from gacfx.graph.notes import Fact, refuse, state, targets
+from gacfx.graph.notes import Fact, refuse, state, target_nodes, target_sites
 
 Ahead = Generator[Decomposition | DecompositionFailed | None, None, None]
 """What workers make of weights, in their order."""
@@ -61,10 +61,10 @@ class MeasureCurves(GacPass):
         known, curves = self.decompositions, dict[str, Curve]()
         tables = {**(self.others or {}), self.value: curves}
         makes_ranks = METHODS.find(self.method).makes_ranks
-        sites = list(targets(gm))
-        missing = [site for _, site in sites if makes_ranks and site.name not in known]
+        sites, nodes = target_sites(gm).values(), target_nodes(gm)
+        missing = [site for site in sites if makes_ranks and site.name not in known]
         with closing(self._ahead(gm, missing)) as ahead:
-            for node, site in sites:
+            for site in sites:
                 if not makes_ranks:
                     reason = f"{self.method} makes no ranks"
                     for value, table in tables.items():
@@ -74,7 +74,8 @@ class MeasureCurves(GacPass):
                 for value, table in tables.items():
                     table[site.name] = measured[value]
                 if curves[site.name].failed:
-                    refuse(node, by=self.name, reason=curves[site.name].failed)
+                    for node in nodes[site.name]:
+                        refuse(node, by=self.name, reason=curves[site.name].failed)
         state(gm).curves, state(gm).structure_curves = curves, ()
         return False
 

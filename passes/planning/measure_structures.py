@@ -29,7 +29,7 @@ from gacfx.core.taylor import TaylorSums
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PipelineError
 from gacfx.graph.gacpass import GacPass, given, register
-from gacfx.graph.notes import Fact, state, targets
+from gacfx.graph.notes import Fact, state, target_nodes, target_sites
 from gacfx.passes.planning.measure_curves import dense_weight
 
 
@@ -124,7 +124,7 @@ def untreated(gm: GraphModule, structure: Structure) -> str:
     """Why nothing of a structure may be pruned; empty if it may."""
     if structure.refused:
         return structure.refused
-    targeted = {site.name for _, site in targets(gm)}
+    targeted = target_nodes(gm)
     missing = [module for module in structure.modules if module not in targeted]
     return f"{missing[0]} is left out of the plan" if missing else ""
 
@@ -135,7 +135,7 @@ def measured_structure(gm: GraphModule, structure: Structure, statistics: Statis
     Raises:
         DecompositionFailed: a weight has no statistics that can be used.
     """
-    sites = {site.name: site for _, site in targets(gm)}
+    sites = target_sites(gm)
     weights = dict[str, Tensor]()
     for module in structure.modules:
         if module not in statistics.moments:

@@ -7,7 +7,7 @@ from torch.fx import GraphModule
 from gacfx.core.curve_file import Curves, Facts, Target, structure_arrays
 from gacfx.core.provenance import Provenance
 from gacfx.errors import PlanError, UnsupportedModel
-from gacfx.graph.notes import matmuls, note, state, targets
+from gacfx.graph.notes import matmuls, note, state, target_nodes, target_sites, targets
 from gacfx.graph.ops import dtype_text
 
 
@@ -17,7 +17,7 @@ def target_names(gm: GraphModule) -> list[str]:
     Raises:
         UnsupportedModel: there is none; lists the reasons.
     """
-    names = [site.name for _, site in targets(gm)]
+    names = list(target_nodes(gm))
     if not names:
         reasons = "; ".join(sorted(set(refused_sites(gm).values())))
         raise UnsupportedModel(f"no weight can be compressed: {reasons or 'no matmul found'}")
@@ -26,7 +26,7 @@ def target_names(gm: GraphModule) -> list[str]:
 
 def targeted_params(gm: GraphModule) -> int:
     """Parameters of all targeted weights of a graph, dense."""
-    return sum(s.k.times * s.n.times for _, s in targets(gm))
+    return sum(s.k.times * s.n.times for s in target_sites(gm).values())
 
 
 def refused_sites(gm: GraphModule) -> dict[str, str]:
@@ -52,7 +52,7 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
     """
     known = state(gm).curves or {}
     weights, own = [], set()
-    for _, site in targets(gm):
+    for site in target_sites(gm).values():
         if site.name not in known:
             raise PlanError(f"{site.name}: has no curve yet; run measure-curves first")
         curve = known[site.name]
@@ -69,6 +69,7 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
                 layout=site.layout,
                 dtype=site.dtype,
                 failed=curve.failed,
+                runs=site.runs,
             )
         )
     others = Counter[str]()

@@ -18,7 +18,7 @@ from gacfx.core.search import COARSE, Bound, Prune, kinds_of
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, given, register
-from gacfx.graph.notes import Fact, forgive, refuse, state, targets
+from gacfx.graph.notes import Fact, forgive, refuse, state, target_nodes, targets
 
 
 @register
@@ -60,14 +60,14 @@ class SweepCandidates(GacPass):
                 f"{self.name}: prune={self.prune} needs curves of structures; run "
                 "measure-structures first"
             )
-        nodes = {site.name: node for node, site in targets(gm)}
-        for node in nodes.values():
+        nodes = target_nodes(gm)
+        for node, _ in targets(gm):
             forgive(node, by=self.name)
         known = _Known(curves, about.structure_curves)
         case = offer(known, offers, self.wanted, limited=self.limited)
         for module, reason in case.reasons.items():
-            if not curves[module].failed and module in nodes:
-                refuse(nodes[module], by=self.name, reason=reason)
+            for node in () if curves[module].failed else nodes.get(module, ()):
+                refuse(node, by=self.name, reason=reason)
         assert case.offered.candidates is not None
         about.offer(case.offered.candidates, case.offered.members)
         joints = {name: each for name, each in case.curves.items() if isinstance(each, Joint)}

@@ -15,7 +15,7 @@ from gacfx.compressors.importance import linear_curve
 from gacfx.core.curves import Curve
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, register
-from gacfx.graph.notes import Fact, state, targets
+from gacfx.graph.notes import Fact, state, target_sites
 
 VALUES = ("energy", "paper")
 
@@ -55,7 +55,7 @@ class SyntheticCurves(GacPass):
         self.check()
         draw = np.random.default_rng(self.seed)
         curves = {}
-        for _, site in targets(gm):
+        for site in target_sites(gm).values():
             decay = self.decay * draw.uniform(0.3, 1.7)
             scale = 1e-2 * draw.lognormal(0.0, self.spread)
             rows, columns = site.n.times, site.k.times

@@ -4,7 +4,8 @@ Before:  linear(x, q_proj.weight, q_proj.bias)
 After:   linear(linear(x, q_proj.down.weight), q_proj.up.weight, q_proj.up.bias)
 """
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,21 +46,24 @@ class Factorize(GacPass):
 
     def run(self, gm: GraphModule) -> bool:
         assert self.plan is not None and self.factors is not None
-        todo = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
+        nodes, sites = defaultdict[str, list[Node]](list), dict[str, MatmulSite]()
+        for node, site in matmuls(gm):
+            if site.weight is not None:
+                nodes[site.name].append(node)
+                sites[site.name] = site
         check_factors(self.plan, self.factors)
-        sites = {name: site for name, (_, site) in todo.items()}
         pruned = check_pruned(self.plan, sites)
         whole = [module for module in self.factors if module not in pruned]
         check_shapes(self.plan, sites, whole)
-        check_weights(gm, self.plan, sites, whole, by=self.name, locks=self.locks)
+        products = {module: len(nodes[module]) for module in whole}
+        check_weights(gm, self.plan, sites, products, by=self.name, locks=self.locks)
         for choice in self.plan.choices:
             for module, decision in choice.decisions.items():
-                node = todo[module][0] if module in todo else None
-                if decision.is_dense and node is not None:
+                for node in nodes[module] if decision.is_dense else ():
                     refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
         left = {module: made for module, made in self.factors.items() if not _is_done(made)}
         for module, made in left.items():
-            factorize_node(gm, *todo[module], made.rest)
+            factorize_nodes(gm, nodes[module], sites[module], made.rest)
         state(gm).plan = self.plan
         return bool(left)
 
@@ -149,73 +153,91 @@ def check_weights(
     gm: GraphModule,
     plan: Plan,
     sites: Mapping[str, MatmulSite],
-    modules: Iterable[str],
+    products: Mapping[str, int],
     *,
     by: str,
     locks: bool,
 ) -> None:
-    """Nothing when each of these weights is read once, and is the one that the plan was made of.
+    """Nothing when each weight is read by its products alone, and is what the plan was made of.
 
     Weights without values (meta device) are not compared with the plan's.
+
+    Args:
+        gm: the graph.
+        plan: to carry out.
+        sites: module -> its product.
+        products: module -> how many nodes are that product, and will be replaced.
+        by: name of the pass, for messages.
+        locks: compare the weights.
 
     Raises:
         PlanMismatch: names the first that is not.
     """
     uses = weight_uses(gm)
-    for module in modules:
+    for module, count in products.items():
         weight = str(sites[module].weight)
-        if uses[weight] > 1:
+        if uses[weight] > count:
             raise PlanMismatch(
-                f"{by}: {module}: {uses[weight]} nodes read its weight, and a plan is for one; "
-                "leave it out of the plan, or run the pass that copied the node afterwards"
+                f"{by}: {module}: {uses[weight]} nodes read its weight, and {count} of them would "
+                "be replaced; leave it out of the plan, or run the pass that copied the node "
+                "afterwards"
             )
         held = gm.get_parameter(weight)
         if locks and not held.is_meta:
             check_weight(module, held, plan)
 
 
-def factorize_node(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> None:
-    """Replace one linear or addmm by the operators of a decision."""
+def factorize_nodes(
+    gm: GraphModule, nodes: Sequence[Node], site: MatmulSite, factors: Factors
+) -> None:
+    """Replace the linears or addmms of one module, all of the same weight, by the operators of a
+    decision."""
     assert site.weight is not None
     if site.layout not in (Layout.LINEAR, Layout.CONV1D):
         raise PassError(f"factorize: {site.name}: layout {site.layout} cannot be factorized")
-    x, weight, bias = operands(node)
+    _, weight, bias = operands(nodes[0])
     if factors.order is not None:
         axes = {weight: int(site.layout is Layout.CONV1D)}
         for held in (weight, bias) if factors.decision.is_dense else (bias,):
             if held is not None:
-                old = gm.get_parameter(name := str(held.target))
-                edit.set_parameter(gm, name, factors.reorder(old, axes.get(held, 0)))
+                kept = gm.get_parameter(name := str(held.target))
+                edit.set_parameter(gm, name, factors.reorder(kept, axes.get(held, 0)))
     if factors.decision.is_dense:
         return
     decision, rows, columns = factors.decision, factors.rows, factors.columns
     carrier = carrier_of(decision)
-    tensors = _put(gm, node, site, factors)
-    own = bias
-    if bias is not None:
-        name = f"{site.name}.{carrier.bias_name(rows, columns)}"
-        if name != bias.target:
-            edit.set_parameter(gm, name, gm.get_parameter(str(bias.target)))
-            own = edit.parameter_node(gm, name, like=node)
-    build = edit.Build(gm, node, site.name, carrier.__name__)
-    edit.replace_node(gm, node, carrier.emit(build, decision, rows, columns, x, tensors, own))
-    for spent in (weight, bias):
-        if spent is not None and not spent.users:
-            gm.graph.erase_node(spent)
-            edit.delete_parameter(gm, str(spent.target))
+    names = _put(gm, site, factors)
+    old = None if bias is None else str(bias.target)
+    own = None if old is None else f"{site.name}.{carrier.bias_name(rows, columns)}"
+    if own is not None and own != old:
+        edit.set_parameter(gm, own, gm.get_parameter(str(old)))
+    read: dict[Node, None] = {}
+    for node in nodes:
+        x, *of_node = operands(node)
+        read |= dict.fromkeys(each for each in of_node if each is not None)
+        tensors = {n: edit.parameter_node(gm, path, like=node) for n, path in names.items()}
+        after = of_node[1] if own == old else edit.parameter_node(gm, str(own), like=node)
+        build = edit.Build(gm, node, site.name, carrier.__name__)
+        edit.replace_node(gm, node, carrier.emit(build, decision, rows, columns, x, tensors, after))
+    spent = {str(each.target) for each in read if not each.users}
+    for each in read:
+        if not each.users:
+            gm.graph.erase_node(each)
+    for name in spent - {str(each.target) for each in read if each.users}:
+        edit.delete_parameter(gm, name)
 
 
-def _put(gm: GraphModule, node: Node, site: MatmulSite, factors: Factors) -> dict[str, Node]:
-    """Name -> node of each tensor, put into the module of the site."""
-    old, nodes = gm.get_parameter(str(site.weight)), {}
+def _put(gm: GraphModule, site: MatmulSite, factors: Factors) -> dict[str, str]:
+    """Name of each tensor -> where it was put, in the module of the site."""
+    old, names = gm.get_parameter(str(site.weight)), {}
     for name, stored in factors.decision.tensors(factors.rows, factors.columns).items():
         # A copy even where nothing is converted: training must not change the plan's factors.
         dtype, copy = torch.int32 if stored.integer else old.dtype, not factors.lent
         made = factors.tensors[name].detach().to(old.device, dtype, copy=copy).contiguous()
         path = f"{site.name}.{stored.parameter}"
         (edit.set_buffer if stored.integer else edit.set_parameter)(gm, path, made)
-        nodes[name] = edit.parameter_node(gm, path, like=node)
-    return nodes
+        names[name] = path
+    return names
 
 
 def operands(node: Node) -> tuple[Node, Node, Node | None]:

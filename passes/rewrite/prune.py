@@ -58,8 +58,10 @@ class Prune(GacPass):
         sites = {s.name: (n, s) for n, s in matmuls(gm) if s.weight is not None}
         known = {module: site for module, (_, site) in sites.items()}
         check_shapes(self.plan, known, by=self.name)
-        pruned = [m for m, d in self.plan.decisions.items() if isinstance(d, Sliced | Gone)]
-        check_weights(gm, self.plan, known, pruned, by=self.name, locks=self.locks)
+        smaller = [m for m, d in self.plan.decisions.items() if isinstance(d, Sliced | Gone)]
+        check_weights(
+            gm, self.plan, known, dict.fromkeys(smaller, 1), by=self.name, locks=self.locks
+        )
         coupling = analyse(gm)
         planned = planned_structures(self.plan.choices, coupling.coupled)
         # Everything is looked at before anything is changed.

@@ -1,12 +1,14 @@
 """select-targets: the linears of the repeated layers, and for every other site a reason."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gacfx.graph import edit
-from gacfx.graph.notes import Fact, facts, matmuls, note, state, targets
+from gacfx.graph.notes import Fact, facts, matmuls, note, state, target_nodes, targets
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.select_targets import SelectTargets
 from gacfx.passes.rewrite.factorize import Factorize
@@ -29,7 +31,7 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Embedding(20, 20)
-        self.layers = nn.ModuleList([nn.Linear(20, 20, bias=False) for _ in range(6)])
+        self.layers = nn.ModuleList([nn.Linear(20, 20, bias=False) for _ in range(7)])
         self.layers[0].weight = self.embed.weight
         self.layers[1].weight = self.layers[2].weight
         self.own = nn.ModuleList([Router()])
@@ -39,6 +41,8 @@ class Odd(nn.Module):
         x = self.embed(ids)
         for at in (0, 1, 2, 3, 4, 4):
             x = self.layers[at](x)
+        last: Any = self.layers[6]
+        x = last(x) * last.weight.mean()
         out: Tensor = self.own[0](x) @ x.transpose(1, 2) @ self.layers[5](x)
         return out
 
@@ -118,11 +122,15 @@ def test_a_copy_of_the_graph_still_knows_a_tied_weight(odd: GraphModule) -> None
     # A copy keeps one name for it; that others read it can still be seen.
     gm = run(edit.fork(odd), AnnotateSites(), SelectTargets())
     assert [site.name for _, site in targets(gm)] == [site.name for _, site in targets(odd)]
-    assert "weight is used 2 times" in reasons(gm)["layers.0"]
+    assert "weight is used 2 times, and not in the same way" in reasons(gm)["layers.0"]
 
 
-def test_a_module_that_is_called_twice_is_left_alone(odd: GraphModule) -> None:
-    assert reasons(odd)["layers.4"] == "weight is used 2 times"
+def test_a_module_that_is_called_twice_is_one_target(odd: GraphModule) -> None:
+    assert [len(nodes) for nodes in target_nodes(odd).values()] == [1, 2, 1]
+
+
+def test_a_weight_that_something_else_reads_too_is_left_alone(odd: GraphModule) -> None:
+    assert reasons(odd)["layers.6"] == "weight is used 2 times, and not in the same way"
 
 
 def test_a_parameter_that_no_linear_owns_is_left_alone(odd: GraphModule) -> None:
@@ -134,7 +142,7 @@ def test_products_of_activations_have_no_weight_to_compress(odd: GraphModule) ->
 
 
 def test_what_remains_is_a_target(odd: GraphModule) -> None:
-    assert [site.name for _, site in targets(odd)] == ["layers.3", "layers.5"]
+    assert [*target_nodes(odd)] == ["layers.3", "layers.4", "layers.5"]
 
 
 def test_factors_are_not_factorized_again() -> None:
