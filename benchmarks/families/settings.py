@@ -85,8 +85,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma4_unified_text": {"global_head_dim": 12},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
-    "hrm_text": {"num_layers_per_stack": 1},
-    "hrm_text": {"num_hidden_layers": 8},  # places in the cache: two cycles of three and one
+    "hrm_text": {
+        "num_layers_per_stack": 1,
+        "num_hidden_layers": 8,  # places in the cache: two cycles of three runs and one
+    },
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 2},
     "laguna": {"layer_types": _WINDOWED, "num_attention_heads_per_layer": [6, 12]},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
