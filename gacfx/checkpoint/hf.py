@@ -253,20 +253,12 @@ def check_unquantized(model: object) -> None:
 def declare_(model: "PreTrainedModel") -> None:
     """Write the gacfx block into the model's config, so that every way of saving keeps it.
 
-    The Trainer, PEFT and plain ``save_pretrained`` write the config that the model has. A model
-    that was dequantized while it was loaded also forgets how its checkpoint was quantized: it is
-    saved as what it is now.
+    The Trainer, PEFT and plain ``save_pretrained`` write the config that the model has, and tensors
+    under the names in memory: other names, fused weights and formats, to which transformers would
+    go back when it saves, are those of the dense checkpoint.
     """
     model.config.quantization_config = config_of(model)
-    if any(map(_quantizes, getattr(model, "_weight_conversions", None) or ())):
-        # Saving finds those of the architecture again.
-        vars(model)["_weight_conversions"] = None
-
-
-def _quantizes(conversion: object) -> bool:
-    """This step of loading dequantizes, so it would quantize on saving."""
-    steps = getattr(conversion, "operations", ())
-    return any(type(step).__module__.startswith("transformers.integrations") for step in steps)
+    vars(model)["_weight_conversions"] = []
 
 
 def _names_in(model: "PreTrainedModel", decisions: dict[str, T]) -> dict[str, T]:

@@ -39,7 +39,7 @@ KEPT = (
 PER_HEAD_INPUTS = ("position_bias", "alibi", "rel_pos_bias")
 """Arguments with a number for each head, made outside of the block."""
 _PARTS = ("mp_num",)
-"""Local names of a number of parts that the code splits the heads into, written in it."""
+"""Names of a number of parts that the code splits the heads into, written in it."""
 _ADDED = ("dense_bias",)
 """Parameters that are added to what the closing layer gives, one number for each of its outputs."""
 
@@ -211,11 +211,11 @@ def _not_understood(attention: Attention) -> str:
         without = getattr(getattr(holder, "config", None), name, None) is False
         if name in inspect.signature(type(holder).forward).parameters and not without:
             return f"takes {name}, which has a number for each head and is made elsewhere"
+    own, read = _integers(holder), _names_read(holder)
     for name in _PARTS:
-        if name in _locals(holder):
+        if name in _locals(holder) or name in own:
             return f"its code splits the heads into {name} parts, a number that is written in it"
     known = {*QUERY_HEADS, *KV_HEADS, *RATIO, *INNER, *KV_INNER, *KEPT}
-    own, read = _integers(holder), _names_read(holder)
     for name in sorted(own.keys() & read - known):
         return f"its code reads {name} ({own[name]}), whose meaning is not known"
     of_heads = (

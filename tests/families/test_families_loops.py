@@ -91,6 +91,18 @@ def test_it_is_saved_and_read_again(tmp_path: Path) -> None:
         assert torch.equal(model(ids).logits, again(ids).logits)
 
 
+def test_plain_saving_writes_the_names_in_memory(planned: Planned, tmp_path: Path) -> None:
+    """The dense checkpoint has q, k, v and the gate in one tensor; guards would be joined too."""
+    small = gacfx.apply(looped(), planned)
+    small.save_pretrained(tmp_path)
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path / "again")
+    third = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    ids = torch.arange(51).reshape(3, 17) % VOCAB
+    with torch.no_grad():
+        assert torch.equal(small(ids).logits, third(ids).logits)
+
+
 def test_compiled_with_a_plan_it_computes_the_same(planned: Planned) -> None:
     model = looped()
     options: Any = {"plan": planned, "inner": "eager"}
