@@ -17,7 +17,7 @@ def main() -> None:
         model,
         tokenizer,
         calibration=MODEL / "calibration.jsonl",
-        calibration_tokens="10k",  # a few seconds' worth
+        calibration_tokens="6k",  # a few seconds' worth
         ratio=0.2,
         gpu="h200",
     )

@@ -13,7 +13,7 @@ def main() -> None:
         model,
         tokenizer,
         calibration=MODEL / "calibration.jsonl",
-        calibration_tokens="10k",  # a few seconds' worth
+        calibration_tokens="4k",  # a few seconds' worth
         structures=True,  # also gathers what pruning needs
     )
     profile = api.load_profile("h200")

@@ -28,7 +28,7 @@ def main() -> None:
         model,
         tokenizer,
         calibration=MODEL / "calibration.jsonl",
-        calibration_tokens="10k",  # a few seconds' worth
+        calibration_tokens="4k",  # a few seconds' worth
         ratio=0.2,
     )
     with tempfile.TemporaryDirectory() as folder:

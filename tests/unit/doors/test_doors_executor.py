@@ -72,7 +72,7 @@ def never(*_: object, **__: object) -> None:
     raise AssertionError("this process did it")
 
 
-@pytest.mark.parametrize("method", ["gfwsvd", "asvd"])
+@pytest.mark.parametrize("method", ["gfwsvd", pytest.param("asvd", marks=pytest.mark.exhaustive)])
 def test_a_pool_of_processes_decomposes_to_the_same_bits(
     method: str, pool: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

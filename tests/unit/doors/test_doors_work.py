@@ -45,7 +45,9 @@ def calibrated(work: Path | None, layers: int = 2, **asked: Any) -> Study:
 
 
 @pytest.mark.parametrize(
-    "search", SEARCHES, ids=lambda one: f"{one.prune} {one.form} {one.align} {one.corrections}"
+    "search",
+    [pytest.param(SEARCHES[0], marks=pytest.mark.exhaustive), *SEARCHES[1:]],
+    ids=lambda one: f"{one.prune} {one.form} {one.align} {one.corrections}",
 )
 def test_a_plan_is_the_same_with_and_without(search: Search, tmp_path: Path) -> None:
     found = [
@@ -61,7 +63,10 @@ def test_a_plan_is_the_same_with_and_without(search: Search, tmp_path: Path) -> 
             assert all(torch.equal(made.tensors[key], same[key]) for key in same)
 
 
-@pytest.mark.parametrize("method", ["svd", "svd-llm", "llm-pruner"])
+@pytest.mark.parametrize(
+    "method",
+    ["llm-pruner", *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("svd", "svd-llm"))],
+)
 def test_every_method_is_the_same_with_and_without(method: str, tmp_path: Path) -> None:
     found = [
         calibrated(work, layers=5, method=method).upstream("0.2", profile=PROFILE)

@@ -28,7 +28,8 @@ def test_every_kind_of_decision_is_carried_out(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "inner"),
     [
-        *(("all at once", "aot_eager"), ("all at once", "inductor")),
+        ("all at once", "inductor"),
+        pytest.param("all at once", "aot_eager", marks=pytest.mark.exhaustive),
         pytest.param("pivot", "aot_eager", marks=pytest.mark.exhaustive),
         pytest.param("pivot", "inductor", marks=pytest.mark.exhaustive),
     ],
@@ -40,7 +41,13 @@ def test_every_inner_backend_gets_a_graph_that_it_can_compile(kind: str, inner: 
         torch.testing.assert_close(run(tokens), want(tokens).logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["low-rank", "pivot", "all at once"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "all at once",
+        *(pytest.param(n, marks=pytest.mark.exhaustive) for n in ("low-rank", "pivot")),
+    ],
+)
 def test_sizes_that_are_open_stay_open(kind: str) -> None:
     graphs: list[GraphModule] = []
 

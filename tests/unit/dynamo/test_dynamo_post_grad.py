@@ -79,7 +79,12 @@ def captured(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "dynamic"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
+    ("dtype", "dynamic"),
+    [
+        (torch.float32, False),
+        (torch.bfloat16, True),
+        pytest.param(torch.bfloat16, False, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_names_and_sizes_are_those_of_our_own_capture(
     tmp_path: Path, dtype: torch.dtype, dynamic: bool

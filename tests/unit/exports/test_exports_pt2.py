@@ -101,7 +101,9 @@ def test_experts_run_without_the_operators_of_transformers(tmp_path: Path) -> No
     assert not any("grouped_mm" in name for name in called)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.exhaustive)]
+)
 def test_half_precision_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     model = cast_(KINDS["low rank"](), dtype)
     assert gacfx.export(model, tmp_path / "out", to="pt2").difference == 0.0

@@ -47,7 +47,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [RuntimeError("lost\nit"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("lost\nit"), pytest.param(KeyboardInterrupt(), marks=pytest.mark.exhaustive)],
+)
 def test_a_writer_that_fails_leaves_the_folder_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:

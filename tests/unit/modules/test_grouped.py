@@ -239,7 +239,7 @@ def test_what_cannot_be_grouped_is_told_and_left_alone(odd: str) -> None:
     assert isinstance(made.get_submodule(HOME), UnpackedExperts)
 
 
-@pytest.mark.parametrize("prune", ["only", "both"])
+@pytest.mark.parametrize("prune", ["both", pytest.param("only", marks=pytest.mark.exhaustive)])
 def test_experts_of_one_width_are_grouped(prune: Any) -> None:
     search = replace(TIED, prune=prune, align=8)
     made = gacfx.compress(MAKES["qwen3moe"](), calibration=corpus(), ratio=0.3, search=search)
