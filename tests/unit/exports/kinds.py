@@ -129,7 +129,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "padded": padded,
     "gpt2": conv1d,
 }
-SOME = ("pivot", "narrow, low rank")
+SOME = ("pivot", "narrow")
 """In every run; the others take up to half a minute each."""
 EACH = [k if k in SOME else pytest.param(k, marks=pytest.mark.exhaustive) for k in KINDS]
 

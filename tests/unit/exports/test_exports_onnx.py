@@ -94,11 +94,11 @@ def test_decoding_step_by_step_gives_the_tokens_of_the_model(
 
 def test_the_cache_has_the_heads_that_each_layer_has(cached: Callable[[str], Any]) -> None:
     heads = {}
-    for kind in ("narrow, low rank", "skipped"):
+    for kind in ("narrow", "skipped"):
         past = Decoder(cached(kind)).past
         heads[kind] = [past[f"past_key_values.{n}.key"] for n in (0, 1)]
     grown = ["batch_size", "past_sequence_length"]
-    assert heads["narrow, low rank"] == [[grown[0], 1, grown[1], 8], [grown[0], 2, grown[1], 8]]
+    assert heads["narrow"] == [[grown[0], 1, grown[1], 8], [grown[0], 2, grown[1], 8]]
     assert heads["skipped"] == [[grown[0], 1, grown[1], 1], [grown[0], 2, grown[1], 8]]
 
 
