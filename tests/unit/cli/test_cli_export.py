@@ -117,13 +117,20 @@ def test_a_dense_checkpoint_is_exported_but_has_no_products(
 def test_half_precision_on_a_cpu_names_the_option(
     tmp_path: Path, narrow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("onnxscript", reason="needs the extra gacfx[onnx]")
-    onnxruntime: Any = pytest.importorskip("onnxruntime", reason="needs the extra gacfx[onnx]")
     model = AutoModelForCausalLM.from_pretrained(narrow, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "half")
     command = ["export", str(tmp_path / "half"), str(tmp_path / "out"), "--to", "onnx"]
     assert main(command) == 1
     assert "--dtype fp32" in capsys.readouterr().err
+
+
+@pytest.mark.exhaustive
+def test_the_cache_goes_out_as_well(
+    tmp_path: Path, narrow: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra gacfx[onnx]")
+    onnxruntime: Any = pytest.importorskip("onnxruntime", reason="needs the extra gacfx[onnx]")
+    command = ["export", str(narrow), str(tmp_path / "out"), "--to", "onnx"]
     assert main([*command, "--dtype", "fp32", "--cache"]) == 0
     assert "loaded by ONNX Runtime" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
