@@ -117,6 +117,7 @@ def test_a_dense_checkpoint_is_exported_but_has_no_products(
 def test_half_precision_on_a_cpu_names_the_option(
     tmp_path: Path, narrow: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra gacfx[onnx]")
     model = AutoModelForCausalLM.from_pretrained(narrow, dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "half")
     command = ["export", str(tmp_path / "half"), str(tmp_path / "out"), "--to", "onnx"]
