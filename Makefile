@@ -12,7 +12,8 @@ VENV ?= .venv
 TORCH_INDEX ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PYTEST_ARGS ?= --numprocesses auto --dist loadfile
+# In the order of the folders: files of few long tests would else come last, one process idle.
+PYTEST_ARGS ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
 LONG_PROBLEMS ?= 100000
 LONG_SEED ?= 0
 
