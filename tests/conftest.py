@@ -1,5 +1,6 @@
 """Settings of every test: offline, one thread each, and the same hypothesis examples every time."""
 
+import gc
 import os
 
 import pytest
@@ -25,6 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tolerate the warnings above, beside ``filterwarnings`` of pyproject.toml."""
     for line in TOLERATED:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector out of what was imported, and let it come seldom: every tenth
+    second of the tests was its."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
