@@ -81,8 +81,8 @@ def captured(model: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("dtype", "dynamic"),
     [
-        (torch.float32, False),
         (torch.bfloat16, True),
+        pytest.param(torch.float32, False, marks=pytest.mark.exhaustive),
         pytest.param(torch.bfloat16, False, marks=pytest.mark.exhaustive),
     ],
 )

@@ -124,6 +124,7 @@ def test_logits_are_those_of_the_model(
         assert np.abs(logits - logits_of(model, ids).numpy()).max() < CLOSE
 
 
+@pytest.mark.exhaustive
 def test_float16_runs_and_bfloat16_is_refused_with_the_remedy(tmp_path: Path) -> None:
     model = cast_(KINDS["low rank"](), torch.float16)
     made = gacfx.export(model, tmp_path / "out", to="onnx", cache=True)
