@@ -192,13 +192,19 @@ class Bench:
 
 
 def run(
-    subject: Subject, data: Path, folder: Path, plans: Sequence[str], formats: Sequence[Format]
+    subject: Subject,
+    data: Path,
+    folder: Path,
+    plans: Sequence[str],
+    formats: Sequence[Format],
+    work: Path | None,
 ) -> dict[str, Any]:
     """Calibrate and measure one model."""
     model, tokenizer = api.load(folder, dtype=torch.float32)
     texts = texts_of(subject, data, model, tokenizer)
     print(subject.name, usage(texts.calibration), sep="\n")
-    study = Study.make(model, texts.calibration, structures=any("pruned" in p for p in plans))
+    structures = any("pruned" in plan for plan in plans)
+    study = api.calibrate(model, calibration=texts.calibration, structures=structures, work=work)
     bench = Bench(subject, study, texts, tuple(target_names(study.graph)))
     rows = list(bench.rows(plans, formats))
     return {
@@ -221,6 +227,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=names, default=names[:2])
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=PLANS)
     parser.add_argument("--formats", nargs="+", choices=list(formats), default=list(formats))
+    parser.add_argument("--work", type=Path, help="folder of what is computed on the way: resumes")
     parser.add_argument("--out", type=Path, help="results (default: results/equal_bytes.json)")
     asked = parser.parse_args(given)
     torch.set_num_threads(1)
@@ -230,7 +237,7 @@ def main(given: Sequence[str] | None = None) -> int:
         if folder is None:
             parser.error(f"--models {subject.name}: name its folder with --smollm2")
         forms = [formats[name] for name in asked.formats]
-        results[subject.name] = run(subject, asked.data, folder, asked.plans, forms)
+        results[subject.name] = run(subject, asked.data, folder, asked.plans, forms, asked.work)
     rows = [row for name in asked.models for row in results[name]["rows"]]
     over = [row for row in rows if row["budget_bytes"] and row["bytes"] > row["budget_bytes"]]
     for row in over:
