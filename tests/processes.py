@@ -8,7 +8,7 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Done:
     stderr: str
 
 
-def start(words: Sequence[str], out: Path, env: Mapping[str, str] | None = None) -> Any:
+def start(words: Sequence[str], out: Path) -> Any:
     """``python WORDS`` in the root of the checkout; words are ``FILE ...`` or ``-m MODULE ...``.
 
     Args:
@@ -38,25 +38,24 @@ def start(words: Sequence[str], out: Path, env: Mapping[str, str] | None = None)
     """
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_program, args=(list(words), out, dict(env or {})))
+    process = context.Process(target=_program, args=(list(words), out))
     process.start()
     return process
 
 
-def run(words: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
+def run(words: Sequence[str]) -> Done:
     """As :func:`start`, to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        process = start(words, Path(folder), env)
+        process = start(words, Path(folder))
         process.join()
         said = [(Path(folder) / name).read_text() for name in ("stdout", "stderr")]
     return Done(process.exitcode, *said)
 
 
-def _program(words: list[str], out: Path, env: dict[str, str]) -> None:
+def _program(words: list[str], out: Path) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(ROOT)
-    os.environ.update(env)
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
