@@ -21,7 +21,7 @@ from gacfx.allocation.offers import BY, Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.allocation.ties import tie_layers
 from gacfx.core.curve_file import Curves
-from gacfx.core.curves import Curve
+from gacfx.core.curves import Curve, ListedCurve
 from gacfx.core.decision import Decision
 from gacfx.core.goal import Goal
 from gacfx.core.offered import Candidates, Offered
@@ -119,7 +119,7 @@ def allocate(
 class Case:
     """What is offered for which curves, and why some weights are offered less."""
 
-    curves: Mapping[str, Curve | Joint]
+    curves: Mapping[str, Curve | Joint | ListedCurve]
     """Group -> what its candidates are worth, in the order of the graph."""
     offered: Offered
     reasons: Mapping[str, str]

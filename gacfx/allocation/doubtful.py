@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gacfx.allocation.joint import Joint
-from gacfx.core.curves import Curve
+from gacfx.core.curves import Curve, ListedCurve
 from gacfx.core.decision import DENSE
 from gacfx.core.offered import Candidates
 
@@ -16,13 +16,15 @@ class CandidateWarning(UserWarning):
 
 
 def warn_of_costly(
-    curves: Mapping[str, Curve | Joint], candidates: Mapping[str, Candidates]
+    curves: Mapping[str, Curve | Joint | ListedCurve], candidates: Mapping[str, Candidates]
 ) -> None:
     """Warn of candidates that cost more than a dense weight that is offered as well."""
     seen: dict[tuple[int, int, int], str] = {}  # of one shape only once: there are many candidates
     found = []
     for name, curve in curves.items():
-        if not isinstance(curve, Curve):  # of a structure, where the beaten ones are gone
+        if not isinstance(
+            curve, Curve
+        ):  # the beaten ones of a structure are gone, pools may be large
             continue
         key = (curve.rows, curve.columns, id(candidates[name]))
         if key not in seen:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gacfx.allocation.joint import Joint
-from gacfx.core.curves import Curve
+from gacfx.core.curves import Curve, ListedCurve
 from gacfx.core.offered import Candidates, Offered
 from gacfx.errors import PassError
 from gacfx.knapsack import Group, Problem
@@ -16,7 +16,7 @@ from gacfx.knapsack.limits import Implies, Limit, SameLabel
 
 
 def make_problem(
-    curves: Mapping[str, Curve | Joint], offered: Offered, limit_params: int
+    curves: Mapping[str, Curve | Joint | ListedCurve], offered: Offered, limit_params: int
 ) -> Problem:
     """Weights as groups, candidates as items, value = minus the loss; limits and rules as given.
 
@@ -40,6 +40,9 @@ def make_problem(
         if isinstance(curve, Joint):
             groups.append(_joint_group(curve, candidates))
             continue
+        if isinstance(curve, ListedCurve):
+            groups.append(_listed_group(curve, candidates))
+            continue
         key = (curve.rows, curve.columns, id(candidates))
         if key not in axes:
             axes[key] = Axis.make(curve, candidates)
@@ -52,6 +55,14 @@ def _joint_group(joint: Joint, candidates: Candidates) -> Group:
     at = joint.at(candidates)
     labels = tuple(each.label for each in candidates)
     return Group(joint.name, joint.params[at], -joint.losses[at], labels)
+
+
+def _listed_group(curve: ListedCurve, candidates: Candidates) -> Group:
+    """The candidates of a weight that are worth what is listed."""
+    shape = curve.rows, curve.columns
+    costs = np.array([each.params(*shape) for each in candidates], np.int64)
+    values = np.array([-curve.loss(each) for each in candidates])
+    return Group(curve.module, costs, values, tuple(each.label for each in candidates))
 
 
 @dataclass(frozen=True, eq=False)

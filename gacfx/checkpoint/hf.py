@@ -11,6 +11,7 @@ level: while that module is imported, it imports this one.
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -32,8 +33,10 @@ from gacfx.core.config_json import (
     METHOD,
     READS,
     UNPRUNED,
+    UNROUTED,
     read_block,
     read_blocks,
+    read_router,
     version_for,
 )
 from gacfx.core.decision import Decision
@@ -42,11 +45,15 @@ from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Sliced
 from gacfx.core.quantized import held_otherwise
+from gacfx.core.router_shape import RouterShape
 from gacfx.core.stored_as import stored_as
-from gacfx.errors import CheckpointError, PlanError, UnsupportedModel
+from gacfx.errors import CheckpointError, PlanError, PlanMismatch, UnsupportedModel
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules, decisions_in, guards_in, skeleton_
+from gacfx.modules.prompt_router import PromptRouter
+from gacfx.modules.routing_hooks import NAME as ROUTER
+from gacfx.modules.routing_hooks import attach_, embedding_of, pools, router_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -66,6 +73,7 @@ class GacfxConfig(QuantizationConfigMixin):
         gacfx_version: of the gacfx that wrote the block.
         ranks: module name -> rank of a pair, in version 1 instead of ``modules``.
         blocks: name of an attention or MLP -> its numbers of heads, or that it is skipped.
+        router: head and sizes of the router of prompts.
         unknown: keys of other programs; dropped with a warning that names them.
 
     Raises:
@@ -81,13 +89,15 @@ class GacfxConfig(QuantizationConfigMixin):
         gacfx_version: str = "",
         ranks: Mapping[str, int] | None = None,
         blocks: Mapping[str, Any] | None = None,
+        router: "RouterShape | Mapping[str, Any] | None" = None,
         **unknown: object,
     ) -> None:
         if quant_method != METHOD:
             raise CheckpointError(f"config.json: quant_method {quant_method!r} is not {METHOD!r}")
         if format_version is None:
             said = UNPRUNED if ranks is None else READS[0]
-            format_version = said if not (blocks or _slices(modules)) else FORMAT_VERSION
+            format_version = said if not (blocks or _slices(modules)) else UNROUTED
+            format_version = FORMAT_VERSION if router is not None else format_version
         first = format_version == READS[0]
         unknown |= {"modules": modules} if first and modules else {}
         unknown |= {"ranks": ranks} if ranks and not first else {}
@@ -99,12 +109,13 @@ class GacfxConfig(QuantizationConfigMixin):
             "modules": _written(modules),
             "ranks": {} if ranks is None else ranks,
             "blocks": _written_blocks(blocks),
+            "router": router.to_dict() if isinstance(router, RouterShape) else router,
             "gacfx_version": gacfx_version,
         }
         self.quant_method = METHOD  # type: ignore[assignment]  # a plain string, no enum member
         self.gacfx_version = __version__
         self.gacfx_note = NOTE
-        self.keep(read_block(block), read_blocks(block))
+        self.keep(read_block(block), read_blocks(block), read_router(block))
 
     @property
     def decisions(self) -> dict[str, Decision]:
@@ -116,10 +127,24 @@ class GacfxConfig(QuantizationConfigMixin):
         """Name of a block -> what became of it."""
         return read_blocks(self.__dict__)
 
-    def keep(self, decisions: Mapping[str, Decision], states: Mapping[str, BlockState]) -> None:
+    @property
+    def router_shape(self) -> RouterShape | None:
+        """Head and sizes of the router of prompts; None without one."""
+        return read_router(self.__dict__)
+
+    def keep(
+        self,
+        decisions: Mapping[str, Decision],
+        states: Mapping[str, BlockState],
+        router: RouterShape | None,
+    ) -> None:
         """Say these from now on."""
         # Plain JSON values: everything that an instance holds is written to config.json.
-        self.format_version = version_for(decisions, states)
+        self.format_version = version_for(decisions, states, router)
+        if router is not None:
+            self.router: dict[str, Any] = router.to_dict()
+        else:
+            vars(self).pop("router", None)
         self.modules: dict[str, Any] = _written(dict(sorted(decisions.items())))
         if states:
             self.blocks: dict[str, Any] = _written_blocks(dict(sorted(states.items())))
@@ -170,7 +195,10 @@ class GacfxQuantizer(HfQuantizer):
         except (UnsupportedModel, PlanError) as error:
             raise CheckpointError(f"config.json does not fit its own model: {error}") from error
         check_there(model, checkpoint_files or ())
-        self.quantization_config.keep(decisions, states)
+        router = self.quantization_config.router_shape
+        if router is not None:
+            _attach_empty_(model, router, checkpoint_files or ())
+        self.quantization_config.keep(decisions, states, router)
         self._shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         # accelerate and safetensors take empty tensors for shared ones, and write one of them all.
         lacking = not_there(_guard_names(model), checkpoint_files or ())
@@ -196,6 +224,9 @@ class GacfxQuantizer(HfQuantizer):
         for name, layer in compressed_modules(model).items():
             if problem := layer.problem():
                 raise CheckpointError(f"{name}: {problem}; the file is not what was written")
+        router = router_of(model)
+        if router is not None and (problem := router.problem()):
+            raise CheckpointError(f"{problem}; the file is not what was written")
         for guard in guards_in(model):
             if not guard.weight.is_meta:  # where buffers are on disk, so would it have to be
                 guard.register_buffer(NOTICE, torch.empty_like(guard.weight))
@@ -222,7 +253,31 @@ def register() -> None:
 
 def config_of(model: "PreTrainedModel") -> GacfxConfig:
     """The configuration block for the compressed layers that are in ``model`` now."""
-    return GacfxConfig(decisions_in(model), blocks=blocks_in(model))
+    router = router_of(model)
+    shape = None if router is None else router.shape
+    return GacfxConfig(decisions_in(model), blocks=blocks_in(model), router=shape)
+
+
+def _attach_empty_(
+    model: "PreTrainedModel", shape: RouterShape, files: Sequence[str | Path]
+) -> None:
+    """Put a router into a skeleton, for the loader to fill.
+
+    Raises:
+        CheckpointError: it does not fit the model, or the files lack a part of it.
+    """
+    routed = {name: layer.decision for name, layer in pools(model).items()}
+    router = PromptRouter(shape, routed)
+    names = [f"{ROUTER}.{name}" for name, _ in router.named_buffers()]
+    if lacking := not_there(names, files):
+        raise CheckpointError(
+            f"{lacking[0]}: is in no file, and config.json asks for a router; the two do not "
+            "belong together"
+        )
+    try:
+        attach_(model, router.to(embedding_of(model).weight.device))
+    except (PlanMismatch, UnsupportedModel) as error:
+        raise CheckpointError(f"config.json does not fit its own model: {error}") from error
 
 
 def _guard_names(model: "PreTrainedModel") -> list[str]:

@@ -11,14 +11,18 @@ from gacfx.core.kinds import read_decision
 from gacfx.core.names import is_module_name, printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
+from gacfx.core.router_shape import RouterShape, read_router_shape
 from gacfx.errors import CheckpointError, PlanError
 
-FORMAT_VERSION = 3
-"""Of the gacfx block: a decision for each module, which may be a slice, and what became of blocks.
-Version 2 has no slices and no blocks, version 1 has ``ranks`` instead, of pairs."""
+FORMAT_VERSION = 4
+"""Of the gacfx block: a decision for each module, which may be a slice, what became of blocks, and
+the router of prompts. Version 3 has no router, version 2 has no slices and no blocks, version 1 has
+``ranks`` instead, of pairs."""
+UNROUTED = 3
+"""Written where nothing is routed, for older readers."""
 UNPRUNED = 2
-"""Written where nothing is pruned, for older readers."""
-READS = (1, UNPRUNED, FORMAT_VERSION)
+"""Written where nothing is pruned either."""
+READS = (1, UNPRUNED, UNROUTED, FORMAT_VERSION)
 METHOD = "gacfx"
 """The ``quant_method`` of the block."""
 MAX_MODULES = 100_000
@@ -74,12 +78,19 @@ def check_sizes(config: Mapping[str, Any], where: str) -> None:
     block = config.get("quantization_config")
     read_block(block, where)
     read_blocks(block, where)
+    read_router(block, where)
 
 
-def version_for(decisions: Mapping[str, Decision], blocks: Mapping[str, BlockState]) -> int:
+def version_for(
+    decisions: Mapping[str, Decision],
+    blocks: Mapping[str, BlockState],
+    router: RouterShape | None = None,
+) -> int:
     """The oldest format that can say these."""
+    if router is not None:
+        return FORMAT_VERSION
     pruned = blocks or any(isinstance(one, Sliced | Padded) for one in decisions.values())
-    return FORMAT_VERSION if pruned else UNPRUNED
+    return UNROUTED if pruned else UNPRUNED
 
 
 def read_block(block: object, where: str = "config.json") -> dict[str, Decision]:
@@ -114,12 +125,36 @@ def read_blocks(block: object, where: str = "config.json") -> dict[str, BlockSta
     if not _is_ours(block):
         return {}
     version = _version(block, where)
-    if version < FORMAT_VERSION and block.get("blocks"):
+    if version < UNROUTED and block.get("blocks"):
         raise CheckpointError(
-            f"{where}: gacfx format version {version} has no blocks; it should be {FORMAT_VERSION}"
+            f"{where}: gacfx format version {version} has no blocks; it should be {UNROUTED}"
             f"{_writer(block)}"
         )
     return _table(block, "blocks", read_block_state, where)
+
+
+def read_router(block: object, where: str = "config.json") -> RouterShape | None:
+    """The sizes of the router, as the gacfx block of a configuration says; None without one.
+
+    Args:
+        block: ``quantization_config``, of a file that anybody may have written.
+        where: for messages.
+
+    Raises:
+        CheckpointError: as ``read_block``, sizes that no router has, or a router in a version that
+            has none.
+    """
+    if not _is_ours(block) or block.get("router") is None:
+        return None
+    if (version := _version(block, where)) < FORMAT_VERSION:
+        raise CheckpointError(
+            f"{where}: gacfx format version {version} has no router; it should be "
+            f"{FORMAT_VERSION}{_writer(block)}"
+        )
+    try:
+        return read_router_shape(block["router"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}{_writer(block)}") from error
 
 
 def _is_ours(block: object) -> TypeGuard[Mapping[str, Any]]:
@@ -128,7 +163,7 @@ def _is_ours(block: object) -> TypeGuard[Mapping[str, Any]]:
 
 def _version(block: Mapping[str, Any], where: str) -> int:
     """Version of the gacfx block."""
-    unsaid = FORMAT_VERSION if "blocks" in block else UNPRUNED if "modules" in block else READS[0]
+    unsaid = UNROUTED if "blocks" in block else UNPRUNED if "modules" in block else READS[0]
     version = block.get("format_version", unsaid)
     if type(version) is not int or version not in READS:
         reads = f"{', '.join(map(str, READS[:-1]))} and {READS[-1]}"

@@ -1,5 +1,6 @@
 """Curves: the estimated rise of the task loss for every rank of a weight. Integers and floats."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +30,27 @@ class Curve:
     def loss(self, decision: Decision) -> float:
         """Rise under a decision: that of its rank, in whatever form; 0 where there is none."""
         return 0.0 if decision.rank is None else float(self.loss_nats[decision.rank])
+
+
+@dataclass(frozen=True)
+class ListedCurve:
+    """The loss of each candidate of a weight, where a rank alone does not tell it.
+
+    *Keep dense* has loss 0 and need not be listed.
+    """
+
+    module: str
+    rows: int
+    columns: int
+    losses: Mapping[Decision, float]
+    """Candidate -> rise of the task loss, nats per token."""
+    failed: str = ""
+    """Why there is none, so that the weight stays dense."""
+
+    def loss(self, decision: Decision) -> float:
+        """Rise under a decision; 0 for the dense weight.
+
+        Raises:
+            KeyError: it is not listed.
+        """
+        return 0.0 if decision.is_dense else self.losses[decision]

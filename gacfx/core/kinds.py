@@ -13,6 +13,7 @@ from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
 from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Each, Gone, Heads, Skip, Sliced, Width
+from gacfx.core.routed import Routed
 from gacfx.core.table import Table
 from gacfx.errors import PlanError
 
@@ -37,6 +38,7 @@ BUILT_IN = (
     Kind(LowRank, "gacfx.modules.low_rank:LowRankLinear"),
     Kind(Pivot, "gacfx.modules.pivot:PivotLinear"),
     Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
+    Kind(Routed, "gacfx.modules.rank_experts:RankExpertLinear"),
     Kind(Sliced, "gacfx.modules.sliced:SlicedLinear"),
     Kind(Padded, "gacfx.modules.padded:PaddedLinear"),
     Kind(Gone),

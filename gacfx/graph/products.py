@@ -20,6 +20,7 @@ from gacfx.graph.ops import Op
 _SHOWS = (
     *("view", "reshape", "_unsafe_view", "unsqueeze", "squeeze", "expand", "flatten", "unflatten"),
     *("select", "slice", "chunk", "split", "split_with_sizes", "unbind", "getitem", "narrow"),
+    "index_select",
     *("transpose", "permute", "t", "T", "mT", "numpy_T", "swapaxes", "movedim"),
     *("to", "_to_copy", "float", "half", "bfloat16", "double", "type_as"),
     *("contiguous", "clone", "detach"),

@@ -105,8 +105,8 @@ def test_a_block_of_version_1_becomes_one_of_version_2() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format_version": 4}, "format version 4; this gacfx reads 1, 2 and 3"),
-        ({"format_version": 4, "gacfx_version": "9.1"}, r"\(it was written by gacfx 9.1\)$"),
+        ({"format_version": 5}, "format version 5; this gacfx reads 1, 2, 3 and 4"),
+        ({"format_version": 5, "gacfx_version": "9.1"}, r"\(it was written by gacfx 9.1\)$"),
         ({"format_version": "1"}, "format version '1'"),
         ({"format_version": 2.0}, "format version 2.0"),
         ({"format_version": [2]}, r"format version \[2\]"),

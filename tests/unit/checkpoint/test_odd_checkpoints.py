@@ -203,9 +203,9 @@ def test_the_class_of_another_architecture_does_not_hide_the_model_type(folder: 
 
 
 def test_inspect_reads_no_block_of_a_newer_gacfx(folder: Path) -> None:
-    block = {"quant_method": "gacfx", "format_version": 4, "modules": {}}
+    block = {"quant_method": "gacfx", "format_version": 5, "modules": {}}
     edit(folder, quantization_config=block)
-    assert "gacfx format version 4; this gacfx reads 1, 2 and 3" in refused(inspect, folder)
+    assert "gacfx format version 5; this gacfx reads 1, 2, 3 and 4" in refused(inspect, folder)
 
 
 def test_a_skeleton_says_which_kind_of_error_it_met(folder: Path) -> None:

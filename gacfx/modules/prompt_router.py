@@ -1,0 +1,238 @@
+"""The router of a model: which blocks of its pools the prompts of a batch use.
+
+    features   mean of the input embeddings of a prompt, minus a centre, in some directions
+    classes    the nearest kind of text, if it is near enough, else none; each has its own pattern
+    scores     a linear score for each block of each pool, of which the best are picked
+
+One for a model, asked once for a prompt, before anything runs (PARSE asks a linear router for each
+weight; docs/parse.md says why this one). Its floats are kept as the integers that have their bits,
+so that casting a model to half precision leaves its picks as they are.
+"""
+
+# B sequences, T tokens, F features, D directions, C classes, P picks, K blocks
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gacfx.core.routed import Routed
+from gacfx.core.router_shape import RouterShape
+from gacfx.errors import PlanError
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """What the sequences of a batch picked."""
+
+    blocks: dict[str, Tensor]
+    """Module -> int32 [sequences, picks], on the CPU."""
+    classes: tuple[int, ...] = ()
+    """Kind of text of each sequence, 0 for none; empty for a router of scores."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of the batch."""
+        return len(next(iter(self.blocks.values())))
+
+
+class Remembered(Protocol):
+    """A cache of picks, such as :class:`gacfx.routing.cache.PatternCache`."""
+
+    def find(self, embedding_F: Tensor) -> "dict[str, Tensor] | None":
+        """The pick of a prompt like this one."""
+
+    def put(self, embedding_F: Tensor, value: dict[str, Tensor]) -> None:
+        """Remember a pick."""
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """From the mean embedding of a prompt to a few numbers."""
+
+    centre_F: Tensor
+    basis_FD: Tensor
+    """Orthonormal columns."""
+    scale_DD: Tensor
+    """What makes the numbers comparable: classes have identity covariance in them."""
+
+    def __call__(self, mean_BF: Tensor) -> tuple[Tensor, Tensor]:
+        """(numbers [B, D], squared distance from the directions [B])."""
+        centred_BF = mean_BF - self.centre_F
+        found_BD = centred_BF @ self.basis_FD
+        away_B = (centred_BF.square().sum(1) - found_BD.square().sum(1)).clamp_min(0)
+        return found_BD @ self.scale_DD, away_B
+
+
+class PromptRouter(nn.Module):
+    """Picks for all pools of a model.
+
+    Args:
+        shape: head and sizes.
+        routed: module -> decision, of all pools.
+    """
+
+    def __init__(self, shape: RouterShape, routed: Mapping[str, Routed]) -> None:
+        super().__init__()
+        self.shape, self.routed = shape, dict(sorted(routed.items()))
+        self.automatic = True
+        """It picks for whatever its model is called with."""
+        self.refresh: int | None = None
+        """Pick again after so many tokens were decoded; keys and values stay as they are. None: the
+        pick of a prompt stays."""
+        self.remembered: Remembered | None = None
+        """Where picks by scores are looked up first."""
+        self.installed: Pick | None = None
+        """What the pools compute with."""
+        self.noted: object = None
+        """What hooks say to each other."""
+        features, directions = shape.features, shape.directions
+        sizes = {
+            "centre": (features,),
+            "basis": (features, directions),
+            "scale": (directions, directions),
+        }
+        if shape.head == "classes":
+            sizes |= {"means": (shape.classes, directions), "limits": (shape.classes + 1,)}
+            picks = sum(each.picks for each in self.routed.values())
+            self.register_buffer("table", torch.zeros(shape.classes, picks, dtype=torch.int32))
+        else:
+            blocks = sum(each.blocks for each in self.routed.values())
+            sizes |= {"weight": (blocks, directions), "offset": (blocks,)}
+        self._floats = tuple(sizes)
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.int32))
+
+    def floats(self, name: str) -> Tensor:
+        """Numbers by their name, float32, on the CPU."""
+        return self.get_buffer(name).cpu().view(torch.float32)
+
+    def set_floats_(self, **given: Tensor) -> None:
+        """Give numbers, which are kept as they are in float32.
+
+        Raises:
+            PlanError: of another shape than the router has, or not finite.
+        """
+        for name, tensor in given.items():
+            held = self.get_buffer(name)
+            if tuple(held.shape) != tuple(tensor.shape) or not bool(tensor.isfinite().all()):
+                found, wanted = tuple(tensor.shape), tuple(held.shape)
+                raise PlanError(f"router: {name} {found} is not finite, or not {wanted}")
+            held.copy_(tensor.detach().float().contiguous().view(torch.int32))
+
+    @property
+    def projection(self) -> Projection:
+        """From mean embeddings to directions."""
+        return Projection(*(self.floats(name) for name in ("centre", "basis", "scale")))
+
+    def problem(self) -> str:
+        """Why its numbers cannot be those of a router; empty where they can."""
+        for name in self._floats:
+            if not bool(self.floats(name).isfinite().all()):
+                return f"router: {name} has NaN or infinite values"
+        if self.shape.head != "classes":
+            return ""
+        for name, found_CP in self._rows(self.get_buffer("table").cpu(), "picks"):
+            decision, sorted_CP = self.routed[name], found_CP.sort(1).values
+            twice = bool((sorted_CP[:, 1:] == sorted_CP[:, :-1]).any())
+            if twice or int(sorted_CP.min()) < 0 or int(sorted_CP.max()) >= decision.blocks:
+                return f"router: the blocks of {name} are none of {decision}"
+        return ""
+
+    def patterns(self) -> Pick:
+        """The picks of all classes, the static prefix of no class first."""
+        none = {name: torch.arange(each.picks)[None] for name, each in self.routed.items()}
+        rows = dict(self._rows(self.get_buffer("table").cpu(), "picks"))
+        blocks = {name: torch.cat([none[name].int(), rows[name]]) for name in none}
+        return Pick(blocks, tuple(range(self.shape.classes + 1)))
+
+    def classify(self, mean_BF: Tensor) -> Tensor:
+        """The kind of text of each prompt, 0 for none: int64 [B].
+
+        The nearest class, where the prompt is not farther from it than its limit, and not farther
+        from all directions than the last limit.
+
+        Args:
+            mean_BF: float32 mean embeddings, on the CPU.
+        """
+        found_BD, away_B = self.projection(mean_BF)
+        means_CD, limits = self.floats("means"), self.floats("limits")
+        distance_BC = torch.cdist(found_BD, means_CD).square()
+        least_B, class_B = distance_BC.min(1)
+        near_B = (least_B <= limits[class_B]) & (away_B <= limits[-1])
+        return torch.where(near_B, class_B + 1, 0)
+
+    def pick(self, mean_BF: Tensor) -> Pick:
+        """The blocks for each prompt of a batch.
+
+        Args:
+            mean_BF: float32 mean embeddings of the prompts; NaN for a prompt without a token, which
+                gets the static prefix.
+        """
+        mean_BF = mean_BF.float().cpu()
+        known_B = mean_BF.isfinite().all(1)
+        mean_BF = torch.where(known_B[:, None], mean_BF, 0.0)
+        if self.shape.head == "classes":
+            class_B = torch.where(known_B, self.classify(mean_BF), 0)
+            patterns = self.patterns().blocks
+            blocks = {name: rows[class_B] for name, rows in patterns.items()}
+            return Pick(blocks, tuple(class_B.tolist()))
+        rows = [
+            self._scored(mean_F) if bool(known) else self._prefix()
+            for mean_F, known in zip(mean_BF, known_B, strict=True)
+        ]
+        return Pick({name: torch.stack([row[name] for row in rows]) for name in self.routed})
+
+    def embedding(self, mean_BF: Tensor) -> Tensor:
+        """What prompts are compared by: their centred mean embedding, of norm 1; [B, F]."""
+        return nn.functional.normalize(mean_BF.float().cpu() - self.floats("centre"), dim=1)
+
+    def _scored(self, mean_F: Tensor) -> dict[str, Tensor]:
+        """Module -> blocks of one prompt, by the cache if it knows a prompt like this."""
+        key_F = self.embedding(mean_F[None])[0]
+        if self.remembered is not None and (known := self.remembered.find(key_F)) is not None:
+            return known
+        found_BD, _ = self.projection(mean_F[None])
+        score_BK = found_BD @ self.floats("weight").T + self.floats("offset")
+        made = {
+            name: top_blocks(scores, self.routed[name])[0]
+            for name, scores in self._rows(score_BK, "blocks")
+        }
+        if self.remembered is not None:
+            self.remembered.put(key_F, made)
+        return made
+
+    def _prefix(self) -> dict[str, Tensor]:
+        return {n: torch.arange(each.picks, dtype=torch.int32) for n, each in self.routed.items()}
+
+    def _rows(self, found: Tensor, size: str) -> list[tuple[str, Tensor]]:
+        """(module, its columns)."""
+        sizes = [int(getattr(each, size)) for each in self.routed.values()]
+        return list(zip(self.routed, found.split(sizes, 1), strict=True))
+
+
+def top_blocks(score_BK: Tensor, decision: Routed) -> Tensor:
+    """int32 [B, picks]: the blocks that always run, and the best of the others, in their order."""
+    count = decision.picks - decision.fixed
+    best = score_BK[:, decision.fixed :].topk(count, 1).indices + decision.fixed
+    fixed = torch.arange(decision.fixed, device=best.device).expand(len(best), -1)
+    return torch.cat([fixed, best], 1).sort(1).values.int()
+
+
+def embedding_sums(embedded_BTF: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """(sums over the tokens of each prompt [B, F], how many they are [B]), float32, on the CPU.
+
+    Args:
+        embedded_BTF: input embeddings of any floating dtype.
+        mask_BT: 1 for tokens, 0 for padding.
+    """
+    weights_BT = mask_BT.to(embedded_BTF.device).bool().float()
+    sums_BF = torch.einsum("bt,btf->bf", weights_BT, embedded_BTF.detach().float())
+    return sums_BF.cpu(), weights_BT.sum(1).cpu()
+
+
+def pack_patterns(patterns: Sequence[Mapping[str, Tensor]], routed: Mapping[str, Routed]) -> Tensor:
+    """Patterns of classes as the table of a router: int32 [classes, picks of all pools]."""
+    return torch.stack([torch.cat([one[name].int() for name in routed]) for one in patterns])

@@ -1,0 +1,108 @@
+"""The kind of text of a prompt: linear discriminants on its mean embedding, and a gate.
+
+Prompts are centred, turned into the directions in which prompts differ most, and scaled so that the
+spread inside a kind is one in each of them. The nearest mean is then the linear discriminant of
+Fisher 1936. A prompt that is farther from it, or from all directions, than nearly all prompts that
+were held back while the means were made belongs to no kind (the Mahalanobis gate of Lee et al.
+2018): a wrong basis costs far more than a right one brings.
+"""
+
+# P prompts, F features, D directions, C kinds
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gacfx.errors import CalibrationError
+from gacfx.modules.prompt_router import Projection
+
+DIRECTIONS = 32
+"""Most numbers that are kept of a prompt."""
+SHRINKAGE = 0.1
+"""Of the covariance inside kinds towards its mean variance, as there are few prompts."""
+INSIDE = 0.98
+"""Share of held-back prompts of a kind that the gate lets through."""
+FOLDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Classes:
+    """What tells kinds of text apart."""
+
+    projection: Projection
+    means_CD: Tensor
+    limits: Tensor
+    """[C + 1]: largest squared distance from each mean, and from all directions."""
+
+
+def fit_classes(
+    prompts: Sequence[Tensor], *, directions: int = DIRECTIONS, inside: float = INSIDE
+) -> Classes:
+    """The classes of some prompts whose kind is known.
+
+    Args:
+        prompts: float32 mean embeddings of each kind, [P, F], at least 4 of each.
+        directions: most numbers that are kept of a prompt.
+        inside: share of the prompts of a kind that the gate shall let through.
+
+    Raises:
+        CalibrationError: too few prompts of a kind, or NaN.
+    """
+    for at, found in enumerate(prompts):
+        if len(found) < FOLDS or not bool(found.isfinite().all()):
+            raise CalibrationError(
+                f"kind {at + 1}: {len(found)} prompts, of which {FOLDS} with finite embeddings are "
+                "needed"
+            )
+    nearest: list[list[Tensor]] = [[] for _ in prompts]
+    away: list[Tensor] = []
+    for fold in range(FOLDS):
+        seen = [_without(found, fold) for found in prompts]
+        projection, means_CD = _means(seen, directions)
+        for at, found in enumerate(prompts):
+            numbers_PD, away_P = projection(found[fold::FOLDS].double())
+            nearest[at].append((numbers_PD - means_CD[at]).square().sum(1))
+            away.append(away_P)
+    limits = [torch.cat(found).quantile(inside) for found in nearest]
+    limits.append(torch.cat(away).quantile(inside))
+    projection, means_CD = _means(prompts, directions)
+    return Classes(
+        Projection(
+            projection.centre_F.float(), projection.basis_FD.float(), projection.scale_DD.float()
+        ),
+        means_CD.float(),
+        torch.stack(limits).float(),
+    )
+
+
+def principal(prompts_PF: Tensor, directions: int) -> Projection:
+    """The directions in which prompts differ most, each scaled to variance one."""
+    prompts_PF = prompts_PF.double()
+    centre_F = prompts_PF.mean(0)
+    count = min(directions, len(prompts_PF) - 1, prompts_PF.shape[1])
+    found = torch.linalg.svd(prompts_PF - centre_F, full_matrices=False)
+    basis_FD = found.Vh[:count].T.contiguous()
+    spread_D = found.S[:count] / max(len(prompts_PF) - 1, 1) ** 0.5
+    return Projection(centre_F, basis_FD, spread_D.clamp_min(1e-12).reciprocal().diag())
+
+
+def _without(found: Tensor, fold: int) -> Tensor:
+    keep = torch.arange(len(found)) % FOLDS != fold
+    return found[keep]
+
+
+def _means(prompts: Sequence[Tensor], directions: int) -> tuple[Projection, Tensor]:
+    """(projection with identity covariance inside kinds, means [C, D]), float64."""
+    all_PF = torch.cat([*prompts]).double()
+    plain = principal(all_PF, directions)
+    numbers = [(found.double() - plain.centre_F) @ plain.basis_FD for found in prompts]
+    means_CD = torch.stack([found.mean(0) for found in numbers])
+    inside_PD = torch.cat([x - m for x, m in zip(numbers, means_CD, strict=True)])
+    within_DD = inside_PD.T @ inside_PD / max(len(inside_PD) - len(prompts), 1)
+    mean = within_DD.diagonal().mean()
+    within_DD = (1 - SHRINKAGE) * within_DD + SHRINKAGE * mean * torch.eye(len(within_DD)).double()
+    values_D, vectors_DD = torch.linalg.eigh(within_DD)
+    scale_DD = vectors_DD * values_D.clamp_min(1e-12).rsqrt()
+    return Projection(plain.centre_F, plain.basis_FD, scale_DD), means_CD @ scale_DD

@@ -1,0 +1,115 @@
+"""The sizes of all pools under two budgets: what is stored, and what runs for a prompt.
+
+layers.0.mlp.up_proj    dense | rank 16, 32, ... | routed 64 of 192, 32 shared | ...
+
+A pair and a pool of the same active rank run alike, and a pool stores more. The exact solver takes
+the best of all under both budgets at once, with its proof.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from gacfx.allocation.allocate import Case, solve_case
+from gacfx.allocation.latency import ShareOfDense
+from gacfx.core.curves import ListedCurve
+from gacfx.core.decision import DENSE, Decision
+from gacfx.core.offered import Offered
+from gacfx.core.plan import Budget, Plan
+from gacfx.core.provenance import Provenance
+from gacfx.core.routed import Routed
+from gacfx.errors import PlanError
+from gacfx.knapsack import kept_budget
+
+ACTIVE = "active parameters"
+"""Name of the limit of what runs."""
+
+
+def plan_pools(
+    curves: Mapping[str, ListedCurve],
+    *,
+    removed: str | float,
+    stored: str | float | None = None,
+    model_params: int,
+    provenance: Provenance,
+    offered: Callable[[Decision], bool] = lambda _: True,
+    time_limit: float | None = 60.0,
+) -> Plan:
+    """The plan of least loss that keeps both budgets.
+
+    Args:
+        curves: of all targeted weights.
+        removed: share of the targeted weights that shall not run, 0 <= share < 1.
+        stored: most that may be stored, as a share of the targeted weights; it may be above 1.
+            None: whatever it takes.
+        model_params: of the whole dense model.
+        provenance: of the plan.
+        offered: which candidates may be taken; the dense weight may always.
+        time_limit: seconds after which the best plan so far is taken.
+
+    Raises:
+        PlanError: shares that are none.
+        InfeasibleBudget: no plan keeps both budgets.
+    """
+    total = sum(curve.rows * curve.columns for curve in curves.values())
+    candidates = {
+        name: (*(each for each in curve.losses if offered(each)), DENSE)
+        for name, curve in curves.items()
+    }
+    most = [
+        max(each.params(curves[name].rows, curves[name].columns) for each in found)
+        for name, found in candidates.items()
+    ]
+    limit = sum(most) if stored is None else int(_share(stored) * total)
+    active = {
+        name: np.array([active_params(each, curves[name]) for each in found], np.int64)
+        for name, found in candidates.items()
+    }
+    case = Offered()
+    case.offer(candidates)
+    case.limit(
+        ShareOfDense(
+            ACTIVE,
+            kept_budget(total, removed),
+            active,
+            dense=total,
+            unit="parameters",
+            source="what runs for a prompt",
+        )
+    )
+    budget = Budget(str(limit), "targeted", total, model_params, limit, "params")
+    reasons = {name: curve.failed for name, curve in curves.items() if curve.failed}
+    made = solve_case(
+        Case(curves, case, reasons), budget, time_limit=time_limit, provenance=provenance
+    )
+    return replace(made, choices=tuple(replace(each, wanted=None) for each in made.choices))
+
+
+def active_params(decision: Decision, curve: ListedCurve) -> int:
+    """Parameters that run for a prompt."""
+    if isinstance(decision, Routed):
+        return decision.active * (curve.rows + curve.columns)
+    return decision.params(curve.rows, curve.columns)
+
+
+def active_share(plan: Plan) -> float:
+    """Share of the targeted weights that runs for a prompt."""
+    total = sum(choice.dense_params for choice in plan.choices)
+    kept = 0
+    for choice in plan.choices:
+        for weight in choice.weights:
+            curve = ListedCurve(weight.module, weight.rows, weight.columns, {})
+            kept += active_params(choice.decisions[weight.module], curve)
+    return kept / total
+
+
+def _share(stored: str | float) -> Fraction:
+    try:
+        found = Fraction(str(stored))
+    except (ValueError, ZeroDivisionError):
+        raise PlanError(f"stored {stored!r}: not a number such as 1.25") from None
+    if not 0 < found < 1000:
+        raise PlanError(f"stored {stored!r}: a share of the targeted weights, such as 1.25")
+    return found

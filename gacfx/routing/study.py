@@ -1,0 +1,287 @@
+"""A study of prompt-aware ranks: a model, kinds of text, and what each does in every weight.
+
+study = RoutingStudy.make(model, {"code": corpus, "stories": corpus})
+planned = study.planned(removed="0.4", stored="1.25", block=16)
+apply_(model, planned); attach_(model, study.router(planned))
+"""
+
+# P prompts, F features, S pieces of a weight
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+import gacfx
+from gacfx.calibration.gather import gather_texts
+from gacfx.calibration.text import Corpus, split
+from gacfx.captured import captured
+from gacfx.compressors.methods import METHODS
+from gacfx.core.curves import ListedCurve
+from gacfx.core.decision import Decision, LowRank
+from gacfx.core.locks import fingerprint
+from gacfx.core.materialise import Factors
+from gacfx.core.plan import Plan
+from gacfx.core.planned import Planned
+from gacfx.core.provenance import Provenance
+from gacfx.core.routed import Routed, own_blocks
+from gacfx.core.router_shape import RouterShape
+from gacfx.core.sites import MatmulSite
+from gacfx.core.statistics import Statistics
+from gacfx.core.store import Store
+from gacfx.core.stored_moments import merge
+from gacfx.errors import DecompositionFailed
+from gacfx.graph.notes import target_sites
+from gacfx.graph.ops import DTYPES
+from gacfx.modules.prompt_router import PromptRouter, pack_patterns
+from gacfx.modules.routing_hooks import means_of
+from gacfx.passes.planning.measure_curves import dense_weight
+from gacfx.progress import Count, Progress
+from gacfx.routing.bases import pair_factors, pool_factors, pool_losses
+from gacfx.routing.classes import fit_classes
+from gacfx.routing.planning import plan_pools
+from gacfx.routing.pools import Pool
+from gacfx.suitable import check_model
+
+
+def is_static(decision: Decision) -> bool:
+    """Candidates of a plan without routing."""
+    return not isinstance(decision, Routed)
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingStudy:
+    """What calibration found of each kind of text, on a part to fit and on one that is held back.
+
+    Sizes are chosen by what pools of the first part lose on the second; the factors of a plan are
+    then made of both.
+    """
+
+    model: nn.Module
+    graph: GraphModule
+    method: str
+    names: tuple[str, ...]
+    """Of the kinds of text."""
+    fit: tuple[Statistics, ...]
+    held: tuple[Statistics, ...]
+    prompts: tuple[Tensor, ...]
+    """Mean embeddings of the windows of each kind, [P, F], by which they are told apart."""
+    progress: Progress = lambda *_: None
+    _curves: dict[int, dict[str, ListedCurve]] = field(default_factory=dict)
+
+    @staticmethod
+    def make(
+        model: nn.Module,
+        texts: Mapping[str, Corpus],
+        *,
+        method: str = "gfwsvd",
+        skip: tuple[str, ...] = (),
+        seed: int = 0,
+        progress: Progress = lambda *_: None,
+        store: Store | None = None,
+    ) -> "RoutingStudy":
+        """Capture the model and gather statistics of each kind of text.
+
+        Args:
+            model: dense, in evaluation mode, with input embeddings.
+            texts: kind -> calibration text; a quarter of the windows of each is held back.
+            method: metric of the factors.
+            skip: patterns of module names to leave dense.
+            seed: of the sampled labels.
+            progress: called with (stage, done, total).
+            store: where statistics live; None to hold all of them in memory.
+
+        Raises:
+            CalibrationError: too little text of a kind, or weights that are not finite.
+            UnsupportedModel: no weight of the model can be compressed.
+        """
+        check_model(model)
+        graph = captured(model, skip=skip).graph
+        parts = [split(corpus) for corpus in texts.values()]
+        windows = sum(len(corpus.documents) for corpus in texts.values())
+        found = gather_texts(
+            model,
+            tuple(part for pair in parts for part in pair),
+            target_sites(graph),
+            seed=seed,
+            progress=Count(progress, "calibrate", windows),
+            store=store,
+        )
+        prompts = tuple(prompt_means(model, corpus) for corpus in texts.values())
+        return RoutingStudy(
+            model, graph, method, tuple(texts), found[::2], found[1::2], prompts, progress
+        )
+
+    @cached_property
+    def sites(self) -> dict[str, MatmulSite]:
+        """Module -> its product, of all targets."""
+        return dict(target_sites(self.graph))
+
+    @cached_property
+    def full(self) -> tuple[Statistics, ...]:
+        """Statistics of each kind, of both parts together."""
+        pairs = zip(self.fit, self.held, strict=True)
+        return tuple(merge(pair, _digest(pair)) for pair in pairs)
+
+    def with_method(self, method: str) -> "RoutingStudy":
+        """The same statistics under another method.
+
+        Raises:
+            PipelineError: no such method.
+        """
+        METHODS.find(method)
+        known = (self.names, self.fit, self.held, self.prompts, self.progress)
+        return RoutingStudy(self.model, self.graph, method, *known)
+
+    def pool(self, module: str, texts: Sequence[Statistics]) -> Pool:
+        """The pool of a weight in the metric of all these texts together.
+
+        Raises:
+            DecompositionFailed: it has none.
+        """
+        pooled = merge(tuple(texts), _digest(texts)) if len(texts) > 1 else texts[0]
+        weight = dense_weight(self.graph, self.sites[module])
+        return Pool.of(weight, pooled.moments[module], METHODS.find(self.method), module)
+
+    def curves(self, block: int) -> dict[str, ListedCurve]:
+        """Module -> what each pair and each pool of it costs on held-back text.
+
+        Args:
+            block: every size is a multiple of it.
+        """
+        if block not in self._curves:
+            count = Count(self.progress, "pools", len(self.sites))
+            self._curves[block] = dict(self._listed(block, count))
+        return self._curves[block]
+
+    def _listed(
+        self, block: int, count: Callable[[float], None]
+    ) -> Iterator[tuple[str, ListedCurve]]:
+        for module in self.sites:
+            rows, columns = dense_weight(self.graph, self.sites[module]).shape
+            try:
+                pool = self.pool(module, self.fit)
+            except DecompositionFailed as error:
+                yield module, ListedCurve(module, rows, columns, {}, error.reason)
+            else:
+                fit_CSS, held_CSS = (
+                    torch.stack([pool.energy(each.moments[module]) for each in part])
+                    for part in (self.fit, self.held)
+                )
+                losses = pool_losses(fit_CSS, held_CSS, rows, columns, block)
+                yield module, ListedCurve(module, rows, columns, losses)
+            count(1)
+
+    def plan(
+        self,
+        *,
+        removed: str | float,
+        stored: str | float | None = None,
+        block: int,
+        offered: Callable[[Decision], bool] = lambda _: True,
+    ) -> Plan:
+        """The plan of least loss under both budgets; see :func:`gacfx.routing.planning.plan_pools`.
+
+        Args:
+            removed: share of the targeted weights that shall not run.
+            stored: most that may be stored, as a share of the targeted weights; None: no limit.
+            block: every size is a multiple of it.
+            offered: which candidates may be taken; :func:`is_static` for pairs only.
+
+        Raises:
+            PlanError, InfeasibleBudget: as there.
+        """
+        made = plan_pools(
+            self.curves(block),
+            removed=removed,
+            stored=stored,
+            model_params=sum(each.numel() for each in self.model.parameters()),
+            provenance=self._provenance(block),
+            offered=offered,
+        )
+        locks = {name: value for each in self.fit for name, value in each.digests.items()}
+        digests = {name: locks[name] for name in made.weights if name in locks}
+        return replace(made, fingerprint=fingerprint(self.model), digests=digests)
+
+    def planned(self, plan: Plan) -> Planned:
+        """A plan with its factors, made of all text."""
+        count = Count(self.progress, "factors", len(plan.decisions))
+        factors = dict[str, Factors]()
+        for module, decision in plan.decisions.items():
+            pool, dtype = self.pool(module, self.full), self.model_dtype
+            if isinstance(decision, Routed):
+                energies = [pool.energy(each.moments[module]) for each in self.full]
+                factors[module] = pool_factors(pool, energies, decision, dtype)
+            else:
+                assert isinstance(decision, LowRank)
+                factors[module] = pair_factors(pool, decision.rank, dtype)
+            count(1)
+        return Planned(plan, factors)
+
+    def router(self, plan: Plan) -> PromptRouter | None:
+        """The router that chooses among the own directions of a plan; None where it has none."""
+        routed = {n: each for n, each in plan.decisions.items() if isinstance(each, Routed)}
+        if not routed:
+            return None
+        return class_router(self.prompts, routed)
+
+    @property
+    def model_dtype(self) -> torch.dtype:
+        """Of the model's parameters."""
+        return next(self.model.parameters()).dtype
+
+    def _provenance(self, block: int) -> Provenance:
+        return Provenance(
+            method=self.method,
+            value_model=f"pools:{len(self.names)}",
+            gpu="",
+            align=block,
+            dtype=DTYPES[self.model_dtype],
+            versions={
+                "gacfx": gacfx.__version__,
+                "torch": torch.__version__,
+                "transformers": version("transformers"),
+            },
+            calibration_tokens=sum(each.tokens for each in (*self.fit, *self.held)),
+            calibration_digest=_digest((*self.fit, *self.held)),
+            seed=self.fit[0].seed,
+        )
+
+
+def class_router(prompts: Sequence[Tensor], routed: Mapping[str, Routed]) -> PromptRouter:
+    """A router that knows the kinds of text of a plan.
+
+    Args:
+        prompts: mean embeddings of each kind, [P, F].
+        routed: module -> decision, with own ranks of as many kinds.
+    """
+    found, kinds = fit_classes(prompts), len(prompts)
+    features, directions = found.projection.basis_FD.shape
+    router = PromptRouter(RouterShape("classes", features, directions, kinds), routed)
+    router.set_floats_(
+        centre=found.projection.centre_F,
+        basis=found.projection.basis_FD,
+        scale=found.projection.scale_DD,
+        means=found.means_CD,
+        limits=found.limits,
+    )
+    own = [
+        {name: torch.tensor(own_blocks(each, kinds, at)) for name, each in router.routed.items()}
+        for at in range(1, kinds + 1)
+    ]
+    router.get_buffer("table").copy_(pack_patterns(own, router.routed))
+    return router
+
+
+def prompt_means(model: nn.Module, corpus: Corpus) -> Tensor:
+    """Mean embeddings of the windows of a text, float32 [P, F]."""
+    return torch.cat([means_of(model, ids_T[None]) for ids_T in corpus.documents])
+
+
+def _digest(texts: Sequence[Statistics]) -> str:
+    return sha256("".join(each.text_digest for each in texts).encode()).hexdigest()
