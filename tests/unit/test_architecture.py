@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "shards",
     ),
     ("verbs           ", "passes"),
-    ("curves to a plan", "allocation"),
+    ("curves to a plan", "allocation routing"),
     ("neighbours      ", "tracing calibration coupling compressors hardware knapsack checkpoint"),
     ("put in place    ", "modules"),
     ("everything fx   ", "graph"),

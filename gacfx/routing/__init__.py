@@ -1,0 +1,1 @@
+"""Prompt-aware ranks: which pieces of a pooled weight a prompt uses."""
