@@ -10,7 +10,7 @@ from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
-from gacfx.core.curves import Curve
+from gacfx.core.curves import Curve, ListedCurve
 from gacfx.core.decision import DENSE
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Choice, Plan
@@ -107,7 +107,9 @@ def check_locks(plan: Plan, curves: Curves, choice: Choice) -> None:
             )
 
 
-def check_loss(plan: Plan, curves: Curves, choice: Choice, curve: Curve | Joint) -> None:
+def check_loss(
+    plan: Plan, curves: Curves, choice: Choice, curve: Curve | Joint | ListedCurve
+) -> None:
     """Nothing when the loss of a choice is the one that the curves have for it.
 
     Raises:
