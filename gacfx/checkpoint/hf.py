@@ -51,9 +51,8 @@ from gacfx.errors import CheckpointError, PlanError, PlanMismatch, UnsupportedMo
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules, decisions_in, guards_in, skeleton_
-from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import NAME as ROUTER
-from gacfx.modules.routing_hooks import attach_, embedding_of, pools, router_of
+from gacfx.modules.routing_hooks import attach_empty_, router_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -266,18 +265,16 @@ def _attach_empty_(
     Raises:
         CheckpointError: it does not fit the model, or the files lack a part of it.
     """
-    routed = {name: layer.decision for name, layer in pools(model).items()}
-    router = PromptRouter(shape, routed)
+    try:
+        router = attach_empty_(model, shape)
+    except (PlanMismatch, UnsupportedModel) as error:
+        raise CheckpointError(f"config.json does not fit its own model: {error}") from error
     names = [f"{ROUTER}.{name}" for name, _ in router.named_buffers()]
     if lacking := not_there(names, files):
         raise CheckpointError(
             f"{lacking[0]}: is in no file, and config.json asks for a router; the two do not "
             "belong together"
         )
-    try:
-        attach_(model, router.to(embedding_of(model).weight.device))
-    except (PlanMismatch, UnsupportedModel) as error:
-        raise CheckpointError(f"config.json does not fit its own model: {error}") from error
 
 
 def _guard_names(model: "PreTrainedModel") -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.core.routed import Routed
+from gacfx.core.router_shape import RouterShape
 from gacfx.errors import PlanMismatch, UnsupportedModel
 from gacfx.modules.prompt_router import Pick, PromptRouter, embedding_sums
 from gacfx.modules.rank_experts import RankExpertLinear
@@ -66,6 +67,18 @@ def attach_(model: nn.Module, router: PromptRouter) -> None:
     model.add_module(NAME, router)
     model.register_forward_pre_hook(before, with_kwargs=True)
     model.register_forward_hook(after, with_kwargs=True)
+
+
+def attach_empty_(model: nn.Module, shape: RouterShape) -> PromptRouter:
+    """Attach a router of these sizes for all pools of a model, its numbers for a loader to fill.
+
+    Raises:
+        PlanMismatch, UnsupportedModel: as :func:`attach_`.
+    """
+    routed = {name: layer.decision for name, layer in pools(model).items()}
+    router = PromptRouter(shape, routed).to(embedding_of(model).weight.device)
+    attach_(model, router)
+    return router
 
 
 def detach_(model: nn.Module) -> PromptRouter | None:
@@ -164,9 +177,12 @@ def picked(model: nn.Module, pick: Pick | None) -> Iterator[None]:
 
 
 def before(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What a router does before its model runs."""
+    """What a router does before its model runs; nothing where tokens have no values, as in export.
+
+    A graph that is exported so has the static prefix; ``route-ranks`` lets it follow picks.
+    """
     router = router_of(model)
-    if router is not None and router.automatic:
+    if router is not None and router.automatic and not _without_values(args, kwargs):
         _before(router, model, args, kwargs)
 
 
@@ -174,7 +190,7 @@ def after(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     """What it does when the model has run: the pick is noted on a cache that is new."""
     del args, kwargs
     router = router_of(model)
-    if router is not None and router.automatic:
+    if router is not None and router.noted is not None:
         _after(router, output)
 
 
@@ -223,6 +239,13 @@ def _after(router: PromptRouter, output: Any) -> None:
         if getattr(cache, _PICK, None) is None:
             _note(cache, router.noted)
     router.noted = None
+
+
+def _without_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    if torch.compiler.is_exporting():
+        return True
+    return any(isinstance(each, Tensor) and each.is_meta for each in given)
 
 
 def _note(cache: Any, noted: object) -> None:
