@@ -267,10 +267,9 @@ def _attach_empty_(
         CheckpointError: it does not fit the model, or the files have not all of it.
     """
     routed = {name: layer.decision for name, layer in pools(model).items()}
-    device = embedding_of(model).weight.device
-    with device:  # meta as a rule: sizes that a file asks for take no memory
-        router = PromptRouter(shape, routed)
     try:
+        with embedding_of(model).weight.device:  # meta as a rule, where sizes take no memory
+            router = PromptRouter(shape, routed)
         attach_(model, router)
     except (PlanMismatch, UnsupportedModel) as error:
         raise CheckpointError(f"config.json does not fit its own model: {error}") from error

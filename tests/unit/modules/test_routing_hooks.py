@@ -358,7 +358,7 @@ def test_a_router_of_other_pools_is_refused() -> None:
 
 
 def test_a_compiled_model_routes_each_prompt() -> None:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     model = routed_llama(dtype=torch.float32)
     compiled = torch.compile(model, backend="eager")
     for kind in (1, 2, 1, 0):
