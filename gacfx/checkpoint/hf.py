@@ -26,7 +26,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gacfx import __version__
-from gacfx.checkpoint.stored import check_there, not_there
+from gacfx.checkpoint.stored import check_integers, check_there, not_there
 from gacfx.core.blocks import BlockState, write_block_state
 from gacfx.core.config_json import (
     FORMAT_VERSION,
@@ -263,18 +263,14 @@ def _attach_empty_(
     """Put a router into a skeleton, for the loader to fill.
 
     Raises:
-        CheckpointError: it does not fit the model, or the files lack a part of it.
+        CheckpointError: it does not fit the model, or the files have not all of it.
     """
     try:
         router = attach_empty_(model, shape)
     except (PlanMismatch, UnsupportedModel) as error:
         raise CheckpointError(f"config.json does not fit its own model: {error}") from error
-    names = [f"{ROUTER}.{name}" for name, _ in router.named_buffers()]
-    if lacking := not_there(names, files):
-        raise CheckpointError(
-            f"{lacking[0]}: is in no file, and config.json asks for a router; the two do not "
-            "belong together"
-        )
+    sizes = {f"{ROUTER}.{name}": tuple(part.shape) for name, part in router.named_buffers()}
+    check_integers(sizes, files)
 
 
 def _guard_names(model: "PreTrainedModel") -> list[str]:

@@ -114,6 +114,36 @@ def not_there(names: Iterable[str], files: Iterable[str | Path]) -> list[str]:
     ]
 
 
+def check_integers(wanted: Mapping[str, tuple[int, ...]], files: Iterable[str | Path]) -> None:
+    """Nothing when the files hold these tensors as int32 of these shapes, as far as files can tell.
+
+    A loader casts other numbers to integers without a word.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing or another one.
+    """
+    from safetensors import safe_open
+
+    if lacking := not_there(wanted, files := [*files]):
+        raise CheckpointError(
+            f"{lacking[0]}: is in no file, and config.json asks for it; the two do not belong "
+            "together"
+        )
+    for path in (Path(file) for file in files if _stored_ends([file]) is not None):
+        with safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118
+                end = next((each for each in wanted if f".{name}".endswith(f".{each}")), None)
+                if end is None:
+                    continue
+                part = opened.get_slice(name)
+                found = (part.get_dtype(), tuple(part.get_shape()))
+                if found != ("I32", wanted[end]):
+                    raise CheckpointError(
+                        f"{printable(name)}: the file has {found[0]} of {found[1]}, config.json "
+                        f"asks for I32 of {wanted[end]}; the two do not belong together"
+                    )
+
+
 def _stored_ends(files: Iterable[str | Path]) -> set[str] | None:
     """Names of all tensors in the files, and how those end; None where files cannot tell."""
     from safetensors import safe_open

@@ -164,6 +164,7 @@ def _is_ours(block: object) -> TypeGuard[Mapping[str, Any]]:
 def _version(block: Mapping[str, Any], where: str) -> int:
     """Version of the gacfx block."""
     unsaid = UNROUTED if "blocks" in block else UNPRUNED if "modules" in block else READS[0]
+    unsaid = FORMAT_VERSION if block.get("router") is not None else unsaid
     version = block.get("format_version", unsaid)
     if type(version) is not int or version not in READS:
         reads = f"{', '.join(map(str, READS[:-1]))} and {READS[-1]}"
@@ -210,7 +211,7 @@ def _unpruned(said: object) -> Decision:
     if isinstance(decision, Sliced | Padded):
         raise PlanError(
             f"format version {UNPRUNED} has nothing that is {decision.kind}; it should be "
-            f"{FORMAT_VERSION}"
+            f"{UNROUTED}"
         )
     return decision
 

@@ -16,6 +16,9 @@ from typing import ClassVar
 
 from gacfx.core.decision import Decision, Gemm, Stored, Work
 
+MOST = 2**24
+"""Stored ranks; a file that says more is refused before anything is built of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Routed(Decision):
@@ -66,6 +69,8 @@ class Routed(Decision):
         most = min(rows, columns)
         if not 1 <= self.active <= most:
             return f"active rank {self.active} is outside 1 .. {most}"
+        if self.pool > MOST:
+            return f"pool {self.pool} is above {MOST:,} ranks"
         if self.active > self.pool:
             return f"active rank {self.active} is more than the pool of {self.pool}"
         if not 0 <= self.shared <= self.active:

@@ -63,6 +63,6 @@ def read_router_shape(raw: object) -> RouterShape:
     """
     if not isinstance(raw, Mapping):
         raise CheckpointError(f"router: {printable(repr(raw), 60)} is no table")
-    if odd := sorted({"head", "features", "directions", "classes"} ^ {*raw}):
+    if odd := sorted({"head", "features", "directions", "classes"} ^ {*raw}, key=str):
         raise CheckpointError(f"router: field {printable(repr(odd[0]), 60)} is missing or unknown")
     return RouterShape(**raw)

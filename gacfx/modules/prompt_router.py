@@ -113,14 +113,17 @@ class PromptRouter(nn.Module):
         """Give numbers, which are kept as they are in float32.
 
         Raises:
-            PlanError: of another shape than the router has, or not finite.
+            PlanError: a name or a shape that the router does not have, or not finite in float32.
         """
-        for name, tensor in given.items():
-            held = self.get_buffer(name)
-            if tuple(held.shape) != tuple(tensor.shape) or not bool(tensor.isfinite().all()):
-                found, wanted = tuple(tensor.shape), tuple(held.shape)
+        made = {name: tensor.detach().float().contiguous() for name, tensor in given.items()}
+        for name, tensor in made.items():
+            if name not in self._floats:
+                raise PlanError(f"router: has no {name}, but {', '.join(self._floats)}")
+            found, wanted = tuple(tensor.shape), tuple(self.get_buffer(name).shape)
+            if found != wanted or not bool(tensor.isfinite().all()):
                 raise PlanError(f"router: {name} {found} is not finite, or not {wanted}")
-            held.copy_(tensor.detach().float().contiguous().view(torch.int32))
+        for name, tensor in made.items():
+            self.get_buffer(name).copy_(tensor.view(torch.int32))
 
     @property
     def projection(self) -> Projection:

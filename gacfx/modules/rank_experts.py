@@ -44,6 +44,8 @@ class RankExpertLinear(Carrier):
     """[B, 1, U]: ranks of a union that each sequence uses. None: all."""
     order: Tensor | None
     """int64 [B]: sequences, those of one group after the other."""
+    blocks_called: Tensor | None
+    """int [P]: blocks that each call gathers."""
 
     def __init__(
         self,
@@ -62,11 +64,12 @@ class RankExpertLinear(Carrier):
         self.up = nn.Parameter(torch.empty(decision.pool, out_features, **made))
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, **made))
-        for name in ("down_picked", "up_picked", "mask_picked", "order"):
+        for name in ("down_picked", "up_picked", "mask_picked", "order", "blocks_called"):
             self.register_buffer(name, None, persistent=False)
         self.groups: tuple[int, ...] = ()
         self.weights: Tensor | None = None
-        self.gathering: tuple[Gathering, Tensor] | None = None
+        self.gathering: Gathering | None = None
+        self._held: tuple[Tensor, float, object] | None = None
 
     # -- what a kind of decision says --------------------------------------------------------------
 
@@ -124,9 +127,9 @@ class RankExpertLinear(Carrier):
         if self.weights is not None:
             hidden = linear(x, self.down) * self.weights
             return linear(hidden, self.up.T, self.bias)
-        if self.gathering is not None:
-            product, blocks = self.gathering
-            return product(x, self.down, self.up, blocks, self.routed.block, self.bias)
+        if self.gathering is not None and self.blocks_called is not None:
+            block, blocks = self.routed.block, self.blocks_called
+            return self.gathering(x, self.down, self.up, blocks, block, self.bias)
         if self.down_picked is None or self.up_picked is None:
             active = self.routed.active
             return linear(linear(x, self.down[:active]), self.up[:active].T, self.bias)
@@ -161,6 +164,16 @@ class RankExpertLinear(Carrier):
 
     # -- what a prompt picks -----------------------------------------------------------------------
 
+    def holds(self, blocks_PB: Tensor, *, cap: float = CAP) -> bool:
+        """``choose`` would change nothing: it was asked for the same last, and the pool was neither
+        trained nor loaded since."""
+        if self._held is None:
+            return False
+        held_PB, held_cap, state = self._held
+        same = state == self._state() and held_cap == cap
+        return same and held_PB.shape == blocks_PB.shape and torch.equal(held_PB, blocks_PB.cpu())
+
+    @torch.inference_mode(False)  # written in place by later calls, which may be outside of it
     @torch.no_grad()
     def choose(self, blocks_PB: Tensor | None, *, cap: float = CAP) -> None:
         """Compute with these blocks from now on.
@@ -173,11 +186,14 @@ class RankExpertLinear(Carrier):
         Raises:
             PlanError: another number of blocks, or one that the pool does not have, or one twice.
         """
-        self.weights, self.gathering, self.groups = None, None, ()
+        if blocks_PB is not None:
+            self._check_blocks(blocks_PB)
+        self.weights = self.gathering = self.blocks_called = None
+        self.groups, self._held = (), None
         if blocks_PB is None:
             self.down_picked = self.up_picked = self.mask_picked = self.order = None
             return
-        self._check_blocks(blocks_PB)
+        self._held = blocks_PB.cpu().clone(), cap, self._state()
         rows_PB, pattern_B = torch.unique(
             blocks_PB.cpu().sort(1).values, dim=0, return_inverse=True
         )
@@ -200,7 +216,7 @@ class RankExpertLinear(Carrier):
             weights: [R], or [sequences, 1, R]; gradients go into it. None to end that.
         """
         self.choose(None)
-        self.weights = weights
+        vars(self)["weights"] = weights  # a parameter of others does not become one of this layer
 
     def gather_in_each_call(self, blocks_B: Tensor, product: Gathering) -> None:
         """Compute with these blocks, which each call gathers from the pool: no second copy.
@@ -212,9 +228,9 @@ class RankExpertLinear(Carrier):
         Raises:
             PlanError: as for :meth:`choose`.
         """
-        self.choose(None)
         self._check_blocks(blocks_B[None])
-        self.gathering = product, blocks_B.to(self.down.device)
+        self.choose(None)
+        self.gathering, self.blocks_called = product, blocks_B.to(self.down.device)
 
     def extra_repr(self) -> str:
         """Sizes, and where adapters go: nowhere, as there is no linear inside."""
@@ -226,12 +242,13 @@ class RankExpertLinear(Carrier):
     # -- inside ------------------------------------------------------------------------------------
 
     def _check_blocks(self, blocks_PB: Tensor) -> None:
-        routed, found = self.routed, blocks_PB.sort(1).values
+        routed = self.routed
         if blocks_PB.ndim != 2 or blocks_PB.shape[1] != routed.picks or not len(blocks_PB):
             raise PlanError(
                 f"a pick of {tuple(blocks_PB.shape)} blocks; {routed} takes [sequences, "
                 f"{routed.picks}] blocks of {routed.block}"
             )
+        found = blocks_PB.sort(1).values
         if bool((found[:, 0] < 0).any() | (found[:, -1] >= routed.blocks).any()):
             raise PlanError(f"a pick outside the {routed.blocks} blocks of {routed}")
         if bool((found[:, 1:] == found[:, :-1]).any()):
@@ -264,6 +281,11 @@ class RankExpertLinear(Carrier):
         uses_BU = (rows_BK[:, None, :] == blocks[None, :, None]).any(-1)
         mask = uses_BU.repeat_interleave(self.routed.block, 1)[:, None]
         self._gather(blocks, mask.to(self.down))
+
+    def _state(self) -> object:
+        """What changes when the pool is written or replaced."""
+        pool = (self.down, self.up)
+        return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in pool]
 
     def _by_groups(self, x: Tensor, down_PKN: Tensor, up_PKM: Tensor) -> Tensor:
         """Sequences of one pattern together."""

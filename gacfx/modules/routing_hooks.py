@@ -9,6 +9,7 @@ decoded in turn.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -43,20 +44,16 @@ def attach_(model: nn.Module, router: PromptRouter) -> None:
     """Let a router pick for every prompt that a model is given.
 
     Raises:
-        PlanMismatch: it is for other pools than the model has.
+        PlanMismatch: it is for other pools than the model has, or there are none.
         UnsupportedModel: the model has no input embedding.
     """
     found: dict[str, Routed] = {name: layer.decision for name, layer in pools(model).items()}
-    if found != router.routed:
-        odd = sorted(
-            name
-            for name in found.keys() | router.routed.keys()
-            if found.get(name) != router.routed.get(name)
-        )
-        raise PlanMismatch(
-            f"{odd[0] if odd else 'the order of pools'}: {found.get(odd[0]) if odd else 'differs'} "
-            f"in the model, {router.routed.get(odd[0]) if odd else ''} in the router"
-        )
+    for name in sorted(found.keys() | router.routed.keys()):
+        here, there = (each.get(name, "no pool") for each in (found, router.routed))
+        if here != there:
+            raise PlanMismatch(f"{name}: {here} in the model, {there} in the router")
+    if not found:
+        raise PlanMismatch(f"{type(model).__name__} has no pools of ranks, so nothing is routed")
     features = embedding_of(model).weight.shape[1]
     if features != router.shape.features:
         raise PlanMismatch(
@@ -76,7 +73,8 @@ def attach_empty_(model: nn.Module, shape: RouterShape) -> PromptRouter:
         PlanMismatch, UnsupportedModel: as :func:`attach_`.
     """
     routed = {name: layer.decision for name, layer in pools(model).items()}
-    router = PromptRouter(shape, routed).to(embedding_of(model).weight.device)
+    with embedding_of(model).weight.device:  # meta as a rule, where sizes take no memory
+        router = PromptRouter(shape, routed)
     attach_(model, router)
     return router
 
@@ -90,12 +88,15 @@ def detach_(model: nn.Module) -> PromptRouter | None:
     router = router_of(model)
     if router is not None:
         delattr(model, NAME)
-        for hooks in (model._forward_pre_hooks, model._forward_hooks):
-            ours = [key for key, hook in hooks.items() if hook in (before, after)]
-            for key in ours:
-                del hooks[key]
+        for hooks, named in (
+            (model._forward_pre_hooks, model._forward_pre_hooks_with_kwargs),
+            (model._forward_hooks, model._forward_hooks_with_kwargs),
+        ):
+            for key in [key for key, hook in hooks.items() if hook in (before, after)]:
+                del hooks[key], named[key]
         for layer in pools(model).values():
             layer.choose(None)
+        router.installed = None
     return router
 
 
@@ -121,9 +122,8 @@ def means_of(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None = None) ->
         ids_BT: token ids.
         mask_BT: 1 for tokens, 0 for padding; None where all are tokens.
     """
-    table = embedding_of(model).weight
     mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
-    sums_BF, counts_B = embedding_sums(table[ids_BT.to(table.device)], mask_BT)
+    sums_BF, counts_B = embedding_sums(_embedded(model, ids_BT), mask_BT)
     return sums_BF / counts_B[:, None]
 
 
@@ -149,13 +149,10 @@ def install(model: nn.Module, pick: Pick | None, cap: float | None = None) -> No
             that of the layers.
     """
     router, options = router_of(model), {} if cap is None else {"cap": cap}
-    known = None if router is None else router.installed
     for name, layer in pools(model).items():
         blocks = None if pick is None else pick.blocks[name]
-        before_it = None if known is None else known.blocks[name]
-        if blocks is not None and before_it is not None and torch.equal(blocks, before_it):
-            continue
-        layer.choose(blocks, **options)
+        if blocks is None or not layer.holds(blocks, **options):
+            layer.choose(blocks, **options)
     if router is not None:
         router.installed = pick
 
@@ -201,7 +198,8 @@ class _Noted:
     pick: Pick
     sums_BF: Tensor
     counts_B: Tensor
-    steps: int = 0
+    since: int = 0
+    """Tokens of each sequence since it was picked."""
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -209,7 +207,8 @@ class _Noted:
 def _before(
     router: PromptRouter, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    cache = next((kwargs[name] for name in _CACHES if kwargs.get(name) is not None), None)
+    called = {**dict(zip(signature(model.forward).parameters, args, strict=False)), **kwargs}
+    cache = next((called[name] for name in _CACHES if called.get(name) is not None), None)
     noted: _Noted | None = getattr(cache, _PICK, None)
     length = _length(cache)
     if noted is None and length:
@@ -218,25 +217,27 @@ def _before(
             "this model, or route by hand: gacfx.routing.picked"
         )
     if noted is None or not length:
-        sums_BF, counts_B = _sums(model, args, kwargs)
+        sums_BF, counts_B, _ = _sums(model, called)
         noted = _Noted(router.pick(sums_BF / counts_B[:, None]), sums_BF, counts_B)
         if cache is not None:
             _note(cache, noted)
     elif router.refresh:
-        sums_BF, counts_B = _sums(model, args, kwargs)
+        sums_BF, counts_B, tokens = _sums(model, called)
         noted.sums_BF, noted.counts_B = noted.sums_BF + sums_BF, noted.counts_B + counts_B
-        noted.steps += 1
-        if noted.steps % router.refresh == 0:
-            noted.pick = router.pick(noted.sums_BF / noted.counts_B[:, None])
+        noted.since += tokens
+        if noted.since >= router.refresh:
+            noted.pick, noted.since = router.pick(noted.sums_BF / noted.counts_B[:, None]), 0
     install(model, noted.pick)
     router.noted = noted
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _after(router: PromptRouter, output: Any) -> None:
-    found = output if isinstance(output, Mapping) else {}
-    for cache in (found[name] for name in _CACHES if found.get(name) is not None):
-        if getattr(cache, _PICK, None) is None:
+    # By keys: to ask an output of transformers for an old name prints that it is deprecated.
+    named = dict(output.items()) if isinstance(output, Mapping) else {}
+    parts = output if isinstance(output, tuple) else [named.get(name) for name in _CACHES]
+    for cache in parts:
+        if hasattr(cache, "get_seq_length") and getattr(cache, _PICK, None) is None:
             _note(cache, router.noted)
     router.noted = None
 
@@ -261,16 +262,21 @@ def _length(cache: Any) -> int:
     return int(getattr(cache, _PICK, None) is not None)
 
 
-def _sums(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """(sums of embeddings [B, F], tokens [B]) of what a model is called with, on the CPU."""
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    embedded = kwargs.get("inputs_embeds")
+def _embedded(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """As the model computes them, [B, T, F]: some scale their table."""
+    table = embedding_of(model)
+    found: Tensor = table(ids_BT.to(table.weight.device))
+    return found
+
+
+def _sums(model: nn.Module, called: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:
+    """(sums of embeddings [B, F], tokens that are no padding [B], tokens in all) of a call."""
+    ids, embedded = called.get("input_ids"), called.get("inputs_embeds")
     if embedded is None:
         if not isinstance(ids, Tensor):
             raise UnsupportedModel("a router needs input_ids or inputs_embeds")
-        table = embedding_of(model).weight
-        embedded = table[ids.to(table.device)]
-    mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        embedded = _embedded(model, ids)
+    mask, tokens = called.get("attention_mask"), embedded.shape[1]
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         mask = torch.ones(embedded.shape[:2], device=embedded.device)
-    return embedding_sums(embedded, mask[:, mask.shape[1] - embedded.shape[1] :])
+    return *embedding_sums(embedded, mask[:, mask.shape[1] - tokens :]), tokens

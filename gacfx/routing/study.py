@@ -1,8 +1,8 @@
 """A study of prompt-aware ranks: a model, kinds of text, and what each does in every weight.
 
 study = RoutingStudy.make(model, {"code": corpus, "stories": corpus})
-planned = study.planned(removed="0.4", stored="1.25", block=16)
-apply_(model, planned); attach_(model, study.router(planned))
+plan = study.plan(removed="0.4", stored="1.25", block=16)
+apply_(model, study.planned(plan)); attach_(model, study.router(plan))
 """
 
 # P prompts, F features, S pieces of a weight
