@@ -227,7 +227,9 @@ def _before(
         noted.since += tokens
         if noted.since >= router.refresh:
             noted.pick, noted.since = router.pick(noted.sums_BF / noted.counts_B[:, None]), 0
-    install(model, noted.pick)
+    # Looking at all pools takes a millisecond: in front of each token it would be felt.
+    if not length or router.installed is not noted.pick:
+        install(model, noted.pick)
     router.noted = noted
 
 

@@ -38,7 +38,7 @@ from gacfx.core.stored_moments import merge
 from gacfx.errors import DecompositionFailed
 from gacfx.graph.notes import target_sites
 from gacfx.graph.ops import DTYPES
-from gacfx.modules.prompt_router import PromptRouter, pack_patterns
+from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import means_of
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.progress import Count, Progress
@@ -276,12 +276,13 @@ def class_router(prompts: Sequence[Tensor], routed: Mapping[str, Routed]) -> Pro
         scale=found.projection.scale_DD,
         means=found.means_CD,
         limits=found.limits,
+        gate=found.gate,
     )
     own = [
         {name: torch.tensor(own_blocks(each, kinds, at)) for name, each in router.routed.items()}
         for at in range(1, kinds + 1)
     ]
-    router.get_buffer("table").copy_(pack_patterns(own, router.routed))
+    router.set_patterns_(own)
     return router
 
 

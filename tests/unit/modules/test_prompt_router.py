@@ -13,7 +13,6 @@ from gacfx.errors import PlanError
 from gacfx.modules.prompt_router import (
     PromptRouter,
     embedding_sums,
-    pack_patterns,
     top_blocks,
 )
 
@@ -38,7 +37,7 @@ def classes_router() -> tuple[PromptRouter, list[dict[str, Tensor]]]:
     means_CD, limits = torch.randn(CLASSES, DIRECTIONS) * 4, torch.tensor([9.0, 4.0, 1.0, 25.0])
     router.set_floats_(**numbers(), means=means_CD, limits=limits)
     patterns = [pattern() for _ in range(CLASSES)]
-    router.get_buffer("table").copy_(pack_patterns(patterns, router.routed))
+    router.set_patterns_(patterns)
     return router, patterns
 
 
