@@ -194,14 +194,16 @@ class RankExpertLinear(Carrier):
         """
         if blocks_PB is not None:
             self._check_blocks(blocks_PB)
-        self.weights = self.gathering = self.blocks_called = None
-        self.groups, self._held = (), None
+        if blocks_PB is None or not self._has_one_pick:
+            self.weights = self.gathering = self.blocks_called = None
+            self.groups, self.order = (), None
+        own = vars(self)  # past nn.Module.__setattr__, which takes longer than the rest
         if blocks_PB is None:
-            self.down_picked = self.up_picked = self.mask_picked = self.order = None
-            self._placed = None
+            self.down_picked = self.up_picked = self.mask_picked = None
+            own["_held"] = own["_placed"] = None
             return
         blocks_PB = blocks_PB.cpu().clone()
-        self._held = blocks_PB, cap, self._state()
+        own["_held"] = blocks_PB, cap, self._state()
         if len(blocks_PB) == 1:
             self._gather(sorted(blocks_PB[0].tolist()), None)
             return
@@ -248,6 +250,12 @@ class RankExpertLinear(Carrier):
             f"{self.decision}, blocks of {self.routed.block}, bias={self.bias is not None}"
         )
 
+    @property
+    def _has_one_pick(self) -> bool:
+        """All sequences pick the same, and it is gathered."""
+        asked = (self.weights, self.gathering, self.mask_picked, self.order)
+        return self.down_picked is not None and all(each is None for each in asked)
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _check_blocks(self, blocks_PB: Tensor) -> None:
@@ -265,9 +273,9 @@ class RankExpertLinear(Carrier):
 
     def _gather(self, blocks: Sequence[int], mask: Tensor | None, *, groups: int = 0) -> None:
         """Fill the gathered factors, in their place where the shape stays; only what is new."""
-        ranks = len(blocks) * self.routed.block
-        before = None
-        if self._placed is not None and self._placed[1] == self._state():
+        ranks, before = len(blocks) * self.routed.block, None
+        assert self._held is not None
+        if self._placed is not None and self._placed[1] == self._held[2]:
             before = self._placed[0]
         for name, pool in (("down_picked", self.down), ("up_picked", self.up)):
             shape: tuple[int, ...] = (ranks, pool.shape[1])
@@ -279,9 +287,13 @@ class RankExpertLinear(Carrier):
         runs = list(_runs(blocks, before))
         for name, pool in (("down_picked", self.down), ("up_picked", self.up)):
             self._copy(getattr(self, name).view(ranks, -1), pool, blocks, runs)
-        self._placed = tuple(blocks), self._state()
+        vars(self)["_placed"] = tuple(blocks), self._held[2]
         held = self.mask_picked
-        if mask is None or held is None or (held.shape, held.dtype) != (mask.shape, mask.dtype):
+        if mask is None:
+            if held is not None:
+                self.mask_picked = None
+            return
+        if held is None or (held.shape, held.dtype) != (mask.shape, mask.dtype):
             self.mask_picked = mask
         else:
             held.copy_(mask)

@@ -25,8 +25,9 @@ def trained_view(report: Mapping[str, Any]) -> RenderableType:
         f"weights: {counts}; blocks of {said['block']} ranks, as {said['gpu']} likes them",
         f"of the targeted weights {said['active_share']:.0%} run for a prompt, and "
         f"{said['stored_share']:.0%} are stored",
-        f"promised on held-back text: {said['promised_nats']:.4f} nats; the best static plan "
-        f"under the same budgets: {said['static_promised_nats']:.4f}",
+        "held-back text, nats per token behind prompts: "
+        + ", ".join(f"{name} {nats:.4f}" for name, nats in said["trials"].items()),
+        f"taken: {said['plan']}" + ("" if said["plan"] != "static" else ", no routing pays here"),
     ]
     return Group(Text("prompt-aware ranks", style="bold"), *map(sentence, lines))
 

@@ -210,14 +210,20 @@ class RoutingStudy:
         digests = {name: locks[name] for name in made.weights if name in locks}
         return replace(made, fingerprint=fingerprint(self.model), digests=digests)
 
-    def planned(self, plan: Plan) -> Planned:
-        """A plan with its factors, made of all text."""
+    def planned(self, plan: Plan, texts: Sequence[Statistics] | None = None) -> Planned:
+        """A plan with its factors.
+
+        Args:
+            plan: of this study.
+            texts: statistics of each kind of text; None for all text of each.
+        """
+        texts = texts or self.full
         count = Count(self.progress, "factors", len(plan.decisions))
         factors = dict[str, Factors]()
         for module, decision in plan.decisions.items():
-            pool, dtype = self.pool(module, self.full), self.model_dtype
+            pool, dtype = self.pool(module, texts), self.model_dtype
             if isinstance(decision, Routed):
-                energies = [pool.energy(each.moments[module]) for each in self.full]
+                energies = [pool.energy(each.moments[module]) for each in texts]
                 factors[module] = pool_factors(pool, energies, decision, dtype)
             else:
                 assert isinstance(decision, LowRank)

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from gacfx.api import Text, apply_, check_saves, read_calibration
-from gacfx.calibration.text import Corpus
+from gacfx.calibration.text import Corpus, split
 from gacfx.checkpoint.hf import declare_
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.compressors.methods import METHODS
 from gacfx.core.asked import check_module
 from gacfx.core.defaults import GPU, METHOD
+from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
@@ -31,8 +32,9 @@ from gacfx.hardware.profile import Profile, load_profile
 from gacfx.modules.routing_hooks import attach_, means_of
 from gacfx.progress import Progress
 from gacfx.routing.clusters import cluster_prompts
-from gacfx.routing.planning import active_share
+from gacfx.routing.planning import active_share, stored_share, with_own_ranks
 from gacfx.routing.study import RoutingStudy, is_static
+from gacfx.routing.trials import judged
 from gacfx.verification import verify
 from gacfx.work import open_work
 
@@ -122,8 +124,10 @@ def train(
             store=store,
         )
         size = block or max(chosen_align(Search(), profile, study.dtype), LEAST_BLOCK)
-        plan = study.plan(removed=removed, stored=stored, block=size)
-        static = study.plan(removed=removed, stored=stored, block=size, offered=is_static)
+        plans = plans_to_try(study, removed, stored, size)
+        held = [split(corpus)[1] for corpus in corpora.values()]
+        trials = judged(study, plans, held, prompt_tokens, progress)
+        plan = plans[trials[0].name]
         planned = study.planned(plan)
         verify(study, planned, profile, Workload())
         router = study.router(plan)
@@ -143,13 +147,29 @@ def train(
             "method": method,
             "gpu": profile.name,
             "active_share": active_share(plan),
-            "stored_share": plan.kept_params / max(plan.budget.targeted_params, 1),
-            "promised_nats": plan.loss_nats,
-            "static_promised_nats": static.loss_nats,
+            "stored_share": stored_share(plan),
+            "plan": trials[0].name,
+            "trials": {trial.name: trial.nats_per_token for trial in trials},
             "decisions": plan.counts,
         }
     }
     return RoutedModel(model, tokenizer, planned, report)
+
+
+def plans_to_try(
+    study: RoutingStudy, removed: float | str, stored: float | str | None, block: int
+) -> dict[str, Plan]:
+    """Name -> plan: the static one, pools by the curves, and the static ranks with own ones."""
+    static = study.plan(removed=removed, stored=stored, block=block, offered=is_static)
+    plans = {
+        "static": static,
+        "planned pools": study.plan(removed=removed, stored=stored, block=block),
+    }
+    for name, share in (("own ranks", 0.0), ("own ranks, half shared", 0.5)):
+        made = with_own_ranks(static, share, block, len(study.names))
+        if stored is None or stored_share(made) <= float(stored):
+            plans[name] = made
+    return plans
 
 
 def save(routed: RoutedModel, out: str | Path, *, overwrite: bool = False) -> Path:

@@ -121,7 +121,7 @@ def test_a_cast_leaves_every_bit(cast: torch.dtype) -> None:
     want = {name: router.floats(name) for name in router._floats}
     mean_BF = torch.randn(64, FEATURES) * 4
     picked = router.pick(mean_BF)
-    assert {"centre", "basis", "scale", "means", "limits"} == set(want)
+    assert {"centre", "basis", "scale", "means", "limits", "gate"} == set(want)
     for made in (copy.deepcopy(router).to(cast), copy.deepcopy(router).half().float()):
         for name, value in want.items():
             assert torch.equal(made.floats(name).view(torch.int32), value.view(torch.int32))
