@@ -25,6 +25,8 @@ SHRINKAGE = 0.1
 INSIDE = 0.98
 """Share of held-back prompts of a kind that the gate lets through."""
 FOLDS = 4
+ROUNDING = 1e-9
+"""Of the squared norm of a prompt in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,8 @@ def fit_classes(
                 f"kind {at + 1}: {len(found)} prompts, of which {FOLDS} with finite embeddings are "
                 "needed"
             )
+    # As many directions in each fold as at the end: in more of them all distances are larger.
+    directions = min(directions, sum(len(_without(found, 0)) for found in prompts) - 1)
     nearest: list[list[Tensor]] = [[] for _ in prompts]
     away: list[Tensor] = []
     for fold in range(FOLDS):
@@ -66,8 +70,11 @@ def fit_classes(
             nearest[at].append((numbers_PD - means_CD[at]).square().sum(1))
             away.append(away_P)
     limits = [torch.cat(found).quantile(inside) for found in nearest]
-    limits.append(torch.cat(away).quantile(inside))
     projection, means_CD = _means(prompts, directions)
+    # Where the directions are all there are, nothing but rounding lies outside of them.
+    centred_PF = torch.cat([*prompts]).double() - projection.centre_F
+    rounding = ROUNDING * centred_PF.square().sum(1).mean()
+    limits.append(torch.cat(away).quantile(inside).clamp_min(float(rounding)))
     return Classes(
         Projection(
             projection.centre_F.float(), projection.basis_FD.float(), projection.scale_DD.float()
