@@ -65,8 +65,8 @@ class Projection:
         """(numbers [B, D], squared distance from the directions [B])."""
         centred_BF = mean_BF - self.centre_F
         found_BD = centred_BF @ self.basis_FD
-        away_B = (centred_BF.square().sum(1) - found_BD.square().sum(1)).clamp_min(0)
-        return found_BD @ self.scale_DD, away_B
+        rest_BF = centred_BF - found_BD @ self.basis_FD.T
+        return found_BD @ self.scale_DD, rest_BF.square().sum(1)
 
 
 class PromptRouter(nn.Module):

@@ -30,6 +30,8 @@ SURE = 0.8
 brings (KL 0.466 static, 0.317 right, 1.105 wrong at 20 % removed)."""
 SHARPNESS = tuple(0.5 * 0.8**step for step in range(30))
 """That are tried: 1/2 is that of normal distributions; less says that distances mean less."""
+ROUNDING = 1e-9
+"""Of the squared norm of a prompt in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,8 @@ def fit_classes(
                 f"kind {at + 1}: {len(found)} prompts, of which {FOLDS} with finite embeddings are "
                 "needed"
             )
+    # As many directions in each fold as at the end: in more of them all distances are larger.
+    directions = min(directions, sum(len(_without(found, 0)) for found in prompts) - 1)
     nearest: list[list[Tensor]] = [[] for _ in prompts]
     away: list[Tensor] = []
     squared, kinds = list[Tensor](), list[int]()
@@ -77,8 +81,11 @@ def fit_classes(
             squared.append(squared_PC)
             kinds += [at] * len(squared_PC)
     limits = [torch.cat(found).quantile(inside) for found in nearest]
-    limits.append(torch.cat(away).quantile(inside))
     projection, means_CD = _means(prompts, directions)
+    # Where the directions are all there are, nothing but rounding lies outside of them.
+    centred_PF = torch.cat([*prompts]).double() - projection.centre_F
+    rounding = ROUNDING * centred_PF.square().sum(1).mean()
+    limits.append(torch.cat(away).quantile(inside).clamp_min(float(rounding)))
     return Classes(
         Projection(
             projection.centre_F.float(), projection.basis_FD.float(), projection.scale_DD.float()

@@ -292,7 +292,7 @@ def class_router(prompts: Sequence[Tensor], routed: Mapping[str, Routed]) -> Pro
     return router
 
 
-def prompt_means(model: nn.Module, corpus: Corpus, tokens: int) -> Tensor:
+def prompt_means(model: nn.Module, corpus: Corpus, tokens: int = 96) -> Tensor:
     """Mean embeddings of the windows of a text, cut into prompts, float32 [P, F].
 
     Args:

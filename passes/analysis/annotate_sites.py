@@ -173,16 +173,21 @@ def attention_site(node: Node, _: Op, frame: Frame) -> AttentionSite:
 
 
 def copy_site(layer: str, nodes: list[Node], frame: Frame) -> CopySite:
-    """The site of copies that follow each other; rows are those of the last one's result."""
+    """The site of copies that follow each other; rows are those of the last one's result, and as
+    many for any input where all of them copy weights."""
     shapes = [found for node in nodes if (found := ops.shape(node)) is not None]
     rows = max(prod(shapes[-1][:-1]), 1)
     return CopySite(
         name=layer,
-        m=frame.extent(rows),
+        m=Extent(rows) if all(map(_copies_weights, nodes)) else frame.extent(rows),
         elements=tuple(ceil(prod(found) / rows) for found in shapes),
         dtype=ops.dtype_name(nodes[-1]),
         what=tuple(word(node) for node in nodes),
     )
+
+
+def _copies_weights(node: Node) -> bool:
+    return all(source.op == "get_attr" for source in node.all_input_nodes)
 
 
 def stored_heads(key: Node) -> int:

@@ -79,12 +79,17 @@ def set_pick(gm: GraphModule, blocks: Mapping[str, Tensor], plan: Plan) -> None:
 
     Raises:
         PlanError: blocks of a weight that is no pool, another number of them, or one that the pool
-            does not have.
+            does not have; ``route-ranks`` did not run.
     """
     routed = routed_weights(plan)
     if unknown := sorted(blocks.keys() - routed.keys()):
         raise PlanError(f"{unknown[0]}: the plan has no pool there")
+    buffers = dict(gm.named_buffers())
     for module, decision in routed.items():
+        if f"{module}.{PICK}" not in buffers:
+            raise PlanError(
+                f"{module}: the graph has no pick; run route-ranks with this plan first"
+            )
         found = blocks.get(module, torch.arange(decision.picks)).cpu()
         right = tuple(found.shape) == (decision.picks,) and len(found.unique()) == decision.picks
         if not right or int(found.min()) < 0 or int(found.max()) >= decision.blocks:
@@ -95,7 +100,7 @@ def set_pick(gm: GraphModule, blocks: Mapping[str, Tensor], plan: Plan) -> None:
     for module, decision in routed.items():
         found = blocks.get(module, torch.arange(decision.picks)).cpu().sort().values
         ranks = found[:, None] * decision.block + torch.arange(decision.block)
-        gm.get_buffer(f"{module}.{PICK}").copy_(ranks.flatten())
+        buffers[f"{module}.{PICK}"].copy_(ranks.flatten())
 
 
 def _prefixes(gm: GraphModule, module: str, decision: Routed) -> Iterator[tuple[Node, Node]]:

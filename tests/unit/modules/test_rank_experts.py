@@ -1,7 +1,7 @@
 """RankExpertLinear: what it computes with picks, and what stays where it is between them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,8 +23,10 @@ ROUTED = Routed(24, 8, 2, 2)
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> None:
-    torch.manual_seed(torch.seed() % 2**31)
+def _fresh() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.seed()
+        yield
 
 
 def layer_of(
