@@ -1,6 +1,10 @@
 """Dense and planned side by side: forecast, losses, and the proof on the rewritten graph."""
 
+from typing import Protocol
+
 import torch
+from torch import nn
+from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.applying import apply_to_graph
@@ -21,6 +25,19 @@ from gacfx.speedup import graph_speedup
 from gacfx.study import Study
 from gacfx.summary import Summary, make_side
 from gacfx.tracing.inputs import example_inputs
+
+
+class Verifiable(Protocol):
+    """A dense model and its graph."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+
+    @property
+    def graph(self) -> GraphModule:
+        """Its graph, with targets."""
+
 
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 """Relative error allowed between graph and module: they mask attention in different ways."""
@@ -72,7 +89,7 @@ def summarise(
 
 
 @plain_torch()
-def verify(study: Study, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
+def verify(study: Verifiable, planned: Planned, profile: Profile, workload: Workload) -> Inspection:
     """Rewrite a copy of the graph with a plan and check alignment, budget and numerics on it.
 
     Raises:

@@ -30,12 +30,10 @@ from benchmarks.parse.measure import Judge, spread
 from benchmarks.parse.subjects import SUBJECTS, Calibrated, calibrated
 from benchmarks.parse.texts import PROMPT, SEEDS
 from gacfx.applying import apply
-from gacfx.core.decision import LowRank
 from gacfx.core.plan import Plan
 from gacfx.modules.prompt_router import Pick
 from gacfx.modules.routing_hooks import attach_, pick_for, router_of
-from gacfx.routing.bases import pool_of
-from gacfx.routing.planning import active_share
+from gacfx.routing.planning import active_share, stored_share, with_own_ranks
 from gacfx.routing.study import RoutingStudy, is_static
 
 STORED = ("1.25", "1.0")
@@ -65,24 +63,6 @@ class Row:
     """Share that it gave to none."""
 
 
-def forced(study: RoutingStudy, static: Plan, share: float, block: int) -> Plan:
-    """The static plan with a share of each rank shared, and the rest own ranks."""
-    choices = []
-    for choice in static.choices:
-        decision = choice.decision
-        if isinstance(decision, LowRank):
-            shared = int(decision.rank * share) // block * block
-            if shared < decision.rank:
-                decision = pool_of(decision.rank, shared, block, len(study.names))
-        choices.append(replace(choice, decision=decision))
-    return replace(static, choices=tuple(choices))
-
-
-def stored_share(plan: Plan) -> float:
-    """Parameters that are stored, as a share of the dense targeted weights."""
-    return plan.kept_params / sum(choice.dense_params for choice in plan.choices)
-
-
 def rows_of(found: Calibrated, seed: int, method: str, removed: Sequence[str]) -> Iterator[Row]:
     """All rows of one seed."""
     study, subject = found.study(seed, method), found.subject
@@ -90,7 +70,10 @@ def rows_of(found: Calibrated, seed: int, method: str, removed: Sequence[str]) -
     for share in removed:
         static = study.plan(removed=share, block=subject.block, offered=is_static)
         plans = {"static": static}
-        plans |= {name: forced(study, static, part, subject.block) for name, part in SHARES.items()}
+        plans |= {
+            name: with_own_ranks(static, part, subject.block, len(study.names))
+            for name, part in SHARES.items()
+        }
         plans |= {
             f"planned, stored {most}": study.plan(removed=share, stored=most, block=subject.block)
             for most in STORED

@@ -51,9 +51,8 @@ from gacfx.errors import CheckpointError, PlanError, PlanMismatch, UnsupportedMo
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules, decisions_in, guards_in, skeleton_
-from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import NAME as ROUTER
-from gacfx.modules.routing_hooks import attach_, embedding_of, pools, router_of
+from gacfx.modules.routing_hooks import attach_empty_, router_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -266,11 +265,8 @@ def _attach_empty_(
     Raises:
         CheckpointError: it does not fit the model, or the files have not all of it.
     """
-    routed = {name: layer.decision for name, layer in pools(model).items()}
     try:
-        with embedding_of(model).weight.device:  # meta as a rule, where sizes take no memory
-            router = PromptRouter(shape, routed)
-        attach_(model, router)
+        router = attach_empty_(model, shape)
     except (PlanMismatch, UnsupportedModel) as error:
         raise CheckpointError(f"config.json does not fit its own model: {error}") from error
     sizes = {f"{ROUTER}.{name}": tuple(part.shape) for name, part in router.named_buffers()}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Shapes = dict[str, tuple[int, ...]]
 
-_LIBRARIES = ("transformers.", "accelerate.", "torch.")
+_LIBRARIES = ("transformers.", "accelerate.", "torch.", "gacfx.")
 """Hooks of these come again with the model."""
 
 

@@ -163,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
         passes,
         plan,
         profiles,
+        route,
         run,
         statistics,
         verify,
@@ -174,7 +175,19 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"gacfx {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    known = (inspect, plan, statistics, explain, diff, compress, pad, verify, export, evaluate)
+    known = (
+        inspect,
+        plan,
+        statistics,
+        explain,
+        diff,
+        compress,
+        route,
+        pad,
+        verify,
+        export,
+        evaluate,
+    )
     for module in (*known, run, bench, profiles, methods, passes, demo):
         module.add(commands)
     return top

@@ -22,6 +22,9 @@ from gacfx.core.routed import Routed
 from gacfx.core.router_shape import RouterShape
 from gacfx.errors import PlanError
 
+_MOST_KNOWN = 64
+"""Picks that are remembered, by the kinds of the prompts of a batch."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pick:
@@ -86,6 +89,7 @@ class PromptRouter(nn.Module):
         """Where picks by scores are looked up first."""
         self.installed: Pick | None = None
         """What the pools compute with."""
+        self._known: dict[tuple[int, ...], Pick] = {}
         self.noted: object = None
         """What hooks say to each other."""
         features, directions = shape.features, shape.directions
@@ -96,6 +100,7 @@ class PromptRouter(nn.Module):
         }
         if shape.head == "classes":
             sizes |= {"means": (shape.classes, directions), "limits": (shape.classes + 1,)}
+            sizes["gate"] = (2,)
             picks = sum(each.picks for each in self.routed.values())
             self.register_buffer("table", torch.zeros(shape.classes, picks, dtype=torch.int32))
         else:
@@ -124,6 +129,17 @@ class PromptRouter(nn.Module):
                 raise PlanError(f"router: {name} {found} is not finite, or not {wanted}")
         for name, tensor in made.items():
             self.get_buffer(name).copy_(tensor.view(torch.int32))
+        self._known.clear()
+
+    def set_patterns_(self, patterns: Sequence[Mapping[str, Tensor]]) -> None:
+        """Give the blocks of each kind of text.
+
+        Args:
+            patterns: of each, module -> int [picks].
+        """
+        rows = [torch.cat([one[name].int() for name in self.routed]) for one in patterns]
+        self.get_buffer("table").copy_(torch.stack(rows))
+        self._known.clear()
 
     @property
     def projection(self) -> Projection:
@@ -154,8 +170,8 @@ class PromptRouter(nn.Module):
     def classify(self, mean_BF: Tensor) -> Tensor:
         """The kind of text of each prompt, 0 for none: int64 [B].
 
-        The nearest class, where the prompt is not farther from it than its limit, and not farther
-        from all directions than the last limit.
+        The nearest class, where it is sure enough, and the prompt not farther from it than its
+        limit, nor farther from all directions than the last limit.
 
         Args:
             mean_BF: float32 mean embeddings, on the CPU.
@@ -165,7 +181,9 @@ class PromptRouter(nn.Module):
         distance_BC = torch.cdist(found_BD, means_CD).square()
         least_B, class_B = distance_BC.min(1)
         near_B = (least_B <= limits[class_B]) & (away_B <= limits[-1])
-        return torch.where(near_B, class_B + 1, 0)
+        sharpness, least = self.floats("gate")
+        sure_B = torch.softmax(-sharpness * distance_BC, 1).amax(1) >= least
+        return torch.where(near_B & sure_B, class_B + 1, 0)
 
     def pick(self, mean_BF: Tensor) -> Pick:
         """The blocks for each prompt of a batch.
@@ -178,15 +196,22 @@ class PromptRouter(nn.Module):
         known_B = mean_BF.isfinite().all(1)
         mean_BF = torch.where(known_B[:, None], mean_BF, 0.0)
         if self.shape.head == "classes":
-            class_B = torch.where(known_B, self.classify(mean_BF), 0)
-            patterns = self.patterns().blocks
-            blocks = {name: rows[class_B] for name, rows in patterns.items()}
-            return Pick(blocks, tuple(class_B.tolist()))
+            return self.of_classes(torch.where(known_B, self.classify(mean_BF), 0).tolist())
         rows = [
             self._scored(mean_F) if bool(known) else self._prefix()
             for mean_F, known in zip(mean_BF, known_B, strict=True)
         ]
         return Pick({name: torch.stack([row[name] for row in rows]) for name in self.routed})
+
+    def of_classes(self, classes: Sequence[int]) -> Pick:
+        """The blocks for prompts of these kinds, 0 for none; the same value for the same kinds."""
+        if (key := tuple(classes)) not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            at = torch.tensor(key)
+            rows = {name: found[at] for name, found in self.patterns().blocks.items()}
+            self._known[key] = Pick(rows, key)
+        return self._known[key]
 
     def embedding(self, mean_BF: Tensor) -> Tensor:
         """What prompts are compared by: their centred mean embedding, of norm 1; [B, F]."""
@@ -234,8 +259,3 @@ def embedding_sums(embedded_BTF: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tenso
     weights_BT = mask_BT.to(embedded_BTF.device).bool().float()
     sums_BF = torch.einsum("bt,btf->bf", weights_BT, embedded_BTF.detach().float())
     return sums_BF.cpu(), weights_BT.sum(1).cpu()
-
-
-def pack_patterns(patterns: Sequence[Mapping[str, Tensor]], routed: Mapping[str, Routed]) -> Tensor:
-    """Patterns of classes as the table of a router: int32 [classes, picks of all pools]."""
-    return torch.stack([torch.cat([one[name].int() for name in routed]) for one in patterns])

@@ -11,7 +11,7 @@ small, and else are computed group by group; either way each gets what it would 
 
 # P patterns, K active ranks, U ranks of a union, R pool, N inputs, M outputs, B sequences, T tokens
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -29,6 +29,11 @@ CAP = 1.25
 """Largest union of the picks of a batch, as a share of the active rank, that is computed whole.
 The union of 8 prompts that pick freely was 1.13 times the active rank on three small models."""
 
+MOST_RUNS = 4
+"""Runs of blocks that are copied one by one; more are gathered at once."""
+
+Run = tuple[int, int, int]
+"""(place of the first block among those that are picked, its place in the pool, blocks)."""
 Gathering = Callable[[Tensor, Tensor, Tensor, Tensor, int, Tensor | None], Tensor]
 """(x, down, up, blocks, block, bias) -> y: a product that gathers in each call."""
 
@@ -72,6 +77,7 @@ class RankExpertLinear(Carrier):
         self.weights: Tensor | None = None
         self.gathering: Gathering | None = None
         self._held: tuple[Tensor, float, object] | None = None
+        self._placed: tuple[tuple[int, ...], object] | None = None
 
     # -- what a kind of decision says --------------------------------------------------------------
 
@@ -190,24 +196,29 @@ class RankExpertLinear(Carrier):
         """
         if blocks_PB is not None:
             self._check_blocks(blocks_PB)
-        self.weights = self.gathering = self.blocks_called = None
-        self.groups, self._held = (), None
+        if blocks_PB is None or not self._has_one_pick:
+            self.weights = self.gathering = self.blocks_called = None
+            self.groups, self.order = (), None
+        own = vars(self)  # past nn.Module.__setattr__, which takes longer than the rest
         if blocks_PB is None:
-            self.down_picked = self.up_picked = self.mask_picked = self.order = None
+            self.down_picked = self.up_picked = self.mask_picked = None
+            own["_held"] = own["_placed"] = None
             return
-        self._held = blocks_PB.cpu().clone(), cap, self._state()
-        rows_PB, pattern_B = torch.unique(
-            blocks_PB.cpu().sort(1).values, dim=0, return_inverse=True
-        )
+        blocks_PB = blocks_PB.cpu().clone()
+        own["_held"] = blocks_PB, cap, self._state()
+        if len(blocks_PB) == 1:
+            self._gather(sorted(blocks_PB[0].tolist()), None)
+            return
+        rows_PB, pattern_B = torch.unique(blocks_PB.sort(1).values, dim=0, return_inverse=True)
         if len(rows_PB) == 1:
-            self._gather(rows_PB[0], None)
+            self._gather(rows_PB[0].tolist(), None)
             return
         union = rows_PB.unique()
         room = int(cap * self.routed.active) // self.routed.block
         if len(union) <= room:
             self._gather_union(union, rows_PB[pattern_B], room)
             return
-        self._gather(rows_PB.flatten(), None, groups=len(rows_PB))
+        self._gather(rows_PB.flatten().tolist(), None, groups=len(rows_PB))
         self.order = pattern_B.argsort(stable=True).to(self.down.device)
         self.groups = tuple(torch.bincount(pattern_B, minlength=len(rows_PB)).tolist())
 
@@ -241,6 +252,12 @@ class RankExpertLinear(Carrier):
             f"{self.decision}, blocks of {self.routed.block}, bias={self.bias is not None}"
         )
 
+    @property
+    def _has_one_pick(self) -> bool:
+        """All sequences pick the same, and it is gathered."""
+        asked = (self.weights, self.gathering, self.mask_picked, self.order)
+        return self.down_picked is not None and all(each is None for each in asked)
+
     # -- inside ------------------------------------------------------------------------------------
 
     def _check_blocks(self, blocks_PB: Tensor) -> None:
@@ -250,30 +267,51 @@ class RankExpertLinear(Carrier):
                 f"a pick of {tuple(blocks_PB.shape)} blocks; {routed} takes [sequences, "
                 f"{routed.picks}] blocks of {routed.block}"
             )
-        found = blocks_PB.sort(1).values
-        if bool((found[:, 0] < 0).any() | (found[:, -1] >= routed.blocks).any()):
-            raise PlanError(f"a pick outside the {routed.blocks} blocks of {routed}")
-        if bool((found[:, 1:] == found[:, :-1]).any()):
-            raise PlanError(f"a pick that takes a block of {routed} twice")
+        for row in blocks_PB.tolist():
+            if min(row) < 0 or max(row) >= routed.blocks:
+                raise PlanError(f"a pick outside the {routed.blocks} blocks of {routed}")
+            if len({*row}) != len(row):
+                raise PlanError(f"a pick that takes a block of {routed} twice")
 
-    def _gather(self, blocks: Tensor, mask: Tensor | None, *, groups: int = 0) -> None:
-        """Fill the gathered factors, in their place where the shape stays."""
-        block, device = self.routed.block, self.down.device
-        ranks = (blocks[:, None] * block + torch.arange(block)).flatten().to(device)
+    def _gather(self, blocks: Sequence[int], mask: Tensor | None, *, groups: int = 0) -> None:
+        """Fill the gathered factors, in their place where the shape stays; only what is new."""
+        ranks, before = len(blocks) * self.routed.block, None
+        assert self._held is not None
+        if self._placed is not None and self._placed[1] == self._held[2]:
+            before = self._placed[0]
         for name, pool in (("down_picked", self.down), ("up_picked", self.up)):
-            shape = (len(ranks), pool.shape[1])
-            if groups:
-                shape = (groups, len(ranks) // groups, pool.shape[1])  # type: ignore[assignment]
+            shape: tuple[int, ...] = (ranks, pool.shape[1])
+            shape = (groups, ranks // groups, pool.shape[1]) if groups else shape
             held = getattr(self, name)
             if held is None or tuple(held.shape) != shape or held.dtype != pool.dtype:
-                held = pool.new_empty(shape)
+                held, before = pool.new_empty(shape), None
                 setattr(self, name, held)
-            torch.index_select(pool, 0, ranks, out=held.view(len(ranks), -1))
+        runs = list(_runs(blocks, before))
+        for name, pool in (("down_picked", self.down), ("up_picked", self.up)):
+            self._copy(getattr(self, name).view(ranks, -1), pool, blocks, runs)
+        vars(self)["_placed"] = tuple(blocks), self._held[2]
         held = self.mask_picked
-        if mask is None or held is None or (held.shape, held.dtype) != (mask.shape, mask.dtype):
+        if mask is None:
+            if held is not None:
+                self.mask_picked = None
+            return
+        if held is None or (held.shape, held.dtype) != (mask.shape, mask.dtype):
             self.mask_picked = mask
         else:
             held.copy_(mask)
+
+    def _copy(
+        self, held_KX: Tensor, pool_RX: Tensor, blocks: Sequence[int], runs: Sequence[Run]
+    ) -> None:
+        """Copy runs of blocks; by one gather where they are many."""
+        block = self.routed.block
+        if len(runs) > MOST_RUNS:
+            at = torch.tensor(blocks)[:, None] * block + torch.arange(block)
+            torch.index_select(pool_RX, 0, at.flatten().to(pool_RX.device), out=held_KX)
+            return
+        for to, source, count in runs:
+            rows = pool_RX[source * block : (source + count) * block]
+            held_KX[to * block : (to + count) * block].copy_(rows)
 
     def _gather_union(self, union: Tensor, rows_BK: Tensor, room: int) -> None:
         """One set of factors for all, of always the same size, and who uses what of it."""
@@ -282,7 +320,7 @@ class RankExpertLinear(Carrier):
         blocks = torch.cat([union, torch.tensor(fill[: room - len(union)], dtype=union.dtype)])
         uses_BU = (rows_BK[:, None, :] == blocks[None, :, None]).any(-1)
         mask = uses_BU.repeat_interleave(self.routed.block, 1)[:, None]
-        self._gather(blocks, mask.to(self.down))
+        self._gather(blocks.tolist(), mask.to(self.down))
 
     def _state(self) -> object:
         """What changes when the pool is written or replaced."""
@@ -307,3 +345,17 @@ class RankExpertLinear(Carrier):
                 f"a layer of routed ranks got {tuple(x.shape)} for {sequences} sequences that pick "
                 "differently; [sequences, tokens, features] is needed: give it one prompt at a time"
             )
+
+
+def _runs(blocks: Sequence[int], before: Sequence[int] | None) -> Iterator[Run]:
+    """What must be copied: blocks that follow each other in the pool, where they are not yet."""
+    start: int | None = None
+    for at, block in enumerate(blocks):
+        there = before is not None and before[at] == block
+        if start is not None and (there or block != blocks[at - 1] + 1):
+            yield start, blocks[start], at - start
+            start = None
+        if not there and start is None:
+            start = at
+    if start is not None:
+        yield start, blocks[start], len(blocks) - start

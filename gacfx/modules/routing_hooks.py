@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.core.routed import Routed
+from gacfx.core.router_shape import RouterShape
 from gacfx.errors import PlanMismatch, UnsupportedModel
 from gacfx.modules.prompt_router import Pick, PromptRouter, embedding_sums
 from gacfx.modules.rank_experts import RankExpertLinear
@@ -63,6 +64,19 @@ def attach_(model: nn.Module, router: PromptRouter) -> None:
     model.add_module(NAME, router)
     model.register_forward_pre_hook(before, with_kwargs=True)
     model.register_forward_hook(after, with_kwargs=True)
+
+
+def attach_empty_(model: nn.Module, shape: RouterShape) -> PromptRouter:
+    """Attach a router of these sizes for all pools of a model, its numbers for a loader to fill.
+
+    Raises:
+        PlanMismatch, UnsupportedModel: as :func:`attach_`.
+    """
+    routed = {name: layer.decision for name, layer in pools(model).items()}
+    with embedding_of(model).weight.device:  # meta as a rule, where sizes take no memory
+        router = PromptRouter(shape, routed)
+    attach_(model, router)
+    return router
 
 
 def detach_(model: nn.Module) -> PromptRouter | None:
@@ -160,9 +174,12 @@ def picked(model: nn.Module, pick: Pick | None) -> Iterator[None]:
 
 
 def before(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """What a router does before its model runs."""
+    """What a router does before its model runs; nothing where tokens have no values, as in export.
+
+    A graph that is exported so has the static prefix; ``route-ranks`` lets it follow picks.
+    """
     router = router_of(model)
-    if router is not None and router.automatic:
+    if router is not None and router.automatic and not _without_values(args, kwargs):
         _before(router, model, args, kwargs)
 
 
@@ -170,7 +187,7 @@ def after(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     """What it does when the model has run: the pick is noted on a cache that is new."""
     del args, kwargs
     router = router_of(model)
-    if router is not None and router.automatic:
+    if router is not None and router.noted is not None:
         _after(router, output)
 
 
@@ -210,7 +227,9 @@ def _before(
         noted.since += tokens
         if noted.since >= router.refresh:
             noted.pick, noted.since = router.pick(noted.sums_BF / noted.counts_B[:, None]), 0
-    install(model, noted.pick)
+    # Looking at all pools takes a millisecond: in front of each token it would be felt.
+    if not length or router.installed is not noted.pick:
+        install(model, noted.pick)
     router.noted = noted
 
 
@@ -223,6 +242,13 @@ def _after(router: PromptRouter, output: Any) -> None:
         if hasattr(cache, "get_seq_length") and getattr(cache, _PICK, None) is None:
             _note(cache, router.noted)
     router.noted = None
+
+
+def _without_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+    if torch.compiler.is_exporting():
+        return True
+    return any(isinstance(each, Tensor) and each.is_meta for each in given)
 
 
 def _note(cache: Any, noted: object) -> None:

@@ -25,6 +25,11 @@ SHRINKAGE = 0.1
 INSIDE = 0.98
 """Share of held-back prompts of a kind that the gate lets through."""
 FOLDS = 4
+SURE = 0.8
+"""Least probability of a kind: on SmolLM2-135M a wrong basis costs four times what a right one
+brings (KL 0.466 static, 0.317 right, 1.105 wrong at 20 % removed)."""
+SHARPNESS = tuple(0.5 * 0.8**step for step in range(30))
+"""That are tried: 1/2 is that of normal distributions; less says that distances mean less."""
 ROUNDING = 1e-9
 """Of the squared norm of a prompt in float32."""
 
@@ -37,6 +42,8 @@ class Classes:
     means_CD: Tensor
     limits: Tensor
     """[C + 1]: largest squared distance from each mean, and from all directions."""
+    gate: Tensor
+    """[2]: how fast probabilities fall with the squared distance, and the least one."""
 
 
 def fit_classes(
@@ -62,13 +69,17 @@ def fit_classes(
     directions = min(directions, sum(len(_without(found, 0)) for found in prompts) - 1)
     nearest: list[list[Tensor]] = [[] for _ in prompts]
     away: list[Tensor] = []
+    squared, kinds = list[Tensor](), list[int]()
     for fold in range(FOLDS):
         seen = [_without(found, fold) for found in prompts]
         projection, means_CD = _means(seen, directions)
         for at, found in enumerate(prompts):
             numbers_PD, away_P = projection(found[fold::FOLDS].double())
-            nearest[at].append((numbers_PD - means_CD[at]).square().sum(1))
+            squared_PC = torch.cdist(numbers_PD, means_CD).square()
+            nearest[at].append(squared_PC[:, at])
             away.append(away_P)
+            squared.append(squared_PC)
+            kinds += [at] * len(squared_PC)
     limits = [torch.cat(found).quantile(inside) for found in nearest]
     projection, means_CD = _means(prompts, directions)
     # Where the directions are all there are, nothing but rounding lies outside of them.
@@ -81,6 +92,7 @@ def fit_classes(
         ),
         means_CD.float(),
         torch.stack(limits).float(),
+        torch.tensor([_sharpness(torch.cat(squared), torch.tensor(kinds)), SURE]),
     )
 
 
@@ -93,6 +105,15 @@ def principal(prompts_PF: Tensor, directions: int) -> Projection:
     basis_FD = found.Vh[:count].T.contiguous()
     spread_D = found.S[:count] / max(len(prompts_PF) - 1, 1) ** 0.5
     return Projection(centre_F, basis_FD, spread_D.clamp_min(1e-12).reciprocal().diag())
+
+
+def _sharpness(squared_PC: Tensor, kind_P: Tensor) -> float:
+    """The one under which held-back prompts are most likely of their own kind."""
+    losses = {
+        sharpness: float(torch.nn.functional.cross_entropy(-sharpness * squared_PC, kind_P))
+        for sharpness in SHARPNESS
+    }
+    return min(losses, key=lambda each: losses[each])
 
 
 def _without(found: Tensor, fold: int) -> Tensor:

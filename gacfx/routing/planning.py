@@ -15,13 +15,14 @@ import numpy as np
 from gacfx.allocation.allocate import Case, solve_case
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.core.curves import ListedCurve
-from gacfx.core.decision import DENSE, Decision
+from gacfx.core.decision import DENSE, Decision, LowRank
 from gacfx.core.offered import Offered
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.provenance import Provenance
 from gacfx.core.routed import Routed
 from gacfx.errors import PlanError
 from gacfx.knapsack import kept_budget
+from gacfx.routing.bases import pool_of
 
 ACTIVE = "active parameters"
 """Name of the limit of what runs."""
@@ -87,6 +88,26 @@ def plan_pools(
     return replace(made, choices=tuple(replace(each, wanted=None) for each in made.choices))
 
 
+def with_own_ranks(plan: Plan, share: float, block: int, kinds: int) -> Plan:
+    """A static plan whose pairs keep a share of their rank for all text, and the rest are own ranks
+    of each kind of text; what runs for a prompt stays the same.
+
+    Args:
+        plan: of pairs and dense weights.
+        share: of each rank that is shared, rounded down to blocks.
+        block: ranks that are picked together.
+        kinds: of text.
+    """
+    choices = []
+    for choice in plan.choices:
+        decision = choice.decision
+        if isinstance(decision, LowRank):
+            shared = int(decision.rank * share) // block * block
+            decision = pool_of(decision.rank, shared, block, kinds)
+        choices.append(replace(choice, decision=decision))
+    return replace(plan, choices=tuple(choices), proof=None)
+
+
 def active_params(decision: Decision, curve: ListedCurve) -> int:
     """Parameters that run for a prompt."""
     if isinstance(decision, Routed):
@@ -103,6 +124,11 @@ def active_share(plan: Plan) -> float:
             curve = ListedCurve(weight.module, weight.rows, weight.columns, {})
             kept += active_params(choice.decisions[weight.module], curve)
     return kept / total
+
+
+def stored_share(plan: Plan) -> float:
+    """Parameters that are stored, as a share of the dense targeted weights."""
+    return plan.kept_params / max(plan.budget.targeted_params, 1)
 
 
 def _share(stored: str | float) -> Fraction:

@@ -38,7 +38,7 @@ from gacfx.core.stored_moments import merge
 from gacfx.errors import DecompositionFailed
 from gacfx.graph.notes import target_sites
 from gacfx.graph.ops import DTYPES
-from gacfx.modules.prompt_router import PromptRouter, pack_patterns
+from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import means_of
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.progress import Count, Progress
@@ -82,6 +82,7 @@ class RoutingStudy:
         method: str = "gfwsvd",
         skip: tuple[str, ...] = (),
         seed: int = 0,
+        prompt_tokens: int = 96,
         progress: Progress = lambda *_: None,
         store: Store | None = None,
     ) -> "RoutingStudy":
@@ -93,6 +94,7 @@ class RoutingStudy:
             method: metric of the factors.
             skip: patterns of module names to leave dense.
             seed: of the sampled labels.
+            prompt_tokens: of a prompt, by which kinds of text are told apart.
             progress: called with (stage, done, total).
             store: where statistics live; None to hold all of them in memory.
 
@@ -112,7 +114,7 @@ class RoutingStudy:
             progress=Count(progress, "calibrate", windows),
             store=store,
         )
-        prompts = tuple(prompt_means(model, corpus) for corpus in texts.values())
+        prompts = tuple(prompt_means(model, corpus, prompt_tokens) for corpus in texts.values())
         return RoutingStudy(
             model, graph, method, tuple(texts), found[::2], found[1::2], prompts, progress
         )
@@ -208,14 +210,20 @@ class RoutingStudy:
         digests = {name: locks[name] for name in made.weights if name in locks}
         return replace(made, fingerprint=fingerprint(self.model), digests=digests)
 
-    def planned(self, plan: Plan) -> Planned:
-        """A plan with its factors, made of all text."""
+    def planned(self, plan: Plan, texts: Sequence[Statistics] | None = None) -> Planned:
+        """A plan with its factors.
+
+        Args:
+            plan: of this study.
+            texts: statistics of each kind of text; None for all text of each.
+        """
+        texts = texts or self.full
         count = Count(self.progress, "factors", len(plan.decisions))
         factors = dict[str, Factors]()
         for module, decision in plan.decisions.items():
-            pool, dtype = self.pool(module, self.full), self.model_dtype
+            pool, dtype = self.pool(module, texts), self.model_dtype
             if isinstance(decision, Routed):
-                energies = [pool.energy(each.moments[module]) for each in self.full]
+                energies = [pool.energy(each.moments[module]) for each in texts]
                 factors[module] = pool_factors(pool, energies, decision, dtype)
             else:
                 assert isinstance(decision, LowRank)
@@ -231,6 +239,11 @@ class RoutingStudy:
         return class_router(self.prompts, routed)
 
     @property
+    def dtype(self) -> str:
+        """Of the model's parameters, as profiles name it."""
+        return DTYPES[self.model_dtype]
+
+    @property
     def model_dtype(self) -> torch.dtype:
         """Of the model's parameters."""
         return next(self.model.parameters()).dtype
@@ -241,7 +254,7 @@ class RoutingStudy:
             value_model=f"pools:{len(self.names)}",
             gpu="",
             align=block,
-            dtype=DTYPES[self.model_dtype],
+            dtype=self.dtype,
             versions={
                 "gacfx": gacfx.__version__,
                 "torch": torch.__version__,
@@ -269,18 +282,30 @@ def class_router(prompts: Sequence[Tensor], routed: Mapping[str, Routed]) -> Pro
         scale=found.projection.scale_DD,
         means=found.means_CD,
         limits=found.limits,
+        gate=found.gate,
     )
     own = [
         {name: torch.tensor(own_blocks(each, kinds, at)) for name, each in router.routed.items()}
         for at in range(1, kinds + 1)
     ]
-    router.get_buffer("table").copy_(pack_patterns(own, router.routed))
+    router.set_patterns_(own)
     return router
 
 
-def prompt_means(model: nn.Module, corpus: Corpus) -> Tensor:
-    """Mean embeddings of the windows of a text, float32 [P, F]."""
-    return torch.cat([means_of(model, ids_T[None]) for ids_T in corpus.documents])
+def prompt_means(model: nn.Module, corpus: Corpus, tokens: int = 96) -> Tensor:
+    """Mean embeddings of the windows of a text, cut into prompts, float32 [P, F].
+
+    Args:
+        model: with input embeddings.
+        corpus: the text.
+        tokens: of a prompt; a rest of a window that is shorter than half of it is none.
+    """
+    made = []
+    for ids_T in corpus.documents:
+        first, *others = ids_T.split(tokens)
+        long = (part for part in others if 2 * len(part) >= tokens)
+        made += [means_of(model, part[None]) for part in (first, *long)]
+    return torch.cat(made)
 
 
 def _digest(texts: Sequence[Statistics]) -> str:

@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gacfx.core.config_json import check_sizes, no_config, read_block, read_blocks, read_config_json
+from gacfx.core.config_json import (
+    check_sizes,
+    no_config,
+    read_block,
+    read_blocks,
+    read_config_json,
+    read_router,
+)
 from gacfx.core.model_class import named_class
 from gacfx.errors import CheckpointError, GacError, UnsupportedModel
 from gacfx.graph.compat import without_weight_init
 from gacfx.modules.install import skeleton_
+from gacfx.modules.routing_hooks import attach_empty_
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -105,6 +113,8 @@ def skeleton(config: "PretrainedConfig", dtype: torch.dtype | None = None) -> "P
         raise UnsupportedModel(f"{config.model_type}: cannot be built: {_short(error)}") from error
     if decisions or states:
         skeleton_(model, decisions, states)
+    if (router := read_router(block)) is not None:
+        attach_empty_(model, router)
     model.train(False)
     return model
 

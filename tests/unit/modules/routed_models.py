@@ -10,7 +10,7 @@ from gacfx.core.materialise import Factors
 from gacfx.core.routed import Routed, own_blocks
 from gacfx.core.router_shape import RouterShape
 from gacfx.modules.install import install_
-from gacfx.modules.prompt_router import PromptRouter, pack_patterns
+from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import attach_, pools
 from tests import tiny
 
@@ -59,7 +59,7 @@ def router_for(model: Any) -> PromptRouter:
         limits=torch.tensor([2.0, 2.0, 1e9]),
     )
     patterns = [dict.fromkeys(router.routed, blocks(kind)) for kind in (1, 2)]
-    router.get_buffer("table").copy_(pack_patterns(patterns, router.routed))
+    router.set_patterns_(patterns)
     return router
 
 

@@ -13,7 +13,6 @@ from gacfx.errors import PlanError
 from gacfx.modules.prompt_router import (
     PromptRouter,
     embedding_sums,
-    pack_patterns,
     top_blocks,
 )
 
@@ -38,7 +37,7 @@ def classes_router() -> tuple[PromptRouter, list[dict[str, Tensor]]]:
     means_CD, limits = torch.randn(CLASSES, DIRECTIONS) * 4, torch.tensor([9.0, 4.0, 1.0, 25.0])
     router.set_floats_(**numbers(), means=means_CD, limits=limits)
     patterns = [pattern() for _ in range(CLASSES)]
-    router.get_buffer("table").copy_(pack_patterns(patterns, router.routed))
+    router.set_patterns_(patterns)
     return router, patterns
 
 
@@ -132,7 +131,7 @@ def test_a_cast_leaves_every_bit(cast: torch.dtype) -> None:
     want = {name: router.floats(name) for name in router._floats}
     mean_BF = torch.randn(64, FEATURES) * 4
     picked = router.pick(mean_BF)
-    assert {"centre", "basis", "scale", "means", "limits"} == set(want)
+    assert {"centre", "basis", "scale", "means", "limits", "gate"} == set(want)
     for made in (copy.deepcopy(router).to(cast), copy.deepcopy(router).half().float()):
         for name, value in want.items():
             assert torch.equal(made.floats(name).view(torch.int32), value.view(torch.int32))

@@ -1,0 +1,100 @@
+"""Which of several plans to take: the loss behind held-back prompts decides, with the router at
+work, so that what is promised by curves alone is never taken where it does not hold."""
+
+# P prompts, T tokens
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gacfx.calibration.text import Corpus
+from gacfx.core.plan import Plan
+from gacfx.modules.install import swapped
+from gacfx.modules.routing_hooks import attach_, detach_, pick_for, picked, router_of
+from gacfx.progress import Count, Progress
+from gacfx.routing.study import RoutingStudy
+
+MOST = 48
+"""Prompts of each kind of text that plans are judged on."""
+BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan, and what it costs on held-back text."""
+
+    name: str
+    nats_per_token: float
+    """Behind the prompts, mean of the kinds of text."""
+
+
+def judged(
+    study: RoutingStudy,
+    plans: Mapping[str, Plan],
+    held: Sequence[Corpus],
+    prompt_tokens: int,
+    progress: Progress = lambda *_: None,
+) -> list[Trial]:
+    """The loss of each plan behind held-back prompts, least first.
+
+    Factors are those of the other text.
+
+    Args:
+        study: whose model is left as it was.
+        plans: name -> plan.
+        held: held-back windows of each kind of text; those with two tokens behind a prompt count.
+        prompt_tokens: of each window, by which the router picks.
+        progress: called with (stage, done, total).
+    """
+    count = Count(progress, "trials", len(plans))
+    texts = [_windows(corpus, prompt_tokens) for corpus in held]
+    found = []
+    for name, plan in plans.items():
+        planned, model = study.planned(plan, study.fit), study.model
+        router = study.router(plan)
+        with swapped(model, planned.factors):
+            if router is not None:
+                attach_(model, router)
+            try:
+                losses = [_loss(model, windows, prompt_tokens) for windows in texts if windows]
+            finally:
+                detach_(model)
+        found.append(Trial(name, sum(losses) / max(len(losses), 1)))
+        count(1)
+    return sorted(found, key=lambda trial: trial.nats_per_token)
+
+
+def _windows(corpus: Corpus, prompt_tokens: int) -> list[Tensor]:
+    """As much text behind each prompt as it has itself."""
+    long = [ids_T for ids_T in corpus.documents if len(ids_T) >= prompt_tokens + 2]
+    return [ids_T[: 2 * prompt_tokens] for ids_T in long[:MOST]]
+
+
+@torch.no_grad()
+def _loss(model: Any, windows: Sequence[Tensor], prompt_tokens: int) -> float:
+    """Nats per token behind the prompts of one kind of text."""
+    nats, tokens = 0.0, 0
+    by_length: dict[int, list[Tensor]] = {}
+    for ids_T in windows:
+        by_length.setdefault(len(ids_T), []).append(ids_T)
+    for same in by_length.values():
+        for ids_PT in torch.stack(same).split(BATCH):
+            with _picking(model, ids_PT[:, :prompt_tokens]):
+                logits_PTV = model(ids_PT, use_cache=False).logits[:, prompt_tokens - 1 : -1]
+            next_PT = ids_PT[:, prompt_tokens:].to(logits_PTV.device)
+            nats += float(
+                nn.functional.cross_entropy(
+                    logits_PTV.float().flatten(0, 1), next_PT.flatten(), reduction="sum"
+                )
+            )
+            tokens += next_PT.numel()
+    return nats / tokens
+
+
+def _picking(model: nn.Module, ids_PT: Tensor) -> AbstractContextManager[None]:
+    pick = None if router_of(model) is None else pick_for(model, ids_PT)
+    return picked(model, pick)
