@@ -261,10 +261,12 @@ class Carrier(nn.Module, ABC):
             UnsupportedModel: ``weight`` is no parameter of such a layer.
         """
         if name == "weight":
-            linears = ", ".join(n for n, m in self.named_children() if isinstance(m, nn.Linear))
+            linears = [n for n, m in self.named_children() if isinstance(m, nn.Linear)]
+            held = linears or [n for n, _ in self.named_parameters() if n != "bias"]
+            what = "linears" if linears else "parameters"
             raise UnsupportedModel(
                 f"{type(self).__name__}.weight: is an empty guard, and no weight to be replaced; "
-                f"the linears inside have the weights: {linears}"
+                f"the {what} inside have the weights: {', '.join(held)}"
             )
         if name == "bias":
             self._parameters.setdefault("bias", None)  # the property is in nobody's way

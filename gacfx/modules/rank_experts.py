@@ -67,6 +67,8 @@ class RankExpertLinear(Carrier):
         self.routed = decision
         self.down = nn.Parameter(torch.empty(decision.pool, in_features, **made))
         self.up = nn.Parameter(torch.empty(decision.pool, out_features, **made))
+        nn.init.normal_(self.down, std=in_features**-0.5)
+        nn.init.normal_(self.up, std=decision.active**-0.5)
         if bias:
             self.bias = nn.Parameter(torch.zeros(out_features, **made))
         for name in ("down_picked", "up_picked", "mask_picked", "order", "blocks_called"):

@@ -66,11 +66,13 @@ def pooled(gm: GraphModule, asked: Mapping[str, int | Decision], *, align: int =
         sizes = {n: s.shape for n, s in decision.tensors(rows, columns).items()}
         tensors = {n: torch.randn(*shape) / 4 for n, shape in sizes.items()}
         made.factors[name] = Factors(decision, rows, columns, tensors)
-    choices = tuple(
-        replace(c, decision=asked[c.group]) if isinstance(asked[c.group], Routed) else c
-        for c in made.plan.choices
-    )
-    plan = replace(made.plan, choices=choices)
+    choices = []
+    for choice in made.plan.choices:
+        decision = asked[choice.group]
+        choices.append(
+            replace(choice, decision=decision) if isinstance(decision, Routed) else choice
+        )
+    plan = replace(made.plan, choices=tuple(choices))
     return Planned(with_limit(plan, plan.kept_params), made.factors)
 
 

@@ -15,12 +15,14 @@ from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx import api
+from gacfx.core.routed import Routed
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.carrier import Carrier
 from gacfx.modules.install import compressed_modules, decisions_in
 from gacfx.modules.low_rank import LowRankLinear
 from gacfx.modules.pivot import PivotLinear
 from gacfx.modules.pivot_in_order import PivotInOrderLinear
+from gacfx.modules.rank_experts import RankExpertLinear
 from tests import tiny
 from tests.unit.compose import compressed
 from tests.unit.compose.compressed import ids, logits, small
@@ -95,6 +97,7 @@ LAYERS: list[Callable[..., Carrier]] = [
     lambda **more: PivotLinear(11, 7, 3, **more),
     lambda **more: PivotLinear(7, 11, 3, **more),
     lambda **more: PivotInOrderLinear(11, 7, 3, **more),
+    lambda **more: RankExpertLinear(11, 7, Routed(6, 4, 2, 2), **more),
 ]
 
 

@@ -25,7 +25,7 @@ from gacfx.core.decision import (
 from gacfx.modules.make import carrier_of
 
 few = settings(max_examples=30)
-VIEWS = ("t", "transpose", "view", "detach", "slice", "split", "split_with_sizes")
+VIEWS = ("t", "transpose", "permute", "view", "detach", "slice", "split", "split_with_sizes")
 SHAPES = st.tuples(st.integers(2, 40), st.integers(2, 40))
 
 

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from gacfx.core.decision import DENSE, Decision, LowRank, Pivot
 from gacfx.core.kinds import BUILT_IN, KINDS, Kind, read_decision, write_decision
+from gacfx.core.routed import Routed
 from gacfx.core.search import Search
 from gacfx.errors import PlanError
 from tests.unit.core import toy_kinds
 from tests.unit.core.toy_kinds import EXPERTS, Experts, Other
 
 DECISIONS = st.one_of(
-    st.just(DENSE), st.builds(LowRank, st.integers(1, 10**9)), st.builds(Pivot, st.integers(1, 99))
+    st.just(DENSE),
+    st.builds(LowRank, st.integers(1, 10**9)),
+    st.builds(Pivot, st.integers(1, 99)),
+    st.builds(Routed, *4 * [st.integers(0, 10**9)]),
 )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gacfx.core.decision import DENSE, LowRank, Pivot, of_rank
 from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof
 from gacfx.core.provenance import Provenance, Trial
+from gacfx.core.routed import Routed
 from gacfx.core.search import Bound, Search
 from gacfx.errors import PlanError
 
@@ -29,8 +30,9 @@ def choices(draw: st.DrawFn) -> tuple[Choice, ...]:
     for name in names:
         rows, columns = draw(st.integers(1, 10**6)), draw(st.integers(1, 10**6))
         rank = draw(st.integers(0, short := min(rows, columns)))
-        known = (DENSE, LowRank(max(rank, 1)), Pivot(min(max(rank, 1), short - 1)))
-        decision = draw(st.sampled_from(known if short > 1 else known[:2]))
+        pair, pool = LowRank(max(rank, 1)), Routed(3 * max(rank, 1), max(rank, 1), 0, 1)
+        known = (DENSE, pair, pool, Pivot(min(max(rank, 1), short - 1)))
+        decision = draw(st.sampled_from(known if short > 1 else known[:3]))
         wanted = draw(st.none() | NUMBERS)
         loss, reason = draw(NUMBERS), draw(WORDS)
         made.append(Choice.single(name, rows, columns, decision, wanted, loss, reason))

@@ -16,6 +16,7 @@ from gacfx.core.provenance import Provenance
 from gacfx.core.routed import MOST, Routed, own_blocks
 from gacfx.errors import PlanError
 from gacfx.modules.make import carrier_of
+from tests.unit.core.test_core_decision import Kernels
 
 SIZES = {"pool": 12, "active": 8, "shared": 4, "block": 2}
 
@@ -99,6 +100,18 @@ def test_the_layer_stores_and_runs_what_the_decision_says(
     assert decision.params(rows, columns) == layer.down.numel() + layer.up.numel()
     assert layer(torch.zeros(3, columns, device="meta")).shape == (3, rows)
     assert layer.decision is decision
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_work_is_what_the_layer_runs(bias: bool) -> None:
+    decision = Routed(12, 8, 4, 2)
+    carrier: Any = carrier_of(decision)
+    layer, x = carrier(9, 14, decision, bias=bias), torch.zeros(3, 9)
+    for blocks in (None, torch.tensor([[5, 0, 1, 3]])):
+        layer.choose(blocks)
+        with torch.no_grad(), Kernels(tokens=3) as kernels:
+            layer(x)
+        assert tuple(kernels.seen) == decision.work(14, 9, bias)
 
 
 @given(cases())

@@ -115,6 +115,16 @@ def test_a_prompt_without_a_token_has_the_prefix(make: Any) -> None:
     assert all(rows[0].tolist() == sorted(rows[0].tolist()) for rows in found.blocks.values())
 
 
+def test_no_token_is_of_no_kind_even_where_zeros_would_be_of_one() -> None:
+    router, _ = classes_router()
+    zeros = torch.zeros(1, FEATURES)
+    means_CD = router.floats("means")
+    means_CD[1] = router.projection(zeros)[0]
+    router.set_floats_(means=means_CD, limits=torch.full((4,), 1e9))
+    assert router.pick(zeros).classes == (2,)
+    assert router.pick(zeros * torch.nan).classes == (0,)
+
+
 @pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_cast_leaves_every_bit(cast: torch.dtype) -> None:
     router, _ = classes_router()
