@@ -186,9 +186,10 @@ class MaskSteps:
         at = self.done
         rows = self._rows(at)
         loss = self._loss(rows, at)
-        if not bool(loss.isfinite()):
+        found = float(loss.detach())
+        if not math.isfinite(found):
             raise CalibrationError(
-                f"step {at + 1}: the loss is {float(loss)}; are the weights of both models finite, "
+                f"step {at + 1}: the loss is {found}; are the weights of both models finite, "
                 "and the learning rates small?"
             )
         names, tensors = zip(*self.parameters.items(), strict=True)
@@ -198,7 +199,7 @@ class MaskSteps:
         ):
             tensor.grad, group["lr"] = slope, self._rate(name) * self.settings.rate(at)
         self.optimiser.step()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(found)
 
     def masks(self) -> TrainedMasks:
         """What was found so far."""

@@ -2,6 +2,7 @@
 
     score = log-energy bias + map(features of the prompt)
     soft  = sigmoid((score - edge) / width),  edge: the mean of the two scores around the cut
+            (its slope keeps the sum of the weights, so that blocks compete)
     hard  = the best blocks, as many as run
 
     static     no features: one mask for all prompts, the baseline of everything else
@@ -133,13 +134,27 @@ def soft_masks(score_PB: Tensor, decision: Routed, width: float) -> Tensor:
     fixed, count = decision.fixed, decision.picks - decision.fixed
     open_PB = score_PB[:, fixed:]
     if width > 0 and open_blocks(decision):
-        around_P2 = open_PB.detach().topk(count + 1, 1).values[:, -2:]
-        soft_PB = torch.sigmoid((open_PB - around_P2.mean(1, keepdim=True)) / width)
+        soft_PB = torch.sigmoid((open_PB - _edge(open_PB, count, width)) / width)
     else:
         best_PC = open_PB.topk(count, 1).indices
         soft_PB = torch.zeros_like(open_PB).scatter(1, best_PC, 1.0)
     mask_PB = torch.cat([torch.ones_like(score_PB[:, :fixed]), soft_PB], 1)
     return mask_PB.repeat_interleave(decision.block, 1)
+
+
+def _edge(open_PB: Tensor, count: int, width: float) -> Tensor:
+    """Mean of the two scores around the cut, [P, 1]; it moves as the sum of the weights asks.
+
+    Its slope is that of the edge which keeps that sum as it is. Without one, all scores rise
+    together, as more of each block is always better, and their order hardly changes.
+    """
+    with torch.no_grad():
+        edge_P1 = open_PB.topk(count + 1, 1).values[:, -2:].mean(1, keepdim=True)
+        soft_PB = torch.sigmoid((open_PB - edge_P1) / width)
+        slope_PB = soft_PB * (1 - soft_PB)
+        slope_PB = slope_PB / slope_PB.sum(1, keepdim=True).clamp_min(_LEAST)
+    pull_P1 = (slope_PB * open_PB).sum(1, keepdim=True)
+    return edge_P1 + pull_P1 - pull_P1.detach()
 
 
 def first_parameters(
