@@ -30,9 +30,9 @@ class MaskTraining:
     steps: int = 200
     batch: int = 10
     """Prompts of a step; all of them where there are fewer."""
-    bias_rate: float = 0.01
+    bias_rate: float = 0.1
     """Learning rate of the bias, which falls to 0 along a cosine."""
-    map_rate: float = 0.003
+    map_rate: float = 0.03
     """Learning rate of the map from features, likewise."""
     eps: float = 1e-4
     """Of Adam: blocks with a smaller gradient move less."""

@@ -96,8 +96,10 @@ def train_masks(
     )
     if begun.reason:
         return begun
-    key = _key(model, ids_PT, prompt_tokens, dense, features_PF, settings, begun)
-    state = None if checkpoint is None else load_state(checkpoint, key)
+    key, state = {}, None
+    if checkpoint is not None:
+        key = _key(model, ids_PT, prompt_tokens, dense, features_PF, settings, begun)
+        state = load_state(checkpoint, key)
     with MaskSteps.of(model, ids_PT, prompt_tokens, dense, features_PF, settings, begun) as steps:
         if state is not None:
             steps.restore(state)

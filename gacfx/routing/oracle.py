@@ -102,7 +102,7 @@ def measure_energies(
     Args:
         model: with pools, in evaluation mode.
         prompts_PT: token ids.
-        mask_PT: 1 for tokens, 0 for padding; None where all are tokens.
+        mask_PT: 1 for tokens, 0 for padding behind them; None where all are tokens.
         counted_PT: tokens whose energy counts, none of them padding; None for all. Those behind a
             prompt make an oracle in hindsight.
         weights: module -> 1/2 up_i^T G up_i [R], of :func:`pool_weights` or :func:`piece_weights`;
