@@ -4,8 +4,7 @@
            + layer_error x relative squared error of hidden states, in the first third of the steps
 
 While they are trained, masks are soft, of a width that shrinks from step to step. The straight-
-through trick (hard masks forward, the gradient of soft ones backward) diverged in our trials: a
-block that runs always gets a slope, one that does not run is never seen.
+through trick (hard masks forward, the slope of soft ones backward) diverged in our trials.
 
 Most of what a router seems to gain over a static prefix is that one mask is trained at all, so the
 trained static mask is what the others are measured against, and what they should start from.
