@@ -126,9 +126,9 @@ def test_a_table_that_is_replaced_is_what_is_picked() -> None:
     assert router.pick(mean_BF).blocks["b.up"][0].tolist() == patterns[1]["b.up"].tolist()
     router.set_patterns_(wanted)
     assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[1]["b.up"].tolist()
-    router.load_state_dict({**router.state_dict(), "table": other.table.flip(0)})
+    router.load_state_dict({**router.state_dict(), "table": other.get_buffer("table").flip(0)})
     assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[1]["b.up"].tolist()
-    router.load_state_dict({**router.state_dict(), "table": other.table.roll(1, 0)})
+    router.load_state_dict({**router.state_dict(), "table": other.get_buffer("table").roll(1, 0)})
     assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[0]["b.up"].tolist()
     for _ in range(3):  # more batches than are remembered
         for count in range(1, 60):

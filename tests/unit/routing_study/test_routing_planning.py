@@ -123,10 +123,10 @@ def test_pairs_become_pools_that_run_as_much(share: float) -> None:
     assert active_share(plan) == active_share(static)
     assert plan.weights == static.weights and plan.proof is None
     for choice, before in zip(plan.choices, static.choices, strict=True):
-        if before.decision.is_dense:
+        if (rank := before.decision.rank) is None:
             assert choice.decision.is_dense
             continue
-        rank, shared = before.decision.rank, int(before.decision.rank * share) // 4 * 4
+        shared = int(rank * share) // 4 * 4
         assert choice.decision == Routed(rank + 3 * (rank - shared), rank, shared, 4)
     assert stored_share(plan) == plan.kept_params / plan.budget.targeted_params
 
