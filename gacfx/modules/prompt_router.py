@@ -13,7 +13,7 @@ so that casting a model to half precision leaves its picks as they are.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +140,10 @@ class PromptRouter(nn.Module):
         rows = [torch.cat([one[name].int() for name in self.routed]) for one in patterns]
         self.get_buffer("table").copy_(torch.stack(rows))
         self._known.clear()
+
+    def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
+        self._known.clear()  # picks of the table that is replaced
+        super()._load_from_state_dict(*given, **more)
 
     @property
     def projection(self) -> Projection:

@@ -98,6 +98,43 @@ def test_each_kind_has_its_pattern_and_none_has_the_prefix() -> None:
         assert rows[0].tolist() == list(range(ROUTED[name].picks))
 
 
+def test_a_prompt_between_kinds_is_of_none() -> None:
+    router, _ = classes_router()
+    means_CD = torch.zeros(CLASSES, DIRECTIONS)
+    means_CD[:, 0] = torch.tensor([0.0, 4.0, 100.0])
+    router.set_floats_(means=means_CD, limits=torch.full((4,), 1e9))
+    points_BD = torch.zeros(5, DIRECTIONS)
+    points_BD[:, 0] = torch.tensor([0.0, 1.9, 2.1, 4.0, 60.0])
+    squared_BC = torch.cdist(points_BD, means_CD).square()
+    for sharpness, least, want in (
+        (0.5, 0.0, [1, 1, 2, 2, 3]),
+        (0.5, 0.9, [1, 0, 0, 2, 3]),
+        (0.01, 0.9, [0, 0, 0, 0, 3]),
+        (0.0, 0.4, [0, 0, 0, 0, 0]),
+    ):
+        router.set_floats_(gate=torch.tensor([sharpness, least]))
+        assert router.classify(at(router, points_BD)).tolist() == want
+        sure_B = torch.softmax(-sharpness * squared_BC, 1).amax(1) >= least
+        assert [bool(kind) for kind in want] == sure_B.tolist()
+
+
+def test_a_table_that_is_replaced_is_what_is_picked() -> None:
+    router, patterns = classes_router()
+    other, wanted = classes_router()
+    mean_BF = at(router, router.floats("means")[[1]])
+    assert router.pick(mean_BF) is router.pick(mean_BF)  # nothing is made twice
+    assert router.pick(mean_BF).blocks["b.up"][0].tolist() == patterns[1]["b.up"].tolist()
+    router.set_patterns_(wanted)
+    assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[1]["b.up"].tolist()
+    router.load_state_dict({**router.state_dict(), "table": other.get_buffer("table").flip(0)})
+    assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[1]["b.up"].tolist()
+    router.load_state_dict({**router.state_dict(), "table": other.get_buffer("table").roll(1, 0)})
+    assert router.pick(mean_BF).blocks["b.up"][0].tolist() == wanted[0]["b.up"].tolist()
+    for _ in range(3):  # more batches than are remembered
+        for count in range(1, 60):
+            assert router.of_classes([2] * count).sequences == count
+
+
 @pytest.mark.parametrize("make", [lambda: classes_router()[0], scores_router])
 def test_a_prompt_without_a_token_has_the_prefix(make: Any) -> None:
     router = make()

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.core.routed import Routed
-from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
+from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.modules.low_rank import LowRankLinear
-from gacfx.modules.make import make_factors
 from gacfx.modules.rank_experts import RankExpertLinear
-from tests.svd import Svd
 
 # B sequences, T tokens, N 13 inputs, M 17 outputs, P patterns
 
@@ -164,6 +162,24 @@ def test_factors_keep_their_place_and_shape_from_pick_to_pick() -> None:
     groups = place()
     layer.choose(some(3), cap=0.5)
     assert place() == groups and len(groups) == 2
+
+
+def test_any_pick_after_any_other_is_whole() -> None:
+    """What stays of a pick is not copied again, unless the pool was changed."""
+    layer, x_BTN = layer_of(), torch.randn(3, 2, N, dtype=torch.float64)
+    prefix, own = torch.arange(4)[None], torch.tensor([[0, 8, 9, 10]])
+    for turn in range(60):
+        near = torch.tensor([[0, 1, 2, 3 + turn % 9]])
+        blocks = (some(1), some(3), prefix, own, near)[int(torch.randint(5, ()))]
+        layer.choose(blocks, cap=(0.5, 1.25, 9.0)[int(torch.randint(3, ()))])
+        close(layer(x_BTN), one_by_one(layer, x_BTN, blocks.expand(3, -1)))
+        if turn % 7 == 6:
+            with torch.no_grad():
+                layer.down.normal_()
+        if turn % 11 == 10:
+            layer.choose(None)
+        if turn % 20 == 19:
+            layer = copy.deepcopy(layer).float().double()
 
 
 def test_a_pick_in_inference_mode_can_be_followed_by_one_outside_of_it() -> None:
@@ -358,33 +374,3 @@ def test_a_product_that_gathers_is_given_the_pool_and_the_blocks() -> None:
     close(layer(x), reference(layer, x, blocks))
     layer.choose(None)
     close(layer(x), prefix_of(layer)(x))
-
-
-# -- made of a weight ------------------------------------------------------------------------------
-
-
-def test_a_pool_is_made_of_the_best_components_and_balanced() -> None:
-    weight_MN = torch.randn(M, N, dtype=torch.float64)
-    source = Svd.of(weight_MN)
-    made = make_factors(source, Routed(12, 4, 2, 2), M, N, torch.float64).tensors
-    up_MR, down_RN = source.pair(12)
-    for rank in (1, 5, 12):
-        close(made["up"][:rank].T @ made["down"][:rank], up_MR[:, :rank] @ down_RN[:rank])
-    torch.testing.assert_close(made["up"].norm(dim=1), made["down"].norm(dim=1))
-    with pytest.raises(DecompositionFailed, match="own ranks of clusters are made by"):
-        make_factors(source, Routed(14, 4, 2, 2), M, N, torch.float64)
-
-
-def test_outputs_in_another_order() -> None:
-    layer, order = layer_of(bias=False), torch.randperm(M)
-    made = RankExpertLinear.reordered(ROUTED, layer.tensors(), order)
-    assert made is not None
-    other = layer_of(bias=False)
-    other.load_state_dict({**other.state_dict(), **made})
-    x = torch.randn(5, N, dtype=torch.float64)
-    close(other(x), layer(x)[:, order])
-
-
-def test_it_prints_its_sizes() -> None:
-    said = repr(layer_of())
-    assert "in_features=13, out_features=17, routed 8 of 24, 2 shared, blocks of 2, bias" in said

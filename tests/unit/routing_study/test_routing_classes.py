@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gacfx.core.routed import Routed, own_blocks
 from gacfx.errors import CalibrationError
-from gacfx.routing.classes import DIRECTIONS, fit_classes, principal
+from gacfx.routing.classes import DIRECTIONS, SURE, fit_classes, principal
 from gacfx.routing.clusters import cluster_prompts
 from gacfx.routing.study import class_router
 
@@ -79,6 +79,15 @@ def test_inside_a_kind_the_numbers_have_about_identity_covariance() -> None:
     assert float(values[0]) > 0 and float(values[-1]) < 1.2
     basis_FD = found.projection.basis_FD
     torch.testing.assert_close(basis_FD.T @ basis_FD, torch.eye(8), atol=1e-5, rtol=0)
+
+
+def test_probabilities_of_kinds_are_those_of_prompts_that_were_held_back() -> None:
+    """1/2 is that of normal distributions whose covariance is known."""
+    near = fit_classes(planted(800, apart=1.5)[:KINDS], directions=6)
+    assert 0.3 < float(near.gate[0]) < 0.8
+    assert float(near.gate[1]) == pytest.approx(SURE)
+    few = fit_classes(planted(8, apart=1.5)[:KINDS])
+    assert float(few.gate[0]) < float(near.gate[0])
 
 
 def test_limits_are_of_prompts_that_the_means_were_not_made_of() -> None:

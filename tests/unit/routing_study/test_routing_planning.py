@@ -15,7 +15,14 @@ from gacfx.core.routed import Routed
 from gacfx.errors import InfeasibleBudget, PlanError
 from gacfx.knapsack import kept_budget
 from gacfx.routing.bases import pool_of
-from gacfx.routing.planning import ACTIVE, active_params, active_share, plan_pools
+from gacfx.routing.planning import (
+    ACTIVE,
+    active_params,
+    active_share,
+    plan_pools,
+    stored_share,
+    with_own_ranks,
+)
 from gacfx.routing.study import is_static
 
 PROVENANCE = Provenance("gfwsvd", "pools:2", "", 4, "fp32")
@@ -107,6 +114,21 @@ def test_what_runs_is_counted_apart_from_what_is_stored() -> None:
     assert active_share(plan) == runs / total
     assert plan.kept_params >= runs
     assert any(isinstance(each, Routed) for each in plan.decisions.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 1.0])
+def test_pairs_become_pools_that_run_as_much(share: float) -> None:
+    static = made(curves_of(2), removed="0.45", offered=is_static)
+    plan = with_own_ranks(static, share, 4, 3)
+    assert active_share(plan) == active_share(static)
+    assert plan.weights == static.weights and plan.proof is None
+    for choice, before in zip(plan.choices, static.choices, strict=True):
+        if (rank := before.decision.rank) is None:
+            assert choice.decision.is_dense
+            continue
+        shared = int(rank * share) // 4 * 4
+        assert choice.decision == Routed(rank + 3 * (rank - shared), rank, shared, 4)
+    assert stored_share(plan) == plan.kept_params / plan.budget.targeted_params
 
 
 def test_a_weight_that_failed_stays_dense_with_the_reason() -> None:

@@ -100,6 +100,19 @@ def test_a_study_knows_its_kinds_on_two_parts_of_their_text() -> None:
         torch.testing.assert_close(prompts[3], want_F)
 
 
+def test_windows_are_cut_into_prompts() -> None:
+    draw = torch.Generator().manual_seed(3)
+    lengths = {36: 1, 96: 1, 100: 1, 144: 2, 143: 1, 250: 3}
+    for length, count in lengths.items():
+        ids_T = torch.randint(2, 258, (length,), generator=draw)
+        found_PF = prompt_means(model_of(), Corpus((ids_T, ids_T)))
+        assert len(found_PF) == 2 * count
+        for at in range(count):
+            want_F = means_of(model_of(), ids_T[None, 96 * at : 96 * (at + 1)])[0]
+            assert torch.equal(found_PF[at], want_F)
+    assert len(prompt_means(model_of(), Corpus((ids_T,)), 50)) == 5
+
+
 def test_curves_are_the_losses_of_the_pools_of_the_first_part_on_the_second() -> None:
     study = study_of()
     module = "model.layers.0.mlp.up_proj"
