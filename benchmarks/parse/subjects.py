@@ -79,7 +79,7 @@ class Calibrated:
             prompts.append(means_of(self.model, torch.cat(self.texts[at].parts)[:, :PROMPT]))
         kinds = tuple(names[at] for at in chosen)
         known = (kinds, tuple(fit), tuple(held), tuple(prompts))
-        return RoutingStudy(self.model, self.graph, method, *known)
+        return RoutingStudy(self.model, self.graph, method, *known, remember=True)
 
     def tests(self, seed: int) -> Tensor:
         """Windows of all domains to test on, [P, T], one domain after the other."""
