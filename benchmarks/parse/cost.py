@@ -1,6 +1,7 @@
 """What picks cost on this machine: prefill and decode of dense, static, and three ways to route.
 
     python -m benchmarks.parse.cost [--threads 1] [--models smollm2-6 llama-3.2-1b-2] [--out FILE]
+    python -m benchmarks.parse.cost --device cuda --dtype bfloat16 --seqs 128 2048
 
 Models have the shapes of the real ones, fewer layers, and random weights, which time does not see:
 40 % of the targeted weights do not run, half of each rank is shared, and five kinds of text have
@@ -114,6 +115,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seqs", nargs="+", type=int, default=[128, 512])
     parser.add_argument("--batches", nargs="+", type=int, default=[1])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(given)
@@ -128,7 +131,8 @@ def main(given: Sequence[str] | None = None) -> int:
     ]
     lines = []
     for name in asked.models:
-        dense = dense_model(name)
+        place: dict[str, Any] = {"device": asked.device, "dtype": getattr(torch, asked.dtype)}
+        dense = dense_model(name).to(**place)
         model = routed_model(dense)
         for cell in time_picks(model, dense, works=works, effort=Effort(24, asked.seconds)):
             lines.append(line(name, cell))
@@ -140,7 +144,8 @@ def main(given: Sequence[str] | None = None) -> int:
                 f"{cell.ratio(AGGREGATED, WHOLE):.2f} x whole pool",
                 flush=True,
             )
-    results = {"threads": asked.threads, **others, "cells": lines}
+    where = {"threads": asked.threads, "device": asked.device, "dtype": asked.dtype}
+    results = {**where, **others, "cells": lines}
     print(record.write("parse_cost", results, asked.out))
     return 0
 
