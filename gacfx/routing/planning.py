@@ -131,6 +131,17 @@ def stored_share(plan: Plan) -> float:
     return plan.kept_params / max(plan.budget.targeted_params, 1)
 
 
+def check_shares(removed: str | float, stored: str | float | None) -> None:
+    """Nothing when these are shares that :func:`plan_pools` takes; asked before a long calibration.
+
+    Raises:
+        PlanError: they are not.
+    """
+    kept_budget(1, removed)
+    if stored is not None:
+        _share(stored)
+
+
 def _share(stored: str | float) -> Fraction:
     try:
         found = Fraction(str(stored))
