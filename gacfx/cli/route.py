@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gacfx.calibration.text import Corpus
 
 
+SEQ = 128
+"""Tokens of a step that is timed, if nothing is asked for."""
+
+
 def add(commands: Any) -> None:
     """Add the commands to the parser."""
     command = options.add_command(
@@ -91,7 +95,11 @@ def _add_bench(parts: Any) -> None:
     command.add_argument("model", metavar="DIR", help="folder of gacfx route train")
     command.add_argument("--against", metavar="DENSE", help="the model that it was made of")
     command.add_argument("--batch", type=options.positive, default=1, help="sequences (default: 1)")
-    command.add_argument("--seq", type=options.positive, default=128, help="tokens (default: 128)")
+    command.add_argument(
+        "--seq",
+        type=options.positive,
+        help=f"tokens (default: {SEQ}, or as many as the model has positions)",
+    )
     command.add_argument("--mode", choices=("prefill", "decode", "both"), default="both")
     command.add_argument("--device", help="cpu or cuda (default: cuda, if there is one)")
     command.add_argument(
@@ -113,6 +121,7 @@ def _add_prompt(command: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, write the folder, and print."""
+    from gacfx.calibration.text import read_documents
     from gacfx.checkpoint.load import load_dense
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import plan_files, screen
@@ -121,6 +130,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     texts = named_texts(arguments.text)
     check_texts(arguments, texts)
+    documents = {name: read_documents(path) for name, path in texts.items()}
     profile = options.profile_of(arguments)
     out = Path(arguments.out).expanduser()
     check_target(out, overwrite=arguments.overwrite)
@@ -131,7 +141,7 @@ def train(arguments: argparse.Namespace) -> int:
         made = door.train(
             model,
             tokenizer,
-            texts=texts or arguments.calibration,
+            texts=documents or arguments.calibration,
             clusters=arguments.clusters,
             removed=arguments.ratio,
             stored=None if arguments.stored == "all" else arguments.stored,
@@ -167,7 +177,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     texts = named_texts(arguments.text)
     if not texts:
         raise options.WrongUse("give --text NAME=FILE (.jsonl or .txt)")
-    documents = {name: read_documents(Path(path)) for name, path in texts.items()}
+    documents = {name: read_documents(path) for name, path in texts.items()}
     screen.quiet_transformers()
     model, tokenizer = load_dense(arguments.model)
     if router_of(model) is None:
@@ -202,8 +212,9 @@ def bench(arguments: argparse.Namespace) -> int:
 
     from gacfx.bench import read_models
     from gacfx.bench.run import check_threads, describe
+    from gacfx.bench.setting import MODES, Setting
+    from gacfx.calibration.text import max_positions
     from gacfx.cli import screen
-    from gacfx.core.sites import Mode, Workload
     from gacfx.hardware.measure.interleave import Effort
     from gacfx.report.bench_view import machine_name
     from gacfx.report.route_view import cost_view
@@ -215,9 +226,13 @@ def bench(arguments: argparse.Namespace) -> int:
     screen.quiet_transformers()
     sources = [arguments.model, *filter(None, [arguments.against])]
     models = read_models(sources, device=arguments.device, dtype=None)
-    both: tuple[Mode, ...] = ("prefill", "decode")
-    modes = [mode for mode in both if arguments.mode in (mode, "both")]
-    works = [Workload(batch=arguments.batch, seq=arguments.seq, mode=mode) for mode in modes]
+    positions = max_positions(models[0], most=SEQ + 1)
+    setting = Setting(
+        batches=(arguments.batch,),
+        seq=arguments.seq or positions - 1,
+        modes=MODES if arguments.mode == "both" else (arguments.mode,),
+    )
+    works = setting.workloads(models)
     cells = time_picks(*models, works=works, effort=Effort(arguments.runs, 20.0))
     machine = describe(next(models[0].parameters()).device)
     if arguments.json:
