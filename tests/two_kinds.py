@@ -23,7 +23,8 @@ def texts(kind: str, count: int = 20, seed: int = 0, size: int = SIZE) -> list[s
     letters = random.Random(kind)
     words = ["".join(letters.choices(LETTERS[kind], k=letters.randint(2, 6))) for _ in range(12)]
     order = random.Random(f"{kind} {seed}")
-    return [" ".join(order.choices(words, k=size))[:size] for _ in range(count)]
+    long = [" ".join(order.choices(words, k=size))[:size] for _ in range(count)]
+    return [text.rstrip().ljust(size, words[0][0]) for text in long]
 
 
 def corpus(kind: str, count: int = 20, seed: int = 0, size: int = SIZE) -> Corpus:

@@ -7,7 +7,7 @@ save(routed, "small")
 # P prompts, T tokens, F features
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,8 @@ def plans_to_try(
     }
     for name, share in (("own ranks", 0.0), ("own ranks, half shared", 0.5)):
         made = with_own_ranks(static, share, block, len(study.names))
-        if stored is None or made.kept_params <= static.budget.limit_params:
+        made = replace(made, budget=plans["planned pools"].budget)
+        if stored is None or made.kept_params <= made.budget.limit_params:
             plans[name] = made
     return plans
 
