@@ -3,7 +3,8 @@
     python -m benchmarks.parse.masks [--models stories260K babyllama] [--blocks 8 1] [--out FILE]
 
 KL to the dense model behind the prompt, at equal active rank of every weight (the static plan of
-pairs, in steps of 8), from pools of 1.5 times that rank of which half is always on:
+pairs, in steps of 8), from pools of 1.5 times that rank. Of blocks half the rank is always on, of
+single ranks none:
 
     prefix              the static plan itself
     trained, static     one mask for all prompts: what training alone brings
@@ -50,7 +51,7 @@ from gacfx.routing.planning import stored_share
 from gacfx.routing.singular import singular_factors, widened
 from gacfx.routing.study import RoutingStudy, is_static
 
-POOL, SHARED, FEATURES = 1.5, 0.5, 8
+POOL, FEATURES = 1.5, 8
 KINDS: tuple[Kind, ...] = ("static", "domain", "linear", "two-layer")
 
 
@@ -89,7 +90,7 @@ def pooled(
 ) -> tuple[Any, dict[str, Tensor], float]:
     """(model with pools of one basis, weight of each piece in nats, stored share)."""
     static = study.plan(removed=removed, block=step, offered=is_static)
-    plan = widened(static, pool=POOL, shared=SHARED, block=block)
+    plan = widened(static, pool=POOL, shared=0.5 if block > 1 else 0.0, block=block)
     factors, weights = FactorSet(), dict[str, Tensor]()
     for module, decision in plan.decisions.items():
         pool = study.pool(module, study.full)
@@ -218,7 +219,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--removed", nargs="+", default=["0.2"])
     parser.add_argument("--blocks", nargs="+", type=int, default=[8, 1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(SEEDS)])
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--shares", action="store_true", help="how much training text it takes")
     parser.add_argument("--work", type=Path, help="folder for the statistics of one model")
     parser.add_argument("--out", type=Path)

@@ -63,7 +63,9 @@ class Row:
     """Share that it gave to none."""
 
 
-def rows_of(found: Calibrated, seed: int, method: str, removed: Sequence[str]) -> Iterator[Row]:
+def rows_of(
+    found: Calibrated, seed: int, method: str, removed: Sequence[str], stored: Sequence[str]
+) -> Iterator[Row]:
     """All rows of one seed."""
     study, subject = found.study(seed, method), found.subject
     judge = Judge.of(found.model, found.tests(seed), len(found.texts))
@@ -76,7 +78,7 @@ def rows_of(found: Calibrated, seed: int, method: str, removed: Sequence[str]) -
         }
         plans |= {
             f"planned, stored {most}": study.plan(removed=share, stored=most, block=subject.block)
-            for most in STORED
+            for most in stored
         }
         for name, plan in plans.items():
             model = apply(found.model, study.planned(plan))
@@ -164,6 +166,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", nargs="+", default=["gfwsvd"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(SEEDS)])
     parser.add_argument("--removed", nargs="+", help="shares (default: those of the model)")
+    parser.add_argument("--stored", nargs="*", default=STORED, help="of the plans (1.25 1.0)")
     parser.add_argument("--work", type=Path, help="folder for the statistics of one model")
     parser.add_argument("--out", type=Path, help="of the results")
     asked = parser.parse_args(given)
@@ -174,7 +177,8 @@ def main(given: Sequence[str] | None = None) -> int:
         found = calibrated(subject, asked.data, asked.smollm2, asked.work)
         for seed in asked.seeds:
             for method in asked.methods:
-                for row in rows_of(found, seed, method, asked.removed or subject.removed):
+                shares = asked.removed or subject.removed
+                for row in rows_of(found, seed, method, shares, asked.stored):
                     rows.append(row)
                     print(json.dumps(asdict(row)), flush=True)
     table = summary(rows)

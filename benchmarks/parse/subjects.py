@@ -65,18 +65,21 @@ class Calibrated:
     statistics: tuple[tuple[Statistics, ...], ...]
     """[domain][part]."""
 
-    def study(self, seed: int, method: str = "gfwsvd", without: str = "") -> RoutingStudy:
-        """The study of a seed, of all domains but one."""
-        chosen = [at for at, each in enumerate(self.texts) if each.name != without]
+    def study(
+        self, seed: int, method: str = "gfwsvd", *, without: str = "", only: str = ""
+    ) -> RoutingStudy:
+        """The study of a seed, of all domains, all but one, or one."""
+        names = [each.name for each in self.texts]
+        chosen = [at for at, name in enumerate(names) if name != without and only in ("", name)]
         fit, held, prompts = [], [], []
         for at in chosen:
             parts = self.statistics[at]
             fit.append(merge([p for i, p in enumerate(parts) if i != seed % PARTS], ""))
             held.append(parts[seed % PARTS])
             prompts.append(means_of(self.model, torch.cat(self.texts[at].parts)[:, :PROMPT]))
-        names = tuple(self.texts[at].name for at in chosen)
-        known = (names, tuple(fit), tuple(held), tuple(prompts))
-        return RoutingStudy(self.model, self.graph, method, *known)
+        kinds = tuple(names[at] for at in chosen)
+        known = (kinds, tuple(fit), tuple(held), tuple(prompts))
+        return RoutingStudy(self.model, self.graph, method, *known, remember=True)
 
     def tests(self, seed: int) -> Tensor:
         """Windows of all domains to test on, [P, T], one domain after the other."""

@@ -138,16 +138,14 @@ class RankExpertLinear(Carrier):
         if self.gathering is not None and self.blocks_called is not None:
             block, blocks = self.routed.block, self.blocks_called
             return self.gathering(x, self.down, self.up, blocks, block, self.bias)
-        if self.down_picked is None or self.up_picked is None:
-            active = self.routed.active
-            return linear(linear(x, self.down[:active]), self.up[:active].T, self.bias)
+        down, up = self._factors()
         if self.groups:
-            return self._by_groups(x, self.down_picked, self.up_picked)
-        hidden = linear(x, self.down_picked)
+            return self._by_groups(x, down, up)
+        hidden = linear(x, down)
         if self.mask_picked is not None:
             self._check_batch(x, len(self.mask_picked))
             hidden = hidden * self.mask_picked
-        return linear(hidden, self.up_picked.T, self.bias)
+        return linear(hidden, up.T, self.bias)
 
     @classmethod
     def emit(
@@ -326,6 +324,23 @@ class RankExpertLinear(Carrier):
         """What changes when the pool is written or replaced."""
         pool = (self.down, self.up)
         return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in pool]
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """What was gathered; the prefix without a pick. In training mode it is gathered again, so
+        that gradients reach the pool."""
+        if self.down_picked is None or self.up_picked is None:
+            active = self.routed.active
+            return self.down[:active], self.up[:active]
+        if not self.training:
+            return self.down_picked, self.up_picked
+        assert self._placed is not None
+        block, device = self.routed.block, self.down.device
+        blocks = torch.tensor(self._placed[0], device=device)
+        at = (blocks[:, None] * block + torch.arange(block, device=device)).flatten()
+        return (
+            self.down[at].view_as(self.down_picked),
+            self.up[at].view_as(self.up_picked),
+        )
 
     def _by_groups(self, x: Tensor, down_PKN: Tensor, up_PKM: Tensor) -> Tensor:
         """Sequences of one pattern together."""

@@ -72,7 +72,11 @@ class RoutingStudy:
     prompts: tuple[Tensor, ...]
     """Mean embeddings of the windows of each kind, [P, F], by which they are told apart."""
     progress: Progress = lambda *_: None
+    remember: bool = False
+    """Keep pools of all text in memory, 8 S (M + N + (1 + kinds) S) bytes for a weight [M, N] of
+    rank S: for many plans of one study."""
     _curves: dict[int, dict[str, ListedCurve]] = field(default_factory=dict)
+    _pools: dict[tuple[str, int], tuple[Pool, list[Tensor]]] = field(default_factory=dict)
 
     @staticmethod
     def make(
@@ -217,19 +221,30 @@ class RoutingStudy:
             plan: of this study.
             texts: statistics of each kind of text; None for all text of each.
         """
-        texts = texts or self.full
+        texts = self.full if texts is None else texts
         count = Count(self.progress, "factors", len(plan.decisions))
         factors = dict[str, Factors]()
         for module, decision in plan.decisions.items():
-            pool, dtype = self.pool(module, texts), self.model_dtype
+            pool, energies = self._known(module, texts)
+            dtype = self.model_dtype
             if isinstance(decision, Routed):
-                energies = [pool.energy(each.moments[module]) for each in texts]
                 factors[module] = pool_factors(pool, energies, decision, dtype)
             else:
                 assert isinstance(decision, LowRank)
                 factors[module] = pair_factors(pool, decision.rank, dtype)
             count(1)
         return Planned(plan, factors)
+
+    def _known(self, module: str, texts: Sequence[Statistics]) -> tuple[Pool, list[Tensor]]:
+        """(pool of a weight, what each kind of text does in it), remembered if that was asked."""
+        key = module, id(texts)
+        if key not in self._pools:
+            pool = self.pool(module, texts)
+            made = pool, [pool.energy(each.moments[module]) for each in texts]
+            if not self.remember or texts is not self.full:
+                return made
+            self._pools[key] = made
+        return self._pools[key]
 
     def router(self, plan: Plan) -> PromptRouter | None:
         """The router that chooses among the own directions of a plan; None where it has none."""

@@ -208,7 +208,7 @@ class Counting:
 @pytest.mark.parametrize(("count", "cap"), [(1, 1.0), (3, 9.0)])
 def test_compiled_code_stays_when_the_pick_changes(count: int, cap: float) -> None:
     torch.compiler.reset()
-    layer, x = layer_of(), torch.randn(3, 5, N, dtype=torch.float64)
+    layer, x = layer_of().eval(), torch.randn(3, 5, N, dtype=torch.float64)
     layer.choose(some(count), cap=cap)
     backend = Counting()
     compiled = torch.compile(layer, backend=backend)

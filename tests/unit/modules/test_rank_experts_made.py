@@ -36,3 +36,22 @@ def test_outputs_in_another_order() -> None:
 def test_it_prints_its_sizes() -> None:
     said = repr(layer_of())
     assert "in_features=13, out_features=17, routed 8 of 24, 2 shared, blocks of 2, bias" in said
+
+
+def test_gradients_reach_what_is_picked_and_nothing_else() -> None:
+    decision = Routed(24, 16, 8, 4)
+    layer = RankExpertLinear(10, 12, decision, bias=False).train()
+    with torch.no_grad():
+        layer.down.normal_()
+        layer.up.normal_()
+    layer.choose(torch.tensor([[0, 1, 3, 5]]))
+    x = torch.randn(2, 3, 10)
+    layer(x).square().sum().backward()
+    picked = torch.tensor([0, 1, 3, 5]).repeat_interleave(4) * 4 + torch.arange(4).repeat(4)
+    for grad in (layer.down.grad, layer.up.grad):
+        assert grad is not None
+        rows = set(grad.abs().sum(1).nonzero().flatten().tolist())
+        assert rows == set(picked.tolist())
+    trained = layer(x)
+    layer.eval()
+    assert torch.equal(layer(x), trained)
