@@ -9,7 +9,13 @@ from gacfx.cli import options
 from gacfx.errors import UnsupportedModel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gacfx.calibration.text import Corpus
+
+
+SEQ = 128
+"""Tokens of a step that is timed, if nothing is asked for."""
 
 
 def add(commands: Any) -> None:
@@ -89,7 +95,11 @@ def _add_bench(parts: Any) -> None:
     command.add_argument("model", metavar="DIR", help="folder of gacfx route train")
     command.add_argument("--against", metavar="DENSE", help="the model that it was made of")
     command.add_argument("--batch", type=options.positive, default=1, help="sequences (default: 1)")
-    command.add_argument("--seq", type=options.positive, default=128, help="tokens (default: 128)")
+    command.add_argument(
+        "--seq",
+        type=options.positive,
+        help=f"tokens (default: {SEQ}, or as many as the model has positions)",
+    )
     command.add_argument("--mode", choices=("prefill", "decode", "both"), default="both")
     command.add_argument("--device", help="cpu or cuda (default: cuda, if there is one)")
     command.add_argument(
@@ -111,6 +121,7 @@ def _add_prompt(command: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, write the folder, and print."""
+    from gacfx.calibration.text import read_documents
     from gacfx.checkpoint.load import load_dense
     from gacfx.checkpoint.save import check_target
     from gacfx.cli import plan_files, screen
@@ -118,10 +129,9 @@ def train(arguments: argparse.Namespace) -> int:
     from gacfx.routing import train as door
 
     texts = named_texts(arguments.text)
-    if bool(texts) == bool(arguments.calibration):
-        raise options.WrongUse(
-            "give --text KIND=FILE twice or more, or --calibration with --clusters"
-        )
+    check_texts(arguments, texts)
+    documents = {name: read_documents(path) for name, path in texts.items()}
+    profile = options.profile_of(arguments)
     out = Path(arguments.out).expanduser()
     check_target(out, overwrite=arguments.overwrite)
     plan_files.check_source(arguments.model, out)
@@ -131,12 +141,12 @@ def train(arguments: argparse.Namespace) -> int:
         made = door.train(
             model,
             tokenizer,
-            texts=texts or arguments.calibration,
+            texts=documents or arguments.calibration,
             clusters=arguments.clusters,
             removed=arguments.ratio,
             stored=None if arguments.stored == "all" else arguments.stored,
             block=arguments.block,
-            gpu=options.profile_of(arguments),
+            gpu=profile,
             method=arguments.method,
             skip=tuple(arguments.skip),
             seed=arguments.seed,
@@ -156,19 +166,30 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    from gacfx.checkpoint.load import load_checkpoint, load_dense
+    from gacfx.bench.sides import check_alike
+    from gacfx.calibration.text import read_documents
+    from gacfx.checkpoint.load import load_dense
     from gacfx.cli import screen
+    from gacfx.modules.routing_hooks import router_of
     from gacfx.report.route_view import picks_view
-    from gacfx.routing.evaluate import evaluate_picks
+    from gacfx.routing.evaluate import NO_ROUTER, evaluate_picks
 
     texts = named_texts(arguments.text)
     if not texts:
         raise options.WrongUse("give --text NAME=FILE (.jsonl or .txt)")
+    documents = {name: read_documents(path) for name, path in texts.items()}
     screen.quiet_transformers()
-    model = load_checkpoint(arguments.model)
-    tokenizer = _tokenizer_of(arguments.model)
+    model, tokenizer = load_dense(arguments.model)
+    if router_of(model) is None:
+        raise UnsupportedModel(f"{arguments.model}: {NO_ROUTER}")
+    if tokenizer is None:
+        raise UnsupportedModel(f"{arguments.model}: has no tokenizer to read text with")
+    corpora = {
+        name: _corpus(name, found, model, tokenizer, arguments) for name, found in documents.items()
+    }
     dense = load_dense(arguments.against, dtype=model.dtype)[0] if arguments.against else None
-    corpora = {name: _corpus(path, model, tokenizer, arguments) for name, path in texts.items()}
+    if dense is not None:
+        check_alike([model, dense])
     with screen.progress() as move:
         rows = evaluate_picks(
             model,
@@ -191,9 +212,11 @@ def bench(arguments: argparse.Namespace) -> int:
 
     from gacfx.bench import read_models
     from gacfx.bench.run import check_threads, describe
+    from gacfx.bench.setting import MODES, Setting
+    from gacfx.calibration.text import max_positions
     from gacfx.cli import screen
-    from gacfx.core.sites import Mode, Workload
     from gacfx.hardware.measure.interleave import Effort
+    from gacfx.report.bench_view import machine_name
     from gacfx.report.route_view import cost_view
     from gacfx.routing.timing import time_picks
 
@@ -203,17 +226,39 @@ def bench(arguments: argparse.Namespace) -> int:
     screen.quiet_transformers()
     sources = [arguments.model, *filter(None, [arguments.against])]
     models = read_models(sources, device=arguments.device, dtype=None)
-    both: tuple[Mode, ...] = ("prefill", "decode")
-    modes = [mode for mode in both if arguments.mode in (mode, "both")]
-    works = [Workload(batch=arguments.batch, seq=arguments.seq, mode=mode) for mode in modes]
+    positions = max_positions(models[0], most=SEQ + 1)
+    setting = Setting(
+        batches=(arguments.batch,),
+        seq=arguments.seq or positions - 1,
+        modes=MODES if arguments.mode == "both" else (arguments.mode,),
+    )
+    works = setting.workloads(models)
     cells = time_picks(*models, works=works, effort=Effort(arguments.runs, 20.0))
     machine = describe(next(models[0].parameters()).device)
     if arguments.json:
         print(json.dumps([cell.to_dict() for cell in cells], indent=1))
     else:
-        said = f"{machine.name}, {machine.threads} threads"
-        screen.console().print(cost_view(cells, said))
+        screen.console().print(cost_view(cells, machine_name(machine)))
     return 0
+
+
+def check_texts(arguments: argparse.Namespace, texts: dict[str, str]) -> None:
+    """Nothing when there are several kinds of text, or one text with a number of kinds.
+
+    Raises:
+        WrongUse: says what to give.
+    """
+    clusters = arguments.clusters
+    if bool(texts) == bool(arguments.calibration):
+        raise options.WrongUse(
+            "give --text KIND=FILE twice or more, or --calibration with --clusters"
+        )
+    if texts and clusters is not None:
+        raise options.WrongUse("--clusters: goes with --calibration; --text says the kinds itself")
+    if len(texts) == 1:
+        raise options.WrongUse("one kind of text leaves nothing to choose; give --text once more")
+    if arguments.calibration and (clusters or 0) < 2:
+        raise options.WrongUse("give --clusters N, the kinds to find in --calibration: 2 or more")
 
 
 def named_texts(given: list[str]) -> dict[str, str]:
@@ -244,20 +289,16 @@ def kinds_in(folder: str) -> list[str]:
     return [str(each) for each in kinds] if isinstance(kinds, list) else []
 
 
-def _tokenizer_of(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise UnsupportedModel(f"{folder}: has no tokenizer to read text with: {first}") from error
-
-
-def _corpus(path: str, model: Any, tokenizer: Any, arguments: argparse.Namespace) -> "Corpus":
+def _corpus(
+    name: str, documents: "Sequence[str]", model: Any, tokenizer: Any, arguments: argparse.Namespace
+) -> "Corpus":
     """Windows of twice a prompt: as much follows as was seen."""
-    from gacfx.calibration.text import max_positions, read_documents, token_limit, tokenize
+    from gacfx.calibration.text import MIN_TOKENS, max_positions, token_limit, tokenize
+    from gacfx.errors import CalibrationError
 
-    window = min(2 * arguments.prompt_tokens, max_positions(model))
-    limit = token_limit(arguments.tokens, window)
-    return tokenize(read_documents(Path(path)), tokenizer, window, limit)
+    window = min(max(2 * arguments.prompt_tokens, MIN_TOKENS), max_positions(model))
+    try:
+        return tokenize(documents, tokenizer, window, token_limit(arguments.tokens, window))
+    except CalibrationError as error:
+        error.add_note(f"this is the text of {name}")
+        raise

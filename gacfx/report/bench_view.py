@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gacfx.bench import Bench, Cell, Side
+from gacfx.bench import Bench, Cell, Machine, Side
 from gacfx.hardware.measure.interleave import CONFIDENCE
 from gacfx.hardware.measure.times import Times
 from gacfx.report.numbers import count
@@ -37,7 +37,11 @@ def head(found: Bench) -> str:
 
 def place(found: Bench) -> str:
     """``NVIDIA H200``; of a CPU also how many threads worked."""
-    machine = found.machine
+    return machine_name(found.machine)
+
+
+def machine_name(machine: Machine) -> str:
+    """``NVIDIA H200``; of a CPU also how many threads worked."""
     if machine.device != "cpu":
         return machine.name
     return f"{machine.name}, {machine.threads} thread{'s' if machine.threads != 1 else ''}"

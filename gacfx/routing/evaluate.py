@@ -16,6 +16,12 @@ from gacfx.modules.routing_hooks import pick_for, picked, router_of
 from gacfx.progress import Count, Progress
 
 BATCH = 8
+STATIC = "static prefix"
+"""Name of the ranks that prompts of no kind run."""
+NO_ROUTER = (
+    "has no router, so prompts pick nothing; gacfx route train writes one where picking lowers the "
+    "loss"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class Row:
     """KL of the dense model to the static prefix."""
     routed_kl: float | None
     kinds: dict[str, int]
-    """Kind of text -> prompts that the router gave to it; empty for a router of scores."""
+    """Kind of text -> prompts that the router gave to it, those of no kind last, as ``static
+    prefix``; empty for a router of scores."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -78,26 +85,31 @@ def evaluate_picks(
     """
     router = router_of(model)
     if router is None:
-        raise UnsupportedModel("the model has no router, so its prompts pick nothing")
-    names = {0: "static prefix", **dict(enumerate(kinds, start=1))}
+        raise UnsupportedModel(f"the model {NO_ROUTER}")
+    names = {0: STATIC, **dict(enumerate(kinds, start=1))}
     count = Count(progress, "evaluate", sum(len(each.documents) for each in texts.values()))
     rows = []
     for name, corpus in texts.items():
         windows = [ids for ids in corpus.documents if len(ids) > prompt_tokens]
         if not windows:
             raise CalibrationError(
-                f"{name}: no window has more than the {prompt_tokens} tokens of a prompt"
+                f"{name}: no window has more than the {prompt_tokens} tokens of a prompt; give "
+                "longer texts, or shorter prompts (--prompt-tokens)"
             )
-        sums, seen = _Sums(), dict[str, int]()
+        sums, seen = _Sums(), dict[int, int]()
         for batch_PT in _batches(windows):
             pick = pick_for(model, batch_PT[:, :prompt_tokens])
             for at in pick.classes:
-                kind = names.get(at, f"kind {at}")
-                seen[kind] = seen.get(kind, 0) + 1
+                seen[at] = seen.get(at, 0) + 1
             _add(sums, model, dense, batch_PT, prompt_tokens, pick)
             count(len(batch_PT))
-        rows.append(_row(name, len(windows), sums, seen, with_dense=dense is not None))
+        given = {names.get(at, f"kind {at}"): seen[at] for at in sorted(seen, key=_none_last)}
+        rows.append(_row(name, len(windows), sums, given, with_dense=dense is not None))
     return rows
+
+
+def _none_last(kind: int) -> tuple[bool, int]:
+    return kind == 0, kind
 
 
 def _batches(windows: Sequence[Tensor]) -> list[Tensor]:
@@ -158,5 +170,5 @@ def _row(name: str, prompts: int, sums: _Sums, seen: dict[str, int], *, with_den
         dense_nats=sums.dense / count if with_dense else None,
         static_kl=sums.static_kl / count if with_dense else None,
         routed_kl=sums.routed_kl / count if with_dense else None,
-        kinds=dict(sorted(seen.items())),
+        kinds=seen,
     )

@@ -6,6 +6,7 @@ A pair and a pool of the same active rank run alike, and a pool stores more. The
 the best of all under both budgets at once, with its proof.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +22,7 @@ from gacfx.core.plan import Budget, Plan
 from gacfx.core.provenance import Provenance
 from gacfx.core.routed import Routed
 from gacfx.errors import PlanError
-from gacfx.knapsack import kept_budget
+from gacfx.knapsack import PrecisionWarning, kept_budget
 from gacfx.routing.bases import pool_of
 
 ACTIVE = "active parameters"
@@ -82,9 +83,12 @@ def plan_pools(
     )
     budget = Budget(str(limit), "targeted", total, model_params, limit, "params")
     reasons = {name: curve.failed for name, curve in curves.items() if curve.failed}
-    made = solve_case(
-        Case(curves, case, reasons), budget, time_limit=time_limit, provenance=provenance
-    )
+    with warnings.catch_warnings():
+        # Losses that differ by rounding are those of kinds of text that are alike.
+        warnings.simplefilter("ignore", PrecisionWarning)
+        made = solve_case(
+            Case(curves, case, reasons), budget, time_limit=time_limit, provenance=provenance
+        )
     return replace(made, choices=tuple(replace(each, wanted=None) for each in made.choices))
 
 
@@ -129,6 +133,17 @@ def active_share(plan: Plan) -> float:
 def stored_share(plan: Plan) -> float:
     """Parameters that are stored, as a share of the dense targeted weights."""
     return plan.kept_params / max(plan.budget.targeted_params, 1)
+
+
+def check_shares(removed: str | float, stored: str | float | None) -> None:
+    """Nothing when these are shares that :func:`plan_pools` takes; asked before a long calibration.
+
+    Raises:
+        PlanError: they are not.
+    """
+    kept_budget(1, removed)
+    if stored is not None:
+        _share(stored)
 
 
 def _share(stored: str | float) -> Fraction:

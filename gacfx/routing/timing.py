@@ -25,6 +25,7 @@ from gacfx.hardware.measure.clock import Clock
 from gacfx.hardware.measure.interleave import Effort, Interval, interleaved, median_interval
 from gacfx.modules.prompt_router import Pick
 from gacfx.modules.routing_hooks import install, pick_for, pools, router_of
+from gacfx.routing.evaluate import NO_ROUTER
 from gacfx.routing.kernels import routed_linear
 
 AGGREGATED, GATHERED, WHOLE = "aggregated", "gathered in each call", "whole pool"
@@ -82,14 +83,15 @@ def time_picks(
     """
     router = router_of(model)
     if router is None:
-        raise UnsupportedModel("the model has no router, so there is nothing to compare")
+        raise UnsupportedModel(f"the model {NO_ROUTER}")
+    automatic = router.automatic
     clock, cells = Clock(next(model.parameters()).device), []
     router.automatic = False
     try:
         for work in works:
             cells.append(_cell(model, dense, work, clock, effort or Effort(), seed))
     finally:
-        router.automatic = True
+        router.automatic = automatic
         install(model, None)
     return cells
 

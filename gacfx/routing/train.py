@@ -7,7 +7,7 @@ save(routed, "small")
 # P prompts, T tokens, F features
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,31 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.checkpoint.hf import declare_
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.compressors.methods import METHODS
-from gacfx.core.asked import check_module
+from gacfx.core.asked import check_asked, check_module
 from gacfx.core.defaults import GPU, METHOD
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import CalibrationError, CheckpointError, PlanError
+from gacfx.errors import CalibrationError, CheckpointError, InfeasibleBudget, PlanError
 from gacfx.hardware.contracts import chosen_align
 from gacfx.hardware.profile import Profile, load_profile
 from gacfx.modules.routing_hooks import attach_, means_of
 from gacfx.progress import Progress
 from gacfx.routing.clusters import cluster_prompts
-from gacfx.routing.planning import active_share, stored_share, with_own_ranks
+from gacfx.routing.planning import active_share, check_shares, stored_share, with_own_ranks
 from gacfx.routing.study import RoutingStudy, is_static
-from gacfx.routing.trials import judged
+from gacfx.routing.trials import check_long, judged
+from gacfx.suitable import check_dtype
 from gacfx.verification import verify
 from gacfx.work import open_work
 
 PROMPT_TOKENS = 96
 """Of a prompt, by which kinds of text are told apart. Shorter prompts are less sure of their kind,
 and go to the static prefix more often."""
+LEAST_WINDOWS = 4
+"""Of a kind of text that is found: its prompts are told apart on four parts in turn."""
 LEAST_BLOCK = 16
 """Ranks that are picked together, at least: the smallest tile of a Tensor Core along K."""
 
@@ -103,11 +106,18 @@ def train(
     """
     check_module(model)
     check_saves(model)
-    METHODS.find(method)
+    check_asked(skip=skip, seed=seed)
+    check_shares(removed, stored)
+    if not METHODS.find(method).makes_ranks:
+        raise PlanError(f"method {method} only prunes, and makes no ranks; gacfx methods lists all")
     profile = load_profile(gpu)
-    if prompt_tokens < 1:
-        raise PlanError(f"prompt_tokens {prompt_tokens}: at least 1")
+    check_dtype(model, profile)
+    for name, given in (("prompt_tokens", prompt_tokens), ("block", 1 if block is None else block)):
+        if given < 1:
+            raise PlanError(f"{name} {given}: at least 1")
     corpora = kinds_of(model, tokenizer, texts, clusters, calibration_tokens, seed)
+    held = {name: split(corpus)[1] for name, corpus in corpora.items()}
+    check_long(held, prompt_tokens)
     store = None
     if work is not None:
         together = Corpus(tuple(ids for each in corpora.values() for ids in each.documents))
@@ -125,8 +135,7 @@ def train(
         )
         size = block or max(chosen_align(Search(), profile, study.dtype), LEAST_BLOCK)
         plans = plans_to_try(study, removed, stored, size)
-        held = [split(corpus)[1] for corpus in corpora.values()]
-        trials = judged(study, plans, held, prompt_tokens, progress)
+        trials = judged(study, plans, [*held.values()], prompt_tokens, progress)
         plan = plans[trials[0].name]
         planned = study.planned(plan)
         verify(study, planned, profile, Workload())
@@ -160,14 +169,22 @@ def plans_to_try(
     study: RoutingStudy, removed: float | str, stored: float | str | None, block: int
 ) -> dict[str, Plan]:
     """Name -> plan: the static one, pools by the curves, and the static ranks with own ones."""
-    static = study.plan(removed=removed, stored=stored, block=block, offered=is_static)
+    try:
+        static = study.plan(removed=removed, stored=stored, block=block, offered=is_static)
+    except InfeasibleBudget as error:
+        error.add_note(
+            f"a weight has {block} ranks or a multiple of it, or stays dense: a smaller block "
+            "reaches less"
+        )
+        raise
     plans = {
         "static": static,
         "planned pools": study.plan(removed=removed, stored=stored, block=block),
     }
     for name, share in (("own ranks", 0.0), ("own ranks, half shared", 0.5)):
         made = with_own_ranks(static, share, block, len(study.names))
-        if stored is None or stored_share(made) <= float(stored):
+        made = replace(made, budget=plans["planned pools"].budget)
+        if stored is None or made.kept_params <= made.budget.limit_params:
             plans[name] = made
     return plans
 
@@ -213,21 +230,40 @@ def kinds_of(
         if len(texts) < 2:
             raise CalibrationError("one kind of text leaves nothing to route; name two at least")
         return {
-            name: read_calibration(text, model, tokenizer, calibration_tokens)
+            name: _read(text, model, tokenizer, calibration_tokens, name)
             for name, text in texts.items()
         }
     if clusters is None or clusters < 2:
         raise CalibrationError(f"clusters {clusters}: say how many kinds one text has, 2 at least")
     whole = read_calibration(texts, model, tokenizer, calibration_tokens)
+    count = len(whole.documents)
+    if clusters * LEAST_WINDOWS > count:
+        raise CalibrationError(
+            f"clusters {clusters}: the text has {count} windows, and a kind needs {LEAST_WINDOWS}; "
+            "take fewer clusters or more text"
+        )
     means_PF = torch.cat([means_of(model, ids_T[None]) for ids_T in whole.documents])
     cluster_P = cluster_prompts(means_PF, clusters, seed=seed)
     found = {}
     for at in range(clusters):
         places = torch.nonzero(cluster_P == at).flatten().tolist()
-        if len(places) < 4:
+        if len(places) < LEAST_WINDOWS:
             raise CalibrationError(
-                f"kind {at + 1} of {clusters} has {len(places)} windows; take fewer clusters or "
-                "more text"
+                f"clusters {clusters}: the windows of kind {at + 1} are {len(places)}, and a kind "
+                f"needs {LEAST_WINDOWS}; take fewer clusters or more text"
             )
         found[f"kind {at + 1}"] = whole.part(places)
+    return found
+
+
+def _read(
+    text: "Text", model: nn.Module, tokenizer: Any, calibration_tokens: int | str | None, kind: str
+) -> Corpus:
+    """The windows of a kind of text, two at least, as a part of them is held back."""
+    try:
+        found = read_calibration(text, model, tokenizer, calibration_tokens)
+        split(found)
+    except CalibrationError as error:
+        error.add_note(f"this is the text of {kind}")
+        raise
     return found

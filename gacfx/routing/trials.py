@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gacfx.calibration.text import Corpus
 from gacfx.core.plan import Plan
+from gacfx.errors import CalibrationError
 from gacfx.modules.install import swapped
 from gacfx.modules.routing_hooks import attach_, detach_, pick_for, picked, router_of
 from gacfx.progress import Count, Progress
@@ -21,6 +22,8 @@ from gacfx.routing.study import RoutingStudy
 MOST = 48
 """Prompts of each kind of text that plans are judged on."""
 BATCH = 8
+BEHIND = 2
+"""Tokens behind a prompt, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,11 @@ def judged(
         held: held-back windows of each kind of text; those with two tokens behind a prompt count.
         prompt_tokens: of each window, by which the router picks.
         progress: called with (stage, done, total).
+
+    Raises:
+        CalibrationError: no window of a kind has two tokens behind a prompt.
     """
+    check_long(dict(zip(study.names, held, strict=True)), prompt_tokens)
     count = Count(progress, "trials", len(plans))
     texts = [_windows(corpus, prompt_tokens) for corpus in held]
     found = []
@@ -60,17 +67,37 @@ def judged(
             if router is not None:
                 attach_(model, router)
             try:
-                losses = [_loss(model, windows, prompt_tokens) for windows in texts if windows]
+                losses = [_loss(model, windows, prompt_tokens) for windows in texts]
             finally:
                 detach_(model)
-        found.append(Trial(name, sum(losses) / max(len(losses), 1)))
+        found.append(Trial(name, sum(losses) / len(losses)))
         count(1)
     return sorted(found, key=lambda trial: trial.nats_per_token)
 
 
+def check_long(held: Mapping[str, Corpus], prompt_tokens: int) -> None:
+    """Nothing when plans can be judged on each kind of text.
+
+    Args:
+        held: kind -> held-back windows.
+        prompt_tokens: of each window, by which the router picks.
+
+    Raises:
+        CalibrationError: names the kind of which no window has two tokens behind a prompt.
+    """
+    for name, corpus in held.items():
+        longest = max(len(ids_T) for ids_T in corpus.documents)
+        if longest < prompt_tokens + BEHIND:
+            raise CalibrationError(
+                f"{name}: plans are judged behind the {prompt_tokens} tokens of a prompt, and the "
+                f"longest window that is held back for it has {longest}; give longer texts, or "
+                "shorter prompts (--prompt-tokens)"
+            )
+
+
 def _windows(corpus: Corpus, prompt_tokens: int) -> list[Tensor]:
     """As much text behind each prompt as it has itself."""
-    long = [ids_T for ids_T in corpus.documents if len(ids_T) >= prompt_tokens + 2]
+    long = [ids_T for ids_T in corpus.documents if len(ids_T) >= prompt_tokens + BEHIND]
     return [ids_T[: 2 * prompt_tokens] for ids_T in long[:MOST]]
 
 
