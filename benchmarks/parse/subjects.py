@@ -91,9 +91,11 @@ def calibrated(subject: Subject, data: Path, folder: Path | None, work: Path | N
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = demo.MODEL if subject.name == "demo" else folder or data / subject.folder
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32).eval()
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        where, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     model.requires_grad_(False)
-    tokenizer = AutoTokenizer.from_pretrained(where)
+    tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     first = int(tokenizer.bos_token_id)
     made = domains(
         data,

@@ -43,7 +43,8 @@ class RouterShape:
         for name in ("features", "directions", "classes"):
             found = getattr(self, name)
             least = int(name != "classes" or self.head == "classes")
-            if type(found) is not int or not least <= found <= _MOST:
+            most = _MOST if least else 0
+            if type(found) is not int or not least <= found <= most:
                 raise CheckpointError(f"router: {name} {printable(repr(found), 40)}")
         if self.directions > self.features:
             raise CheckpointError(

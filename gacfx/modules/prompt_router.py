@@ -13,6 +13,7 @@ so that casting a model to half precision leaves its picks as they are.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Protocol
 
 import torch
@@ -49,6 +50,9 @@ class Remembered(Protocol):
 
     def put(self, embedding_F: Tensor, value: dict[str, Tensor]) -> None:
         """Remember a pick."""
+
+    def check(self, fingerprint: str) -> None:
+        """Raise where the picks are of another router."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +94,12 @@ class PromptRouter(nn.Module):
         self.installed: Pick | None = None
         """What the pools compute with."""
         self._known: dict[tuple[int, ...], Pick] = {}
-        self.noted: object = None
+        self.noted: Any = None
         """What hooks say to each other."""
+        self.owner: int | None = None
+        """Thread that picks by hand for now."""
+        self.held = 0
+        """Calls that are inside of the model."""
         features, directions = shape.features, shape.directions
         sizes = {
             "centre": (features,),
@@ -129,7 +137,7 @@ class PromptRouter(nn.Module):
                 raise PlanError(f"router: {name} {found} is not finite, or not {wanted}")
         for name, tensor in made.items():
             self.get_buffer(name).copy_(tensor.view(torch.int32))
-        self._known.clear()
+        self._forget()
 
     def set_patterns_(self, patterns: Sequence[Mapping[str, Tensor]]) -> None:
         """Give the blocks of each kind of text.
@@ -139,10 +147,40 @@ class PromptRouter(nn.Module):
         """
         rows = [torch.cat([one[name].int() for name in self.routed]) for one in patterns]
         self.get_buffer("table").copy_(torch.stack(rows))
+        self._forget()
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells routers apart: sha256 of their numbers and of what they pick for."""
+        mixed = sha256(repr((self.shape, self.routed)).encode())
+        for name, held in sorted(self.named_buffers()):
+            mixed.update(f"{name} {tuple(held.shape)}\n".encode())
+            mixed.update(held.cpu().contiguous().numpy().tobytes())
+        return mixed.hexdigest()
+
+    def remember_(self, cache: Remembered | None) -> None:
+        """Look picks up in a cache first, and leave them there; of a router of scores.
+
+        Args:
+            cache: made for :attr:`fingerprint`; None to end that.
+
+        Raises:
+            PlanError: of a router of classes, whose picks are known beforehand.
+            PlanMismatch: the cache is of another router.
+        """
+        if cache is not None:
+            if self.shape.head == "classes":
+                raise PlanError("a router of classes has its picks in a table; nothing to remember")
+            cache.check(self.fingerprint)
+        self.remembered = cache
+
+    def _forget(self) -> None:
+        """The numbers are others: what was picked by the old ones is void."""
         self._known.clear()
+        self.remembered = None
 
     def _load_from_state_dict(self, *given: Any, **more: Any) -> None:
-        self._known.clear()  # picks of the table that is replaced
+        self._forget()
         super()._load_from_state_dict(*given, **more)
 
     @property
@@ -162,6 +200,8 @@ class PromptRouter(nn.Module):
             twice = bool((sorted_CP[:, 1:] == sorted_CP[:, :-1]).any())
             if twice or int(sorted_CP.min()) < 0 or int(sorted_CP.max()) >= decision.blocks:
                 return f"router: the blocks of {name} are none of {decision}"
+            if not bool((sorted_CP[:, : decision.fixed] == torch.arange(decision.fixed)).all()):
+                return f"router: a pattern of {name} leaves out blocks that always run"
         return ""
 
     def patterns(self) -> Pick:
@@ -212,7 +252,7 @@ class PromptRouter(nn.Module):
         if (key := tuple(classes)) not in self._known:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            at = torch.tensor(key)
+            at = torch.tensor(key, dtype=torch.long)
             rows = {name: found[at] for name, found in self.patterns().blocks.items()}
             self._known[key] = Pick(rows, key)
         return self._known[key]

@@ -144,7 +144,8 @@ class RankExpertLinear(Carrier):
         hidden = linear(x, down)
         if self.mask_picked is not None:
             self._check_batch(x, len(self.mask_picked))
-            hidden = hidden * self.mask_picked
+            mask = self.mask_picked
+            hidden = hidden * mask.view(len(mask), *[1] * (x.ndim - 2), mask.shape[-1])
         return linear(hidden, up.T, self.bias)
 
     @classmethod
@@ -191,9 +192,15 @@ class RankExpertLinear(Carrier):
 
         Raises:
             PlanError: another number of blocks, or one that the pool does not have, or one twice.
+            UnsupportedModel: accelerate moves the layer in and out of memory.
         """
         if blocks_PB is not None:
             self._check_blocks(blocks_PB)
+            if hasattr(self, "_hf_hook"):
+                raise UnsupportedModel(
+                    "a pool of ranks is offloaded, and what a prompt picks is gathered before its "
+                    "layer runs; load the model without offload, or detach its router"
+                )
         if blocks_PB is None or not self._has_one_pick:
             self.weights = self.gathering = self.blocks_called = None
             self.groups, self.order = (), None
@@ -281,7 +288,7 @@ class RankExpertLinear(Carrier):
             shape: tuple[int, ...] = (ranks, pool.shape[1])
             shape = (groups, ranks // groups, pool.shape[1]) if groups else shape
             held = getattr(self, name)
-            if held is None or tuple(held.shape) != shape or held.dtype != pool.dtype:
+            if held is None or _unlike(held, shape, pool):
                 held, before = pool.new_empty(shape), None
                 setattr(self, name, held)
         runs = list(_runs(blocks, before))
@@ -360,6 +367,12 @@ class RankExpertLinear(Carrier):
                 f"a layer of routed ranks got {tuple(x.shape)} for {sequences} sequences that pick "
                 "differently; [sequences, tokens, features] is needed: give it one prompt at a time"
             )
+
+
+def _unlike(held: Tensor, shape: tuple[int, ...], pool: Tensor) -> bool:
+    """It cannot take the place of what is to be gathered."""
+    same = held.dtype == pool.dtype and held.device == pool.device
+    return tuple(held.shape) != shape or not same or held.is_inference()
 
 
 def _runs(blocks: Sequence[int], before: Sequence[int] | None) -> Iterator[Run]:

@@ -7,10 +7,12 @@ decoded in turn.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
+from threading import Lock, RLock, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,8 @@ def attach_(model: nn.Module, router: PromptRouter) -> None:
     detach_(model)
     model.add_module(NAME, router)
     model.register_forward_pre_hook(before, with_kwargs=True)
-    model.register_forward_hook(after, with_kwargs=True)
+    model.register_forward_hook(after, with_kwargs=True, always_call=True)
+    _declare(model, router.shape)
 
 
 def attach_empty_(model: nn.Module, shape: RouterShape) -> PromptRouter:
@@ -94,10 +97,19 @@ def detach_(model: nn.Module) -> PromptRouter | None:
         ):
             for key in [key for key, hook in hooks.items() if hook in (before, after)]:
                 del hooks[key], named[key]
+                model._forward_hooks_always_called.pop(key, None)
         for layer in pools(model).values():
             layer.choose(None)
-        router.installed = None
+        router.installed = router.noted = None
+        _declare(model, None)
     return router
+
+
+def _declare(model: nn.Module, shape: RouterShape | None) -> None:
+    """A configuration that says what the model is says it of the router, too."""
+    block: Any = getattr(getattr(model, "config", None), "quantization_config", None)
+    if hasattr(block, "keep"):
+        block.keep(block.decisions, block.states, shape)
 
 
 def embedding_of(model: nn.Module) -> nn.Embedding:
@@ -159,35 +171,57 @@ def install(model: nn.Module, pick: Pick | None, cap: float | None = None) -> No
 
 @contextmanager
 def picked(model: nn.Module, pick: Pick | None) -> Iterator[None]:
-    """The model with this pick, whatever it is given; its router picks again afterwards."""
+    """The model with this pick, whatever it is given; its router picks again afterwards.
+
+    Other threads wait meanwhile.
+    """
     router = router_of(model)
-    automatic = router is not None and router.automatic
-    if router is not None:
-        router.automatic = False
-    install(model, pick)
-    try:
-        yield
-    finally:
-        install(model, None)
-        if router is not None:
-            router.automatic = automatic
+    if router is None:
+        install(model, pick)
+        try:
+            yield
+        finally:
+            install(model, None)
+        return
+    with _lock_of(router):
+        automatic, router.automatic = router.automatic, False
+        owner, router.owner = router.owner, get_ident()
+        router.noted = None
+        try:
+            install(model, pick)
+            yield
+        finally:
+            router.automatic, router.owner = automatic, owner
+            install(model, None)
 
 
 def before(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """What a router does before its model runs; nothing where tokens have no values, as in export.
 
     A graph that is exported so has the static prefix; ``route-ranks`` lets it follow picks.
+
+    Raises:
+        UnsupportedModel: a cache whose pick is not known, a mask that is not understood, or an
+            export with the pick of a prompt in place.
     """
     router = router_of(model)
-    if router is not None and router.automatic and not _without_values(args, kwargs):
-        _before(router, model, args, kwargs)
+    if router is None or not (router.automatic or _is_others(router)):
+        return
+    if _without_values(args, kwargs):
+        if router.installed is not None and torch.compiler.is_exporting():
+            raise UnsupportedModel(
+                "the pools hold the pick of the last prompt, which an export would take for all; "
+                "export inside gacfx.modules.routing_hooks.picked(model, None)"
+            )
+        return
+    _before(router, model, args, kwargs)
 
 
 def after(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """What it does when the model has run: the pick is noted on a cache that is new."""
     del args, kwargs
     router = router_of(model)
-    if router is not None and router.noted is not None:
+    if router is not None:
         _after(router, output)
 
 
@@ -195,9 +229,11 @@ def after(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
 class _Noted:
     """The pick of the sequences of a cache, and the sums of embeddings that it was made of."""
 
-    pick: Pick
-    sums_BF: Tensor
-    counts_B: Tensor
+    pick: Pick | None
+    """None for the static prefix."""
+    sums_BF: Tensor | None = None
+    """None where somebody else picked: then nothing picks again."""
+    counts_B: Tensor | None = None
     since: int = 0
     """Tokens of each sequence since it was picked."""
 
@@ -207,21 +243,25 @@ class _Noted:
 def _before(
     router: PromptRouter, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    called = {**dict(zip(signature(model.forward).parameters, args, strict=False)), **kwargs}
+    _lock_of(router).acquire()  # until the model has run: a pick belongs to one call
+    router.held += 1
+    if not router.automatic:  # somebody switched it off, for all threads
+        return
+    called = {**dict(zip(_names(type(model)), args, strict=False)), **kwargs}
     cache = next((called[name] for name in _CACHES if called.get(name) is not None), None)
     noted: _Noted | None = getattr(cache, _PICK, None)
     length = _length(cache)
     if noted is None and length:
         raise UnsupportedModel(
             "the cache holds keys and values of a prompt whose pick is not known; fill it with "
-            "this model, or route by hand: gacfx.routing.picked"
+            "this model, or route by hand: gacfx.modules.routing_hooks.picked"
         )
     if noted is None or not length:
         sums_BF, counts_B, _ = _sums(model, called)
         noted = _Noted(router.pick(sums_BF / counts_B[:, None]), sums_BF, counts_B)
         if cache is not None:
             _note(cache, noted)
-    elif router.refresh:
+    elif router.refresh and noted.sums_BF is not None and noted.counts_B is not None:
         sums_BF, counts_B, tokens = _sums(model, called)
         noted.sums_BF, noted.counts_B = noted.sums_BF + sums_BF, noted.counts_B + counts_B
         noted.since += tokens
@@ -235,13 +275,42 @@ def _before(
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _after(router: PromptRouter, output: Any) -> None:
+    noted = router.noted if router.automatic else _Noted(router.installed)
     # By keys: to ask an output of transformers for an old name prints that it is deprecated.
     named = dict(output.items()) if isinstance(output, Mapping) else {}
     parts = output if isinstance(output, tuple) else [named.get(name) for name in _CACHES]
-    for cache in parts:
+    for cache in parts if noted is not None else ():
         if hasattr(cache, "get_seq_length") and getattr(cache, _PICK, None) is None:
-            _note(cache, router.noted)
+            _note(cache, noted)
     router.noted = None
+    if router.held:
+        router.held -= 1
+        _lock_of(router).release()
+
+
+def _is_others(router: PromptRouter) -> bool:
+    """Another thread picked by hand for now."""
+    return router.owner not in (None, get_ident())
+
+
+_LOCKS: WeakKeyDictionary[PromptRouter, Any] = WeakKeyDictionary()
+_LOCKS_LOCK = Lock()
+
+
+def _lock_of(router: PromptRouter) -> Any:
+    """One for each router, that is neither copied nor saved with it."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(router, RLock())
+
+
+_NAMES: dict[type[nn.Module], tuple[str, ...]] = {}
+
+
+def _names(kind: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the arguments of a model; to ask for them takes as long as to pick."""
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(signature(kind.forward).parameters)[1:]
+    return _NAMES[kind]
 
 
 def _without_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -258,9 +327,9 @@ def _note(cache: Any, noted: object) -> None:
 
 def _length(cache: Any) -> int:
     """Tokens in a cache; 1 where it does not say, and was used."""
-    find = getattr(cache, "get_seq_length", None)
-    if find is not None:
-        return int(find())
+    if hasattr(cache, "get_seq_length"):
+        with suppress(ValueError, NotImplementedError):  # states without keys count no tokens
+            return int(cache.get_seq_length())
     return int(getattr(cache, _PICK, None) is not None)
 
 
@@ -278,7 +347,32 @@ def _sums(model: nn.Module, called: Mapping[str, Any]) -> tuple[Tensor, Tensor, 
         if not isinstance(ids, Tensor):
             raise UnsupportedModel("a router needs input_ids or inputs_embeds")
         embedded = _embedded(model, ids)
-    mask, tokens = called.get("attention_mask"), embedded.shape[1]
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        mask = torch.ones(embedded.shape[:2], device=embedded.device)
-    return *embedding_sums(embedded, mask[:, mask.shape[1] - tokens :]), tokens
+    tokens = embedded.shape[1]
+    return *embedding_sums(embedded, _real(called.get("attention_mask"), embedded)), tokens
+
+
+def _real(mask: Any, embedded_BTF: Tensor) -> Tensor:
+    """1 for tokens and 0 for padding, [B, T], of whatever mask a model was given.
+
+    Raises:
+        UnsupportedModel: a mask that is not understood.
+    """
+    batch, tokens = embedded_BTF.shape[:2]
+    if isinstance(mask, Mapping):  # of a model whose layers see different parts of the past
+        mask = next((each for each in mask.values() if each is not None), None)
+    if mask is None:
+        return torch.ones(batch, tokens, device=embedded_BTF.device)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        return mask[:, mask.shape[1] - tokens :] if mask.shape[1] >= tokens else mask
+    if isinstance(mask, Tensor) and mask.ndim == 4 and mask.shape[-2] == tokens:
+        seen = mask if mask.dtype == torch.bool else mask == 0
+        # What the last token sees of the first ones; places behind them are free ones of a cache.
+        return seen[:, 0, -1, :tokens].expand(batch, -1)
+    raise UnsupportedModel(
+        f"a router cannot tell tokens from padding in an attention mask of {_kind(mask)}; give one "
+        "of [sequences, tokens]"
+    )
+
+
+def _kind(mask: Any) -> str:
+    return str(tuple(mask.shape)) if isinstance(mask, Tensor) else type(mask).__name__

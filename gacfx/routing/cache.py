@@ -75,6 +75,14 @@ class PatternCache(Generic[T]):
         self._values: OrderedDict[int, T] = OrderedDict()
         self._hits = self._misses = self._evictions = 0
 
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the lock, which no copy can share."""
+        with self._lock:
+            return {name: each for name, each in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def find(self, embedding_F: Tensor) -> T | None:
         """The value whose embedding is nearest, if its cosine reaches the threshold.
 

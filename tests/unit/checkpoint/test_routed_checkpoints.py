@@ -251,7 +251,11 @@ def test_a_table_of_blocks_that_a_pool_does_not_have_is_refused(folder: Path, bl
         ({"classes": 3}, r"gacfx_router.\w+: the file has I32 of .* asks for I32 of"),
         ({"classes": 2**20}, r"gacfx_router.\w+: the file has I32 of .* asks for I32 of"),
         ({"classes": 0}, "router: classes 0"),
-        ({"head": "scores"}, "gacfx_router.weight: is in no file, and config.json asks for it"),
+        (
+            {"head": "scores", "classes": 0},
+            "gacfx_router.weight: is in no file, and config.json asks for it",
+        ),
+        ({"head": "scores"}, "router: classes 2"),
         ({"head": "linear"}, "router: head 'linear' is none of"),
         ({"seed": 3}, "router: field 'seed' is missing or unknown"),
     ],

@@ -29,7 +29,11 @@ def numbers() -> dict[str, Tensor]:
 
 
 def pattern() -> dict[str, Tensor]:
-    return {name: torch.randperm(each.blocks)[: each.picks] for name, each in ROUTED.items()}
+    made = {}
+    for name, each in ROUTED.items():
+        free = torch.randperm(each.blocks - each.fixed)[: each.picks - each.fixed] + each.fixed
+        made[name] = torch.cat([torch.arange(each.fixed), free])
+    return made
 
 
 def classes_router() -> tuple[PromptRouter, list[dict[str, Tensor]]]:
