@@ -15,6 +15,7 @@ from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, impossible, runnable
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.errors import CalibrationError
+from gacfx.modules.routing_hooks import picked
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,9 @@ def token_losses(
     """Negative log-likelihood [T - 1] of each token from the second on, for each window: float32,
     nats, on the CPU.
 
+    A model whose prompts pick their ranks has its static prefix meanwhile: to pick by a whole
+    window would be to look at what is predicted (``gacfx route eval`` measures picks).
+
     Arguments and errors are those of :func:`evaluate`.
     """
     check_fits(model, corpus)
@@ -83,6 +87,7 @@ def token_losses(
     with (
         borrowed(model),
         torch.inference_mode(),
+        picked(model, None),
         predicting(model, corpus.documents, device) as predict,
     ):
         for batch, parts in predict(corpus.documents):

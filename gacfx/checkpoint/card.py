@@ -31,8 +31,8 @@ Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 | | |
 |---|---|
 | method | {method} |
-| parameters of the targeted weights | {kept:,} of {dense:,} ({removed:.1%} removed) |
-| budget | {limit:,} ({asked}) |
+| parameters of the targeted weights | {kept:,} of {dense:,} ({removed}) |
+{active}| budget | {limit:,} ({asked}) |
 | chosen for | {gpu}, {dtype} |
 | loss | {loss} |
 
@@ -56,10 +56,26 @@ def model_card(title: str, plan: Plan) -> str:
         method=origin.method,
         kept=plan.kept_params,
         dense=budget.targeted_params,
-        removed=1 - plan.kept_params / max(budget.targeted_params, 1),
+        removed=_change(plan.kept_params / max(budget.targeted_params, 1)),
+        active=_active(plan),
         limit=budget.limit_params,
         asked=budget.asked,
         gpu=origin.gpu,
         dtype=origin.dtype,
         loss="not measured" if rise is None else rise_text(rise),
+    )
+
+
+def _change(kept: float) -> str:
+    return f"{1 - kept:.1%} removed" if kept <= 1 else f"{kept - 1:.1%} more"
+
+
+def _active(plan: Plan) -> str:
+    """A row of what runs, where prompts pick it."""
+    if plan.active_params == plan.kept_params:
+        return ""
+    share = plan.active_params / max(plan.budget.targeted_params, 1)
+    return (
+        f"| run for a prompt | {plan.active_params:,} ({1 - share:.1%} fewer), which a router "
+        "picks |\n"
     )

@@ -93,6 +93,10 @@ class Decision(ABC):
     def params(self, rows: int, columns: int) -> int:
         """Parameters that remain."""
 
+    def active_params(self, rows: int, columns: int) -> int:
+        """Parameters that a token is multiplied with; all of them unless a kind chooses some."""
+        return self.params(rows, columns)
+
     @abstractmethod
     def work(self, rows: int, columns: int, bias: bool) -> Work:
         """What runs for every token, in order; each entry is one kernel in eager mode."""

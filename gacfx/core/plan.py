@@ -260,6 +260,16 @@ class Plan:
         return sum(c.params for c in self.choices)
 
     @property
+    def active_params(self) -> int:
+        """Parameters of the targeted weights that a token is multiplied with: those of them that
+        its prompt picked."""
+        return sum(
+            decision.active_params(weight.rows, weight.columns)
+            for choice in self.choices
+            for weight, decision in zip(choice.weights, choice.decisions.values(), strict=True)
+        )
+
+    @property
     def loss_nats(self) -> float:
         """Estimated rise of the task loss, nats per token."""
         return sum(c.loss_nats for c in self.choices)

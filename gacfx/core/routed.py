@@ -81,6 +81,10 @@ class Routed(Decision):
         """Of the whole pool."""
         return self.pool * (rows + columns)
 
+    def active_params(self, rows: int, columns: int) -> int:
+        """Of what runs for a prompt."""
+        return self.active * (rows + columns)
+
     def work(self, rows: int, columns: int, bias: bool) -> Work:
         """Two products of the active rank, whose factors were gathered when the prompt came."""
         return Gemm(columns, self.active), Gemm(self.active, rows, bias)

@@ -20,7 +20,6 @@ from gacfx.core.decision import DENSE, Decision, LowRank
 from gacfx.core.offered import Offered
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.provenance import Provenance
-from gacfx.core.routed import Routed
 from gacfx.errors import PlanError
 from gacfx.knapsack import PrecisionWarning, kept_budget
 from gacfx.routing.bases import pool_of
@@ -66,7 +65,10 @@ def plan_pools(
     ]
     limit = sum(most) if stored is None else int(_share(stored) * total)
     active = {
-        name: np.array([active_params(each, curves[name]) for each in found], np.int64)
+        name: np.array(
+            [each.active_params(curves[name].rows, curves[name].columns) for each in found],
+            np.int64,
+        )
         for name, found in candidates.items()
     }
     case = Offered()
@@ -92,6 +94,10 @@ def plan_pools(
     return replace(made, choices=tuple(replace(each, wanted=None) for each in made.choices))
 
 
+def _shape(curve: ListedCurve) -> tuple[int, int]:
+    return curve.rows, curve.columns
+
+
 def with_own_ranks(plan: Plan, share: float, block: int, kinds: int) -> Plan:
     """A static plan whose pairs keep a share of their rank for all text, and the rest are own ranks
     of each kind of text; what runs for a prompt stays the same.
@@ -112,22 +118,9 @@ def with_own_ranks(plan: Plan, share: float, block: int, kinds: int) -> Plan:
     return replace(plan, choices=tuple(choices), proof=None)
 
 
-def active_params(decision: Decision, curve: ListedCurve) -> int:
-    """Parameters that run for a prompt."""
-    if isinstance(decision, Routed):
-        return decision.active * (curve.rows + curve.columns)
-    return decision.params(curve.rows, curve.columns)
-
-
 def active_share(plan: Plan) -> float:
     """Share of the targeted weights that runs for a prompt."""
-    total = sum(choice.dense_params for choice in plan.choices)
-    kept = 0
-    for choice in plan.choices:
-        for weight in choice.weights:
-            curve = ListedCurve(weight.module, weight.rows, weight.columns, {})
-            kept += active_params(choice.decisions[weight.module], curve)
-    return kept / total
+    return plan.active_params / max(plan.budget.targeted_params, 1)
 
 
 def stored_share(plan: Plan) -> float:

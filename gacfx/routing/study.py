@@ -75,6 +75,10 @@ class RoutingStudy:
     remember: bool = False
     """Keep pools of all text in memory, 8 S (M + N + (1 + kinds) S) bytes for a weight [M, N] of
     rank S: for many plans of one study."""
+    fit_prompts: tuple[Tensor, ...] = ()
+    """Those of the part to fit, for a router that is judged on the other; empty: not known."""
+    gpu: str = ""
+    """Profile that plans are for."""
     _curves: dict[int, dict[str, ListedCurve]] = field(default_factory=dict)
     _pools: dict[tuple[str, int], tuple[Pool, list[Tensor]]] = field(default_factory=dict)
 
@@ -87,6 +91,7 @@ class RoutingStudy:
         skip: tuple[str, ...] = (),
         seed: int = 0,
         prompt_tokens: int = 96,
+        gpu: str = "",
         progress: Progress = lambda *_: None,
         store: Store | None = None,
     ) -> "RoutingStudy":
@@ -99,6 +104,7 @@ class RoutingStudy:
             skip: patterns of module names to leave dense.
             seed: of the sampled labels.
             prompt_tokens: of a prompt, by which kinds of text are told apart.
+            gpu: profile that plans are for.
             progress: called with (stage, done, total).
             store: where statistics live; None to hold all of them in memory.
 
@@ -118,9 +124,18 @@ class RoutingStudy:
             progress=Count(progress, "calibrate", windows),
             store=store,
         )
-        prompts = tuple(prompt_means(model, corpus, prompt_tokens) for corpus in texts.values())
+        seen = [[prompt_means(model, each, prompt_tokens) for each in pair] for pair in parts]
         return RoutingStudy(
-            model, graph, method, tuple(texts), found[::2], found[1::2], prompts, progress
+            model,
+            graph,
+            method,
+            tuple(texts),
+            found[::2],
+            found[1::2],
+            tuple(torch.cat(pair) for pair in seen),
+            progress,
+            fit_prompts=tuple(pair[0] for pair in seen),
+            gpu=gpu,
         )
 
     @cached_property
@@ -246,12 +261,18 @@ class RoutingStudy:
             self._pools[key] = made
         return self._pools[key]
 
-    def router(self, plan: Plan) -> PromptRouter | None:
-        """The router that chooses among the own directions of a plan; None where it has none."""
+    def router(self, plan: Plan, *, fit_only: bool = False) -> PromptRouter | None:
+        """The router that chooses among the own directions of a plan; None where it has none.
+
+        Args:
+            plan: of this study.
+            fit_only: it knows the prompts of the part to fit alone.
+        """
         routed = {n: each for n, each in plan.decisions.items() if isinstance(each, Routed)}
         if not routed:
             return None
-        return class_router(self.prompts, routed)
+        known = self.fit_prompts if fit_only and self.fit_prompts else self.prompts
+        return class_router(known, routed)
 
     @property
     def dtype(self) -> str:
@@ -267,7 +288,7 @@ class RoutingStudy:
         return Provenance(
             method=self.method,
             value_model=f"pools:{len(self.names)}",
-            gpu="",
+            gpu=self.gpu,
             align=block,
             dtype=self.dtype,
             versions={

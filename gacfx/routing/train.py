@@ -130,6 +130,7 @@ def train(
             skip=skip,
             seed=seed,
             prompt_tokens=prompt_tokens,
+            gpu=profile.name,
             progress=progress,
             store=store,
         )

@@ -44,7 +44,7 @@ def judged(
 ) -> list[Trial]:
     """The loss of each plan behind held-back prompts, least first.
 
-    Factors are those of the other text.
+    Factors and router are those of the other text.
 
     Args:
         study: whose model is left as it was.
@@ -62,7 +62,7 @@ def judged(
     found = []
     for name, plan in plans.items():
         planned, model = study.planned(plan, study.fit), study.model
-        router = study.router(plan)
+        router = study.router(plan, fit_only=True)
         with swapped(model, planned.factors):
             if router is not None:
                 attach_(model, router)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from gacfx.core.routed import Routed
 from gacfx.core.router_shape import RouterShape
-from gacfx.errors import PlanError
+from gacfx.errors import PlanError, PlanMismatch
 from gacfx.modules.prompt_router import (
     PromptRouter,
     embedding_sums,
     top_blocks,
 )
+from gacfx.routing.cache import PatternCache
 
 ROUTED = {"b.up": Routed(24, 8, 2, 2), "a.down": Routed(20, 12, 4, 4)}
 """12 blocks of which 4 run, one always; 5 of which 3 run, one always."""
@@ -299,6 +300,9 @@ class Stub:
         """Kept."""
         self.known[bool(embedding_F[0] > 0)] = value
 
+    def check(self, fingerprint: str) -> None:
+        """For any router."""
+
 
 def test_a_pick_that_is_remembered_is_not_made_again() -> None:
     router = scores_router()
@@ -323,3 +327,26 @@ def test_a_pick_that_is_remembered_is_not_made_again() -> None:
         assert torch.equal(rows[2:], alone.blocks[name][2:])
     router.pick(torch.full((1, FEATURES), torch.nan))
     assert len(stub.keys) == 8  # nobody asks for a prompt without a token
+
+
+def test_a_cache_of_another_router_is_refused_and_one_of_old_numbers_is_dropped() -> None:
+    router = scores_router()
+    cache = PatternCache[dict[str, Tensor]](4, 0.9, router.fingerprint)
+    router.remember_(cache)
+    router.pick(torch.randn(3, FEATURES))
+    assert cache.statistics().misses == 3
+    copied = copy.deepcopy(router)
+    assert copied.remembered is not None and copied.remembered is not cache
+    router.set_floats_(offset=torch.randn(17))
+    assert router.remembered is None
+    with pytest.raises(PlanMismatch, match="make a cache for each model"):
+        router.remember_(cache)
+    with pytest.raises(PlanError, match="has its picks in a table"):
+        classes_router()[0].remember_(PatternCache(4, 0.9, ""))
+
+
+def test_a_pattern_without_what_always_runs_is_a_problem() -> None:
+    router, _ = classes_router()
+    table = router.get_buffer("table")
+    table[0, :3] = torch.tensor([1, 2, 3], dtype=torch.int32)
+    assert router.problem() == "router: a pattern of a.down leaves out blocks that always run"

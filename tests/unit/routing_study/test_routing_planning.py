@@ -17,7 +17,6 @@ from gacfx.knapsack import kept_budget
 from gacfx.routing.bases import pool_of
 from gacfx.routing.planning import (
     ACTIVE,
-    active_params,
     active_share,
     plan_pools,
     stored_share,
@@ -53,7 +52,7 @@ def best_of(
     sides = [[*(c for c in each.losses if allowed(c)), DENSE] for each in curves.values()]
     for chosen in product(*sides):
         pairs = [*zip(chosen, curves.values(), strict=True)]
-        runs = sum(active_params(each, curve) for each, curve in pairs)
+        runs = sum(each.active_params(curve.rows, curve.columns) for each, curve in pairs)
         keeps = sum(each.params(curve.rows, curve.columns) for each, curve in pairs)
         if runs <= running and keeps <= stored:
             found.append(sum(curve.loss(each) for each, curve in pairs))
@@ -98,8 +97,9 @@ def test_no_plan_under_both_budgets_loses_less(
 
 def test_pools_cost_what_they_store_and_run_like_pairs() -> None:
     curve = ListedCurve("a", 24, 16, {})
-    assert active_params(pool_of(8, 4, 4, 3), curve) == active_params(LowRank(8), curve) == 320
-    assert active_params(DENSE, curve) == 24 * 16
+    shape = curve.rows, curve.columns
+    assert pool_of(8, 4, 4, 3).active_params(*shape) == LowRank(8).active_params(*shape) == 320
+    assert DENSE.active_params(*shape) == 24 * 16
     assert pool_of(8, 4, 4, 3).params(24, 16) == 20 * 40
 
 

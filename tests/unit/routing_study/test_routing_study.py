@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gacfx
-from gacfx.calibration.text import Corpus
+from gacfx.calibration.text import Corpus, split
 from gacfx.checkpoint.checksums import verify_checksums
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.decision import LowRank
@@ -94,9 +94,11 @@ def test_a_study_knows_its_kinds_on_two_parts_of_their_text() -> None:
             ) / whole.tokens
             torch.testing.assert_close(moments.projected_moment, want)
     for kind, prompts in enumerate(study.prompts, 1):
-        assert torch.equal(prompts, prompt_means(model_of(), corpus(kind)))
+        parts = split(corpus(kind))
+        assert torch.equal(prompts, torch.cat([prompt_means(model_of(), each) for each in parts]))
+        assert torch.equal(study.fit_prompts[kind - 1], prompt_means(model_of(), parts[0]))
         table = model_of().get_input_embeddings().weight.detach()
-        want_F = table[corpus(kind).documents[3]].mean(0)
+        want_F = table[parts[0].documents[3]].mean(0)
         torch.testing.assert_close(prompts[3], want_F)
 
 

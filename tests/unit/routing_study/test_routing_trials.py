@@ -80,7 +80,7 @@ def loss_by_hand(plan: Plan, held: list[Corpus]) -> float:
     """Prompt by prompt, with a copy of the model that has the plan."""
     model = copy.deepcopy(study().model)
     apply_(model, study().planned(plan, study().fit))
-    router = study().router(plan)
+    router = study().router(plan, fit_only=True)
     if router is not None:
         attach_(model, router)
     losses = []
