@@ -43,12 +43,12 @@ from gacfx.modules.prompt_router import Pick, Projection
 from gacfx.modules.routing_hooks import means_of, pools
 from gacfx.routing.bases import pair_factors
 from gacfx.routing.classes import principal
-from gacfx.routing.mask_steps import MaskTraining
-from gacfx.routing.mask_training import best_learning_rate
-from gacfx.routing.masks import Kind, TrainedMasks
-from gacfx.routing.oracle import Energies, measure_energies, oracle_pick, pool_weights
+from gacfx.routing.one_basis.mask_steps import MaskTraining
+from gacfx.routing.one_basis.mask_training import best_learning_rate
+from gacfx.routing.one_basis.masks import Kind, TrainedMasks
+from gacfx.routing.one_basis.oracle import Energies, measure_energies, oracle_pick, pool_weights
+from gacfx.routing.one_basis.singular import singular_factors, widened
 from gacfx.routing.planning import stored_share
-from gacfx.routing.singular import singular_factors, widened
 from gacfx.routing.study import RoutingStudy, is_static
 
 POOL, FEATURES = 1.5, 8

@@ -32,7 +32,7 @@ from gacfx.applying import apply
 from gacfx.modules.prompt_router import Pick
 from gacfx.modules.routing_hooks import means_of, picked, pools
 from gacfx.routing.cache import PatternCache
-from gacfx.routing.oracle import measure_energies, oracle_pick
+from gacfx.routing.one_basis.oracle import measure_energies, oracle_pick
 from gacfx.routing.study import is_static
 
 STEP = 16
@@ -181,10 +181,12 @@ def _repeated(pick: Pick, count: int) -> Pick:
     return Pick({name: found.expand(count, -1) for name, found in pick.blocks.items()})
 
 
-def observe(found: Calibrated, seed: int, removed: str, parts: Sequence[str]) -> dict[str, Any]:
+def observe(
+    found: Calibrated, seed: int, removed: str, block: int, parts: Sequence[str]
+) -> dict[str, Any]:
     """All observations of a model."""
     study = found.study(seed)
-    model, weights, _ = pooled(study, removed, found.subject.block, found.subject.block)
+    model, weights, _ = pooled(study, removed, found.subject.block, block)
     layers = pools(model)
     fixed = {name: layer.decision.fixed for name, layer in layers.items()}
     active = {name: layer.decision.picks for name, layer in layers.items()}
@@ -195,6 +197,7 @@ def observe(found: Calibrated, seed: int, removed: str, parts: Sequence[str]) ->
     prefix = Pick({name: torch.arange(active[name])[None] for name in layers})
     means_PF = means_of(found.model, text_PT[:, :PROMPT])
     made: dict[str, Any] = {"model": found.subject.name, "seed": seed, "removed": removed}
+    made["block"] = block
     ways: dict[str, Callable[[], dict[str, Any]]] = {
         "windows": lambda: windows(found, model, seed),
         "calibration": lambda: calibration(found, seed, removed),
@@ -218,6 +221,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=[*SUBJECTS], default=["babyllama"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--removed", default="0.4")
+    parser.add_argument("--blocks", nargs="+", type=int, default=[8, 1])
     parser.add_argument("--parts", nargs="*", default=[], help="of the observations")
     parser.add_argument("--work", type=Path, help="folder for the statistics of one model")
     parser.add_argument("--out", type=Path)
@@ -226,7 +230,11 @@ def main(given: Sequence[str] | None = None) -> int:
     rows = []
     for name in asked.models:
         found = calibrated(SUBJECTS[name], asked.data, asked.smollm2, asked.work)
-        rows += [observe(found, seed, asked.removed, asked.parts) for seed in asked.seeds]
+        rows += [
+            observe(found, seed, asked.removed, block, asked.parts)
+            for seed in asked.seeds
+            for block in asked.blocks
+        ]
     print(record.write("parse_observations", {"rows": rows}, asked.out))
     return 0
 

@@ -24,10 +24,11 @@ from gacfx.errors import DecompositionFailed, PlanError, UnsupportedModel
 from gacfx.graph.edit import Build
 from gacfx.graph.ops import aten
 from gacfx.modules.carrier import Carrier, Source
+from gacfx.modules.low_rank import balanced
 
 CAP = 1.25
 """Largest union of the picks of a batch, as a share of the active rank, that is computed whole.
-The union of 8 prompts that pick freely was 1.13 times the active rank on three small models."""
+``python -m benchmarks.parse.observations`` has the unions of batches of 2 to 16 prompts."""
 
 MOST_RUNS = 4
 """Runs of blocks that are copied one by one; more are gathered at once."""
@@ -110,13 +111,8 @@ class RankExpertLinear(Carrier):
         if decision.pool > min(source.weight_MN.shape):
             reason = f"{decision}: own ranks of clusters are made by gacfx.routing.bases"
             raise DecompositionFailed(source.module, reason)
-        up_MR, down_RN = source.pair(decision.pool)
-        up_R, down_R = up_MR.norm(dim=0), down_RN.norm(dim=1)
-        ratio_R = torch.where((up_R > 0) & (down_R > 0), down_R / up_R, 1.0).sqrt()
-        return {
-            "down": (down_RN / ratio_R[:, None]).contiguous(),
-            "up": (up_MR * ratio_R).T.contiguous(),
-        }
+        up_MR, down_RN = balanced(*source.pair(decision.pool))
+        return {"down": down_RN.contiguous(), "up": up_MR.T.contiguous()}
 
     @classmethod
     def reordered(

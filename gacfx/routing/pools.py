@@ -5,19 +5,19 @@
 Any method's components become such a pool: its pieces in its own order, each scaled by the second
 moment of the output gradients along it. For ``gfwsvd`` the pieces are orthogonal in that metric, so
 that energies add up exactly in the Kronecker-factored model of the loss; for the others the terms
-between pieces are left out. Source: routing.md of our trials; Martens and Grosse 2015.
+between pieces are left out. Source: the Fisher matrix of Martens and Grosse 2015.
 """
 
 # M outputs, N inputs, S = min(M, N)
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gacfx.compressors.protocol import Compressor
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
+from gacfx.modules.low_rank import balanced
 
 _LEAST = 1e-30
 """Of the gradient moment along a piece; one that no gradient sees keeps its place."""
@@ -91,6 +91,5 @@ class Pool:
         down_KN, up_KM = self.down_SN, self.up_MS.T
         if directions_SK is not None:
             down_KN, up_KM = directions_SK.T @ down_KN, directions_SK.T @ up_KM
-        down_K, up_K = down_KN.norm(dim=1), up_KM.norm(dim=1)
-        ratio_K1 = torch.where((up_K > 0) & (down_K > 0), down_K / up_K, 1.0).sqrt()[:, None]
-        return down_KN / ratio_K1, up_KM * ratio_K1
+        up_MK, down_KN = balanced(up_KM.T, down_KN)
+        return down_KN, up_MK.T

@@ -13,9 +13,9 @@ from gacfx.errors import CalibrationError, CheckpointError, PlanError, Unsupport
 from gacfx.modules.routing_hooks import pools
 from gacfx.routing.against_dense import kl_to_dense
 from gacfx.routing.classes import principal
-from gacfx.routing.mask_steps import MaskTraining
-from gacfx.routing.mask_training import best_learning_rate, train_masks, untrained_masks
-from gacfx.routing.masks import KINDS, Kind, TrainedMasks
+from gacfx.routing.one_basis.mask_steps import MaskTraining
+from gacfx.routing.one_basis.mask_training import best_learning_rate, train_masks, untrained_masks
+from gacfx.routing.one_basis.masks import KINDS, Kind, TrainedMasks
 from tests import tiny
 from tests.unit.routing_training import planted
 from tests.unit.routing_training.planted import PROMPT

@@ -10,7 +10,13 @@ from gacfx.core.routed import Routed
 from gacfx.errors import PlanError
 from gacfx.modules.prompt_router import Projection, top_blocks
 from gacfx.routing.classes import principal
-from gacfx.routing.masks import Kind, TrainedMasks, first_parameters, open_blocks, soft_masks
+from gacfx.routing.one_basis.masks import (
+    Kind,
+    TrainedMasks,
+    first_parameters,
+    open_blocks,
+    soft_masks,
+)
 
 ROUTED = {
     "a": Routed(12, 6, 2, 2),

@@ -13,7 +13,7 @@ from gacfx.errors import CalibrationError, PlanError, UnsupportedModel
 from gacfx.modules.rank_experts import RankExpertLinear
 from gacfx.modules.routing_hooks import picked, pools
 from gacfx.routing.against_dense import kl_to_dense, outputs_of, weighed
-from gacfx.routing.oracle import (
+from gacfx.routing.one_basis.oracle import (
     Energies,
     domain_pick,
     measure_energies,

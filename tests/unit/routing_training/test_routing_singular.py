@@ -18,10 +18,10 @@ from gacfx.modules.prompt_router import Projection
 from gacfx.modules.routing_hooks import attach_, means_of, picked
 from gacfx.routing.against_dense import kl_to_dense, weighed
 from gacfx.routing.classes import principal
-from gacfx.routing.mask_steps import MaskTraining
-from gacfx.routing.mask_training import train_masks
-from gacfx.routing.oracle import measure_energies, pool_weights
-from gacfx.routing.singular import singular_factors, widened
+from gacfx.routing.one_basis.mask_steps import MaskTraining
+from gacfx.routing.one_basis.mask_training import train_masks
+from gacfx.routing.one_basis.oracle import measure_energies, pool_weights
+from gacfx.routing.one_basis.singular import singular_factors, widened
 from gacfx.routing.study import RoutingStudy, is_static
 from tests import tiny
 

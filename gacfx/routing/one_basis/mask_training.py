@@ -3,8 +3,9 @@
     loss = KL(dense || model) on the tokens behind the prompt
            + layer_error x relative squared error of hidden states, in the first third of the steps
 
-While they are trained, masks are soft, of a width that shrinks from step to step. The straight-
-through trick (hard masks forward, the slope of soft ones backward) diverged in our trials.
+While they are trained, masks are soft, of a width that shrinks from step to step. With the
+straight-through trick (hard masks forward, the slope of soft ones backward) a block that does not
+run is never seen, and the training diverged when it was tried.
 
 Most of what a router seems to gain over a static prefix is that one mask is trained at all, so the
 trained static mask is what the others are measured against, and what they should start from.
@@ -25,10 +26,16 @@ from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.modules.routing_hooks import pools
 from gacfx.progress import Progress
 from gacfx.routing.against_dense import Dense, check_windows, kl_to_dense
-from gacfx.routing.mask_checkpoint import digest_items, digest_of, load_state, save_state
-from gacfx.routing.mask_steps import MaskSteps, MaskTraining
-from gacfx.routing.masks import Kind, TrainedMasks, check_features, first_parameters, open_blocks
-from gacfx.routing.oracle import measure_energies
+from gacfx.routing.one_basis.mask_checkpoint import digest_items, digest_of, load_state, save_state
+from gacfx.routing.one_basis.mask_steps import MaskSteps, MaskTraining
+from gacfx.routing.one_basis.masks import (
+    Kind,
+    TrainedMasks,
+    check_features,
+    first_parameters,
+    open_blocks,
+)
+from gacfx.routing.one_basis.oracle import measure_energies
 
 WHAT = "train masks"
 """What a progress callback is told."""
@@ -76,7 +83,8 @@ def train_masks(
         start: masks to go on from: their bias, and their maps where those are of the same kind and
             sizes. Static ones are a good start of all others.
         energies: module -> energy of each piece [R] that scores begin with, such as mean nats of
-            :func:`gacfx.routing.oracle.measure_energies`; None for output energies on the windows.
+            :func:`gacfx.routing.one_basis.oracle.measure_energies`; None for output energies on
+            the windows.
         checkpoint: file of the state; None to keep none. It stays when all is done.
         every: steps between two checkpoints.
         progress: called with (what, steps done, steps in all).

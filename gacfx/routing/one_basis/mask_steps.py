@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from gacfx.errors import CalibrationError, PlanError
 from gacfx.modules.routing_hooks import pools
 from gacfx.routing.against_dense import Dense, behind, divergence, outputs_of, weighed
-from gacfx.routing.mask_checkpoint import TrainingState
-from gacfx.routing.masks import KINDS, Kind, TrainedMasks, by_module, score_blocks, soft_masks
+from gacfx.routing.one_basis.mask_checkpoint import TrainingState
+from gacfx.routing.one_basis.masks import (
+    KINDS,
+    Kind,
+    TrainedMasks,
+    by_module,
+    score_blocks,
+    soft_masks,
+)
 
 
 @dataclass(frozen=True, slots=True)

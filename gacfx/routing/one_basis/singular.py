@@ -4,8 +4,8 @@
     widened         routed 64 of 96, 32 shared: pieces 64 .. 95 are stored too
 
 Without a pick the model is the static one. What a choice among pieces of one basis is worth is
-bounded by :mod:`gacfx.routing.oracle` and trained by :mod:`gacfx.routing.mask_training`; own
-directions for kinds of text (:mod:`gacfx.routing.bases`) bring more.
+bounded by :mod:`.oracle` and trained by :mod:`.mask_training`; own directions for kinds of text
+(:mod:`gacfx.routing.bases`) bring more.
 """
 
 from dataclasses import replace
