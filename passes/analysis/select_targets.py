@@ -72,12 +72,12 @@ class SelectTargets(GacPass):
             return f"{reader} reads its weight without calling it"
         stack = ops.module_stack(node)
         owner = stack[-1][1] if stack else ""
+        if carriers & {kind for _, kind in stack[-2:]}:
+            return "already factorized"
         if site.layout is Layout.RESHAPED:
             return f"{owner or 'its owner'} multiplies with it in another shape"
         if stack and not in_layer(node, layers):
             return "outside the repeated layers"
-        if carriers & {kind for _, kind in stack[-2:]}:
-            return "already factorized"
         if owner not in ("Linear", "Conv1D"):
             return f"owned by {owner or 'an unknown module'}, which is no Linear"
         hit = next((p for p in self.skip if fnmatchcase(site.name, p)), None)
