@@ -60,13 +60,20 @@ def prefix_losses(held_CSS: Tensor) -> NDArray[np.float64]:
     return np.concatenate([[float(energy_S.sum())], found])
 
 
-def shared_levels(rank: int, block: int) -> tuple[int, ...]:
+def shared_levels(
+    rank: int, block: int, levels: Sequence[float] = SHARED_LEVELS
+) -> tuple[int, ...]:
     """The shared ranks that are tried, rising, multiples of the block."""
-    return tuple(sorted({int(level * rank) // block * block for level in SHARED_LEVELS}))
+    return tuple(sorted({int(level * rank) // block * block for level in levels}))
 
 
 def pool_losses(
-    fit_CSS: Tensor, held_CSS: Tensor, rows: int, columns: int, block: int
+    fit_CSS: Tensor,
+    held_CSS: Tensor,
+    rows: int,
+    columns: int,
+    block: int,
+    levels: Sequence[float] = SHARED_LEVELS,
 ) -> dict[Decision, float]:
     """What each candidate of a weight costs, nats per token: pairs, and pools with own directions.
 
@@ -76,6 +83,7 @@ def pool_losses(
         rows: outputs of the weight.
         columns: its inputs.
         block: every size is a multiple of it.
+        levels: shares of the rank that are tried as shared part; empty for pairs alone.
     """
     clusters, rank = fit_CSS.shape[:2]
     top = min(break_even(rows, columns), rank)
@@ -83,7 +91,7 @@ def pool_losses(
     found: dict[Decision, float] = {
         LowRank(active): float(static[active]) for active in range(block, top + 1, block)
     }
-    for shared in shared_levels(rank, block):
+    for shared in shared_levels(rank, block, levels):
         if shared + block > top:
             continue
         losses = own_losses(fit_CSS, held_CSS, shared)

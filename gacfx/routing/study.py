@@ -42,7 +42,7 @@ from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import means_of
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.progress import Count, Progress
-from gacfx.routing.bases import pair_factors, pool_factors, pool_losses
+from gacfx.routing.bases import SHARED_LEVELS, pair_factors, pool_factors, pool_losses
 from gacfx.routing.classes import fit_classes
 from gacfx.routing.planning import plan_pools
 from gacfx.routing.pools import Pool
@@ -79,7 +79,7 @@ class RoutingStudy:
     """Those of the part to fit, for a router that is judged on the other; empty: not known."""
     gpu: str = ""
     """Profile that plans are for."""
-    _curves: dict[int, dict[str, ListedCurve]] = field(default_factory=dict)
+    _curves: dict[tuple[int, bool], dict[str, ListedCurve]] = field(default_factory=dict)
     _pools: dict[tuple[str, int], tuple[Pool, list[Tensor]]] = field(default_factory=dict)
 
     @staticmethod
@@ -169,19 +169,22 @@ class RoutingStudy:
         weight = dense_weight(self.graph, self.sites[module])
         return Pool.of(weight, pooled.moments[module], METHODS.find(self.method), module)
 
-    def curves(self, block: int) -> dict[str, ListedCurve]:
+    def curves(self, block: int, *, static: bool = False) -> dict[str, ListedCurve]:
         """Module -> what each pair and each pool of it costs on held-back text.
 
         Args:
             block: every size is a multiple of it.
+            static: pairs alone will do, which take a tenth of the time.
         """
-        if block not in self._curves:
-            count = Count(self.progress, "pools", len(self.sites))
-            self._curves[block] = dict(self._listed(block, count))
-        return self._curves[block]
+        if (block, False) in self._curves:
+            static = False
+        if (block, static) not in self._curves:
+            count = Count(self.progress, "pairs" if static else "pools", len(self.sites))
+            self._curves[block, static] = dict(self._listed(block, count, static=static))
+        return self._curves[block, static]
 
     def _listed(
-        self, block: int, count: Callable[[float], None]
+        self, block: int, count: Callable[[float], None], *, static: bool
     ) -> Iterator[tuple[str, ListedCurve]]:
         for module in self.sites:
             rows, columns = dense_weight(self.graph, self.sites[module]).shape
@@ -194,7 +197,8 @@ class RoutingStudy:
                     torch.stack([pool.energy(each.moments[module]) for each in part])
                     for part in (self.fit, self.held)
                 )
-                losses = pool_losses(fit_CSS, held_CSS, rows, columns, block)
+                levels = () if static else SHARED_LEVELS
+                losses = pool_losses(fit_CSS, held_CSS, rows, columns, block, levels)
                 yield module, ListedCurve(module, rows, columns, losses)
             count(1)
 
@@ -218,7 +222,7 @@ class RoutingStudy:
             PlanError, InfeasibleBudget: as there.
         """
         made = plan_pools(
-            self.curves(block),
+            self.curves(block, static=offered is is_static),
             removed=removed,
             stored=stored,
             model_params=sum(each.numel() for each in self.model.parameters()),

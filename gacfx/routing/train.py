@@ -170,6 +170,7 @@ def plans_to_try(
     study: RoutingStudy, removed: float | str, stored: float | str | None, block: int
 ) -> dict[str, Plan]:
     """Name -> plan: the static one, pools by the curves, and the static ranks with own ones."""
+    study.curves(block)  # of pairs and pools at once
     try:
         static = study.plan(removed=removed, stored=stored, block=block, offered=is_static)
     except InfeasibleBudget as error:

@@ -156,3 +156,11 @@ def test_factors_have_the_type_that_was_asked_for() -> None:
     factors = pool_factors(made.pool(), [*made.energies()], pool_of(4, 2, 2, 2), torch.bfloat16)
     assert {each.dtype for each in factors.tensors.values()} == {torch.bfloat16}
     assert pair_factors(made.pool(), 4, torch.float16).tensors["up"].dtype == torch.float16
+
+
+def test_pairs_alone_cost_what_they_cost_beside_pools() -> None:
+    fit_CSS, held_CSS = energies(3, 12), energies(3, 12)
+    both = pool_losses(fit_CSS, held_CSS, 40, 12, 2)
+    pairs = pool_losses(fit_CSS, held_CSS, 40, 12, 2, ())
+    assert pairs == {each: loss for each, loss in both.items() if isinstance(each, LowRank)}
+    assert pairs and len(both) > len(pairs)
