@@ -106,7 +106,7 @@ def test_the_layer_stores_and_runs_what_the_decision_says(
 def test_the_work_is_what_the_layer_runs(bias: bool) -> None:
     decision = Routed(12, 8, 4, 2)
     carrier: Any = carrier_of(decision)
-    layer, x = carrier(9, 14, decision, bias=bias), torch.zeros(3, 9)
+    layer, x = carrier(9, 14, decision, bias=bias).eval(), torch.zeros(3, 9)
     for blocks in (None, torch.tensor([[5, 0, 1, 3]])):
         layer.choose(blocks)
         with torch.no_grad(), Kernels(tokens=3) as kernels:
