@@ -187,6 +187,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.exhaustive  # as for any other kind
 def test_without_gacfx_the_load_stops_and_says_what_to_do(saved: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STOCK, str(saved)], capture_output=True, text=True, check=True
