@@ -26,8 +26,8 @@ INSIDE = 0.98
 """Share of held-back prompts of a kind that the gate lets through."""
 FOLDS = 4
 SURE = 0.8
-"""Least probability of a kind: on SmolLM2-135M a wrong basis costs four times what a right one
-brings (KL 0.466 static, 0.317 right, 1.105 wrong at 20 % removed)."""
+"""Least probability of a kind: a wrong basis costs more than a right one brings
+(``python -m benchmarks.parse.unseen --each``)."""
 SHARPNESS = tuple(0.5 * 0.8**step for step in range(30))
 """That are tried: 1/2 is that of normal distributions; less says that distances mean less."""
 ROUNDING = 1e-9

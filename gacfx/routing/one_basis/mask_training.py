@@ -5,7 +5,7 @@
 
 While they are trained, masks are soft, of a width that shrinks from step to step. With the
 straight-through trick (hard masks forward, the slope of soft ones backward) a block that does not
-run is never seen, and the training diverged when it was tried.
+run is never seen.
 
 Most of what a router seems to gain over a static prefix is that one mask is trained at all, so the
 trained static mask is what the others are measured against, and what they should start from.
