@@ -5,8 +5,9 @@
 Nothing is picked: the first ``active`` ranks run, which is the static layer. ``choose`` gathers
 what a prompt picked into contiguous factors, once for each prompt; decoding goes on with them. They
 keep their place and shape from one prompt to the next while batches go the same way, so that
-compiled code stays valid. Sequences of a batch that pick differently share one gathered union with a mask where that is
-small, and else are computed group by group; either way each gets what it would get alone.
+compiled code stays valid. Sequences of a batch that pick differently share one gathered union with
+a mask where that is small, and else are computed group by group; either way each gets what it would
+get alone.
 """
 
 # P patterns, K active ranks, U ranks of a union, R pool, N inputs, M outputs, B sequences, T tokens
