@@ -28,7 +28,7 @@ from gacfx.modules.install import install_
 from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import attach_, pools
 from gacfx.routing.bases import pool_of
-from gacfx.routing.study import class_router
+from gacfx.routing.classes import class_router, own_patterns
 from gacfx.routing.timing import AGGREGATED, GATHERED, WHOLE, Cell, time_picks
 
 KINDS, BLOCK, RUNS = 5, 32, 0.6
@@ -93,7 +93,7 @@ def random_router(model: Any) -> PromptRouter:
     features = model.get_input_embeddings().weight.shape[1]
     prompts = [torch.randn(24, features) + at for at in range(KINDS)]
     routed = {name: layer.decision for name, layer in pools(model).items()}
-    return class_router(prompts, routed)
+    return class_router(prompts, routed, own_patterns(routed, KINDS))
 
 
 def line(name: str, cell: Cell) -> dict[str, Any]:

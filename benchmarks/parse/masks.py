@@ -36,18 +36,16 @@ from benchmarks.parse.measure import Judge, spread
 from benchmarks.parse.subjects import SUBJECTS, Calibrated, calibrated
 from benchmarks.parse.texts import PROMPT, SEEDS
 from gacfx.applying import apply
-from gacfx.core.materialise import FactorSet
-from gacfx.core.planned import Planned
 from gacfx.core.routed import Routed
 from gacfx.modules.prompt_router import Pick, Projection
 from gacfx.modules.routing_hooks import means_of, pools
-from gacfx.routing.bases import pair_factors
 from gacfx.routing.classes import principal
+from gacfx.routing.one_basis.choose_masks import of_one_basis
 from gacfx.routing.one_basis.mask_steps import MaskTraining
 from gacfx.routing.one_basis.mask_training import best_learning_rate
 from gacfx.routing.one_basis.masks import Kind, TrainedMasks
 from gacfx.routing.one_basis.oracle import Energies, measure_energies, oracle_pick, pool_weights
-from gacfx.routing.one_basis.singular import singular_factors, widened
+from gacfx.routing.one_basis.singular import widened
 from gacfx.routing.planning import stored_share
 from gacfx.routing.study import RoutingStudy, is_static
 
@@ -91,16 +89,12 @@ def pooled(
     """(model with pools of one basis, weight of each piece in nats, stored share)."""
     static = study.plan(removed=removed, block=step, offered=is_static)
     plan = widened(static, pool=POOL, shared=0.5 if block > 1 else 0.0, block=block)
-    factors, weights = FactorSet(), dict[str, Tensor]()
-    for module, decision in plan.decisions.items():
-        pool = study.pool(module, study.full)
-        if isinstance(decision, Routed):
-            factors[module] = singular_factors(pool, decision, study.model_dtype)
-            weights[module] = pool_weights(pool, decision.pool)
-        else:
-            assert decision.rank is not None
-            factors[module] = pair_factors(pool, decision.rank, study.model_dtype)
-    return apply(study.model, Planned(plan, factors)), weights, stored_share(plan)
+    weights = {
+        module: pool_weights(study.pool(module, study.full), decision.pool)
+        for module, decision in plan.decisions.items()
+        if isinstance(decision, Routed)
+    }
+    return apply(study.model, study.planned(plan, make=of_one_basis)), weights, stored_share(plan)
 
 
 def oracles(

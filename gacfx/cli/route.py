@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 def _add_train(parts: Any) -> None:
     command = options.add_command(
-        parts, "train", "pools with own ranks of each kind of text, and their router", train
+        parts, "train", "pools of ranks, and the router that picks among them", train
     )
     command.add_argument("model", help="checkpoint folder or name")
     command.add_argument(
@@ -56,6 +56,16 @@ def _add_train(parts: Any) -> None:
     )
     command.add_argument(
         "--block", type=options.positive, metavar="N", help="ranks picked together (default: GPU's)"
+    )
+    command.add_argument(
+        "--picks",
+        choices=("own", "static", "domain", "linear"),
+        default="own",
+        help="own ranks of each kind of text (default); or trained masks over one basis: one for "
+        "all, one for each kind, or PARSE's linear router",
+    )
+    command.add_argument(
+        "--steps", type=options.positive, metavar="N", help="of the training of masks (60)"
     )
     command.add_argument("--method", default="gfwsvd", help="one of gacfx methods (gfwsvd)")
     command.add_argument("--skip", action="append", default=[], metavar="PATTERN")
@@ -127,6 +137,7 @@ def train(arguments: argparse.Namespace) -> int:
     from gacfx.cli import plan_files, screen
     from gacfx.report.route_view import trained_view
     from gacfx.routing import train as door
+    from gacfx.routing.one_basis.choose_masks import STEPS
 
     texts = named_texts(arguments.text)
     check_texts(arguments, texts)
@@ -152,6 +163,8 @@ def train(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             calibration_tokens=arguments.calibration_tokens,
             prompt_tokens=arguments.prompt_tokens,
+            picks=arguments.picks,
+            steps=arguments.steps or STEPS,
             progress=move,
             work=arguments.work,
         )
@@ -249,15 +262,18 @@ def check_texts(arguments: argparse.Namespace, texts: dict[str, str]) -> None:
         WrongUse: says what to give.
     """
     clusters = arguments.clusters
+    one = arguments.picks in ("static", "linear")
+    if arguments.steps and arguments.picks == "own":
+        raise options.WrongUse("--steps: of trained masks; give --picks static, domain or linear")
     if bool(texts) == bool(arguments.calibration):
         raise options.WrongUse(
             "give --text KIND=FILE twice or more, or --calibration with --clusters"
         )
     if texts and clusters is not None:
         raise options.WrongUse("--clusters: goes with --calibration; --text says the kinds itself")
-    if len(texts) == 1:
+    if len(texts) == 1 and not one:
         raise options.WrongUse("one kind of text leaves nothing to choose; give --text once more")
-    if arguments.calibration and (clusters or 0) < 2:
+    if arguments.calibration and (clusters or 0) < 2 and not (one and clusters is None):
         raise options.WrongUse("give --clusters N, the kinds to find in --calibration: 2 or more")
 
 

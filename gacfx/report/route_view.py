@@ -17,6 +17,9 @@ PLANS = {
     "planned pools": "picked ranks planned weight by weight",
     "own ranks": "static sizes, every rank picked",
     "own ranks, half shared": "static sizes, half of the ranks picked",
+    "static mask": "other ranks in their place, trained",
+    "domain masks": "a trained mask for each kind of text",
+    "linear router": "trained linear scores of all blocks",
 }
 WAYS = {
     "dense": "dense model",

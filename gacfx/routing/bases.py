@@ -2,11 +2,12 @@
 
 A pool begins with the ``active`` pieces that serve any text, in the order of the method: the static
 layer. The first ``shared`` of them run for every prompt. Behind them stand ``active - shared`` own
-directions of each kind of text: the largest eigenvectors of what that text does in the pieces that
-are not shared. What a choice is worth is charged on text that it has not seen.
+directions of each kind of text: what that text loses least with, of the pieces that are not shared,
+by its own inputs and its own gradients. What a choice is worth is charged on text that it has not
+seen.
 """
 
-# C kinds of text, S pieces of a weight
+# C kinds of text, S pieces of a weight, R of them that are not shared
 
 from collections.abc import Iterator, Sequence
 
@@ -18,46 +19,70 @@ from torch import Tensor
 from gacfx.core.decision import Decision, LowRank, break_even
 from gacfx.core.materialise import Factors
 from gacfx.core.routed import Routed
-from gacfx.routing.pools import Pool
+from gacfx.routing.pools import Directions, PieceMoments, Pool
 
 SHARED_LEVELS = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
 """Shares of the rank of a weight that are tried as its shared part. Each costs an eigenproblem for
 each kind of text; between them the loss changes by a few percent."""
+OWN_GRADIENTS = 0.5
+"""How much a kind's own gradient moment counts in its directions, beside that of all kinds: one
+kind has few tokens, and its loss is not quite Kronecker-factored (0 and 1 do worse:
+``python -m benchmarks.parse.quality``)."""
+_RIDGE = 1e-6
+"""Of the mean gradient moment: directions that no gradient sees are left for last."""
 
 
-def own_directions(energy_SS: Tensor, shared: int) -> Tensor:
-    """Directions of one text outside the shared pieces, best first: orthonormal [S, S - shared].
+def own_directions(
+    kinds: Sequence[PieceMoments], shared: int, own: float = OWN_GRADIENTS
+) -> Iterator[Directions]:
+    """Directions of each kind outside the shared pieces, best first: [S, S - shared] each.
+
+    The first K of them lose least of all projections to rank K in the Kronecker-factored model of
+    the loss of that text.
 
     Args:
-        energy_SS: E[z z^T] / 2 of that text.
+        kinds: what each kind of text does in the pieces.
         shared: pieces that are left out.
+        own: how much its own gradients count, 0 to 1.
     """
-    rest_RR = torch.linalg.eigh(energy_SS[shared:, shared:]).eigenvectors.flip(1)
-    return torch.cat([rest_RR.new_zeros(shared, rest_RR.shape[1]), rest_RR])
+    all_SS = torch.stack([each.grads_SS for each in kinds]).mean(0)
+    for each in kinds:
+        grads_RR = torch.lerp(all_SS, each.grads_SS, own)[shared:, shared:]
+        ridge = _RIDGE * grads_RR.diagonal().mean().clamp_min(_RIDGE)
+        root_RR = torch.linalg.cholesky(
+            grads_RR + ridge * torch.eye(len(grads_RR)).to(grads_RR), upper=True
+        )
+        energy_RR = root_RR @ each.energy_SS[shared:, shared:] @ root_RR.T
+        turn_RR = torch.linalg.eigh(energy_RR).eigenvectors.flip(1)
+        none = turn_RR.new_zeros(shared, len(turn_RR))
+        yield Directions(
+            torch.cat([none, root_RR.T @ turn_RR]),
+            torch.cat([none, torch.linalg.solve_triangular(root_RR, turn_RR, upper=True)]),
+        )
 
 
-def own_losses(fit_CSS: Tensor, held_CSS: Tensor, shared: int) -> NDArray[np.float64]:
-    """[S - shared + 1]: nats lost per token with so many own directions, mean of the texts.
+def own_losses(
+    fit: Sequence[PieceMoments], held: Sequence[PieceMoments], shared: int
+) -> NDArray[np.float64]:
+    """[S - shared + 1]: nats lost per token with so many own directions, mean of the kinds.
 
     Args:
-        fit_CSS: E[z z^T] / 2 of each kind of text, of which directions are made.
-        held_CSS: the same of other text, on which they are charged.
+        fit: what each kind of text does, of which directions are made.
+        held: the same of other text, on which they are charged.
         shared: pieces that run always.
     """
-    lost = np.zeros(fit_CSS.shape[1] - shared + 1)
-    for fit_SS, held_SS in zip(fit_CSS, held_CSS, strict=True):
-        own_SR = own_directions(fit_SS, shared)
-        kept_R = (own_SR * (held_SS @ own_SR)).sum(0)
-        whole = held_SS.diagonal()[shared:].sum()
-        lost += (whole - torch.cat([whole.new_zeros(1), kept_R.cumsum(0)])).clamp_min(0).numpy()
-    return lost / len(fit_CSS)
+    found = [
+        other.along(directions).nats()
+        for other, directions in zip(held, own_directions(fit, shared), strict=True)
+    ]
+    mean: NDArray[np.float64] = torch.stack(found).mean(0).numpy()
+    return mean
 
 
-def prefix_losses(held_CSS: Tensor) -> NDArray[np.float64]:
-    """[S + 1]: nats lost per token with the first pieces alone, mean of the texts."""
-    energy_S = held_CSS.mean(0).diagonal()
-    found: NDArray[np.float64] = (energy_S.sum() - energy_S.cumsum(0)).clamp_min(0).numpy()
-    return np.concatenate([[float(energy_S.sum())], found])
+def prefix_losses(held: Sequence[PieceMoments]) -> NDArray[np.float64]:
+    """[S + 1]: nats lost per token with the first pieces alone, mean of the kinds."""
+    mean: NDArray[np.float64] = torch.stack([each.nats() for each in held]).mean(0).numpy()
+    return mean
 
 
 def shared_levels(
@@ -68,8 +93,8 @@ def shared_levels(
 
 
 def pool_losses(
-    fit_CSS: Tensor,
-    held_CSS: Tensor,
+    fit: Sequence[PieceMoments],
+    held: Sequence[PieceMoments],
     rows: int,
     columns: int,
     block: int,
@@ -78,25 +103,25 @@ def pool_losses(
     """What each candidate of a weight costs, nats per token: pairs, and pools with own directions.
 
     Args:
-        fit_CSS: E[z z^T] / 2 of each kind of text, of which directions are made.
-        held_CSS: the same of other text, on which they are charged.
+        fit: what each kind of text does, of which directions are made.
+        held: the same of other text, on which they are charged.
         rows: outputs of the weight.
         columns: its inputs.
         block: every size is a multiple of it.
         levels: shares of the rank that are tried as shared part; empty for pairs alone.
     """
-    clusters, rank = fit_CSS.shape[:2]
+    rank = len(fit[0].energy_SS)
     top = min(break_even(rows, columns), rank)
-    static = prefix_losses(held_CSS)
+    static = prefix_losses(held)
     found: dict[Decision, float] = {
         LowRank(active): float(static[active]) for active in range(block, top + 1, block)
     }
     for shared in shared_levels(rank, block, levels):
         if shared + block > top:
             continue
-        losses = own_losses(fit_CSS, held_CSS, shared)
+        losses = own_losses(fit, held, shared)
         for active in range(shared + block, top + 1, block):
-            made = pool_of(active, shared, block, clusters)
+            made = pool_of(active, shared, block, len(fit))
             found[made] = float(losses[active - shared])
     return found
 
@@ -107,17 +132,17 @@ def pool_of(active: int, shared: int, block: int, clusters: int) -> Routed:
 
 
 def pool_factors(
-    pool: Pool, energies: Sequence[Tensor], decision: Routed, dtype: torch.dtype
+    pool: Pool, kinds: Sequence[PieceMoments], decision: Routed, dtype: torch.dtype
 ) -> Factors:
     """The tensors of a pool with own directions.
 
     Args:
         pool: of the weight.
-        energies: E[z z^T] / 2 of each kind of text, [S, S].
+        kinds: what each kind of text does in the pieces.
         decision: made by :func:`pool_of`.
         dtype: of the factors.
     """
-    parts = list(_parts(pool, energies, decision))
+    parts = list(_parts(pool, kinds, decision))
     made = {
         name: torch.cat([part[at] for part in parts]).to(dtype).contiguous()
         for at, name in enumerate(("down", "up"))
@@ -134,10 +159,10 @@ def pair_factors(pool: Pool, rank: int, dtype: torch.dtype) -> Factors:
 
 
 def _parts(
-    pool: Pool, energies: Sequence[Tensor], decision: Routed
+    pool: Pool, kinds: Sequence[PieceMoments], decision: Routed
 ) -> Iterator[tuple[Tensor, Tensor]]:
     down_SN, up_SM = pool.pieces()
     yield down_SN[: decision.active], up_SM[: decision.active]
     own = decision.active - decision.shared
-    for energy_SS in energies if own else ():
-        yield pool.pieces(own_directions(energy_SS, decision.shared)[:, :own])
+    for directions in own_directions(kinds, decision.shared) if own else ():
+        yield pool.pieces(directions.first(own))

@@ -9,14 +9,16 @@ were held back while the means were made belongs to no kind (the Mahalanobis gat
 
 # P prompts, F features, D directions, C kinds
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gacfx.core.routed import Routed, own_blocks
+from gacfx.core.router_shape import RouterShape
 from gacfx.errors import CalibrationError
-from gacfx.modules.prompt_router import Projection
+from gacfx.modules.prompt_router import Projection, PromptRouter
 
 DIRECTIONS = 32
 """Most numbers that are kept of a prompt."""
@@ -94,6 +96,46 @@ def fit_classes(
         torch.stack(limits).float(),
         torch.tensor([_sharpness(torch.cat(squared), torch.tensor(kinds)), SURE]),
     )
+
+
+def class_router(
+    prompts: Sequence[Tensor],
+    routed: Mapping[str, Routed],
+    patterns: Sequence[Mapping[str, Tensor]],
+) -> PromptRouter:
+    """A router that tells kinds of text apart, each of which has its pattern.
+
+    Args:
+        prompts: mean embeddings of each kind, [P, F].
+        routed: module -> decision.
+        patterns: of each kind, module -> the blocks that it picks, rising, int [picks].
+    """
+    found = fit_classes(prompts)
+    features, directions = found.projection.basis_FD.shape
+    router = PromptRouter(RouterShape("classes", features, directions, len(prompts)), routed)
+    router.set_floats_(
+        centre=found.projection.centre_F,
+        basis=found.projection.basis_FD,
+        scale=found.projection.scale_DD,
+        means=found.means_CD,
+        limits=found.limits,
+        gate=found.gate,
+    )
+    router.set_patterns_(patterns)
+    return router
+
+
+def own_patterns(routed: Mapping[str, Routed], kinds: int) -> list[dict[str, Tensor]]:
+    """The pattern of each kind of text in pools with own directions.
+
+    Args:
+        routed: module -> decision, of :func:`gacfx.routing.bases.pool_of`.
+        kinds: of text.
+    """
+    return [
+        {name: torch.tensor(own_blocks(each, kinds, at)) for name, each in routed.items()}
+        for at in range(1, kinds + 1)
+    ]
 
 
 def principal(prompts_PF: Tensor, directions: int) -> Projection:

@@ -8,7 +8,7 @@ the best of all under both budgets at once, with its proof.
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -26,6 +26,20 @@ from gacfx.routing.bases import pool_of
 
 ACTIVE = "active parameters"
 """Name of the limit of what runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """What a plan with pools may store and run, and in which steps."""
+
+    removed: float | str
+    """Share of the targeted weights that shall not run for a prompt."""
+    stored: float | str | None
+    """Most that may be stored, as a share of the targeted weights; None: no limit."""
+    block: int
+    """Ranks that are picked together."""
+    align: int
+    """Every rank that runs is a multiple of it; a multiple of the block."""
 
 
 def plan_pools(
@@ -63,7 +77,7 @@ def plan_pools(
         max(each.params(curves[name].rows, curves[name].columns) for each in found)
         for name, found in candidates.items()
     ]
-    limit = sum(most) if stored is None else int(_share(stored) * total)
+    limit = sum(most) if stored is None else int(share_of(stored) * total)
     active = {
         name: np.array(
             [each.active_params(curves[name].rows, curves[name].columns) for each in found],
@@ -136,10 +150,15 @@ def check_shares(removed: str | float, stored: str | float | None) -> None:
     """
     kept_budget(1, removed)
     if stored is not None:
-        _share(stored)
+        share_of(stored)
 
 
-def _share(stored: str | float) -> Fraction:
+def share_of(stored: str | float) -> Fraction:
+    """What a number such as ``1.25`` says.
+
+    Raises:
+        PlanError: it is none.
+    """
     try:
         found = Fraction(str(stored))
     except (ValueError, ZeroDivisionError):

@@ -29,13 +29,12 @@ from gacfx.core.materialise import Factors
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.provenance import Provenance
-from gacfx.core.routed import Routed, own_blocks
-from gacfx.core.router_shape import RouterShape
+from gacfx.core.routed import Routed
 from gacfx.core.sites import MatmulSite
 from gacfx.core.statistics import Statistics
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import merge
-from gacfx.errors import DecompositionFailed
+from gacfx.errors import DecompositionFailed, InfeasibleBudget
 from gacfx.graph.notes import target_sites
 from gacfx.graph.ops import DTYPES
 from gacfx.modules.prompt_router import PromptRouter
@@ -43,10 +42,13 @@ from gacfx.modules.routing_hooks import means_of
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.progress import Count, Progress
 from gacfx.routing.bases import SHARED_LEVELS, pair_factors, pool_factors, pool_losses
-from gacfx.routing.classes import fit_classes
-from gacfx.routing.planning import plan_pools
-from gacfx.routing.pools import Pool
+from gacfx.routing.classes import class_router, own_patterns
+from gacfx.routing.planning import Budgets, plan_pools
+from gacfx.routing.pools import PieceMoments, Pool
 from gacfx.suitable import check_model
+
+PoolMaker = Callable[[Pool, Sequence[PieceMoments], Routed, torch.dtype], Factors]
+"""Makes the tensors of a pool: of a weight, of what each kind of text does in it."""
 
 
 def is_static(decision: Decision) -> bool:
@@ -80,7 +82,7 @@ class RoutingStudy:
     gpu: str = ""
     """Profile that plans are for."""
     _curves: dict[tuple[int, bool], dict[str, ListedCurve]] = field(default_factory=dict)
-    _pools: dict[tuple[str, int], tuple[Pool, list[Tensor]]] = field(default_factory=dict)
+    _pools: dict[tuple[str, int], tuple[Pool, list[PieceMoments]]] = field(default_factory=dict)
 
     @staticmethod
     def make(
@@ -149,16 +151,6 @@ class RoutingStudy:
         pairs = zip(self.fit, self.held, strict=True)
         return tuple(merge(pair, _digest(pair)) for pair in pairs)
 
-    def with_method(self, method: str) -> "RoutingStudy":
-        """The same statistics under another method.
-
-        Raises:
-            PipelineError: no such method.
-        """
-        METHODS.find(method)
-        known = (self.names, self.fit, self.held, self.prompts, self.progress)
-        return RoutingStudy(self.model, self.graph, method, *known)
-
     def pool(self, module: str, texts: Sequence[Statistics]) -> Pool:
         """The pool of a weight in the metric of all these texts together.
 
@@ -193,12 +185,12 @@ class RoutingStudy:
             except DecompositionFailed as error:
                 yield module, ListedCurve(module, rows, columns, {}, error.reason)
             else:
-                fit_CSS, held_CSS = (
-                    torch.stack([pool.energy(each.moments[module]) for each in part])
+                fit, held = (
+                    [pool.seen(each.moments[module]) for each in part]
                     for part in (self.fit, self.held)
                 )
                 levels = () if static else SHARED_LEVELS
-                losses = pool_losses(fit_CSS, held_CSS, rows, columns, block, levels)
+                losses = pool_losses(fit, held, rows, columns, block, levels)
                 yield module, ListedCurve(module, rows, columns, losses)
             count(1)
 
@@ -233,33 +225,39 @@ class RoutingStudy:
         digests = {name: locks[name] for name in made.weights if name in locks}
         return replace(made, fingerprint=fingerprint(self.model), digests=digests)
 
-    def planned(self, plan: Plan, texts: Sequence[Statistics] | None = None) -> Planned:
+    def planned(
+        self,
+        plan: Plan,
+        texts: Sequence[Statistics] | None = None,
+        make: PoolMaker = pool_factors,
+    ) -> Planned:
         """A plan with its factors.
 
         Args:
             plan: of this study.
             texts: statistics of each kind of text; None for all text of each.
+            make: what a pool holds behind its static prefix; own directions, if nothing is said.
         """
         texts = self.full if texts is None else texts
         count = Count(self.progress, "factors", len(plan.decisions))
         factors = dict[str, Factors]()
         for module, decision in plan.decisions.items():
-            pool, energies = self._known(module, texts)
+            pool, kinds = self._known(module, texts)
             dtype = self.model_dtype
             if isinstance(decision, Routed):
-                factors[module] = pool_factors(pool, energies, decision, dtype)
+                factors[module] = make(pool, kinds, decision, dtype)
             else:
                 assert isinstance(decision, LowRank)
                 factors[module] = pair_factors(pool, decision.rank, dtype)
             count(1)
         return Planned(plan, factors)
 
-    def _known(self, module: str, texts: Sequence[Statistics]) -> tuple[Pool, list[Tensor]]:
+    def _known(self, module: str, texts: Sequence[Statistics]) -> tuple[Pool, list[PieceMoments]]:
         """(pool of a weight, what each kind of text does in it), remembered if that was asked."""
         key = module, id(texts)
         if key not in self._pools:
             pool = self.pool(module, texts)
-            made = pool, [pool.energy(each.moments[module]) for each in texts]
+            made = pool, [pool.seen(each.moments[module]) for each in texts]
             if not self.remember or texts is not self.full:
                 return made
             self._pools[key] = made
@@ -275,8 +273,21 @@ class RoutingStudy:
         routed = {n: each for n, each in plan.decisions.items() if isinstance(each, Routed)}
         if not routed:
             return None
-        known = self.fit_prompts if fit_only and self.fit_prompts else self.prompts
-        return class_router(known, routed)
+        patterns = own_patterns(routed, len(self.names))
+        return class_router(self.known_prompts(fit_only=fit_only), routed, patterns)
+
+    def known_prompts(self, *, fit_only: bool = False) -> tuple[Tensor, ...]:
+        """Mean embeddings of the prompts of each kind, [P, F].
+
+        Args:
+            fit_only: those of the part to fit alone.
+        """
+        return self.fit_prompts if fit_only and self.fit_prompts else self.prompts
+
+    @property
+    def seed(self) -> int:
+        """Of the sampled labels."""
+        return self.fit[0].seed
 
     @property
     def dtype(self) -> str:
@@ -302,34 +313,25 @@ class RoutingStudy:
             },
             calibration_tokens=sum(each.tokens for each in (*self.fit, *self.held)),
             calibration_digest=_digest((*self.fit, *self.held)),
-            seed=self.fit[0].seed,
+            seed=self.seed,
         )
 
 
-def class_router(prompts: Sequence[Tensor], routed: Mapping[str, Routed]) -> PromptRouter:
-    """A router that knows the kinds of text of a plan.
+def static_plan(study: RoutingStudy, budgets: Budgets) -> Plan:
+    """The plan of pairs alone, under the same budgets.
 
-    Args:
-        prompts: mean embeddings of each kind, [P, F].
-        routed: module -> decision, with own ranks of as many kinds.
+    Raises:
+        InfeasibleBudget: no plan keeps them.
     """
-    found, kinds = fit_classes(prompts), len(prompts)
-    features, directions = found.projection.basis_FD.shape
-    router = PromptRouter(RouterShape("classes", features, directions, kinds), routed)
-    router.set_floats_(
-        centre=found.projection.centre_F,
-        basis=found.projection.basis_FD,
-        scale=found.projection.scale_DD,
-        means=found.means_CD,
-        limits=found.limits,
-        gate=found.gate,
-    )
-    own = [
-        {name: torch.tensor(own_blocks(each, kinds, at)) for name, each in router.routed.items()}
-        for at in range(1, kinds + 1)
-    ]
-    router.set_patterns_(own)
-    return router
+    removed, stored, align = budgets.removed, budgets.stored, budgets.align
+    try:
+        return study.plan(removed=removed, stored=stored, block=align, offered=is_static)
+    except InfeasibleBudget as error:
+        error.add_note(
+            f"a weight has {align} ranks or a multiple of it, or stays dense: a smaller block "
+            "reaches less"
+        )
+        raise
 
 
 def prompt_means(model: nn.Module, corpus: Corpus, tokens: int = 96) -> Tensor:

@@ -4,37 +4,34 @@ routed = train(model, tokenizer, texts={"code": "code.jsonl", "prose": "prose.tx
 save(routed, "small")
 """
 
-# P prompts, T tokens, F features
-
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-import torch
-from torch import nn
-
-from gacfx.api import Text, apply_, check_saves, read_calibration
+from gacfx.api import Text, apply_, check_saves
 from gacfx.calibration.text import Corpus, split
 from gacfx.checkpoint.hf import declare_
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.compressors.methods import METHODS
 from gacfx.core.asked import check_asked, check_module
 from gacfx.core.defaults import GPU, METHOD
-from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.surroundings import plain_torch
-from gacfx.errors import CalibrationError, CheckpointError, InfeasibleBudget, PlanError
+from gacfx.errors import CheckpointError, PlanError
 from gacfx.hardware.contracts import chosen_align
 from gacfx.hardware.profile import Profile, load_profile
-from gacfx.modules.routing_hooks import attach_, means_of
+from gacfx.modules.routing_hooks import attach_
 from gacfx.progress import Progress
-from gacfx.routing.clusters import cluster_prompts
-from gacfx.routing.planning import active_share, check_shares, stored_share, with_own_ranks
-from gacfx.routing.study import RoutingStudy, is_static
-from gacfx.routing.trials import check_long, judged
+from gacfx.routing.kinds import kinds_of
+from gacfx.routing.one_basis.choose_masks import STEPS, choose_masks
+from gacfx.routing.own_ranks import choose_own_ranks
+from gacfx.routing.planning import Budgets, active_share, check_shares, stored_share
+from gacfx.routing.study import RoutingStudy
+from gacfx.routing.trials import check_long
 from gacfx.suitable import check_dtype
 from gacfx.verification import verify
 from gacfx.work import open_work
@@ -42,10 +39,12 @@ from gacfx.work import open_work
 PROMPT_TOKENS = 96
 """Of a prompt, by which kinds of text are told apart. Shorter prompts are less sure of their kind,
 and go to the static prefix more often."""
-LEAST_WINDOWS = 4
-"""Of a kind of text that is found: its prompts are told apart on four parts in turn."""
 LEAST_BLOCK = 16
 """Ranks that are picked together, at least: the smallest tile of a Tensor Core along K."""
+Picks = Literal["own", "static", "domain", "linear"]
+PICKS: tuple[Picks, ...] = get_args(Picks)
+ONE_KIND = ("static", "linear")
+"""Those that need no kinds of text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +74,19 @@ def train(
     seed: int = 0,
     calibration_tokens: int | str | None = None,
     prompt_tokens: int = PROMPT_TOKENS,
+    picks: Picks = "own",
+    steps: int = STEPS,
     progress: Progress = lambda *_: None,
     work: str | Path | None = None,
 ) -> RoutedModel:
-    """Plan pools with own ranks of each kind of text, verify them on the graph, and put them and
-    their router into ``model``.
+    """Plan pools, verify them on the graph, and put them and their router into ``model``.
 
     Args:
         model: Hugging Face causal language model in eval mode, changed in place.
         tokenizer: the model's; not needed where texts are Corpora.
         texts: kind of text -> text, as :func:`gacfx.compress` takes it; or one text, whose kinds
             ``clusters`` finds.
-        clusters: how many kinds to find in one text.
+        clusters: how many kinds to find in one text; None for one, where picks need no kinds.
         removed: share of the targeted weights that shall not run for a prompt.
         stored: most that may be stored, as a share of the targeted weights; None: no limit.
         block: ranks that are picked together; None: what the GPU likes, 16 at least.
@@ -96,6 +96,12 @@ def train(
         seed: of the sampled labels and of clusters.
         calibration_tokens: of each text, at most.
         prompt_tokens: of a prompt.
+        picks: among what prompts pick. ``own``: ranks of the kind of text that a prompt is of. The
+            others pick among the pieces of one basis, by masks that are trained while a copy of the
+            model is in memory: ``static`` one for all, ``domain`` one for each kind of text,
+            ``linear`` by a linear score of each block, as in the paper. Whichever loses more on
+            held-back text than something simpler is not taken.
+        steps: of the training of masks.
         progress: called with (stage, done, total).
         work: folder for statistics; a run that was stopped goes on from there.
 
@@ -110,13 +116,19 @@ def train(
     check_shares(removed, stored)
     if not METHODS.find(method).makes_ranks:
         raise PlanError(f"method {method} only prunes, and makes no ranks; gacfx methods lists all")
+    if picks not in PICKS:
+        raise PlanError(f"picks {picks!r}: one of {', '.join(PICKS)}")
     profile = load_profile(gpu)
     check_dtype(model, profile)
-    for name, given in (("prompt_tokens", prompt_tokens), ("block", 1 if block is None else block)):
+    least = {"prompt_tokens": prompt_tokens, "block": 1 if block is None else block, "steps": steps}
+    for name, given in least.items():
         if given < 1:
             raise PlanError(f"{name} {given}: at least 1")
-    corpora = kinds_of(model, tokenizer, texts, clusters, calibration_tokens, seed)
-    held = {name: split(corpus)[1] for name, corpus in corpora.items()}
+    corpora = kinds_of(
+        model, tokenizer, texts, clusters, calibration_tokens, seed, one=picks in ONE_KIND
+    )
+    parts = {name: split(corpus) for name, corpus in corpora.items()}
+    held = {name: pair[1] for name, pair in parts.items()}
     check_long(held, prompt_tokens)
     store = None
     if work is not None:
@@ -134,13 +146,25 @@ def train(
             progress=progress,
             store=store,
         )
-        size = block or max(chosen_align(Search(), profile, study.dtype), LEAST_BLOCK)
-        plans = plans_to_try(study, removed, stored, size)
-        trials = judged(study, plans, [*held.values()], prompt_tokens, progress)
-        plan = plans[trials[0].name]
-        planned = study.planned(plan)
+        liked = chosen_align(Search(), profile, study.dtype)
+        size = block or max(liked, LEAST_BLOCK)
+        align = size if picks == "own" else math.lcm(size, liked)
+        budgets = Budgets(removed, stored, size, align)
+        if picks == "own":
+            chosen = choose_own_ranks(study, held, budgets, prompt_tokens)
+        else:
+            chosen = choose_masks(
+                study,
+                {name: pair[0] for name, pair in parts.items()},
+                held,
+                budgets,
+                prompt_tokens,
+                kind=picks,
+                steps=steps,
+                folder=None if work is None else Path(work),
+            )
+        planned, router = chosen.candidate.planned, chosen.candidate.router
         verify(study, planned, profile, Workload())
-        router = study.router(plan)
     finally:
         if store is not None:
             store.close()
@@ -150,45 +174,21 @@ def train(
         declare_(model)
     report = {
         "routing": {
+            "picks": picks,
             "kinds": list(corpora),
             "prompts": [len(each) for each in study.prompts],
             "prompt_tokens": prompt_tokens,
             "block": size,
             "method": method,
             "gpu": profile.name,
-            "active_share": active_share(plan),
-            "stored_share": stored_share(plan),
-            "plan": trials[0].name,
-            "trials": {trial.name: trial.nats_per_token for trial in trials},
-            "decisions": plan.counts,
+            "active_share": active_share(planned.plan),
+            "stored_share": stored_share(planned.plan),
+            "plan": chosen.candidate.name,
+            "trials": {trial.name: trial.nats_per_token for trial in chosen.trials},
+            "decisions": planned.plan.counts,
         }
     }
     return RoutedModel(model, tokenizer, planned, report)
-
-
-def plans_to_try(
-    study: RoutingStudy, removed: float | str, stored: float | str | None, block: int
-) -> dict[str, Plan]:
-    """Name -> plan: the static one, pools by the curves, and the static ranks with own ones."""
-    study.curves(block)  # of pairs and pools at once
-    try:
-        static = study.plan(removed=removed, stored=stored, block=block, offered=is_static)
-    except InfeasibleBudget as error:
-        error.add_note(
-            f"a weight has {block} ranks or a multiple of it, or stays dense: a smaller block "
-            "reaches less"
-        )
-        raise
-    plans = {
-        "static": static,
-        "planned pools": study.plan(removed=removed, stored=stored, block=block),
-    }
-    for name, share in (("own ranks", 0.0), ("own ranks, half shared", 0.5)):
-        made = with_own_ranks(static, share, block, len(study.names))
-        made = replace(made, budget=plans["planned pools"].budget)
-        if stored is None or made.kept_params <= made.budget.limit_params:
-            plans[name] = made
-    return plans
 
 
 def save(routed: RoutedModel, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -210,62 +210,3 @@ def save(routed: RoutedModel, out: str | Path, *, overwrite: bool = False) -> Pa
         report=routed.report,
         overwrite=overwrite,
     )
-
-
-def kinds_of(
-    model: nn.Module,
-    tokenizer: Any,
-    texts: "Mapping[str, Text] | Text",
-    clusters: int | None,
-    calibration_tokens: int | str | None,
-    seed: int,
-) -> dict[str, Corpus]:
-    """Kind of text -> its windows; found by k-means where one text is given.
-
-    Raises:
-        CalibrationError: one text without a number of kinds, or several with one; too little text
-            of a kind.
-    """
-    if isinstance(texts, Mapping):
-        if clusters is not None:
-            raise CalibrationError("clusters are found in one text; here are several, by name")
-        if len(texts) < 2:
-            raise CalibrationError("one kind of text leaves nothing to route; name two at least")
-        return {
-            name: _read(text, model, tokenizer, calibration_tokens, name)
-            for name, text in texts.items()
-        }
-    if clusters is None or clusters < 2:
-        raise CalibrationError(f"clusters {clusters}: say how many kinds one text has, 2 at least")
-    whole = read_calibration(texts, model, tokenizer, calibration_tokens)
-    count = len(whole.documents)
-    if clusters * LEAST_WINDOWS > count:
-        raise CalibrationError(
-            f"clusters {clusters}: the text has {count} windows, and a kind needs {LEAST_WINDOWS}; "
-            "take fewer clusters or more text"
-        )
-    means_PF = torch.cat([means_of(model, ids_T[None]) for ids_T in whole.documents])
-    cluster_P = cluster_prompts(means_PF, clusters, seed=seed)
-    found = {}
-    for at in range(clusters):
-        places = torch.nonzero(cluster_P == at).flatten().tolist()
-        if len(places) < LEAST_WINDOWS:
-            raise CalibrationError(
-                f"clusters {clusters}: the windows of kind {at + 1} are {len(places)}, and a kind "
-                f"needs {LEAST_WINDOWS}; take fewer clusters or more text"
-            )
-        found[f"kind {at + 1}"] = whole.part(places)
-    return found
-
-
-def _read(
-    text: "Text", model: nn.Module, tokenizer: Any, calibration_tokens: int | str | None, kind: str
-) -> Corpus:
-    """The windows of a kind of text, two at least, as a part of them is held back."""
-    try:
-        found = read_calibration(text, model, tokenizer, calibration_tokens)
-        split(found)
-    except CalibrationError as error:
-        error.add_note(f"this is the text of {kind}")
-        raise
-    return found

@@ -3,7 +3,7 @@ work, so that what is promised by curves alone is never taken where it does not 
 
 # P prompts, T tokens
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.text import Corpus
-from gacfx.core.plan import Plan
+from gacfx.core.planned import Planned
 from gacfx.errors import CalibrationError
 from gacfx.modules.install import swapped
+from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import attach_, detach_, pick_for, picked, router_of
-from gacfx.progress import Count, Progress
-from gacfx.routing.study import RoutingStudy
 
 MOST = 48
 """Prompts of each kind of text that plans are judged on."""
@@ -26,53 +25,66 @@ BEHIND = 2
 """Tokens behind a prompt, at least."""
 
 
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A plan with factors, and the router that picks among them."""
+
+    name: str
+    planned: Planned
+    router: PromptRouter | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A plan, and what it costs on held-back text."""
+    """A candidate, and what it costs on held-back text."""
 
     name: str
     nats_per_token: float
     """Behind the prompts, mean of the kinds of text."""
 
 
-def judged(
-    study: RoutingStudy,
-    plans: Mapping[str, Plan],
-    held: Sequence[Corpus],
-    prompt_tokens: int,
-    progress: Progress = lambda *_: None,
-) -> list[Trial]:
-    """The loss of each plan behind held-back prompts, least first.
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The candidate that was taken, as it is to be served, and the trials of all."""
 
-    Factors and router are those of the other text.
+    candidate: Candidate
+    trials: tuple[Trial, ...]
+    """Least loss first."""
+
+
+def judged(
+    model: nn.Module,
+    candidates: Iterable[Candidate],
+    held: Mapping[str, Corpus],
+    prompt_tokens: int,
+    count: Callable[[float], None] = lambda _: None,
+) -> tuple[Trial, ...]:
+    """The loss of each candidate behind held-back prompts, least first.
 
     Args:
-        study: whose model is left as it was.
-        plans: name -> plan.
-        held: held-back windows of each kind of text; those with two tokens behind a prompt count.
+        model: dense, and left as it was.
+        candidates: one at a time, none of them made of the held-back text.
+        held: kind of text -> held-back windows; those with two tokens behind a prompt count.
         prompt_tokens: of each window, by which the router picks.
-        progress: called with (stage, done, total).
+        count: called with 1 behind each candidate.
 
     Raises:
         CalibrationError: no window of a kind has two tokens behind a prompt.
     """
-    check_long(dict(zip(study.names, held, strict=True)), prompt_tokens)
-    count = Count(progress, "trials", len(plans))
-    texts = [_windows(corpus, prompt_tokens) for corpus in held]
+    check_long(held, prompt_tokens)
+    texts = [_windows(corpus, prompt_tokens) for corpus in held.values()]
     found = []
-    for name, plan in plans.items():
-        planned, model = study.planned(plan, study.fit), study.model
-        router = study.router(plan, fit_only=True)
-        with swapped(model, planned.factors):
-            if router is not None:
-                attach_(model, router)
+    for each in candidates:
+        with swapped(model, each.planned.factors):
+            if each.router is not None:
+                attach_(model, each.router)
             try:
                 losses = [_loss(model, windows, prompt_tokens) for windows in texts]
             finally:
                 detach_(model)
-        found.append(Trial(name, sum(losses) / len(losses)))
+        found.append(Trial(each.name, sum(losses) / len(losses)))
         count(1)
-    return sorted(found, key=lambda trial: trial.nats_per_token)
+    return tuple(sorted(found, key=lambda trial: trial.nats_per_token))
 
 
 def check_long(held: Mapping[str, Corpus], prompt_tokens: int) -> None:

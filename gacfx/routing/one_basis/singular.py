@@ -25,7 +25,8 @@ def widened(plan: Plan, *, pool: float = 1.5, shared: float = 0.5, block: int) -
 
     Args:
         plan: of pairs and dense weights.
-        pool: pieces that are stored, as a multiple of the rank; at most the rank of the weight.
+        pool: pieces that are stored, as a multiple of the rank, or infinite; at most the rank of
+            the weight.
         shared: of the rank, the share that runs for every prompt.
         block: pieces that are picked together; it divides every rank.
 
@@ -69,5 +70,5 @@ def singular_factors(pool: Pool, decision: Routed, dtype: torch.dtype) -> Factor
 
 
 def _routed(rank: int, most: int, pool: float, shared: float, block: int) -> Routed:
-    stored = min(int(pool * rank), most) // block * block
+    stored = int(min(pool * rank, most)) // block * block
     return Routed(max(stored, rank), rank, int(shared * rank) // block * block, block)

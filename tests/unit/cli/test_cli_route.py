@@ -269,6 +269,34 @@ def test_every_method_makes_a_checkpoint_that_loads(
     assert bool(model(ids).logits.isfinite().all())
 
 
+@pytest.mark.parametrize(
+    ("picks", "tried"),
+    [("static", "static mask"), ("domain", "domain masks"), ("linear", "linear router")],
+)
+def test_picks_inside_one_basis_are_trained_and_told(
+    picks: str,
+    tried: str,
+    kinds: list[str],
+    tmp_path: Path,
+    capsys: Printed,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    dense, out = two_kinds.checkpoint(tmp_path / "dense", hidden=64, width=96), tmp_path / "small"
+    masks = ("--picks", picks, "--steps", "4", "--method", "svd", "--ratio", "0.5")
+    assert run("train", dense, *kinds, *BLOCK, *PROMPT, *masks, "--out", out) == 0
+    lines = lines_of(capsys)
+    shown = [line.split("  ")[0] for line in lines]
+    assert {"static", "static mask", tried} <= {*shown}
+    assert sum(line.endswith("taken") for line in lines) == 1
+    assert max(map(len, lines[:-1])) <= 80
+    report = json.loads((out / "gacfx_report.json").read_text())["routing"]
+    assert report["picks"] == picks and tried in report["trials"]
+    model = AutoModelForCausalLM.from_pretrained(out)
+    assert len(pools(model)) == report["decisions"].get("routed", 0)
+    assert main(["verify", str(out)]) == 0
+
+
 def test_a_work_folder_is_gone_on_from(
     kinds: list[str], tmp_path: Path, capsys: Printed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

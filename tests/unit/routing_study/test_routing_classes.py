@@ -6,12 +6,19 @@ from torch import Tensor
 
 from gacfx.core.routed import Routed, own_blocks
 from gacfx.errors import CalibrationError
-from gacfx.routing.classes import DIRECTIONS, SURE, fit_classes, principal
+from gacfx.routing.classes import (
+    DIRECTIONS,
+    SURE,
+    class_router,
+    fit_classes,
+    own_patterns,
+    principal,
+)
 from gacfx.routing.clusters import cluster_prompts
-from gacfx.routing.study import class_router
 
 FEATURES, KINDS = 40, 3
 ROUTED = {"a": Routed(24 + 3 * 16, 24, 8, 8), "b": Routed(4 + 3 * 4, 4, 0, 4)}
+OWN = own_patterns(ROUTED, KINDS)
 
 
 def planted(count: int, *, apart: float = 8.0, seed: int = 0) -> list[Tensor]:
@@ -25,7 +32,7 @@ def planted(count: int, *, apart: float = 8.0, seed: int = 0) -> list[Tensor]:
 
 def test_prompts_that_were_not_seen_are_told_apart() -> None:
     seen, other = planted(64)[:KINDS], planted(200)[:KINDS]
-    router = class_router(seen, ROUTED)
+    router = class_router(seen, ROUTED, OWN)
     assert router.problem() == ""
     for kind, prompts in enumerate(other, 1):
         found = router.classify(prompts)
@@ -35,7 +42,7 @@ def test_prompts_that_were_not_seen_are_told_apart() -> None:
 
 def test_the_gate_lets_most_of_what_was_seen_through() -> None:
     seen = planted(200)[:KINDS]
-    router = class_router(seen, ROUTED)
+    router = class_router(seen, ROUTED, OWN)
     for kind, prompts in enumerate(seen, 1):
         assert float((router.classify(prompts) == kind).double().mean()) > 0.9
     half = fit_classes(seen, inside=0.5)
@@ -45,7 +52,7 @@ def test_the_gate_lets_most_of_what_was_seen_through() -> None:
 
 def test_an_unseen_kind_of_prompt_has_the_prefix() -> None:
     *seen, unseen = planted(64)
-    router = class_router(seen, ROUTED)
+    router = class_router(seen, ROUTED, OWN)
     assert float((router.classify(unseen) == 0).double().mean()) > 0.95
     far = seen[0] + 100 * torch.nn.functional.normalize(torch.randn(FEATURES), dim=0)
     pick = router.pick(far)
@@ -56,7 +63,7 @@ def test_an_unseen_kind_of_prompt_has_the_prefix() -> None:
 
 def test_each_kind_has_its_own_blocks() -> None:
     seen = planted(32)[:KINDS]
-    router = class_router(seen, ROUTED)
+    router = class_router(seen, ROUTED, OWN)
     rows = router.patterns().blocks
     for name, decision in ROUTED.items():
         want = [list(own_blocks(decision, KINDS, kind)) for kind in range(KINDS + 1)]
@@ -95,14 +102,14 @@ def test_limits_are_of_prompts_that_the_means_were_not_made_of() -> None:
     through = []
     for _ in range(8):
         seen, other = planted(10)[:KINDS], planted(100)[:KINDS]
-        router = class_router(seen, ROUTED)
+        router = class_router(seen, ROUTED, OWN)
         through += [router.classify(prompts) == kind for kind, prompts in enumerate(other, 1)]
     assert float(torch.cat(through).double().mean()) > 0.75
 
 
 def test_where_no_direction_is_left_out_nothing_is_far_from_all_of_them() -> None:
     parts = [part[:, :8] + 5 for part in planted(60, apart=30.0)[:KINDS]]
-    router = class_router([part[:40] for part in parts], ROUTED)
+    router = class_router([part[:40] for part in parts], ROUTED, OWN)
     assert router.shape.directions == 8
     found = torch.cat([router.classify(part[40:]) == kind for kind, part in enumerate(parts, 1)])
     assert float(found.double().mean()) > 0.85

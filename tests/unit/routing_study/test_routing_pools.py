@@ -9,7 +9,7 @@ import torch
 from gacfx.compressors.methods import METHODS
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed
-from gacfx.routing.pools import Pool
+from gacfx.routing.pools import Directions, Pool
 from tests.unit.routing_study.samples import SHAPES, TALL, sampled
 
 METHODS_OF_PAIRS = ("svd", "asvd", "svd-llm", "gfwsvd")
@@ -29,15 +29,34 @@ def test_all_pieces_are_the_weight(shape: tuple[int, int], method: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("method", METHODS_OF_PAIRS)
-def test_energies_are_those_of_the_samples(shape: tuple[int, int], method: str) -> None:
+def test_moments_in_the_pieces_are_those_of_the_samples(
+    shape: tuple[int, int], method: str
+) -> None:
     made = sampled(*shape)
     pool = made.pool(method)
-    for inputs_TN, moments in zip(made.inputs_CTN, made.moments, strict=True):
-        z_TS = inputs_TN @ pool.down_SN.T
-        want_SS = z_TS.T @ z_TS / len(z_TS) / 2
-        found_SS = pool.energy(moments)
-        assert float((found_SS - want_SS).norm() / want_SS.norm()) < 1e-9
-        assert torch.equal(found_SS, found_SS.T)
+    for kind, found in enumerate(made.seen(method)):
+        z_TS = made.inputs_CTN[kind] @ pool.down_SN.T
+        h_TS = made.grads_CTM[kind] @ pool.up_MS
+        wanted = (z_TS.T @ z_TS / len(z_TS) / 2, h_TS.T @ h_TS / len(h_TS))
+        for found_SS, want_SS in zip((found.energy_SS, found.grads_SS), wanted, strict=True):
+            assert float((found_SS - want_SS).norm() / want_SS.norm()) < 1e-9
+            assert torch.equal(found_SS, found_SS.T)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("method", METHODS_OF_PAIRS)
+def test_what_the_first_pieces_lose_is_the_model_of_the_loss(
+    shape: tuple[int, int], method: str
+) -> None:
+    made = sampled(*shape)
+    pool = made.pool(method)
+    for kind, found in enumerate(made.seen(method)):
+        nats = found.nats()
+        assert nats.shape == (pool.rank + 1,) and float(nats[-1]) == 0
+        for count in range(pool.rank + 1):
+            lost_MN = pool.up_MS[:, count:] @ pool.down_SN[count:]
+            want = made.nats(kind, lost_MN)
+            assert float(nats[count]) == pytest.approx(want, rel=1e-6, abs=1e-9 * float(nats[0]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -59,7 +78,9 @@ def test_for_gfwsvd_energies_of_what_is_dropped_add_up_to_the_model_of_the_loss(
     inputs_TN, grads_TM = made.inputs_CTN.flatten(0, 1), made.grads_CTM.flatten(0, 1)
     input_NN = inputs_TN.T @ inputs_TN / len(inputs_TN)
     grad_MM = grads_TM.T @ grads_TM / len(grads_TM)
-    energy_S = pool.energy(made.all_moments).diagonal()
+    seen = pool.seen(made.all_moments)
+    torch.testing.assert_close(seen.grads_SS, torch.eye(pool.rank).double())
+    energy_S = seen.energy_SS.diagonal()
     assert bool((energy_S[:-1] >= energy_S[1:] - 1e-9 * energy_S[0]).all())  # the best come first
     for _ in range(5):
         dropped = torch.randperm(pool.rank)[:4]
@@ -72,9 +93,10 @@ def test_for_gfwsvd_energies_of_what_is_dropped_add_up_to_the_model_of_the_loss(
 def test_pieces_of_directions_are_a_projection_of_the_weight(shape: tuple[int, int]) -> None:
     made = sampled(*shape)
     pool = made.pool()
-    directions_SK = torch.linalg.qr(torch.randn(pool.rank, 3).double())[0]
-    down_KN, up_KM = pool.pieces(directions_SK)
-    want_MN = pool.up_MS @ directions_SK @ directions_SK.T @ pool.down_SN
+    mixed_SS = torch.randn(pool.rank, pool.rank).double()
+    directions = Directions(torch.linalg.inv(mixed_SS).T, mixed_SS).first(3)
+    down_KN, up_KM = pool.pieces(directions)
+    want_MN = pool.up_MS @ directions.write_SK @ directions.read_SK.T @ pool.down_SN
     torch.testing.assert_close(up_KM.T @ down_KN, want_MN)
     torch.testing.assert_close(down_KN.norm(dim=1), up_KM.norm(dim=1))
 

@@ -12,9 +12,11 @@ from gacfx.errors import CalibrationError, CheckpointError, PipelineError, PlanE
 from gacfx.errors import InfeasibleBudget as TooLittle
 from gacfx.modules.install import decisions_in
 from gacfx.modules.routing_hooks import pick_for, pools, router_of
-from gacfx.routing.planning import active_share, stored_share
+from gacfx.routing.kinds import kinds_of
+from gacfx.routing.own_ranks import plans_to_try
+from gacfx.routing.planning import Budgets, active_share, stored_share
 from gacfx.routing.study import RoutingStudy
-from gacfx.routing.train import LEAST_BLOCK, kinds_of, plans_to_try, save, train
+from gacfx.routing.train import LEAST_BLOCK, save, train
 from gacfx.routing.trials import Trial
 from tests import tiny, two_kinds
 from tests.two_kinds import PROMPT
@@ -83,7 +85,7 @@ def test_the_same_seed_finds_the_same_kinds() -> None:
 def test_plans_to_try_keep_both_budgets() -> None:
     study = RoutingStudy.make(two_kinds.model(), corpora(), prompt_tokens=PROMPT)
     for stored in ("0.9", 1.25, "5/4", 2, None):
-        found = plans_to_try(study, "0.4", stored, BLOCK)
+        found = plans_to_try(study, Budgets("0.4", stored, BLOCK, BLOCK))
         assert {"static", "planned pools"} <= {*found}
         for plan in found.values():
             assert active_share(plan) <= 0.6
@@ -95,10 +97,11 @@ def test_plans_to_try_keep_both_budgets() -> None:
 
 
 def test_everything_may_be_stored_whichever_plan_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fixed(study: Any, plans: dict[str, Any], *_: Any) -> list[Trial]:
-        return [Trial(name, 0.0) for name in sorted(plans, key=lambda each: each != "own ranks")]
+    def fixed(_: Any, candidates: Any, *__: Any) -> list[Trial]:
+        names = sorted((each.name for each in candidates), key=lambda each: each != "own ranks")
+        return [Trial(name, 0.0) for name in names]
 
-    monkeypatch.setattr("gacfx.routing.train.judged", fixed)
+    monkeypatch.setattr("gacfx.routing.own_ranks.judged", fixed)
     made = trained(stored=None, removed="0.5")
     assert made.report["routing"]["plan"] == "own ranks"
     assert {one.decision.shared for one in pools(made.model).values()} == {0}

@@ -1,7 +1,7 @@
 """Plans are judged with their routers at work, and the model is as it was afterwards."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -17,10 +17,10 @@ from gacfx.core.routed import Routed
 from gacfx.errors import CalibrationError, GacError
 from gacfx.modules.routing_hooks import attach_, pick_for, picked, router_of
 from gacfx.routing import trials
-from gacfx.routing.planning import with_own_ranks
+from gacfx.routing.own_ranks import plans_to_try
+from gacfx.routing.planning import Budgets, with_own_ranks
 from gacfx.routing.study import RoutingStudy
-from gacfx.routing.train import plans_to_try
-from gacfx.routing.trials import check_long, judged
+from gacfx.routing.trials import Candidate, Trial, check_long
 from tests import two_kinds
 from tests.two_kinds import PROMPT
 
@@ -47,7 +47,19 @@ def study() -> RoutingStudy:
 
 @cache
 def plans() -> dict[str, Plan]:
-    return plans_to_try(study(), "0.4", None, BLOCK)
+    return plans_to_try(study(), Budgets("0.4", None, BLOCK, BLOCK))
+
+
+def judged(
+    made: RoutingStudy, tried: Mapping[str, Plan], held: Sequence[Corpus], prompt_tokens: int
+) -> list[Trial]:
+    """Plans with factors and routers of the part to fit."""
+    candidates = (
+        Candidate(name, made.planned(plan, made.fit), made.router(plan, fit_only=True))
+        for name, plan in tried.items()
+    )
+    parts = dict(zip(made.names, held, strict=True))
+    return [*trials.judged(made.model, candidates, parts, prompt_tokens)]
 
 
 def facts(model: nn.Module) -> dict[str, Any]:
@@ -186,11 +198,15 @@ def test_a_model_that_fails_is_left_as_it_was(after: int, monkeypatch: pytest.Mo
     monkeypatch.undo()
 
 
-def test_progress_counts_plans() -> None:
-    seen = list[tuple[str, int, int]]()
-    few = {name: plans()[name] for name in ("static", "own ranks")}
-    judged(study(), few, held_of(*corpora()), PROMPT, lambda *now: seen.append(now))
-    assert seen == [("trials", 1, 2), ("trials", 2, 2)]
+def test_each_candidate_is_counted() -> None:
+    seen = list[float]()
+    held = dict(zip(KINDS, held_of(*corpora()), strict=True))
+    some = [
+        Candidate(name, study().planned(plans()[name], study().fit))
+        for name in ("static", "own ranks")
+    ]
+    trials.judged(study().model, some, held, PROMPT, seen.append)
+    assert seen == [1, 1]
 
 
 # -- where own directions do not help --------------------------------------------------------------
@@ -200,7 +216,7 @@ def test_kinds_that_are_the_same_text_gain_nothing() -> None:
     same = two_kinds.corpus("low"), two_kinds.corpus("low", seed=1)
     texts = dict(zip(("one", "other"), same, strict=True))
     alike = RoutingStudy.make(two_kinds.model(), texts, prompt_tokens=PROMPT)
-    static = plans_to_try(alike, "0.4", "1.25", BLOCK)["static"]
+    static = plans_to_try(alike, Budgets("0.4", "1.25", BLOCK, BLOCK))["static"]
     tried = {"own ranks": with_own_ranks(static, 0.0, BLOCK, 2), "static": static}
     found = {
         each.name: each.nats_per_token for each in judged(alike, tried, held_of(*same), PROMPT)

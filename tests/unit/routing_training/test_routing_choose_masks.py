@@ -1,0 +1,287 @@
+"""Picks inside one basis as they are served: what is trained, kept, stored and picked."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from gacfx.calibration.text import Corpus
+from gacfx.core.decision import LowRank
+from gacfx.core.routed import Routed
+from gacfx.errors import CalibrationError, CheckpointError, InfeasibleBudget, PlanError
+from gacfx.modules.install import decisions_in
+from gacfx.modules.routing_hooks import means_of, pick_for, pools, router_of
+from gacfx.routing.one_basis import choose_masks as module
+from gacfx.routing.one_basis.choose_masks import (
+    Training,
+    best_first,
+    masked,
+    of_one_basis,
+    pairs_of,
+    widest,
+    windows_of,
+)
+from gacfx.routing.one_basis.masks import TrainedMasks, first_parameters
+from gacfx.routing.one_basis.singular import widened
+from gacfx.routing.planning import Budgets
+from gacfx.routing.study import RoutingStudy, static_plan
+from gacfx.routing.train import RoutedModel, save, train
+from gacfx.routing.trials import Trial
+from tests import two_kinds
+from tests.two_kinds import PROMPT
+
+KINDS = ("low", "num")
+BLOCK, ALIGN = 4, 8
+BUDGETS = Budgets("0.5", "1.0", BLOCK, ALIGN)
+
+
+def corpora(count: int = 20) -> dict[str, Corpus]:
+    return {kind: two_kinds.corpus(kind, count) for kind in KINDS}
+
+
+def model() -> Any:
+    return two_kinds.model(hidden=64, width=96)
+
+
+def asked(**more: Any) -> dict[str, Any]:
+    """By the order of svd, which knows nothing of the text, so that masks have what to gain."""
+    return {
+        "texts": corpora(),
+        "block": BLOCK,
+        "prompt_tokens": PROMPT,
+        "removed": "0.5",
+        "stored": "1.0",
+        "method": "svd",
+        "steps": 20,
+        **more,
+    }
+
+
+@cache
+def trained(picks: Any) -> RoutedModel:
+    return train(model(), picks=picks, **asked())
+
+
+@cache
+def study() -> RoutingStudy:
+    return RoutingStudy.make(model(), corpora(), prompt_tokens=PROMPT, method="svd")
+
+
+def prompts(kind: str, count: int = 6) -> Tensor:
+    return torch.stack([*two_kinds.corpus(kind, count, seed=5).documents])
+
+
+def pooled() -> tuple[Any, Any, Any]:
+    """(static plan, pools, a static mask over them that nobody would train)."""
+    static = static_plan(study(), BUDGETS)
+    plan = widened(static, pool=2.0, shared=0.5, block=BLOCK)
+    made = study().planned(plan, make=of_one_basis)
+    routed = {n: d for n, d in sorted(plan.decisions.items()) if isinstance(d, Routed)}
+    energies = {name: torch.rand(each.pool) for name, each in routed.items()}
+    mask = first_parameters("static", energies, routed, 0, 0, 0)
+    return static, made, TrainedMasks("static", routed, mask)
+
+
+@pytest.mark.parametrize(
+    ("picks", "names"),
+    [
+        ("static", {"static", "static mask"}),
+        ("domain", {"static", "static mask", "domain masks"}),
+        ("linear", {"static", "static mask", "linear router"}),
+    ],
+)
+def test_what_loses_least_is_taken(picks: str, names: set[str]) -> None:
+    made = trained(picks)
+    said = made.report["routing"]
+    assert said["picks"] == picks and {*said["trials"]} == names
+    assert said["plan"] == min(said["trials"], key=lambda name: said["trials"][name])
+    assert said["active_share"] <= 0.5 and said["stored_share"] <= 1.0
+    for decision in made.planned.plan.decisions.values():
+        assert decision.is_dense or (decision.rank or 0) % ALIGN == 0
+    routes = said["plan"] in {"domain masks", "linear router"}
+    assert (router_of(made.model) is not None) == routes
+
+
+def test_a_static_mask_is_a_plain_pair(tmp_path: Path) -> None:
+    made = trained("static")
+    kinds = {type(each) for each in made.planned.plan.decisions.values() if not each.is_dense}
+    assert kinds == {LowRank} and not pools(made.model)
+    back = AutoModelForCausalLM.from_pretrained(save(made, tmp_path / "small"))
+    ids = prompts("low")
+    assert decisions_in(back) == decisions_in(made.model)
+    torch.testing.assert_close(back(ids).logits, made.model(ids).logits)
+
+
+@pytest.mark.parametrize("picks", ["domain", "linear"])
+def test_what_picks_comes_back_and_picks_alike(
+    picks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it was better than the static mask."""
+    last = "domain masks" if picks == "domain" else "linear router"
+
+    def fixed(_: Any, candidates: Any, *__: Any) -> Any:
+        names = [each.name for each in candidates]
+        return tuple(Trial(name, float(name != last)) for name in sorted(names, key=rank))
+
+    def rank(name: str) -> bool:
+        return name != last
+
+    monkeypatch.setattr(module, "judged", fixed)
+    made = train(model(), picks=picks, **asked())
+    routed = {n: d for n, d in made.planned.plan.decisions.items() if isinstance(d, Routed)}
+    assert routed and {d.block for d in routed.values()} == {BLOCK}
+    assert all(d.shared == d.active // 2 // BLOCK * BLOCK for d in routed.values())
+    back = AutoModelForCausalLM.from_pretrained(save(made, tmp_path / "small"))
+    seen = []
+    for kind in KINDS:
+        ids = prompts(kind)
+        found, want = pick_for(back, ids), pick_for(made.model, ids)
+        assert found.classes == want.classes
+        assert all(torch.equal(found.blocks[name], want.blocks[name]) for name in routed)
+        torch.testing.assert_close(back(ids).logits, made.model(ids).logits)
+        seen.append(torch.cat([want.blocks[name][0] for name in sorted(routed)]))
+    if picks == "domain":
+        assert [pick_for(back, prompts(kind)).classes[0] for kind in KINDS] == [1, 2]
+        assert not torch.equal(*seen)
+
+
+def test_pools_begin_with_what_the_static_mask_picks() -> None:
+    static, made, mask = pooled()
+    moved, again = best_first(made, mask)
+    picked, after = mask.pick().blocks, again.pick().blocks
+    others = 0
+    for name, decision in mask.routed.items():
+        assert after[name].tolist() == [list(range(decision.picks))]
+        ranks = [at * BLOCK + i for at in picked[name][0].tolist() for i in range(BLOCK)]
+        others += ranks != list(range(decision.active))
+        for part in ("down", "up"):
+            old, new = (each.factors[name].tensors[part] for each in (made, moved))
+            assert torch.equal(new[: decision.active], old[ranks])
+            assert sorted(new.flatten().tolist()) == sorted(old.flatten().tolist())
+        pair = pairs_of(moved, static).factors[name]
+        old = made.factors[name].tensors
+        want_MN = old["up"][ranks].T @ old["down"][ranks]
+        torch.testing.assert_close(pair.tensors["up"] @ pair.tensors["down"], want_MN)
+        assert pair.decision == static.decisions[name] == LowRank(decision.active)
+    assert others > len(mask.routed) // 2
+    twice = best_first(moved, again)[0].factors
+    for name, found in moved.factors.items():
+        assert all(torch.equal(one, twice[name].tensors[n]) for n, one in found.tensors.items())
+
+
+def test_the_linear_router_picks_as_its_masks_do() -> None:
+    static = static_plan(study(), BUDGETS)
+    plan = widened(static, pool=2.0, shared=0.0, block=BLOCK)
+    windows = windows_of(study(), corpora(), PROMPT)
+    found = [*masked(Training(study(), windows, windows, PROMPT, 12, None), plan, static, "linear")]
+    assert [each.name for each in found] == ["static mask", "linear router"]
+    router = found[1].router
+    assert router is not None and router.shape.head == "scores"
+    kinds = [router.pick(means_of(study().model, prompts(kind)[:, :PROMPT])) for kind in KINDS]
+    assert any(not torch.equal(kinds[0].blocks[n], kinds[1].blocks[n]) for n in router.routed)
+    nothing = router.pick(torch.full((1, router.shape.features), torch.nan))
+    assert all(rows[0].tolist() == list(range(len(rows[0]))) for rows in nothing.blocks.values())
+
+
+@pytest.mark.parametrize("stored", ["0.5", "0.75", "1.0", 3, None])
+def test_pools_are_as_wide_as_the_budget_has_room(stored: Any) -> None:
+    static = static_plan(study(), Budgets("0.5", stored, BLOCK, ALIGN))
+    plan = widened(static, pool=widest(static, stored), shared=0.5, block=BLOCK)
+    total, routed = static.budget.targeted_params, dict[str, tuple[int, int]]()
+    for name, decision in plan.decisions.items():
+        if isinstance(decision, Routed):
+            routed[name] = plan.weights[name].rows, plan.weights[name].columns
+    most = sum(min(sides) * sum(sides) for sides in routed.values())
+    dense = sum(each.params for each in static.choices if each.decision.is_dense)
+    limit = most + dense if stored in (None, 3) else float(stored) * total
+    assert plan.kept_params <= limit
+    assert plan.kept_params > limit - sum(BLOCK * sum(sides) for sides in routed.values())
+    assert plan.active_params == static.active_params
+
+
+def test_where_there_is_no_room_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "best_learning_rate", lambda *_, **__: pytest.fail("trained"))
+    said = train(model(), picks="linear", **asked(stored="0.5")).report["routing"]
+    assert {*said["trials"]} == {"static"} and said["plan"] == "static"
+
+
+def test_windows_are_prompts_and_as_much_behind_them() -> None:
+    parts = corpora(3) | {"num": two_kinds.corpus("num", 5, size=70)}
+    found = windows_of(study(), parts, PROMPT)
+    assert found.ids_PT.shape == (8, 2 * PROMPT)
+    assert found.kinds_PC.tolist() == [[1, 0]] * 3 + [[0, 1]] * 5
+    assert torch.equal(found.ids_PT[0], parts["low"].documents[0][: 2 * PROMPT])
+    means_PF = means_of(study().model, found.ids_PT[:, :PROMPT])
+    torch.testing.assert_close(found.means_PF, means_PF)
+    assert windows_of(study(), parts, 40).ids_PT.shape[1] == 71  # as much as all kinds have
+    assert windows_of(study(), parts, 10).ids_PT.shape == (3 * 4 + 5 * 3, 20)
+    with pytest.raises(CalibrationError, match="num: plans are judged behind the 70 tokens"):
+        windows_of(study(), parts, 70)
+
+
+def test_one_text_needs_no_kinds() -> None:
+    said = train(model(), picks="linear", **asked(texts=two_kinds.corpus("low"), block=1, steps=4))
+    assert said.report["routing"]["kinds"] == ["text"]
+    assert said.report["routing"]["plan"] in {"static", "static mask", "linear router"}
+    one = train(model(), picks="static", **asked(texts={"low": two_kinds.corpus("low")}, steps=4))
+    assert one.report["routing"]["kinds"] == ["low"]
+
+
+def test_everything_may_be_stored() -> None:
+    made = train(model(), picks="linear", **asked(stored=None, steps=4))
+    assert made.planned.plan.kept_params <= made.planned.plan.budget.limit_params
+
+
+def test_a_training_goes_on_from_its_folder(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def run(**more: Any) -> dict[str, Any]:
+        seen.append([])
+        made = train(
+            two_kinds.model(hidden=64, width=96, layers=2),
+            picks="linear",
+            work=tmp_path / "work",
+            progress=lambda what, *_: seen[-1].append(what),
+            **asked(steps=6, **more),
+        )
+        return dict(made.report["routing"])
+
+    first, again = run(), run()
+    assert first == again
+    assert seen[0].count("train masks") == 12 and "train masks" not in seen[1]
+    states = sorted((tmp_path / "work").rglob("masks-1.safetensors"))
+    assert len(states) == 2
+    run(removed="0.4")  # another plan has trainings of its own
+    assert seen[2].count("train masks") == 12
+    states[0].write_bytes(b"harmed")
+    with pytest.raises(CheckpointError, match="remove it to begin anew"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "says"),
+    [
+        ({"picks": "oracle"}, PlanError, "picks 'oracle': one of own, static, domain, linear"),
+        ({"picks": "linear", "steps": 0}, PlanError, "steps 0: at least 1"),
+        ({"picks": "domain", "texts": two_kinds.corpus("low")}, CalibrationError, "clusters None"),
+        (
+            {"picks": "domain", "texts": {"low": two_kinds.corpus("low")}},
+            CalibrationError,
+            "one kind of text leaves nothing to route",
+        ),
+        ({"picks": "static", "texts": {}}, CalibrationError, "one kind of text leaves nothing"),
+        ({"picks": "linear", "removed": 0.99}, InfeasibleBudget, "limit 'active parameters'"),
+        (
+            {"picks": "static", "texts": two_kinds.corpus("low"), "clusters": 1},
+            CalibrationError,
+            "say how",
+        ),
+    ],
+)
+def test_bad_input(more: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        train(model(), **asked(**more))
