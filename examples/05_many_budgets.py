@@ -9,7 +9,7 @@ from gacfx.study import Study
 def main() -> None:
     """Print the measured loss of aligned plans and of uniform ranks."""
     model, tokenizer = gacfx.load(MODEL)
-    corpus = read_calibration(MODEL / "calibration.jsonl", model, tokenizer, "10k")
+    corpus = read_calibration(MODEL / "calibration.jsonl", model, tokenizer, "5k")
     study = Study.make(model, corpus)
     h200 = load_profile("h200")
     print(f"dense     {study.dense_nats:.4f} nats/token on held-back text")

@@ -29,6 +29,7 @@ from gacfx.modules.prompt_router import PromptRouter
 from gacfx.modules.routing_hooks import attach_, pools
 from gacfx.routing.bases import pool_of
 from gacfx.routing.classes import class_router, own_patterns
+from gacfx.routing.prompts import Prompts
 from gacfx.routing.timing import AGGREGATED, GATHERED, WHOLE, Cell, time_picks
 
 KINDS, BLOCK, RUNS = 5, 32, 0.6
@@ -91,7 +92,7 @@ def decision_for(rows: int, columns: int) -> Routed:
 def random_router(model: Any) -> PromptRouter:
     """A router that has seen random prompts."""
     features = model.get_input_embeddings().weight.shape[1]
-    prompts = [torch.randn(24, features) + at for at in range(KINDS)]
+    prompts = Prompts({128: tuple(torch.randn(24, features) + at for at in range(KINDS))})
     routed = {name: layer.decision for name, layer in pools(model).items()}
     return class_router(prompts, routed, own_patterns(routed, KINDS))
 

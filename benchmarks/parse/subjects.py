@@ -17,7 +17,7 @@ from gacfx.core.statistics import Statistics
 from gacfx.core.stored_moments import merge
 from gacfx.core.work_folder import WorkFolder
 from gacfx.graph.notes import target_sites
-from gacfx.modules.routing_hooks import means_of
+from gacfx.routing.prompts import Prompts
 from gacfx.routing.study import RoutingStudy
 
 THREE = ("stories", "shakespeare", "wikitext")
@@ -71,14 +71,15 @@ class Calibrated:
         """The study of a seed, of all domains, all but one, or one."""
         names = [each.name for each in self.texts]
         chosen = [at for at, name in enumerate(names) if name != without and only in ("", name)]
-        fit, held, prompts = [], [], []
+        fit, held = [], []
         for at in chosen:
             parts = self.statistics[at]
             fit.append(merge([p for i, p in enumerate(parts) if i != seed % PARTS], ""))
             held.append(parts[seed % PARTS])
-            prompts.append(means_of(self.model, torch.cat(self.texts[at].parts)[:, :PROMPT]))
+        windows = [torch.cat(self.texts[at].parts)[:, :PROMPT] for at in chosen]
+        prompts = Prompts.of(self.model, windows, PROMPT)
         kinds = tuple(names[at] for at in chosen)
-        known = (kinds, tuple(fit), tuple(held), tuple(prompts))
+        known = (kinds, tuple(fit), tuple(held), prompts)
         return RoutingStudy(self.model, self.graph, method, *known, remember=True)
 
     def tests(self, seed: int) -> Tensor:

@@ -13,8 +13,7 @@ from gacfx.errors import CheckpointError
 
 Head = Literal["classes", "scores"]
 HEADS: tuple[Head, ...] = get_args(Head)
-_MOST = 2**20
-"""Of each size: features of an embedding, kinds of text."""
+_MOST = {"features": 2**20, "directions": 2**20, "classes": 2**20, "lengths": 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,18 @@ class RouterShape:
     """Numbers that are left of the features of a prompt."""
     classes: int = 0
     """Kinds of text, without the one of all others; 0 for scores."""
+    lengths: int = 1
+    """Numbers of tokens for which it knows how far prompts may be from their kind; 1 for scores."""
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
             raise CheckpointError(
                 f"router: head {printable(repr(self.head), 40)} is none of {HEADS}"
             )
-        for name in ("features", "directions", "classes"):
-            found = getattr(self, name)
-            least = int(name != "classes" or self.head == "classes")
-            most = _MOST if least else 0
+        for name, most in _MOST.items():
+            found, least = getattr(self, name), 1
+            if self.head == "scores" and name in ("classes", "lengths"):
+                least = most = int(name == "lengths")
             if type(found) is not int or not least <= found <= most:
                 raise CheckpointError(f"router: {name} {printable(repr(found), 40)}")
         if self.directions > self.features:
@@ -64,6 +65,6 @@ def read_router_shape(raw: object) -> RouterShape:
     """
     if not isinstance(raw, Mapping):
         raise CheckpointError(f"router: {printable(repr(raw), 60)} is no table")
-    if odd := sorted({"head", "features", "directions", "classes"} ^ {*raw}, key=str):
+    if odd := sorted({"head", *_MOST} ^ {*raw}, key=str):
         raise CheckpointError(f"router: field {printable(repr(odd[0]), 60)} is missing or unknown")
     return RouterShape(**raw)

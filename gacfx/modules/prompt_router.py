@@ -1,7 +1,8 @@
 """The router of a model: which blocks of its pools the prompts of a batch use.
 
     features   mean of the input embeddings of a prompt, minus a centre, in some directions
-    classes    the nearest kind of text, if it is near enough, else none; each has its own pattern
+    classes    the nearest kind of text, if it is near enough for the length of the prompt, else
+               none; each has its own pattern
     scores     a linear score for each block of each pool, of which the best are picked
 
 One for a model, asked once for a prompt, before anything runs (PARSE asks a linear router for each
@@ -9,13 +10,14 @@ weight; docs/parse.md says why this one). Its floats are kept as the integers th
 so that casting a model to half precision leaves its picks as they are.
 """
 
-# B sequences, T tokens, F features, D directions, C classes, P picks, K blocks
+# B sequences, T tokens, F features, D directions, C classes, L lengths, P picks, K blocks
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,8 +109,12 @@ class PromptRouter(nn.Module):
             "scale": (directions, directions),
         }
         if shape.head == "classes":
-            sizes |= {"means": (shape.classes, directions), "limits": (shape.classes + 1,)}
-            sizes["gate"] = (2,)
+            sizes |= {
+                "means": (shape.classes, directions),
+                "lengths": (shape.lengths,),
+                "limits": (shape.lengths, shape.classes + 1),
+                "gate": (shape.lengths, 2),
+            }
             picks = sum(each.picks for each in self.routed.values())
             self.register_buffer("table", torch.zeros(shape.classes, picks, dtype=torch.int32))
         else:
@@ -195,6 +201,9 @@ class PromptRouter(nn.Module):
                 return f"router: {name} has NaN or infinite values"
         if self.shape.head != "classes":
             return ""
+        lengths = self.floats("lengths")
+        if float(lengths.min()) < 1 or bool((lengths[1:] >= lengths[:-1]).any()):
+            return f"router: lengths {lengths.tolist()} are no falling numbers of tokens"
         for name, found_CP in self._rows(self.get_buffer("table").cpu(), "picks"):
             decision, sorted_CP = self.routed[name], found_CP.sort(1).values
             twice = bool((sorted_CP[:, 1:] == sorted_CP[:, :-1]).any())
@@ -211,36 +220,56 @@ class PromptRouter(nn.Module):
         blocks = {name: torch.cat([none[name].int(), rows[name]]) for name in none}
         return Pick(blocks, tuple(range(self.shape.classes + 1)))
 
-    def classify(self, mean_BF: Tensor) -> Tensor:
+    def classify(self, mean_BF: Tensor, tokens_B: Tensor | None = None) -> Tensor:
         """The kind of text of each prompt, 0 for none: int64 [B].
 
         The nearest class, where it is sure enough, and the prompt not farther from it than its
-        limit, nor farther from all directions than the last limit.
+        limit, nor farther from all directions than the last limit. The mean of few tokens is
+        farther from its kind, so limits are those of the length of the prompt.
 
         Args:
             mean_BF: float32 mean embeddings, on the CPU.
+            tokens_B: of each prompt; None where all are long.
         """
         found_BD, away_B = self.projection(mean_BF)
-        means_CD, limits = self.floats("means"), self.floats("limits")
-        distance_BC = torch.cdist(found_BD, means_CD).square()
+        distance_BC = torch.cdist(found_BD, self.floats("means")).square()
         least_B, class_B = distance_BC.min(1)
-        near_B = (least_B <= limits[class_B]) & (away_B <= limits[-1])
-        sharpness, least = self.floats("gate")
-        sure_B = torch.softmax(-sharpness * distance_BC, 1).amax(1) >= least
+        limits_BC, sharpness_B, needed_B = self._gate(tokens_B, len(mean_BF))
+        limit_B = limits_BC.gather(1, class_B[:, None])[:, 0]
+        near_B = (least_B <= limit_B) & (away_B <= limits_BC[:, -1])
+        sure_B = torch.softmax(-sharpness_B[:, None] * distance_BC, 1).amax(1) >= needed_B
         return torch.where(near_B & sure_B, class_B + 1, 0)
 
-    def pick(self, mean_BF: Tensor) -> Pick:
+    def _gate(self, tokens_B: Tensor | None, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(limits [B, C + 1], sharpness [B], least probability [B]) of prompts.
+
+        Between the lengths that are known they are linear in 1 / tokens, as the variance of a mean
+        is; beyond them those of the nearest length.
+        """
+        known_LX = torch.cat([self.floats("limits"), self.floats("gate")], 1)
+        found_BX = known_LX[:1].expand(count, -1)
+        if tokens_B is not None:
+            shares = 1 / tokens_B.double().cpu().clamp_min(1).numpy()
+            lengths = 1 / self.floats("lengths").double().numpy()
+            columns = [np.interp(shares, lengths, column.numpy()) for column in known_LX.T]
+            found_BX = torch.from_numpy(np.stack(columns, 1)).float()
+        return found_BX[:, :-2], found_BX[:, -2], found_BX[:, -1]
+
+    def pick(self, mean_BF: Tensor, tokens_B: Tensor | None = None) -> Pick:
         """The blocks for each prompt of a batch.
 
         Args:
             mean_BF: float32 mean embeddings of the prompts; NaN for a prompt without a token, which
                 gets the static prefix.
+            tokens_B: of each prompt; None where all are long.
         """
         mean_BF = mean_BF.float().cpu()
         known_B = mean_BF.isfinite().all(1)
         mean_BF = torch.where(known_B[:, None], mean_BF, 0.0)
         if self.shape.head == "classes":
-            return self.of_classes(torch.where(known_B, self.classify(mean_BF), 0).tolist())
+            return self.of_classes(
+                torch.where(known_B, self.classify(mean_BF, tokens_B), 0).tolist()
+            )
         rows = [
             self._scored(mean_F) if bool(known) else self._prefix()
             for mean_F, known in zip(mean_BF, known_B, strict=True)

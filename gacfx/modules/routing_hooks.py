@@ -134,8 +134,7 @@ def means_of(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None = None) ->
         ids_BT: token ids.
         mask_BT: 1 for tokens, 0 for padding; None where all are tokens.
     """
-    mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
-    sums_BF, counts_B = embedding_sums(_embedded(model, ids_BT), mask_BT)
+    sums_BF, counts_B = _prompt_sums(model, ids_BT, mask_BT)
     return sums_BF / counts_B[:, None]
 
 
@@ -148,7 +147,8 @@ def pick_for(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None = None) ->
     router = router_of(model)
     if router is None:
         raise UnsupportedModel(f"{type(model).__name__} has no router; attach one first")
-    return router.pick(means_of(model, ids_BT, mask_BT))
+    sums_BF, counts_B = _prompt_sums(model, ids_BT, mask_BT)
+    return router.pick(sums_BF / counts_B[:, None], counts_B)
 
 
 def install(model: nn.Module, pick: Pick | None, cap: float | None = None) -> None:
@@ -258,7 +258,7 @@ def _before(
         )
     if noted is None or not length:
         sums_BF, counts_B, _ = _sums(model, called)
-        noted = _Noted(router.pick(sums_BF / counts_B[:, None]), sums_BF, counts_B)
+        noted = _Noted(router.pick(sums_BF / counts_B[:, None], counts_B), sums_BF, counts_B)
         if cache is not None:
             _note(cache, noted)
     elif router.refresh and noted.sums_BF is not None and noted.counts_B is not None:
@@ -266,7 +266,8 @@ def _before(
         noted.sums_BF, noted.counts_B = noted.sums_BF + sums_BF, noted.counts_B + counts_B
         noted.since += tokens
         if noted.since >= router.refresh:
-            noted.pick, noted.since = router.pick(noted.sums_BF / noted.counts_B[:, None]), 0
+            mean_BF = noted.sums_BF / noted.counts_B[:, None]
+            noted.pick, noted.since = router.pick(mean_BF, noted.counts_B), 0
     # Looking at all pools takes a millisecond: in front of each token it would be felt.
     if not length or router.installed is not noted.pick:
         install(model, noted.pick)
@@ -338,6 +339,12 @@ def _embedded(model: nn.Module, ids_BT: Tensor) -> Tensor:
     table = embedding_of(model)
     found: Tensor = table(ids_BT.to(table.weight.device))
     return found
+
+
+def _prompt_sums(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(sums of embeddings [B, F], tokens [B]) of prompts."""
+    mask_BT = torch.ones_like(ids_BT) if mask_BT is None else mask_BT
+    return embedding_sums(_embedded(model, ids_BT), mask_BT)
 
 
 def _sums(model: nn.Module, called: Mapping[str, Any]) -> tuple[Tensor, Tensor, int]:

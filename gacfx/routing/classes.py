@@ -7,7 +7,7 @@ were held back while the means were made belongs to no kind (the Mahalanobis gat
 2018): a wrong basis costs far more than a right one brings.
 """
 
-# P prompts, F features, D directions, C kinds
+# P prompts, F features, D directions, C kinds, L lengths
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from gacfx.core.routed import Routed, own_blocks
 from gacfx.core.router_shape import RouterShape
 from gacfx.errors import CalibrationError
 from gacfx.modules.prompt_router import Projection, PromptRouter
+from gacfx.routing.prompts import Prompts
 
 DIRECTIONS = 32
 """Most numbers that are kept of a prompt."""
@@ -42,82 +43,103 @@ class Classes:
 
     projection: Projection
     means_CD: Tensor
+    lengths: Tensor
+    """[L]: tokens of a prompt, the most first."""
     limits: Tensor
-    """[C + 1]: largest squared distance from each mean, and from all directions."""
+    """[L, C + 1]: largest squared distance from each mean, and from all directions."""
     gate: Tensor
-    """[2]: how fast probabilities fall with the squared distance, and the least one."""
+    """[L, 2]: how fast probabilities fall with the squared distance, and the least one."""
 
 
 def fit_classes(
-    prompts: Sequence[Tensor], *, directions: int = DIRECTIONS, inside: float = INSIDE
+    prompts: Prompts, *, directions: int = DIRECTIONS, inside: float = INSIDE
 ) -> Classes:
     """The classes of some prompts whose kind is known.
 
+    Means and directions are those of whole prompts. How far a prompt may be from its kind is found
+    on held-back prompts of each length: the mean of few tokens is farther from it.
+
     Args:
-        prompts: float32 mean embeddings of each kind, [P, F], at least 4 of each.
+        prompts: at least 4 of each kind.
         directions: most numbers that are kept of a prompt.
         inside: share of the prompts of a kind that the gate shall let through.
 
     Raises:
         CalibrationError: too few prompts of a kind, or NaN.
     """
-    for at, found in enumerate(prompts):
+    for at, found in enumerate(prompts.whole):
         if len(found) < FOLDS or not bool(found.isfinite().all()):
             raise CalibrationError(
                 f"kind {at + 1}: {len(found)} prompts, of which {FOLDS} with finite embeddings are "
                 "needed"
             )
     # As many directions in each fold as at the end: in more of them all distances are larger.
-    directions = min(directions, sum(len(_without(found, 0)) for found in prompts) - 1)
-    nearest: list[list[Tensor]] = [[] for _ in prompts]
-    away: list[Tensor] = []
-    squared, kinds = list[Tensor](), list[int]()
-    for fold in range(FOLDS):
-        seen = [_without(found, fold) for found in prompts]
-        projection, means_CD = _means(seen, directions)
-        for at, found in enumerate(prompts):
-            numbers_PD, away_P = projection(found[fold::FOLDS].double())
-            squared_PC = torch.cdist(numbers_PD, means_CD).square()
-            nearest[at].append(squared_PC[:, at])
-            away.append(away_P)
-            squared.append(squared_PC)
-            kinds += [at] * len(squared_PC)
-    limits = [torch.cat(found).quantile(inside) for found in nearest]
-    projection, means_CD = _means(prompts, directions)
+    directions = min(directions, sum(len(_without(found, 0)) for found in prompts.whole) - 1)
+    folds = [
+        _means([_without(found, fold) for found in prompts.whole], directions)
+        for fold in range(FOLDS)
+    ]
+    projection, means_CD = _means(prompts.whole, directions)
     # Where the directions are all there are, nothing but rounding lies outside of them.
-    centred_PF = torch.cat([*prompts]).double() - projection.centre_F
-    rounding = ROUNDING * centred_PF.square().sum(1).mean()
-    limits.append(torch.cat(away).quantile(inside).clamp_min(float(rounding)))
+    centred_PF = torch.cat([*prompts.whole]).double() - projection.centre_F
+    rounding = float(ROUNDING * centred_PF.square().sum(1).mean())
+    rows = [_limits(folds, kinds, inside, rounding) for kinds in prompts.by_length.values()]
     return Classes(
         Projection(
             projection.centre_F.float(), projection.basis_FD.float(), projection.scale_DD.float()
         ),
         means_CD.float(),
-        torch.stack(limits).float(),
-        torch.tensor([_sharpness(torch.cat(squared), torch.tensor(kinds)), SURE]),
+        torch.tensor([*prompts.by_length], dtype=torch.float32),
+        torch.stack([limits for limits, _ in rows]).float(),
+        torch.tensor([(sharpness, SURE) for _, sharpness in rows]),
     )
 
 
+def _limits(
+    folds: Sequence[tuple[Projection, Tensor]],
+    kinds: Sequence[Tensor],
+    inside: float,
+    rounding: float,
+) -> tuple[Tensor, float]:
+    """(largest squared distance from each mean and from all directions [C + 1], sharpness) of
+    prompts of one length, each by the means that were made without it."""
+    nearest: list[list[Tensor]] = [[] for _ in kinds]
+    away, squared, of = list[Tensor](), list[Tensor](), list[int]()
+    for fold, (projection, means_CD) in enumerate(folds):
+        for at, found in enumerate(kinds):
+            numbers_PD, away_P = projection(found[fold::FOLDS].double())
+            squared_PC = torch.cdist(numbers_PD, means_CD).square()
+            nearest[at].append(squared_PC[:, at])
+            away.append(away_P)
+            squared.append(squared_PC)
+            of += [at] * len(squared_PC)
+    limits = [torch.cat(found).quantile(inside) for found in nearest]
+    limits.append(torch.cat(away).quantile(inside).clamp_min(rounding))
+    return torch.stack(limits), _sharpness(torch.cat(squared), torch.tensor(of))
+
+
 def class_router(
-    prompts: Sequence[Tensor],
+    prompts: Prompts,
     routed: Mapping[str, Routed],
     patterns: Sequence[Mapping[str, Tensor]],
 ) -> PromptRouter:
     """A router that tells kinds of text apart, each of which has its pattern.
 
     Args:
-        prompts: mean embeddings of each kind, [P, F].
+        prompts: of each kind.
         routed: module -> decision.
         patterns: of each kind, module -> the blocks that it picks, rising, int [picks].
     """
     found = fit_classes(prompts)
     features, directions = found.projection.basis_FD.shape
-    router = PromptRouter(RouterShape("classes", features, directions, len(prompts)), routed)
+    shape = RouterShape("classes", features, directions, len(patterns), len(found.lengths))
+    router = PromptRouter(shape, routed)
     router.set_floats_(
         centre=found.projection.centre_F,
         basis=found.projection.basis_FD,
         scale=found.projection.scale_DD,
         means=found.means_CD,
+        lengths=found.lengths,
         limits=found.limits,
         gate=found.gate,
     )

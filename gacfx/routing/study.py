@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 import gacfx
@@ -38,13 +38,13 @@ from gacfx.errors import DecompositionFailed, InfeasibleBudget
 from gacfx.graph.notes import target_sites
 from gacfx.graph.ops import DTYPES
 from gacfx.modules.prompt_router import PromptRouter
-from gacfx.modules.routing_hooks import means_of
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.progress import Count, Progress
 from gacfx.routing.bases import SHARED_LEVELS, pair_factors, pool_factors, pool_losses
 from gacfx.routing.classes import class_router, own_patterns
 from gacfx.routing.planning import Budgets, plan_pools
 from gacfx.routing.pools import PieceMoments, Pool
+from gacfx.routing.prompts import Prompts, prompts_in
 from gacfx.suitable import check_model
 
 PoolMaker = Callable[[Pool, Sequence[PieceMoments], Routed, torch.dtype], Factors]
@@ -71,14 +71,14 @@ class RoutingStudy:
     """Of the kinds of text."""
     fit: tuple[Statistics, ...]
     held: tuple[Statistics, ...]
-    prompts: tuple[Tensor, ...]
-    """Mean embeddings of the windows of each kind, [P, F], by which they are told apart."""
+    prompts: Prompts
+    """By which kinds are told apart."""
     progress: Progress = lambda *_: None
     remember: bool = False
     """Keep pools of all text in memory, 8 S (M + N + (1 + kinds) S) bytes for a weight [M, N] of
     rank S: for many plans of one study."""
-    fit_prompts: tuple[Tensor, ...] = ()
-    """Those of the part to fit, for a router that is judged on the other; empty: not known."""
+    fit_prompts: Prompts | None = None
+    """Those of the part to fit, for a router that is judged on the other; None: not known."""
     gpu: str = ""
     """Profile that plans are for."""
     _curves: dict[tuple[int, bool], dict[str, ListedCurve]] = field(default_factory=dict)
@@ -126,7 +126,14 @@ class RoutingStudy:
             progress=Count(progress, "calibrate", windows),
             store=store,
         )
-        seen = [[prompt_means(model, each, prompt_tokens) for each in pair] for pair in parts]
+        seen, other = (
+            Prompts.of(
+                model,
+                [prompts_in(pair[at].documents, prompt_tokens) for pair in parts],
+                prompt_tokens,
+            )
+            for at in range(2)
+        )
         return RoutingStudy(
             model,
             graph,
@@ -134,9 +141,9 @@ class RoutingStudy:
             tuple(texts),
             found[::2],
             found[1::2],
-            tuple(torch.cat(pair) for pair in seen),
+            seen.with_more(other),
             progress,
-            fit_prompts=tuple(pair[0] for pair in seen),
+            fit_prompts=seen,
             gpu=gpu,
         )
 
@@ -276,13 +283,13 @@ class RoutingStudy:
         patterns = own_patterns(routed, len(self.names))
         return class_router(self.known_prompts(fit_only=fit_only), routed, patterns)
 
-    def known_prompts(self, *, fit_only: bool = False) -> tuple[Tensor, ...]:
-        """Mean embeddings of the prompts of each kind, [P, F].
+    def known_prompts(self, *, fit_only: bool = False) -> Prompts:
+        """What a router knows of each kind.
 
         Args:
             fit_only: those of the part to fit alone.
         """
-        return self.fit_prompts if fit_only and self.fit_prompts else self.prompts
+        return self.fit_prompts if fit_only and self.fit_prompts is not None else self.prompts
 
     @property
     def seed(self) -> int:
@@ -332,22 +339,6 @@ def static_plan(study: RoutingStudy, budgets: Budgets) -> Plan:
             "reaches less"
         )
         raise
-
-
-def prompt_means(model: nn.Module, corpus: Corpus, tokens: int = 96) -> Tensor:
-    """Mean embeddings of the windows of a text, cut into prompts, float32 [P, F].
-
-    Args:
-        model: with input embeddings.
-        corpus: the text.
-        tokens: of a prompt; a rest of a window that is shorter than half of it is none.
-    """
-    made = []
-    for ids_T in corpus.documents:
-        first, *others = ids_T.split(tokens)
-        long = (part for part in others if 2 * len(part) >= tokens)
-        made += [means_of(model, part[None]) for part in (first, *long)]
-    return torch.cat(made)
 
 
 def _digest(texts: Sequence[Statistics]) -> str:

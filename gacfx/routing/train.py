@@ -176,7 +176,7 @@ def train(
         "routing": {
             "picks": picks,
             "kinds": list(corpora),
-            "prompts": [len(each) for each in study.prompts],
+            "prompts": [len(each) for each in study.prompts.whole],
             "prompt_tokens": prompt_tokens,
             "block": size,
             "method": method,

@@ -141,7 +141,8 @@ def untrained_masks(
     check_features(settings.kind, None, features_PF)
     if features_PF is not None and len(features_PF) != len(ids_PT):
         raise PlanError(f"features of {len(features_PF)} prompts for {len(ids_PT)} windows")
-    if not any(open_blocks(each) for each in routed.values()):
+    if start is not None or not any(open_blocks(each) for each in routed.values()):
+        # Scores are those of the start, or there are none.
         energies = {name: torch.ones(each.pool) for name, each in routed.items()}
     elif energies is None:
         measured = measure_energies(model, ids_PT, batch=settings.batch)
@@ -191,6 +192,11 @@ def best_learning_rate(
     """
     if not rates:
         raise PlanError("no learning rate to try")
+    if start is None:  # the same start for all rates
+        begun = untrained_masks(
+            model, windows[0], prompt_tokens, features[0], settings, energies=energies
+        )
+        start = None if begun.reason else begun
     tried: dict[float, tuple[float, TrainedMasks]] = {}
     for rate in rates:
         scaled = replace(

@@ -115,7 +115,8 @@ def test_what_is_loaded_computes_and_generates_the_same(saved: Path, tmp_path: P
 def test_the_block_says_version_4_and_the_sizes(saved: Path) -> None:
     block = block_of(saved)
     assert block["format_version"] == 4
-    assert block["router"] == {"head": "classes", "features": 64, "directions": 2, "classes": 2}
+    sizes = {"features": 64, "directions": 2, "classes": 2, "lengths": 1}
+    assert block["router"] == {"head": "classes", **sizes}
     assert block["modules"]["model.layers.0.self_attn.q_proj"] == {
         "kind": "routed",
         "pool": 56,
@@ -136,7 +137,7 @@ def test_everything_of_a_file_is_used_and_nothing_is_missing(saved: Path) -> Non
 def test_half_precision_picks_the_same(saved: Path, dtype: torch.dtype) -> None:
     whole, half = plain(saved), plain(saved, dtype=dtype)
     assert half.model.layers[0].mlp.up_proj.down.dtype == dtype
-    for name in ("centre", "basis", "scale", "means", "limits"):
+    for name in ("centre", "basis", "scale", "means", "lengths", "limits"):
         assert torch.equal(whole.gacfx_router.floats(name), half.gacfx_router.floats(name))
     mean_BF = torch.randn(500, 64) * 2
     picks = [each.gacfx_router.pick(mean_BF).classes for each in (whole, half)]
@@ -199,7 +200,9 @@ def test_without_gacfx_the_load_stops_and_says_what_to_do(saved: Path) -> None:
 # -- what is refused -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["centre", "basis", "scale", "means", "limits", "table"])
+@pytest.mark.parametrize(
+    "name", ["centre", "basis", "scale", "means", "lengths", "limits", "table"]
+)
 def test_a_tensor_that_is_missing_is_named(folder: Path, name: str) -> None:
     with_tensor(folder, name, None)
     refused(folder, f"^gacfx_router.{name}: is in no file, and config.json asks for it")
@@ -223,7 +226,7 @@ def test_a_tensor_of_another_shape_or_type_is_named(
     refused(folder, f"^gacfx_router.{name}: the file has {found}, config.json asks for I32 of")
 
 
-@pytest.mark.parametrize("name", ["centre", "basis", "scale", "means", "limits"])
+@pytest.mark.parametrize("name", ["centre", "basis", "scale", "means", "lengths", "limits"])
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf])
 def test_numbers_that_are_none_are_refused(folder: Path, name: str, odd: float) -> None:
     held = tensor_of(folder, name)

@@ -13,8 +13,8 @@ from gacfx.core.pruning import Sliced
 from gacfx.core.router_shape import RouterShape, read_router_shape
 from gacfx.errors import CheckpointError
 
-SHAPE = RouterShape("classes", 64, 8, 3)
-RAW: dict[str, Any] = {"head": "classes", "features": 64, "directions": 8, "classes": 3}
+SHAPE = RouterShape("classes", 64, 8, 3, 4)
+RAW: dict[str, Any] = {**SHAPE.to_dict()}
 POOLS: dict[str, Decision] = {"a.b": LowRank(3)}
 
 
@@ -56,6 +56,11 @@ BAD: list[tuple[Any, str]] = [
     ({**RAW, "classes": None}, "router: classes None"),
     ({**RAW, "classes": 2**21}, "router: classes 2097152"),
     ({**RAW, "head": "scores", "classes": -1}, "router: classes -1"),
+    ({**RAW, "lengths": 0}, "router: lengths 0"),
+    ({**RAW, "lengths": 65}, "router: lengths 65"),
+    ({**RAW, "lengths": "4"}, "router: lengths '4'"),
+    ({**RAW, "head": "scores", "classes": 0, "lengths": 2}, "router: lengths 2"),
+    ({k: v for k, v in RAW.items() if k != "lengths"}, "router: field 'lengths' is missing"),
 ]
 
 

@@ -37,7 +37,7 @@ def test_every_kind_of_decision_is_carried_out(kind: str) -> None:
 def test_every_inner_backend_gets_a_graph_that_it_can_compile(kind: str, inner: str) -> None:
     model, plan = tiny.llama(), planned(kind)
     run, want = compiled(model, plan, inner), gacfx.apply(model, plan)
-    for tokens in (ids(), ids(3, 14), ids(5, 9)):
+    for tokens in (ids(), ids(3, 14)):
         torch.testing.assert_close(run(tokens), want(tokens).logits, rtol=0, atol=1e-5)
 
 

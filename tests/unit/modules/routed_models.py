@@ -56,7 +56,8 @@ def router_for(model: Any) -> PromptRouter:
         basis=torch.eye(features)[:, :2],
         scale=torch.eye(2),
         means=torch.tensor([[_APART, 0.0], [-_APART, 0.0]]),
-        limits=torch.tensor([2.0, 2.0, 1e9]),
+        lengths=torch.tensor([96.0]),
+        limits=torch.tensor([[2.0, 2.0, 1e9]]),
     )
     patterns = [dict.fromkeys(router.routed, blocks(kind)) for kind in (1, 2)]
     router.set_patterns_(patterns)

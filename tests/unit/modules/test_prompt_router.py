@@ -39,8 +39,9 @@ def pattern() -> dict[str, Tensor]:
 
 def classes_router() -> tuple[PromptRouter, list[dict[str, Tensor]]]:
     router = PromptRouter(RouterShape("classes", FEATURES, DIRECTIONS, CLASSES), ROUTED)
-    means_CD, limits = torch.randn(CLASSES, DIRECTIONS) * 4, torch.tensor([9.0, 4.0, 1.0, 25.0])
-    router.set_floats_(**numbers(), means=means_CD, limits=limits)
+    means_CD, limits = torch.randn(CLASSES, DIRECTIONS) * 4, torch.tensor([[9.0, 4.0, 1.0, 25.0]])
+    lengths = torch.tensor([96.0])
+    router.set_floats_(**numbers(), means=means_CD, lengths=lengths, limits=limits)
     patterns = [pattern() for _ in range(CLASSES)]
     router.set_patterns_(patterns)
     return router, patterns
@@ -65,7 +66,7 @@ def at(router: PromptRouter, numbers_BD: Tensor, away: float = 0.0) -> Tensor:
 
 def test_the_nearest_kind_is_taken_up_to_its_limit() -> None:
     router, _ = classes_router()
-    means_CD, limits = router.floats("means"), router.floats("limits")
+    means_CD, limits = router.floats("means"), router.floats("limits")[0]
     for kind in range(CLASSES):
         direction_D = torch.nn.functional.normalize(torch.randn(DIRECTIONS), dim=0)
         for share, want in ((0.0, True), (0.95, True), (1.05, False), (50.0, False)):
@@ -103,11 +104,44 @@ def test_each_kind_has_its_pattern_and_none_has_the_prefix() -> None:
         assert rows[0].tolist() == list(range(ROUTED[name].picks))
 
 
+def test_limits_of_a_length_are_linear_between_the_known_ones() -> None:
+    """In 1 / tokens, and beyond the known lengths those of the nearest one."""
+    shape = RouterShape("classes", FEATURES, DIRECTIONS, CLASSES, 3)
+    router = PromptRouter(shape, ROUTED)
+    limits_LC = torch.tensor([[1.0, 2.0, 3.0, 4.0], [2.0, 4.0, 6.0, 8.0], [8.0, 8.0, 8.0, 8.0]])
+    gate_L2 = torch.tensor([[0.4, 0.8], [0.2, 0.8], [0.1, 0.9]])
+    lengths = torch.tensor([40.0, 20.0, 10.0])
+    router.set_floats_(**numbers(), lengths=lengths, limits=limits_LC, gate=gate_L2)
+    tokens = torch.tensor([4000, 40, 30, 20, 10, 3, 1])
+    limits_BC, sharpness_B, least_B = router._gate(tokens, 7)
+    third = (1 / 30 - 1 / 40) / (1 / 20 - 1 / 40)
+    between = limits_LC[0] + third * (limits_LC[1] - limits_LC[0])
+    wanted = [limits_LC[0], limits_LC[0], between, limits_LC[1], *[limits_LC[2]] * 3]
+    torch.testing.assert_close(limits_BC, torch.stack(wanted))
+    sharp = [0.4, 0.4, 0.4 - 0.2 * third, 0.2, 0.1, 0.1, 0.1]
+    torch.testing.assert_close(sharpness_B, torch.tensor(sharp))
+    torch.testing.assert_close(least_B, torch.tensor([0.8] * 4 + [0.9] * 3))
+    for found, want in zip(router._gate(None, 2), (limits_LC, *gate_L2.T), strict=True):
+        assert torch.equal(found, want[:1].expand_as(found))
+
+
+def test_lengths_that_are_none_are_found() -> None:
+    router, _ = classes_router()
+    assert router.problem() == ""
+    for odd in (0.0, -3.0, 0.5):
+        router.set_floats_(lengths=torch.tensor([odd]))
+        assert router.problem().startswith("router: lengths [")
+    two = PromptRouter(RouterShape("classes", FEATURES, DIRECTIONS, CLASSES, 2), ROUTED)
+    for found in ([12.0, 96.0], [12.0, 12.0]):
+        two.set_floats_(lengths=torch.tensor(found))
+        assert f"lengths {found} are no falling numbers" in two.problem()
+
+
 def test_a_prompt_between_kinds_is_of_none() -> None:
     router, _ = classes_router()
     means_CD = torch.zeros(CLASSES, DIRECTIONS)
     means_CD[:, 0] = torch.tensor([0.0, 4.0, 100.0])
-    router.set_floats_(means=means_CD, limits=torch.full((4,), 1e9))
+    router.set_floats_(means=means_CD, limits=torch.full((1, 4), 1e9))
     points_BD = torch.zeros(5, DIRECTIONS)
     points_BD[:, 0] = torch.tensor([0.0, 1.9, 2.1, 4.0, 60.0])
     squared_BC = torch.cdist(points_BD, means_CD).square()
@@ -117,7 +151,7 @@ def test_a_prompt_between_kinds_is_of_none() -> None:
         (0.01, 0.9, [0, 0, 0, 0, 3]),
         (0.0, 0.4, [0, 0, 0, 0, 0]),
     ):
-        router.set_floats_(gate=torch.tensor([sharpness, least]))
+        router.set_floats_(gate=torch.tensor([[sharpness, least]]))
         assert router.classify(at(router, points_BD)).tolist() == want
         sure_B = torch.softmax(-sharpness * squared_BC, 1).amax(1) >= least
         assert [bool(kind) for kind in want] == sure_B.tolist()
@@ -162,7 +196,7 @@ def test_no_token_is_of_no_kind_even_where_zeros_would_be_of_one() -> None:
     zeros = torch.zeros(1, FEATURES)
     means_CD = router.floats("means")
     means_CD[1] = router.projection(zeros)[0]
-    router.set_floats_(means=means_CD, limits=torch.full((4,), 1e9))
+    router.set_floats_(means=means_CD, limits=torch.full((1, 4), 1e9))
     assert router.pick(zeros).classes == (2,)
     assert router.pick(zeros * torch.nan).classes == (0,)
 
@@ -173,7 +207,7 @@ def test_a_cast_leaves_every_bit(cast: torch.dtype) -> None:
     want = {name: router.floats(name) for name in router._floats}
     mean_BF = torch.randn(64, FEATURES) * 4
     picked = router.pick(mean_BF)
-    assert {"centre", "basis", "scale", "means", "limits", "gate"} == set(want)
+    assert {"centre", "basis", "scale", "means", "lengths", "limits", "gate"} == set(want)
     for made in (copy.deepcopy(router).to(cast), copy.deepcopy(router).half().float()):
         for name, value in want.items():
             assert torch.equal(made.floats(name).view(torch.int32), value.view(torch.int32))
@@ -198,7 +232,7 @@ def test_sums_of_tokens_that_are_no_padding() -> None:
 # -- what cannot be --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["centre", "basis", "scale", "means", "limits"])
+@pytest.mark.parametrize("name", ["centre", "basis", "scale", "means", "lengths", "limits"])
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
 def test_numbers_that_are_none_are_a_problem(name: str, odd: float) -> None:
     router, _ = classes_router()
@@ -235,14 +269,14 @@ def test_a_block_twice_is_a_problem() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"limits": torch.ones(CLASSES)}, r"limits \(3,\) is not finite, or not \(4,\)"),
+        ({"limits": torch.ones(CLASSES)}, r"limits \(3,\) is not finite, or not \(1, 4\)"),
         ({"centre": torch.full((FEATURES,), torch.nan)}, r"centre \(16,\) is not finite"),
         (
             {"centre": torch.full((FEATURES,), 1e300, dtype=torch.float64)},
             r"centre \(16,\) is not finite",
         ),
         ({"basis": torch.ones(DIRECTIONS, FEATURES)}, r"basis \(5, 16\) is not finite, or not"),
-        ({"table": torch.ones(CLASSES, 7)}, "has no table, but centre, basis, scale, means, li"),
+        ({"table": torch.ones(CLASSES, 7)}, "has no table, but centre, basis, scale, means, le"),
         ({"weight": torch.ones(17, DIRECTIONS)}, "has no weight, but"),
     ],
     ids=str,

@@ -15,6 +15,7 @@ from gacfx.routing.classes import (
     principal,
 )
 from gacfx.routing.clusters import cluster_prompts
+from gacfx.routing.prompts import Prompts
 
 FEATURES, KINDS = 40, 3
 ROUTED = {"a": Routed(24 + 3 * 16, 24, 8, 8), "b": Routed(4 + 3 * 4, 4, 0, 4)}
@@ -32,7 +33,7 @@ def planted(count: int, *, apart: float = 8.0, seed: int = 0) -> list[Tensor]:
 
 def test_prompts_that_were_not_seen_are_told_apart() -> None:
     seen, other = planted(64)[:KINDS], planted(200)[:KINDS]
-    router = class_router(seen, ROUTED, OWN)
+    router = class_router(Prompts({96: tuple(seen)}), ROUTED, OWN)
     assert router.problem() == ""
     for kind, prompts in enumerate(other, 1):
         found = router.classify(prompts)
@@ -42,17 +43,17 @@ def test_prompts_that_were_not_seen_are_told_apart() -> None:
 
 def test_the_gate_lets_most_of_what_was_seen_through() -> None:
     seen = planted(200)[:KINDS]
-    router = class_router(seen, ROUTED, OWN)
+    router = class_router(Prompts({96: tuple(seen)}), ROUTED, OWN)
     for kind, prompts in enumerate(seen, 1):
         assert float((router.classify(prompts) == kind).double().mean()) > 0.9
-    half = fit_classes(seen, inside=0.5)
-    whole = fit_classes(seen, inside=0.98)
+    half = fit_classes(Prompts({96: tuple(seen)}), inside=0.5)
+    whole = fit_classes(Prompts({96: tuple(seen)}), inside=0.98)
     assert bool((half.limits < whole.limits).all())
 
 
 def test_an_unseen_kind_of_prompt_has_the_prefix() -> None:
     *seen, unseen = planted(64)
-    router = class_router(seen, ROUTED, OWN)
+    router = class_router(Prompts({96: tuple(seen)}), ROUTED, OWN)
     assert float((router.classify(unseen) == 0).double().mean()) > 0.95
     far = seen[0] + 100 * torch.nn.functional.normalize(torch.randn(FEATURES), dim=0)
     pick = router.pick(far)
@@ -63,7 +64,7 @@ def test_an_unseen_kind_of_prompt_has_the_prefix() -> None:
 
 def test_each_kind_has_its_own_blocks() -> None:
     seen = planted(32)[:KINDS]
-    router = class_router(seen, ROUTED, OWN)
+    router = class_router(Prompts({96: tuple(seen)}), ROUTED, OWN)
     rows = router.patterns().blocks
     for name, decision in ROUTED.items():
         want = [list(own_blocks(decision, KINDS, kind)) for kind in range(KINDS + 1)]
@@ -74,7 +75,7 @@ def test_each_kind_has_its_own_blocks() -> None:
 
 def test_inside_a_kind_the_numbers_have_about_identity_covariance() -> None:
     seen = planted(2000)[:KINDS]
-    found = fit_classes(seen, directions=8)
+    found = fit_classes(Prompts({96: tuple(seen)}), directions=8)
     spread = []
     for mean_D, prompts in zip(found.means_CD, seen, strict=True):
         numbers_PD, _ = found.projection(prompts)
@@ -90,11 +91,11 @@ def test_inside_a_kind_the_numbers_have_about_identity_covariance() -> None:
 
 def test_probabilities_of_kinds_are_those_of_prompts_that_were_held_back() -> None:
     """1/2 is that of normal distributions whose covariance is known."""
-    near = fit_classes(planted(800, apart=1.5)[:KINDS], directions=6)
-    assert 0.3 < float(near.gate[0]) < 0.8
-    assert float(near.gate[1]) == pytest.approx(SURE)
-    few = fit_classes(planted(8, apart=1.5)[:KINDS])
-    assert float(few.gate[0]) < float(near.gate[0])
+    near = fit_classes(Prompts({96: tuple(planted(800, apart=1.5)[:KINDS])}), directions=6)
+    assert 0.3 < float(near.gate[0, 0]) < 0.8
+    assert float(near.gate[0, 1]) == pytest.approx(SURE)
+    few = fit_classes(Prompts({96: tuple(planted(8, apart=1.5)[:KINDS])}))
+    assert float(few.gate[0, 0]) < float(near.gate[0, 0])
 
 
 def test_limits_are_of_prompts_that_the_means_were_not_made_of() -> None:
@@ -102,14 +103,48 @@ def test_limits_are_of_prompts_that_the_means_were_not_made_of() -> None:
     through = []
     for _ in range(8):
         seen, other = planted(10)[:KINDS], planted(100)[:KINDS]
-        router = class_router(seen, ROUTED, OWN)
+        router = class_router(Prompts({96: tuple(seen)}), ROUTED, OWN)
         through += [router.classify(prompts) == kind for kind, prompts in enumerate(other, 1)]
     assert float(torch.cat(through).double().mean()) > 0.75
 
 
+def words(count: int, *, tokens: int, seed: int = 0) -> Prompts:
+    """Prompts of independent tokens: the mean of fewer of them varies more."""
+    draw = torch.Generator().manual_seed(seed)
+    means = torch.randn(KINDS, FEATURES, generator=torch.Generator().manual_seed(99)) * 0.3
+    kinds = [mean + torch.randn(count, tokens, FEATURES, generator=draw) for mean in means]
+    lengths = [tokens // cut for cut in (1, 2, 4, 8)]
+    return Prompts({each: tuple(kind[:, :each].mean(1) for kind in kinds) for each in lengths})
+
+
+def test_short_prompts_have_the_limits_of_their_length() -> None:
+    """Each length lets through what the gate shall, and one limit for all would stop short ones."""
+    router = class_router(words(200, tokens=96), ROUTED, OWN)
+    assert router.shape.lengths == 4
+    limits_LC, lengths = router.floats("limits"), router.floats("lengths")
+    assert lengths.tolist() == [96, 48, 24, 12]
+    assert bool((limits_LC[1:] > limits_LC[:-1]).all())
+    sharpness_L, least_L = router.floats("gate").T
+    assert bool((sharpness_L[1:] <= sharpness_L[:-1]).all())
+    torch.testing.assert_close(least_L, torch.full((4,), SURE))
+    other = words(200, tokens=96, seed=1)
+    for tokens, kinds in other.by_length.items():
+        own, long = list[Tensor](), list[Tensor]()
+        for kind, prompts in enumerate(kinds, 1):
+            counts = torch.full((len(prompts),), tokens)
+            own.append(router.classify(prompts, counts) == kind)
+            long.append(router.classify(prompts) == kind)
+        shares = [float(torch.cat(each).double().mean()) for each in (own, long)]
+        assert shares[0] >= shares[1] and shares[0] > (0.3 if tokens < 24 else 0.6)
+        if tokens == 96:
+            assert shares[0] == shares[1]
+        if tokens < 24:
+            assert shares[1] < 0.05
+
+
 def test_where_no_direction_is_left_out_nothing_is_far_from_all_of_them() -> None:
     parts = [part[:, :8] + 5 for part in planted(60, apart=30.0)[:KINDS]]
-    router = class_router([part[:40] for part in parts], ROUTED, OWN)
+    router = class_router(Prompts({96: tuple(part[:40] for part in parts)}), ROUTED, OWN)
     assert router.shape.directions == 8
     found = torch.cat([router.classify(part[40:]) == kind for kind, part in enumerate(parts, 1)])
     assert float(found.double().mean()) > 0.85
@@ -121,10 +156,10 @@ def test_too_few_prompts_are_refused(count: int) -> None:
     seen[1] = seen[1][:count]
     message = f"kind 2: {count} prompts, of which 4 with finite embeddings are needed"
     with pytest.raises(CalibrationError, match=message):
-        fit_classes(seen)
+        fit_classes(Prompts({96: tuple(seen)}))
     seen[1] = torch.full((8, FEATURES), torch.nan)
     with pytest.raises(CalibrationError, match="kind 2: 8 prompts, of which 4 with finite"):
-        fit_classes(seen)
+        fit_classes(Prompts({96: tuple(seen)}))
 
 
 def test_principal_directions_are_those_of_the_covariance() -> None:

@@ -25,7 +25,8 @@ from gacfx.modules.routing_hooks import attach_, means_of, pick_for, picked, poo
 from gacfx.passes.rewrite.route_ranks import RouteRanks, set_pick
 from gacfx.routing.bases import own_losses, prefix_losses
 from gacfx.routing.planning import active_share
-from gacfx.routing.study import RoutingStudy, is_static, prompt_means
+from gacfx.routing.prompts import Prompts, prompts_in
+from gacfx.routing.study import RoutingStudy, is_static
 from tests import tiny
 from tests.unit.modules.routed_models import HALVES, plain_llama
 
@@ -93,13 +94,16 @@ def test_a_study_knows_its_kinds_on_two_parts_of_their_text() -> None:
                 + held.moments[module].projected_moment * held.tokens
             ) / whole.tokens
             torch.testing.assert_close(moments.projected_moment, want)
-    for kind, prompts in enumerate(study.prompts, 1):
-        parts = split(corpus(kind))
-        assert torch.equal(prompts, torch.cat([prompt_means(model_of(), each) for each in parts]))
-        assert torch.equal(study.fit_prompts[kind - 1], prompt_means(model_of(), parts[0]))
-        table = model_of().get_input_embeddings().weight.detach()
-        want_F = table[parts[0].documents[3]].mean(0)
-        torch.testing.assert_close(prompts[3], want_F)
+    assert study.fit_prompts is not None and [*study.prompts.by_length] == [96, 48, 24, 12]
+    table = model_of().get_input_embeddings().weight.detach()
+    for length, kinds in study.prompts.by_length.items():
+        for kind, found_PF in enumerate(kinds, 1):
+            parts = [prompts_in(each.documents, 96) for each in split(corpus(kind))]
+            ids = [*parts[0], *parts[1]]
+            want_PF = torch.stack([table[ids_T[:length]].mean(0) for ids_T in ids])
+            torch.testing.assert_close(found_PF, want_PF)
+            fit_PF = study.fit_prompts.by_length[length][kind - 1]
+            assert torch.equal(fit_PF, found_PF[: len(parts[0])])
 
 
 def test_windows_are_cut_into_prompts() -> None:
@@ -107,12 +111,25 @@ def test_windows_are_cut_into_prompts() -> None:
     lengths = {36: 1, 96: 1, 100: 1, 144: 2, 143: 1, 250: 3}
     for length, count in lengths.items():
         ids_T = torch.randint(2, 258, (length,), generator=draw)
-        found_PF = prompt_means(model_of(), Corpus((ids_T, ids_T)))
-        assert len(found_PF) == 2 * count
-        for at in range(count):
-            want_F = means_of(model_of(), ids_T[None, 96 * at : 96 * (at + 1)])[0]
-            assert torch.equal(found_PF[at], want_F)
-    assert len(prompt_means(model_of(), Corpus((ids_T,)), 50)) == 5
+        found = prompts_in((ids_T, ids_T), 96)
+        assert len(found) == 2 * count
+        for at in range(2 * count):
+            assert torch.equal(found[at], ids_T[96 * (at % count) :][:96])
+    assert len(prompts_in((ids_T,), 50)) == 5
+
+
+def test_prompts_are_known_by_their_first_parts_as_well() -> None:
+    ids = [torch.randint(2, 258, (length,)) for length in (10, 7, 3)]
+    found = Prompts.of(model_of(), [ids[:2], ids[2:]], 10)
+    assert [*found.by_length] == [10, 5, 2, 1] and found.whole is found.by_length[10]
+    for length, (first_PF, second_PF) in found.by_length.items():
+        for each_F, ids_T in zip((*first_PF, *second_PF), ids, strict=True):
+            assert torch.equal(each_F, means_of(model_of(), ids_T[None, :length])[0])
+    assert [*Prompts.of(model_of(), [ids], 2).by_length] == [2, 1]
+    both = found.with_more(Prompts.of(model_of(), [ids[2:], ids[:1]], 10))
+    for length, kinds in both.by_length.items():
+        assert torch.equal(kinds[1], torch.cat([found.by_length[length][1], kinds[1][1:]]))
+        assert [len(each) for each in kinds] == [3, 2]
 
 
 def test_curves_are_the_losses_of_the_pools_of_the_first_part_on_the_second() -> None:
