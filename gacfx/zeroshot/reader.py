@@ -3,13 +3,15 @@
 # B requests, T tokens of the longest, V vocabulary
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from gacfx.calibration.text import embedding_rows, max_positions
 from gacfx.errors import TaskError
+from gacfx.modules.routing_hooks import pick_for, picked, router_of
 
 Progress = Callable[[str, int, int], None]
 _MOST_POSITIONS = 1 << 20
@@ -66,7 +68,8 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
             """Logits [B, T, V]."""
             move("answers", self.read, self.asked)
             self.read += len(inps)
-            logits: Tensor = super()._model_call(inps, *more, **named)
+            with routed(model, inps):
+                logits: Tensor = super()._model_call(inps, *more, **named)
             return logits
 
     return Reader(
@@ -76,3 +79,21 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
         max_length=positions,
         softmax_dtype="float32",  # in bfloat16 answers of a hundred nats would differ by halves
     )
+
+
+@contextmanager
+def routed(model: nn.Module, ids_BT: Tensor) -> Iterator[None]:
+    """The model with what its router picks for these prompts, if it has one.
+
+    lm-eval fills rows up with zeros at their end, and gives no mask that would tell the router.
+
+    Args:
+        model: that is read.
+        ids_BT: what it is given.
+    """
+    if router_of(model) is None:
+        yield
+        return
+    real_BT = ids_BT.ne(0).flip(1).cumsum(1).flip(1).gt(0)
+    with picked(model, pick_for(model, ids_BT, real_BT)):
+        yield

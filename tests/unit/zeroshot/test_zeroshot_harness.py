@@ -11,10 +11,13 @@ import torch
 
 from gacfx.errors import NoLmEval, TaskError, UnsupportedModel
 from gacfx.modules.install import compressed_modules
+from gacfx.modules.routing_hooks import pick_for, router_of
 from gacfx.zeroshot import Item, TaskData, harness, read_tasks, score
+from gacfx.zeroshot.reader import routed
 from gacfx.zeroshot.scores import METRICS, mean_of
 from gacfx.zeroshot.task import find_tasks
 from tests import tiny
+from tests.unit.modules.routed_models import prompt, routed_llama
 from tests.unit.zeroshot import stand_in
 
 needs_lm_eval = pytest.mark.skipif(
@@ -249,3 +252,30 @@ def test_a_compressed_model_is_scored_as_it_runs(lm_eval: str) -> None:
     found = score(made.model, tokenizer, [data]).tasks[0].right
     assert found == right_by_hand(made.model, tokenizer, data)
     assert found != dense
+
+
+# -- models whose prompts pick their ranks ---------------------------------------------------------
+
+
+def test_what_rows_are_filled_up_with_is_no_part_of_a_prompt() -> None:
+    """lm-eval gives no mask: without one, the second prompt would be of no kind."""
+    model = routed_llama()
+    rows = [prompt(1, 40)[0], prompt(2, 5)[0], prompt(2, 40, seed=1)[0]]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    assert pick_for(model, ids).classes == (1, 0, 2)
+    found = router_of(model)
+    assert found is not None
+    with routed(model, ids), torch.no_grad():
+        assert found.installed is not None and found.installed.classes == (1, 2, 2)
+        logits = model(ids).logits
+    torch.testing.assert_close(logits[1, :5], model(rows[1][None]).logits[0])
+    plain = tiny.llama()
+    with routed(plain, ids), torch.no_grad():
+        plain(ids)
+
+
+@needs_lm_eval
+def test_a_score_does_not_depend_on_the_batch() -> None:
+    model, tokenizer, data = routed_llama(dtype=torch.float32), tiny.tokenizer(), stand_in.data()
+    one, other = (score(model, tokenizer, [data], batch=batch) for batch in (1, 8))
+    assert one == other
