@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.gpu.parts.decompose import SECONDS, Decompose
 from benchmarks.gpu.parts.figures import Figures
+from benchmarks.gpu.parts.routing import Routing
 from benchmarks.gpu.parts.stride import StridedRead
 from gacfx.hardware.measure.cases.attention import Attention
 from gacfx.hardware.measure.cases.gemm import Gemm
@@ -20,7 +21,7 @@ def dry() -> Setting:
     return Setting(HostTimer(), Rates(), dry=True)
 
 
-PARTS = (Ceilings, Dispatch, Figures, Decompose)
+PARTS = (Ceilings, Routing, Dispatch, Figures, Decompose)
 
 
 @pytest.mark.parametrize("make", PARTS)
@@ -68,6 +69,16 @@ def test_a_cut_run_has_something_of_every_figure() -> None:
 
 def test_every_decomposition_has_a_guess_of_its_time() -> None:
     assert {(i.what, i.size) for i in Decompose(dry()).items()} == SECONDS.keys()
+
+
+def test_the_kernel_of_picks_is_held_against_float64() -> None:
+    part = Routing(dry())
+    fused = [item for item in part.items() if item.what == "fused"]
+    assert {item.dtype for item in fused} == {"bf16", "fp32"}
+    for item in fused:
+        found = part.measure(item)
+        limit = 1e-2 if item.dtype == "bf16" else 1e-5
+        assert 0 < found["relative_error"] < limit and 0 < found["plain_error"] < limit
 
 
 def test_a_strided_read_counts_what_is_useful() -> None:
