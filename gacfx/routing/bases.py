@@ -10,6 +10,7 @@ seen.
 # C kinds of text, S pieces of a weight, R of them that are not shared
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def own_losses(
     """
     found = [
         other.along(directions).nats()
-        for other, directions in zip(held, own_directions(fit, shared), strict=True)
+        for other, directions in zip(_charged(held), own_directions(fit, shared), strict=True)
     ]
     mean: NDArray[np.float64] = torch.stack(found).mean(0).numpy()
     return mean
@@ -81,8 +82,19 @@ def own_losses(
 
 def prefix_losses(held: Sequence[PieceMoments]) -> NDArray[np.float64]:
     """[S + 1]: nats lost per token with the first pieces alone, mean of the kinds."""
-    mean: NDArray[np.float64] = torch.stack([each.nats() for each in held]).mean(0).numpy()
+    found = [each.nats() for each in _charged(held)]
+    mean: NDArray[np.float64] = torch.stack(found).mean(0).numpy()
     return mean
+
+
+def _charged(held: Sequence[PieceMoments]) -> list[PieceMoments]:
+    """The kinds under the gradients of all of them.
+
+    Those of one kind on its held-back text alone are so few that the sizes which look best by them
+    are worse: babyllama at 0.4 gained 2.9 % with planned pools, and 5.4 % so.
+    """
+    all_SS = torch.stack([each.grads_SS for each in held]).mean(0)
+    return [replace(each, grads_SS=all_SS) for each in held]
 
 
 def shared_levels(
