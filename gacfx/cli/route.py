@@ -39,7 +39,7 @@ def _add_train(parts: Any) -> None:
         action="append",
         default=[],
         metavar="KIND=FILE",
-        help="text of a kind, .jsonl or .txt; give two or more",
+        help="text of a kind, .jsonl or .txt; two or more where kinds are told apart",
     )
     command.add_argument("--calibration", metavar="FILE", help="one text, whose kinds are found")
     command.add_argument(
@@ -266,8 +266,9 @@ def check_texts(arguments: argparse.Namespace, texts: dict[str, str]) -> None:
     if arguments.steps and arguments.picks == "own":
         raise options.WrongUse("--steps: of trained masks; give --picks static, domain or linear")
     if bool(texts) == bool(arguments.calibration):
+        several = "--text KIND=FILE twice or more, or --calibration with --clusters"
         raise options.WrongUse(
-            "give --text KIND=FILE twice or more, or --calibration with --clusters"
+            "give --text KIND=FILE, or --calibration" if one else f"give {several}"
         )
     if texts and clusters is not None:
         raise options.WrongUse("--clusters: goes with --calibration; --text says the kinds itself")

@@ -61,7 +61,7 @@ def trained_view(report: Mapping[str, Any]) -> RenderableType:
         sentence(head),
         table,
     ]
-    if not routed:
+    if not routed and said.get("picks") != "static":
         none = "picking does not pay here: the model has no router, and all prompts run the same"
         parts += [Text(), sentence(none)]
     return Group(*parts)

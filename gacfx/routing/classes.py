@@ -33,6 +33,8 @@ SURE = 0.8
 (``python -m benchmarks.parse.unseen --each``)."""
 SHARPNESS = tuple(0.5 * 0.8**step for step in range(30))
 """That are tried: 1/2 is that of normal distributions; less says that distances mean less."""
+LEAST_SPREAD = 1e-6
+"""Of the largest one, or of all prompts: less is rounding in float32."""
 ROUNDING = 1e-9
 """Of the squared norm of a prompt in float32."""
 
@@ -161,14 +163,25 @@ def own_patterns(routed: Mapping[str, Routed], kinds: int) -> list[dict[str, Ten
 
 
 def principal(prompts_PF: Tensor, directions: int) -> Projection:
-    """The directions in which prompts differ most, each scaled to variance one."""
+    """The directions in which prompts differ most, each scaled to variance one.
+
+    One at least, and none in which they differ by rounding only; where they do not differ at all,
+    its scale is 0.
+
+    Args:
+        prompts_PF: at least one.
+        directions: the most.
+    """
     prompts_PF = prompts_PF.double()
     centre_F = prompts_PF.mean(0)
-    count = min(directions, len(prompts_PF) - 1, prompts_PF.shape[1])
     found = torch.linalg.svd(prompts_PF - centre_F, full_matrices=False)
+    differ = int((LEAST_SPREAD * found.S[0] < found.S).sum())
+    count = max(1, min(directions, len(prompts_PF) - 1, differ))
     basis_FD = found.Vh[:count].T.contiguous()
     spread_D = found.S[:count] / max(len(prompts_PF) - 1, 1) ** 0.5
-    return Projection(centre_F, basis_FD, spread_D.clamp_min(1e-12).reciprocal().diag())
+    seen = float(found.S[0]) > LEAST_SPREAD * float(prompts_PF.norm())
+    scale_D = spread_D.reciprocal() if seen else torch.zeros_like(spread_D)
+    return Projection(centre_F, basis_FD, scale_D.diag())
 
 
 def _sharpness(squared_PC: Tensor, kind_P: Tensor) -> float:

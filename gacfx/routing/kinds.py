@@ -10,7 +10,9 @@ from gacfx.api import Text, read_calibration
 from gacfx.calibration.text import Corpus, split
 from gacfx.errors import CalibrationError
 from gacfx.modules.routing_hooks import means_of
+from gacfx.routing.classes import FOLDS
 from gacfx.routing.clusters import cluster_prompts
+from gacfx.routing.prompts import prompts_in
 
 LEAST_WINDOWS = 4
 """Of a kind of text that is found: its prompts are told apart on four parts in turn."""
@@ -73,6 +75,25 @@ def kinds_of(
             )
         found[f"kind {at + 1}"] = whole.part(places)
     return found
+
+
+def check_kinds(fit: Mapping[str, Corpus], prompt_tokens: int) -> None:
+    """Nothing when a router can learn to tell kinds of text apart; asked before a long calibration.
+
+    Args:
+        fit: kind of text -> windows to learn from.
+        prompt_tokens: of a prompt.
+
+    Raises:
+        CalibrationError: names the kind of which there are too few prompts.
+    """
+    for name, corpus in fit.items():
+        count = len(prompts_in(corpus.documents, prompt_tokens))
+        if count < FOLDS:
+            raise CalibrationError(
+                f"{name}: {count} prompts of {prompt_tokens} tokens to learn from, and {FOLDS} are "
+                "needed; give more text, or shorter prompts (--prompt-tokens)"
+            )
 
 
 def _read(

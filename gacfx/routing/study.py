@@ -334,10 +334,8 @@ def static_plan(study: RoutingStudy, budgets: Budgets) -> Plan:
     try:
         return study.plan(removed=removed, stored=stored, block=align, offered=is_static)
     except InfeasibleBudget as error:
-        error.add_note(
-            f"a weight has {align} ranks or a multiple of it, or stays dense: a smaller block "
-            "reaches less"
-        )
+        less = "a smaller block reaches less" if align == budgets.block else "as the GPU likes"
+        error.add_note(f"a weight has {align} ranks or a multiple of it, or stays dense: {less}")
         raise
 
 

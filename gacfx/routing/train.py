@@ -26,7 +26,7 @@ from gacfx.hardware.contracts import chosen_align
 from gacfx.hardware.profile import Profile, load_profile
 from gacfx.modules.routing_hooks import attach_
 from gacfx.progress import Progress
-from gacfx.routing.kinds import kinds_of
+from gacfx.routing.kinds import check_kinds, kinds_of
 from gacfx.routing.one_basis.choose_masks import STEPS, choose_masks
 from gacfx.routing.own_ranks import choose_own_ranks
 from gacfx.routing.planning import Budgets, active_share, check_shares, stored_share
@@ -122,14 +122,18 @@ def train(
     check_dtype(model, profile)
     least = {"prompt_tokens": prompt_tokens, "block": 1 if block is None else block, "steps": steps}
     for name, given in least.items():
-        if given < 1:
-            raise PlanError(f"{name} {given}: at least 1")
+        if type(given) is not int or given < 1:
+            raise PlanError(f"{name} {given!r}: a whole number, at least 1")
     corpora = kinds_of(
         model, tokenizer, texts, clusters, calibration_tokens, seed, one=picks in ONE_KIND
     )
     parts = {name: split(corpus) for name, corpus in corpora.items()}
-    held = {name: pair[1] for name, pair in parts.items()}
+    fit, held = ({name: pair[at] for name, pair in parts.items()} for at in range(2))
     check_long(held, prompt_tokens)
+    if picks != "own":
+        check_long(fit, prompt_tokens, "is trained on")
+    if picks in ("own", "domain"):
+        check_kinds(fit, prompt_tokens)
     store = None
     if work is not None:
         together = Corpus(tuple(ids for each in corpora.values() for ids in each.documents))
@@ -155,7 +159,7 @@ def train(
         else:
             chosen = choose_masks(
                 study,
-                {name: pair[0] for name, pair in parts.items()},
+                fit,
                 held,
                 budgets,
                 prompt_tokens,

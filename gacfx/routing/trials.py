@@ -87,12 +87,13 @@ def judged(
     return tuple(sorted(found, key=lambda trial: trial.nats_per_token))
 
 
-def check_long(held: Mapping[str, Corpus], prompt_tokens: int) -> None:
+def check_long(held: Mapping[str, Corpus], prompt_tokens: int, part: str = "is held back") -> None:
     """Nothing when plans can be judged on each kind of text.
 
     Args:
         held: kind -> held-back windows.
         prompt_tokens: of each window, by which the router picks.
+        part: what the windows are for, in the message.
 
     Raises:
         CalibrationError: names the kind of which no window has two tokens behind a prompt.
@@ -102,8 +103,8 @@ def check_long(held: Mapping[str, Corpus], prompt_tokens: int) -> None:
         if longest < prompt_tokens + BEHIND:
             raise CalibrationError(
                 f"{name}: plans are judged behind the {prompt_tokens} tokens of a prompt, and the "
-                f"longest window that is held back for it has {longest}; give longer texts, or "
-                "shorter prompts (--prompt-tokens)"
+                f"longest window that {part} for it has {longest}; give longer texts, or shorter "
+                "prompts (--prompt-tokens)"
             )
 
 

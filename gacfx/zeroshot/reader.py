@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.text import embedding_rows, max_positions
@@ -37,9 +38,12 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
         """A model that says how far it is."""
 
         cut: set[tuple[str, int]]
+        questions: dict[tuple[int, ...], int]
+        """What is read of a request -> how many of its tokens are the prompt."""
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
             self.cut, self.asked, self.read = set(), len(requests), 0
+            self.questions = {}
             for request in requests:
                 self.check(request)
             found = super().loglikelihood(requests, disable_tqdm=True)
@@ -49,6 +53,9 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
         def check(self, request: Any) -> None:
             prompt, answer = request.args
             ids, where = self.tok_encode(prompt + answer), (request.task_name, request.doc_id)
+            own = len(ids) - len(self.tok_encode(prompt))
+            read = ids[-(positions + 1) :][:-1]
+            self.questions[_row(read)] = max(len(read) + 1 - own, 1)
             said = f"{where[0]}, item {where[1] + 1}"
             if vocabulary is not None and max(ids, default=0) >= vocabulary:
                 raise TaskError(
@@ -58,7 +65,7 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
             if len(ids) <= positions + 1:  # the last token is predicted, never read
                 return
             self.cut.add(where)
-            if (own := len(ids) - len(self.tok_encode(prompt))) > positions:
+            if own > positions:
                 raise TaskError(
                     f"{said}: an answer has {own} tokens, and the model {positions} positions; "
                     "leave the task out, or score a model with more"
@@ -68,7 +75,7 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
             """Logits [B, T, V]."""
             move("answers", self.read, self.asked)
             self.read += len(inps)
-            with routed(model, inps):
+            with routed(model, inps, [self.questions.get(_row(ids)) for ids in inps.tolist()]):
                 logits: Tensor = super()._model_call(inps, *more, **named)
             return logits
 
@@ -82,18 +89,33 @@ def reader_of(base: Any, model: nn.Module, tokenizer: Any, batch: int, move: Pro
 
 
 @contextmanager
-def routed(model: nn.Module, ids_BT: Tensor) -> Iterator[None]:
-    """The model with what its router picks for these prompts, if it has one.
+def routed(model: nn.Module, ids_BT: Tensor, prompt_tokens: Sequence[int | None]) -> Iterator[None]:
+    """The model with what its router picks for the prompts, if it has one, whatever the answers.
 
     lm-eval fills rows up with zeros at their end, and gives no mask that would tell the router.
 
     Args:
         model: that is read.
-        ids_BT: what it is given.
+        ids_BT: what it is given: prompts and answers.
+        prompt_tokens: of each row; None where that is not known, and all of it is the prompt.
     """
     if router_of(model) is None:
         yield
         return
-    real_BT = ids_BT.ne(0).flip(1).cumsum(1).flip(1).gt(0)
-    with picked(model, pick_for(model, ids_BT, real_BT)):
+    count_B = torch.tensor(
+        [
+            len(_row(ids)) if tokens is None else tokens
+            for ids, tokens in zip(ids_BT.tolist(), prompt_tokens, strict=True)
+        ]
+    )
+    seen_BT = torch.arange(ids_BT.shape[1]) < count_B[:, None]
+    with picked(model, pick_for(model, ids_BT, seen_BT)):
         yield
+
+
+def _row(ids: Sequence[int]) -> tuple[int, ...]:
+    """Token ids without the zeros at their end."""
+    count = len(ids)
+    while count and not ids[count - 1]:
+        count -= 1
+    return tuple(ids[:count])

@@ -6,8 +6,9 @@
     linear router   a linear score for each block of each pool
 
 Training one mask brings most of what the others seem to bring, so each is held against it behind
-held-back prompts, and only what loses least is taken. Pools are stored best first by the static
-mask: prompts of no kind run it.
+held-back prompts, and only what loses least is taken. Pools, masks and routers that are tried are
+made of the other text; a learning rate is chosen on the held-back text as well, by KL. Pools are
+stored best first by the static mask: prompts of no kind run it.
 """
 
 # P prompts, T tokens, F features, B blocks, R ranks of a pool
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,12 +41,16 @@ from gacfx.routing.one_basis.singular import singular_factors, widened
 from gacfx.routing.planning import Budgets, share_of
 from gacfx.routing.pools import PieceMoments, Pool
 from gacfx.routing.study import RoutingStudy, static_plan
-from gacfx.routing.trials import Candidate, Chosen, check_long, judged
+from gacfx.routing.trials import Candidate, Chosen, judged
 
 STEPS = 60
 """Of a training; more brought nothing on held-back text (``python -m benchmarks.parse.masks``)."""
 FEATURES = 8
 """Numbers of a prompt that linear scores look at."""
+BATCH = 64
+"""Prompts whose embeddings are in memory at once."""
+Served = Literal["static", "domain", "linear"]
+"""Kinds of masks that a router, or a plain pair, picks as they do."""
 RATES = (0.0, 1.0)
 """Multiples of the learning rates that are tried; 0 keeps nothing worse than the start."""
 
@@ -86,7 +92,8 @@ class Training:
         settings = MaskTraining(kind=kind, steps=self.steps, seed=self.study.seed)
         folder = self.folder
         if folder is not None:
-            mixed = sha256(f"{pools.plan.to_json()} {settings}".encode())
+            said = f"{pools.plan.to_json()} {settings} {self.prompt_tokens}"
+            mixed = sha256(said.encode())
             folder = folder / "masks" / mixed.hexdigest()[:16]
         found = best_learning_rate(
             apply(self.study.model, pools),
@@ -110,7 +117,7 @@ def choose_masks(
     budgets: Budgets,
     prompt_tokens: int,
     *,
-    kind: Kind,
+    kind: Served,
     steps: int = STEPS,
     folder: Path | None = None,
 ) -> Chosen:
@@ -123,7 +130,7 @@ def choose_masks(
         budgets: what runs decides the ranks, what is stored the size of the pools. With blocks of
             several ranks the first half of them always runs.
         prompt_tokens: of a prompt.
-        kind: of the masks: ``static``, ``domain`` or ``linear``.
+        kind: of the masks.
         steps: of the training of each kind of masks.
         folder: where trainings go on from; None to begin anew.
 
@@ -145,7 +152,7 @@ def choose_masks(
         limit = plan.kept_params
         budget = replace(plan.budget, amount=str(limit), limit_params=limit)
         plan = replace(plan, budget=budget)
-    candidates = [Candidate("static", study.planned(static))]
+    candidates = [Candidate("static", study.planned(static, study.fit))]
     if any(isinstance(each, Routed) and open_blocks(each) for each in plan.decisions.values()):
         seen, other = (windows_of(study, part, prompt_tokens) for part in (fit, held))
         training = Training(study, seen, other, prompt_tokens, steps, folder)
@@ -153,10 +160,29 @@ def choose_masks(
     count = Count(study.progress, "trials", len(candidates))
     trials = judged(study.model, candidates, held, prompt_tokens, count)
     taken = next(each for each in candidates if each.name == trials[0].name)
-    return Chosen(taken, trials)
+    return Chosen(with_all_text(study, taken), trials)
 
 
-def masked(training: Training, plan: Plan, static: Plan, kind: Kind) -> Iterator[Candidate]:
+def with_all_text(study: RoutingStudy, taken: Candidate) -> Candidate:
+    """A candidate as it is served: what masks do not hang on is made of all text.
+
+    Args:
+        study: of the model.
+        taken: made of the part to fit.
+    """
+    if taken.name == "static":
+        return replace(taken, planned=study.planned(taken.planned.plan))
+    router = taken.router
+    if router is None or router.shape.head != "classes":
+        return taken
+    rows = router.patterns().blocks
+    patterns = [
+        {n: found[at] for n, found in rows.items()} for at in range(1, len(study.names) + 1)
+    ]
+    return replace(taken, router=class_router(study.known_prompts(), router.routed, patterns))
+
+
+def masked(training: Training, plan: Plan, static: Plan, kind: Served) -> Iterator[Candidate]:
     """The trained static mask, and what is trained from it.
 
     Args:
@@ -167,7 +193,7 @@ def masked(training: Training, plan: Plan, static: Plan, kind: Kind) -> Iterator
     """
     study = training.study
     projection = principal(training.fit.means_PF, FEATURES)
-    pools = study.planned(plan, make=of_one_basis)
+    pools = study.planned(plan, study.fit, of_one_basis)
     one = training.masks(pools, "static", projection)
     pools, one = best_first(pools, one)
     yield Candidate("static mask", pairs_of(pools, static))
@@ -179,7 +205,7 @@ def masked(training: Training, plan: Plan, static: Plan, kind: Kind) -> Iterator
         return
     rows = masks.pick(torch.eye(training.fit.kinds_PC.shape[1])).blocks
     patterns = [{name: found[at] for name, found in rows.items()} for at in range(len(study.names))]
-    router = class_router(study.known_prompts(), masks.routed, patterns)
+    router = class_router(study.known_prompts(fit_only=True), masks.routed, patterns)
     yield Candidate("domain masks", pools, router)
 
 
@@ -245,12 +271,8 @@ def windows_of(study: RoutingStudy, parts: Mapping[str, Corpus], prompt_tokens: 
     Args:
         study: of the model.
         parts: kind of text -> windows.
-        prompt_tokens: of a prompt.
-
-    Raises:
-        CalibrationError: no window of a kind is longer than a prompt.
+        prompt_tokens: of a prompt, which a window of each kind is longer than.
     """
-    check_long(parts, prompt_tokens)
     longest = [max(len(ids_T) for ids_T in each.documents) for each in parts.values()]
     tokens = min(2 * prompt_tokens, *longest)
     cut = [
@@ -268,7 +290,7 @@ def windows_of(study: RoutingStudy, parts: Mapping[str, Corpus], prompt_tokens: 
     counts = torch.tensor([len(each) for each in cut])
     return Windows(
         ids_PT,
-        means_of(study.model, ids_PT[:, :prompt_tokens]),
+        torch.cat([means_of(study.model, part) for part in ids_PT[:, :prompt_tokens].split(BATCH)]),
         torch.eye(len(cut)).repeat_interleave(counts, 0),
     )
 

@@ -46,7 +46,7 @@ def widened(plan: Plan, *, pool: float = 1.5, shared: float = 0.5, block: int) -
             most = min(min(weight.rows, weight.columns) for weight in choice.weights)
             decision = _routed(decision.rank, most, pool, shared, block)
         choices.append(replace(choice, decision=decision))
-    return replace(plan, choices=tuple(choices))
+    return replace(plan, choices=tuple(choices), proof=None)
 
 
 def singular_factors(pool: Pool, decision: Routed, dtype: torch.dtype) -> Factors:

@@ -89,7 +89,7 @@ def placed(words: tuple[str, ...], places: dict[str, Path]) -> list[str]:
         ((*BOTH, "--picks", "domain"), 2, "give --clusters N, the kinds to find in --calibration"),
         ((*BOTH, "--picks", "static", "--clusters", "1"), 2, "give --clusters N"),
         (("--text", "low=LOW", "--picks", "domain"), 2, "one kind of text leaves nothing to choo"),
-        (("--picks", "static"), 2, "give --text KIND=FILE twice or more, or --calibration"),
+        (("--picks", "static"), 2, "give --text KIND=FILE, or --calibration"),
         ((*TWO, "--picks", "oracle"), 2, "argument --picks: invalid choice: 'oracle'"),
         ((*TWO, "--steps", "9"), 2, "--steps: of trained masks; give --picks static, domain or l"),
         ((*TWO, "--picks", "linear", "--steps", "0"), 2, "argument --steps: 0 is not at least 1"),

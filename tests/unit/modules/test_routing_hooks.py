@@ -1,6 +1,7 @@
 """A router at work: prompts pick, and what is decoded goes on with the pick of its prompt."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -382,3 +383,61 @@ def test_nothing_is_asked_by_a_name_that_transformers_gave_up(
     step(model, prompt(1, 6), cache)
     step(model, prompt(1, 1), cache)
     assert said == []
+
+
+# -- the length of a prompt ------------------------------------------------------------------------
+
+
+def by_length_(model: Any, short: float, long: float) -> Any:
+    """The model with other limits for prompts of up to 12 tokens than for longer ones."""
+    old = router_of(model)
+    assert old is not None
+    shape = replace(old.shape, lengths=2)
+    router = PromptRouter(shape, old.routed)
+    rows = torch.tensor([long, short])[:, None].expand(2, 3)
+    router.set_floats_(
+        **{name: old.floats(name) for name in ("centre", "basis", "scale", "means")},
+        lengths=torch.tensor([13.0, 12.0]),
+        limits=rows,
+    )
+    patterns = old.patterns().blocks
+    router.set_patterns_([{n: rows[at] for n, rows in patterns.items()} for at in (1, 2)])
+    attach_(model, router)
+    return model
+
+
+def test_a_prompt_is_judged_by_its_own_length() -> None:
+    model = by_length_(routed_llama(), short=1e9, long=-1.0)
+    router = router_of(model)
+    assert router is not None
+    for length, want in ((6, 1), (12, 1), (13, 0), (40, 0)):
+        ids = prompt(1, length)
+        assert pick_for(model, ids).classes == (want,)
+        model(ids)
+        assert router.installed is not None and router.installed.classes == (want,)
+
+
+def test_padding_does_not_make_a_prompt_longer() -> None:
+    model = by_length_(routed_llama(), short=1e9, long=-1.0)
+    router = router_of(model)
+    ids, mask = left_padded([prompt(1, 6), prompt(2, 40), prompt(2, 9)])
+    assert pick_for(model, ids, mask).classes == (1, 0, 2)
+    model(ids, attention_mask=mask)
+    assert router is not None and router.installed is not None
+    assert router.installed.classes == (1, 0, 2)
+
+
+def test_a_refreshed_pick_is_that_of_all_tokens_so_far() -> None:
+    """Short prompts are of no kind here, until they are long enough."""
+    model = by_length_(routed_llama(), short=-1.0, long=1e9)
+    router = router_of(model)
+    assert router is not None
+    router.refresh = 1
+    ids = prompt(1, 16)[0]
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        step(model, ids[None, :10], cache)
+        for at in range(10, 16):
+            step(model, ids[None, at : at + 1], cache)
+            assert router.installed is not None
+            assert router.installed.classes == (int(at + 1 >= 13),)

@@ -108,10 +108,10 @@ def test_limits_are_of_prompts_that_the_means_were_not_made_of() -> None:
     assert float(torch.cat(through).double().mean()) > 0.75
 
 
-def words(count: int, *, tokens: int, seed: int = 0) -> Prompts:
+def words(count: int, *, tokens: int, seed: int = 0, apart: float = 0.3) -> Prompts:
     """Prompts of independent tokens: the mean of fewer of them varies more."""
     draw = torch.Generator().manual_seed(seed)
-    means = torch.randn(KINDS, FEATURES, generator=torch.Generator().manual_seed(99)) * 0.3
+    means = torch.randn(KINDS, FEATURES, generator=torch.Generator().manual_seed(99)) * apart
     kinds = [mean + torch.randn(count, tokens, FEATURES, generator=draw) for mean in means]
     lengths = [tokens // cut for cut in (1, 2, 4, 8)]
     return Prompts({each: tuple(kind[:, :each].mean(1) for kind in kinds) for each in lengths})
@@ -160,6 +160,21 @@ def test_too_few_prompts_are_refused(count: int) -> None:
     seen[1] = torch.full((8, FEATURES), torch.nan)
     with pytest.raises(CalibrationError, match="kind 2: 8 prompts, of which 4 with finite"):
         fit_classes(Prompts({96: tuple(seen)}))
+
+
+def test_distances_of_short_prompts_say_less() -> None:
+    found = fit_classes(words(200, tokens=96, apart=0.1))
+    assert float(found.gate[-1, 0]) < float(found.gate[0, 0])
+
+
+def test_directions_in_which_prompts_do_not_differ_are_none() -> None:
+    few_PF = torch.randn(3, FEATURES).repeat(10, 1)
+    found = principal(few_PF, 8)
+    assert found.basis_FD.shape == (FEATURES, 2) and float(found.scale_DD.max()) < 100
+    for same_PF in (torch.randn(1, FEATURES), torch.randn(1, FEATURES).repeat(9, 1)):
+        found = principal(same_PF, 8)
+        assert found.basis_FD.shape == (FEATURES, 1) and not found.scale_DD.any()
+        assert not found(torch.randn(4, FEATURES).double())[0].any()
 
 
 def test_principal_directions_are_those_of_the_covariance() -> None:

@@ -1,6 +1,7 @@
 """Picks inside one basis as they are served: what is trained, kept, stored and picked."""
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,24 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from gacfx.calibration.text import Corpus
+from gacfx.calibration.text import Corpus, split
 from gacfx.core.decision import LowRank
 from gacfx.core.routed import Routed
 from gacfx.errors import CalibrationError, CheckpointError, InfeasibleBudget, PlanError
 from gacfx.modules.install import decisions_in
 from gacfx.modules.routing_hooks import means_of, pick_for, pools, router_of
-from gacfx.routing.one_basis import choose_masks as module
+from gacfx.routing.classes import fit_classes
 from gacfx.routing.one_basis.choose_masks import (
     Training,
     best_first,
+    choose_masks,
     masked,
     of_one_basis,
     pairs_of,
     widest,
     windows_of,
 )
+from gacfx.routing.one_basis.mask_training import Tried
 from gacfx.routing.one_basis.masks import TrainedMasks, first_parameters
 from gacfx.routing.one_basis.singular import widened
 from gacfx.routing.planning import Budgets
@@ -34,6 +37,7 @@ from gacfx.routing.trials import Trial
 from tests import two_kinds
 from tests.two_kinds import PROMPT
 
+module = import_module("gacfx.routing.one_basis.choose_masks")
 KINDS = ("low", "num")
 BLOCK, ALIGN = 4, 8
 BUDGETS = Budgets("0.5", "1.0", BLOCK, ALIGN)
@@ -203,6 +207,106 @@ def test_pools_are_as_wide_as_the_budget_has_room(stored: Any) -> None:
     assert plan.active_params == static.active_params
 
 
+def parts() -> tuple[dict[str, Corpus], dict[str, Corpus]]:
+    """Windows to fit, and windows that are held back."""
+    pairs = {name: split(each) for name, each in corpora().items()}
+    fit, held = ({name: pair[at] for name, pair in pairs.items()} for at in range(2))
+    return fit, held
+
+
+class Spy:
+    """Stands in for trials and trainings, and keeps what they were given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, best: str = "") -> None:
+        self.best, self.candidates = best, dict[str, Any]()
+        self.held: Any = None
+        self.windows, self.starts, self.masks = list[Any](), list[Any](), list[Any]()
+        monkeypatch.setattr(module, "judged", self.judged)
+        monkeypatch.setattr(module, "best_learning_rate", self.trained)
+
+    def judged(self, _: Any, candidates: Any, held: Any, *__: Any) -> tuple[Trial, ...]:
+        self.held, self.candidates = held, {each.name: each for each in candidates}
+        best = self.best or [*self.candidates][-1]
+        names = sorted(self.candidates, key=lambda name: name != best)
+        return tuple(Trial(name, float(at)) for at, name in enumerate(names))
+
+    def trained(
+        self,
+        model: Any,
+        windows: Any,
+        prompt_tokens: int,
+        dense: Any,
+        features: Any,
+        settings: Any,
+        *,
+        start: Any,
+        **_: Any,
+    ) -> Tried:
+        routed = {n: d for n, d in sorted(decisions_in(model).items()) if isinstance(d, Routed)}
+        energies = {name: torch.rand(each.pool) for name, each in routed.items()}
+        count = 0 if features[0] is None else features[0].shape[1]
+        made = first_parameters(settings.kind, energies, routed, count, 0, 0)
+        made = {name: torch.randn_like(each) for name, each in made.items()}
+        self.windows.append(windows)
+        self.starts.append(start)
+        self.masks.append(TrainedMasks(settings.kind, routed, made))
+        return Tried(self.masks[-1], {})
+
+
+@pytest.mark.parametrize("kind", ["static", "domain", "linear"])
+def test_what_is_tried_knows_nothing_of_the_held_back_text(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy, (fit, held) = Spy(monkeypatch), parts()
+    choose_masks(study(), fit, held, BUDGETS, PROMPT, kind=kind)
+    assert spy.held is held
+    given = spy.candidates["static"].planned
+    want = study().planned(given.plan, study().fit)
+    for name, factors in want.factors.items():
+        found = given.factors[name].tensors
+        assert all(torch.equal(found[part], each) for part, each in factors.tensors.items())
+    for fit_PT, held_PT in spy.windows:
+        assert torch.equal(fit_PT, windows_of(study(), fit, PROMPT).ids_PT)
+        assert torch.equal(held_PT, windows_of(study(), held, PROMPT).ids_PT)
+    if kind == "domain":
+        router = spy.candidates["domain masks"].router
+        limits = fit_classes(study().known_prompts(fit_only=True)).limits
+        assert not torch.equal(limits, fit_classes(study().prompts).limits)
+        torch.testing.assert_close(router.floats("limits"), limits)
+
+
+@pytest.mark.parametrize("kind", ["domain", "linear"])
+def test_others_start_from_the_static_mask_and_are_served_as_they_were_trained(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = Spy(monkeypatch)
+    found = choose_masks(study(), *parts(), BUDGETS, PROMPT, kind=kind).candidate
+    first, start = spy.starts
+    assert first is None and start.kind == "static"
+    for name, blocks in start.pick().blocks.items():
+        assert blocks.tolist() == [list(range(start.routed[name].picks))]
+    assert found.router is not None
+    if kind == "linear":
+        assert found.router is spy.candidates["linear router"].router
+        return
+    want, rows = spy.masks[-1].pick(torch.eye(2)).blocks, found.router.patterns().blocks
+    for name, each in want.items():
+        assert torch.equal(rows[name][1:], each)
+        assert rows[name][0].tolist() == list(range(len(rows[name][0])))
+    assert not all(torch.equal(*each) for each in want.values())
+    # The trial knew a part of the prompts, and what is served knows all of them.
+    limits = fit_classes(study().prompts).limits
+    torch.testing.assert_close(found.router.floats("limits"), limits)
+
+
+def test_static_pairs_are_served_with_all_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    Spy(monkeypatch, best="static")
+    found = choose_masks(study(), *parts(), BUDGETS, PROMPT, kind="static").candidate
+    want = study().planned(found.planned.plan).factors
+    for name, each in found.planned.factors.items():
+        assert all(torch.equal(each.tensors[part], t) for part, t in want[name].tensors.items())
+
+
 def test_where_there_is_no_room_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "best_learning_rate", lambda *_, **__: pytest.fail("trained"))
     said = train(model(), picks="linear", **asked(stored="0.5")).report["routing"]
@@ -219,8 +323,6 @@ def test_windows_are_prompts_and_as_much_behind_them() -> None:
     torch.testing.assert_close(found.means_PF, means_PF)
     assert windows_of(study(), parts, 40).ids_PT.shape[1] == 71  # as much as all kinds have
     assert windows_of(study(), parts, 10).ids_PT.shape == (3 * 4 + 5 * 3, 20)
-    with pytest.raises(CalibrationError, match="num: plans are judged behind the 70 tokens"):
-        windows_of(study(), parts, 70)
 
 
 def test_one_text_needs_no_kinds() -> None:
@@ -233,7 +335,10 @@ def test_one_text_needs_no_kinds() -> None:
 
 def test_everything_may_be_stored() -> None:
     made = train(model(), picks="linear", **asked(stored=None, steps=4))
-    assert made.planned.plan.kept_params <= made.planned.plan.budget.limit_params
+    plan = made.planned.plan
+    assert plan.kept_params <= plan.budget.limit_params
+    if any(isinstance(each, Routed) for each in plan.decisions.values()):
+        assert plan.kept_params == plan.budget.limit_params and plan.proof is None
 
 
 def test_a_training_goes_on_from_its_folder(tmp_path: Path) -> None:
@@ -266,7 +371,13 @@ def test_a_training_goes_on_from_its_folder(tmp_path: Path) -> None:
     ("more", "error", "says"),
     [
         ({"picks": "oracle"}, PlanError, "picks 'oracle': one of own, static, domain, linear"),
-        ({"picks": "linear", "steps": 0}, PlanError, "steps 0: at least 1"),
+        ({"picks": "linear", "steps": 2.5}, PlanError, "steps 2.5: a whole number"),
+        (
+            {"picks": "domain", "texts": {**corpora(), "num": two_kinds.corpus("num", 2)}},
+            CalibrationError,
+            "num: 3 prompts of 32 tokens to learn from, and 4 are needed",
+        ),
+        ({"picks": "linear", "steps": 0}, PlanError, "steps 0: a whole number, at least 1"),
         ({"picks": "domain", "texts": two_kinds.corpus("low")}, CalibrationError, "clusters None"),
         (
             {"picks": "domain", "texts": {"low": two_kinds.corpus("low")}},

@@ -12,7 +12,7 @@ import torch
 from gacfx.errors import NoLmEval, TaskError, UnsupportedModel
 from gacfx.modules.install import compressed_modules
 from gacfx.modules.routing_hooks import pick_for, router_of
-from gacfx.zeroshot import Item, TaskData, harness, read_tasks, score
+from gacfx.zeroshot import Item, TaskData, harness, read_tasks, reader, score
 from gacfx.zeroshot.reader import routed
 from gacfx.zeroshot.scores import METRICS, mean_of
 from gacfx.zeroshot.task import find_tasks
@@ -265,13 +265,43 @@ def test_what_rows_are_filled_up_with_is_no_part_of_a_prompt() -> None:
     assert pick_for(model, ids).classes == (1, 0, 2)
     found = router_of(model)
     assert found is not None
-    with routed(model, ids), torch.no_grad():
+    with routed(model, ids, [None] * 3), torch.no_grad():
         assert found.installed is not None and found.installed.classes == (1, 2, 2)
         logits = model(ids).logits
     torch.testing.assert_close(logits[1, :5], model(rows[1][None]).logits[0])
     plain = tiny.llama()
-    with routed(plain, ids), torch.no_grad():
+    with routed(plain, ids, [None] * 3), torch.no_grad():
         plain(ids)
+
+
+def test_answers_do_not_choose_the_ranks_that_run() -> None:
+    model, question = routed_llama(), prompt(1, 6)[0]
+    rows = [torch.cat([question, prompt(kind, length)[0]]) for kind, length in ((1, 3), (2, 9))]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    assert pick_for(model, ids[1:]).classes != (1,)
+    found = router_of(model)
+    assert found is not None
+    with routed(model, ids, [6, 6]):
+        assert found.installed is not None and found.installed.classes == (1, 1)
+
+
+def test_every_answer_of_an_item_is_read_with_the_pick_of_its_question(
+    lm_eval: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer, data = routed_llama(dtype=torch.float32), tiny.tokenizer(), stand_in.data()
+    seen: list[str] = []
+
+    def noted(model: Any, ids_BT: Any, mask_BT: Any) -> Any:
+        seen.extend(tokenizer.decode(i[m]) for i, m in zip(ids_BT, mask_BT, strict=True))
+        return pick_for(model, ids_BT, mask_BT)
+
+    monkeypatch.setattr(reader, "pick_for", noted)
+    score(model, tokenizer, [data], batch=1)
+    items = data.items or ()
+    assert len(seen) >= len(items) > 0
+    for item in items:
+        assert any(item.query in text for text in seen)
+        assert not any(text.endswith(answer) for text in seen for answer in item.choices)
 
 
 @needs_lm_eval
