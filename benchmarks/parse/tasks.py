@@ -54,11 +54,16 @@ def uniform(plan: Plan, removed: float) -> Plan:
     return replace(plan, choices=tuple(choices), proof=None)
 
 
-def models(found: Calibrated, seed: int, removed: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def models(
+    found: Calibrated, seed: int, removed: Sequence[str], plans: Sequence[str]
+) -> Iterator[tuple[Any, ...]]:
     """(share, name, model, active share, stored share)."""
     yield "0", "dense", found.model, 1.0, 1.0
-    block, study = found.subject.block, found.study(seed)
-    other = found.study(seed, "svd-llm")
+    block = found.subject.block
+    # Pools of a large model in memory twice would be too much.
+    study, other = (
+        replace(found.study(seed, method), remember=False) for method in ("gfwsvd", "svd-llm")
+    )
     for share in removed:
         static = study.plan(removed=share, block=block, offered=is_static)
         plan = uniform(static, float(share))
@@ -66,7 +71,8 @@ def models(found: Calibrated, seed: int, removed: Sequence[str]) -> Iterator[tup
         yield share, "svd-llm, uniform", model, active_share(plan), stored_share(plan)
         model = apply(found.model, study.planned(static))
         yield share, "static plan", model, active_share(static), stored_share(static)
-        for name, part in SHARES.items():
+        for name in plans:
+            part = SHARES[name]
             plan = with_own_ranks(static, part, block, len(study.names))
             model = apply(found.model, study.planned(plan))
             router = study.router(plan)
@@ -104,6 +110,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--removed", nargs="+", default=["0.4", "0.6"])
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--limit", type=int, default=100, help="items of each task (100)")
+    parser.add_argument("--plans", nargs="+", choices=[*SHARES], default=[*SHARES])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(given)
@@ -112,7 +119,7 @@ def main(given: Sequence[str] | None = None) -> int:
     tasks = read_tasks(asked.tasks, data=asked.data / "zeroshot")
     rows: list[dict[str, Any]] = []
     static: Scores | None = None
-    for share, name, model, active, stored in models(found, asked.seed, asked.removed):
+    for share, name, model, active, stored in models(found, asked.seed, asked.removed, asked.plans):
         scores = score(model, found.tokenizer, tasks, limit=asked.limit, name=name)
         routed = router_of(model) is not None
         row = line(share, name, scores, static if routed else None, active=active, stored=stored)
