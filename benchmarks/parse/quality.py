@@ -19,6 +19,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from gacfx.applying import apply
 from gacfx.core.plan import Plan
 from gacfx.modules.prompt_router import Pick
 from gacfx.modules.routing_hooks import attach_, pick_for, router_of
+from gacfx.routing.bases import pool_factors
 from gacfx.routing.planning import active_share, stored_share, with_own_ranks
-from gacfx.routing.study import RoutingStudy, is_static
+from gacfx.routing.study import PoolMaker, RoutingStudy, is_static
 
 STORED = ("1.25", "1.0")
 SHARES = {"own bases": 0.0, "half shared": 0.5}
@@ -64,7 +66,12 @@ class Row:
 
 
 def rows_of(
-    found: Calibrated, seed: int, method: str, removed: Sequence[str], stored: Sequence[str]
+    found: Calibrated,
+    seed: int,
+    method: str,
+    removed: Sequence[str],
+    stored: Sequence[str],
+    gradients: Sequence[float],
 ) -> Iterator[Row]:
     """All rows of one seed."""
     study, subject = found.study(seed, method), found.subject
@@ -80,8 +87,12 @@ def rows_of(
             f"planned, stored {most}": study.plan(removed=share, stored=most, block=subject.block)
             for most in stored
         }
+        made: dict[str, PoolMaker] = {
+            f"own bases, gradients {own:g}": partial(pool_factors, own=own) for own in gradients
+        }
+        plans |= dict.fromkeys(made, plans["own bases"])
         for name, plan in plans.items():
-            model = apply(found.model, study.planned(plan))
+            model = apply(found.model, study.planned(plan, make=made.get(name, pool_factors)))
             base = Row(
                 subject.name,
                 method,
@@ -167,6 +178,9 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(SEEDS)])
     parser.add_argument("--removed", nargs="+", help="shares (default: those of the model)")
     parser.add_argument("--stored", nargs="*", default=STORED, help="of the plans (1.25 1.0)")
+    parser.add_argument(
+        "--own-gradients", nargs="*", type=float, default=[], help="other shares to try, 0 to 1"
+    )
     parser.add_argument("--work", type=Path, help="folder for the statistics of one model")
     parser.add_argument("--out", type=Path, help="of the results")
     asked = parser.parse_args(given)
@@ -178,7 +192,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for seed in asked.seeds:
             for method in asked.methods:
                 shares = asked.removed or subject.removed
-                for row in rows_of(found, seed, method, shares, asked.stored):
+                for row in rows_of(found, seed, method, shares, asked.stored, asked.own_gradients):
                     rows.append(row)
                     print(json.dumps(asdict(row)), flush=True)
     table = summary(rows)

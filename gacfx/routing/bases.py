@@ -27,8 +27,8 @@ SHARED_LEVELS = (0.0, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
 each kind of text; between them the loss changes by a few percent."""
 OWN_GRADIENTS = 0.5
 """How much a kind's own gradient moment counts in its directions, beside that of all kinds: one
-kind has few tokens, and its loss is not quite Kronecker-factored (0 and 1 do worse:
-``python -m benchmarks.parse.quality``)."""
+kind has few tokens, and its loss is not quite Kronecker-factored (``python -m
+benchmarks.parse.quality --own-gradients 0 1``)."""
 _RIDGE = 1e-6
 """Of the mean gradient moment: directions that no gradient sees are left for last."""
 
@@ -144,7 +144,11 @@ def pool_of(active: int, shared: int, block: int, clusters: int) -> Routed:
 
 
 def pool_factors(
-    pool: Pool, kinds: Sequence[PieceMoments], decision: Routed, dtype: torch.dtype
+    pool: Pool,
+    kinds: Sequence[PieceMoments],
+    decision: Routed,
+    dtype: torch.dtype,
+    own: float = OWN_GRADIENTS,
 ) -> Factors:
     """The tensors of a pool with own directions.
 
@@ -153,8 +157,9 @@ def pool_factors(
         kinds: what each kind of text does in the pieces.
         decision: made by :func:`pool_of`.
         dtype: of the factors.
+        own: how much its own gradients count for a kind, 0 to 1.
     """
-    parts = list(_parts(pool, kinds, decision))
+    parts = list(_parts(pool, kinds, decision, own))
     made = {
         name: torch.cat([part[at] for part in parts]).to(dtype).contiguous()
         for at, name in enumerate(("down", "up"))
@@ -171,10 +176,10 @@ def pair_factors(pool: Pool, rank: int, dtype: torch.dtype) -> Factors:
 
 
 def _parts(
-    pool: Pool, kinds: Sequence[PieceMoments], decision: Routed
+    pool: Pool, kinds: Sequence[PieceMoments], decision: Routed, own: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
     down_SN, up_SM = pool.pieces()
     yield down_SN[: decision.active], up_SM[: decision.active]
-    own = decision.active - decision.shared
-    for directions in own_directions(kinds, decision.shared) if own else ():
-        yield pool.pieces(directions.first(own))
+    count = decision.active - decision.shared
+    for directions in own_directions(kinds, decision.shared, own) if count else ():
+        yield pool.pieces(directions.first(count))
