@@ -44,7 +44,7 @@ from gacfx.routing.study import RoutingStudy, static_plan
 from gacfx.routing.trials import Candidate, Chosen, judged
 
 STEPS = 60
-"""Of a training; more brought nothing on held-back text (``python -m benchmarks.parse.masks``)."""
+"""Of a training, as in ``python -m benchmarks.parse.masks``."""
 FEATURES = 8
 """Numbers of a prompt that linear scores look at."""
 BATCH = 64
