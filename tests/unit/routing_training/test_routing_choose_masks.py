@@ -258,13 +258,15 @@ def test_what_is_tried_knows_nothing_of_the_held_back_text(
     kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy, (fit, held) = Spy(monkeypatch), parts()
-    choose_masks(study(), fit, held, BUDGETS, PROMPT, kind=kind)
+    made = RoutingStudy.make(model(), corpora(), prompt_tokens=PROMPT)  # by a method that looks
+    choose_masks(made, fit, held, BUDGETS, PROMPT, kind=kind)
     assert spy.held is held
     given = spy.candidates["static"].planned
-    want = study().planned(given.plan, study().fit)
+    want, other = (made.planned(given.plan, part) for part in (made.fit, made.full))
     for name, factors in want.factors.items():
         found = given.factors[name].tensors
         assert all(torch.equal(found[part], each) for part, each in factors.tensors.items())
+        assert not torch.equal(found["up"], other.factors[name].tensors["up"])
     for fit_PT, held_PT in spy.windows:
         assert torch.equal(fit_PT, windows_of(study(), fit, PROMPT).ids_PT)
         assert torch.equal(held_PT, windows_of(study(), held, PROMPT).ids_PT)
@@ -297,6 +299,16 @@ def test_others_start_from_the_static_mask_and_are_served_as_they_were_trained(
     # The trial knew a part of the prompts, and what is served knows all of them.
     limits = fit_classes(study().prompts).limits
     torch.testing.assert_close(found.router.floats("limits"), limits)
+
+
+def test_what_may_be_stored_is_what_is_stored_where_there_is_no_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Spy(monkeypatch)
+    budgets = Budgets("0.5", None, BLOCK, ALIGN)
+    plan = choose_masks(study(), *parts(), budgets, PROMPT, kind="linear").candidate.planned.plan
+    assert plan.kept_params == plan.budget.limit_params > plan.active_params
+    assert plan.proof is None and plan.provenance.align == BLOCK
 
 
 def test_static_pairs_are_served_with_all_text(monkeypatch: pytest.MonkeyPatch) -> None:
