@@ -116,7 +116,13 @@ def oracles(
 
 
 def rows_of(
-    found: Calibrated, seed: int, removed: str, block: int, settings: MaskTraining, shares: bool
+    found: Calibrated,
+    seed: int,
+    removed: str,
+    block: int,
+    settings: MaskTraining,
+    kinds: Sequence[Kind],
+    shares: bool,
 ) -> Iterator[dict[str, Any]]:
     """All rows of one seed."""
     study, domains = found.study(seed), len(found.texts)
@@ -150,7 +156,7 @@ def rows_of(
         return made.masks
 
     static = trained("static", fit, None)
-    for kind in KINDS:
+    for kind in kinds:
         masks = static if kind == "static" else trained(kind, fit, static)
         yield {**base, "pick": f"trained, {kind}", "kl": judge.kl(model, picks(masks, kind, test))}
     for name, places in training_texts(fit, seed) if shares else ():
@@ -214,6 +220,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--blocks", nargs="+", type=int, default=[8, 1])
     parser.add_argument("--seeds", nargs="+", type=int, default=[*range(SEEDS)])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=10, help="windows of a step (10)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--shares", action="store_true", help="how much training text it takes")
     parser.add_argument("--work", type=Path, help="folder for the statistics of one model")
     parser.add_argument("--out", type=Path)
@@ -225,8 +233,10 @@ def main(given: Sequence[str] | None = None) -> int:
         for removed in asked.removed:
             for block in asked.blocks:
                 for seed in asked.seeds:
-                    settings = MaskTraining(steps=asked.steps)
-                    for row in rows_of(found, seed, removed, block, settings, asked.shares):
+                    settings = MaskTraining(steps=asked.steps, batch=asked.batch)
+                    for row in rows_of(
+                        found, seed, removed, block, settings, asked.kinds, asked.shares
+                    ):
                         rows.append(row)
                         print(json.dumps(row), flush=True)
     table = summary(rows)
