@@ -90,8 +90,8 @@ def prefix_losses(held: Sequence[PieceMoments]) -> NDArray[np.float64]:
 def _charged(held: Sequence[PieceMoments]) -> list[PieceMoments]:
     """The kinds under the gradients of all of them.
 
-    Those of one kind on its held-back text alone are so few that the sizes which look best by them
-    are worse: babyllama at 0.4 gained 2.9 % with planned pools, and 5.4 % so.
+    Those of one kind on its held-back text alone are of few tokens, and the sizes that look best by
+    them are worse on other text.
     """
     all_SS = torch.stack([each.grads_SS for each in held]).mean(0)
     return [replace(each, grads_SS=all_SS) for each in held]
