@@ -31,7 +31,11 @@ float32, of a float64 model float64."""
 
 @contextmanager
 def predicting(
-    model: nn.Module, documents: Sequence[Tensor], device: torch.device | None = None
+    model: nn.Module,
+    documents: Sequence[Tensor],
+    device: torch.device | None = None,
+    *,
+    reads: Reads | None = None,
 ) -> Iterator[Predict]:
     """What predicts a text; inside, the model itself may not be run.
 
@@ -39,6 +43,7 @@ def predicting(
         model: borrowed, in evaluation mode.
         documents: [T] each, which it will read.
         device: where it computes, one layer after the other; None for where it is.
+        reads: which documents it reads together; None for those that it is found to read so.
 
     Raises:
         CalibrationError: the model cannot run.
@@ -54,10 +59,11 @@ def predicting(
                 layered = found
         if layered is None:
             whole = runnable(model)
-            yield partial(_whole, whole, how_read(whole, documents))
+            yield partial(_whole, whole, reads or how_read(whole, documents))
         else:
             logits = partial(layered.between, at=-1, until=len(layered.layers) + 1, finite=False)
-            yield partial(_in_parts, layered, how_read(model, documents, logits=logits))
+            found_reads = reads or how_read(model, documents, logits=logits)
+            yield partial(_in_parts, layered, found_reads)
 
 
 def _size(model: nn.Module) -> int:

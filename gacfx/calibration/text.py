@@ -113,8 +113,14 @@ def document_digest(ids_T: Tensor) -> bytes:
     return hashlib.sha256(ids_T.cpu().numpy().astype("<i8").tobytes()).digest()
 
 
-def usage(corpus: Corpus, what: str = "calibration") -> str:
-    """How much of the text is used, in one line."""
+def usage(corpus: Corpus, what: str = "calibration", windows: int | None = None) -> str:
+    """How much of the text is used, in one line.
+
+    Args:
+        corpus: windows, or whole documents.
+        what: it is used for.
+        windows: of whole documents, how many they make; None where the corpus is windows.
+    """
     word = "" if corpus.given_is == "exact" else f"{corpus.given_is} "
     of = "" if corpus.given is None else f" of {word}{corpus.given:,}"
     left = [
@@ -125,7 +131,7 @@ def usage(corpus: Corpus, what: str = "calibration") -> str:
         )
         if count
     ]
-    windows = len(corpus.documents)
+    windows = windows or len(corpus.documents)
     used = f"{what}: {corpus.tokens:,}{of} tokens in {windows:,} window{'s' * (windows > 1)}"
     return f"{used}; {' and '.join(left)} under {MIN_TOKENS} tokens left out" if left else used
 

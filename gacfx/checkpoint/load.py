@@ -88,7 +88,20 @@ def load_dense(
     if _is_local(path_or_name):
         _check_folder(Path(path_or_name))
     model = _load(path_or_name, dtype=dtype or "auto")
-    return model, _tokenizer(path_or_name)
+    return model, load_tokenizer(path_or_name)
+
+
+def stored_bytes(path_or_name: str | Path) -> int | None:
+    """Bytes of the weight files of a checkpoint folder, once it is known to be whole; None for a
+    name of the hub, whose files are not looked for.
+
+    Raises:
+        CheckpointError: there is no such folder, or it has no whole weights or no config.
+    """
+    if not _is_local(path_or_name):
+        return None
+    _check_folder(Path(path_or_name))
+    return sum(file.stat().st_size for file in _weight_files(Path(path_or_name)))
 
 
 def check_finite(model: nn.Module) -> None:
@@ -182,7 +195,12 @@ def _explained(source: str | Path, error: Exception) -> GacError:
     return CheckpointError(f"{source}: cannot be loaded: {one_line(error)}")
 
 
-def _tokenizer(source: str | Path) -> "PreTrainedTokenizerBase | None":
+def load_tokenizer(source: str | Path) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of a checkpoint; None where a folder has none.
+
+    Raises:
+        CheckpointError: its files cannot be read.
+    """
     from transformers import AutoTokenizer
 
     folder = Path(source)

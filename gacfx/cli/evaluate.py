@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from gacfx.cli import options, zeroshot
+from gacfx.cli import comparing, options, zeroshot
 
 
 def add(commands: Any) -> None:
@@ -12,10 +12,9 @@ def add(commands: Any) -> None:
     command = options.add_command(
         commands, "eval", "measure the loss of a checkpoint on a text, or zero-shot scores", run
     )
-    command.add_argument("model", help="checkpoint folder or name")
-    what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", metavar="FILE", help=".jsonl or .txt text: loss and perplexity")
-    what.add_argument(
+    command.add_argument("model", nargs="?", help="checkpoint folder or name")
+    command.add_argument("--text", metavar="FILE", help=".jsonl or .txt text: loss and perplexity")
+    command.add_argument(
         "--tasks",
         metavar="NAME,NAME",
         type=zeroshot.names,
@@ -28,6 +27,7 @@ def add(commands: Any) -> None:
         help="use at most N tokens of the text: 500k (default: all)",
     )
     command.add_argument("--json", action="store_true", help="the figures as JSON")
+    comparing.add(command)
     zeroshot.add(command)
 
 
@@ -35,19 +35,42 @@ def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print.
 
     Raises:
-        WrongUse: options of the one beside the other.
+        WrongUse: no model, or options of the one beside the other.
         GacError: as the parts say.
     """
+    check(arguments)
+    if arguments.compare is not None:
+        return comparing.run(arguments)
     if arguments.tasks is not None:
-        if arguments.tokens is not None:
-            raise options.WrongUse("--tokens: goes with --text; see --limit")
         return zeroshot.run(arguments)
-    zeroshot.check_unused(arguments)
     return loss(arguments)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Nothing when the options go together.
+
+    Raises:
+        WrongUse: they do not.
+    """
+    text, tasks = arguments.text is not None, arguments.tasks is not None
+    if not (text or tasks):
+        raise options.WrongUse("one of --text --tasks is required")
+    if arguments.compare is None:
+        if arguments.model is None:
+            raise options.WrongUse("name a model, or several behind --compare")
+        if text and tasks:
+            raise options.WrongUse("--tasks: not allowed with --text, but for --compare")
+    if not text and arguments.tokens is not None:
+        raise options.WrongUse("--tokens: goes with --text; see --limit")
+    comparing.check_windows(arguments)
+    if not tasks:
+        zeroshot.check_unused(arguments)
 
 
 def loss(arguments: argparse.Namespace) -> int:
     """Measure the loss on a text and print it."""
+    if arguments.window is not None:
+        return comparing.loss(arguments)
     from gacfx.calibration.evaluate import evaluate
     from gacfx.calibration.text import usage
     from gacfx.cli import made

@@ -24,7 +24,9 @@ def add(command: argparse.ArgumentParser) -> None:
         "--limit", metavar="N", type=options.positive, help="score the first N items of each task"
     )
     group.add_argument(
-        "--against", metavar="DENSE", help="checkpoint to compare with, item by item"
+        "--against",
+        metavar="DENSE",
+        help="checkpoint to compare with, item by item; with --compare also token by token",
     )
     group.add_argument(
         "--batch", metavar="N", type=options.positive, help="answers read at once (default: 8)"
@@ -38,13 +40,15 @@ def names(text: str) -> list[str]:
 
 
 def check_unused(arguments: argparse.Namespace) -> None:
-    """Nothing when no option of ``--tasks`` is given.
+    """Nothing when no option of ``--tasks`` is given; a comparison of losses takes two of them.
 
     Raises:
         WrongUse: names those that are.
     """
     given = vars(arguments)
-    ours = ("task_data", "limit", "against", "batch", "device")
+    alone = arguments.compare is None
+    ours = ("task_data", "limit", *(["against"] if alone else []), "batch")
+    ours += ("device",) if alone else ()
     if said := [f"--{name.replace('_', '-')}" for name in ours if given[name] is not None]:
         raise options.WrongUse(f"{', '.join(said)}: goes with --tasks")
 

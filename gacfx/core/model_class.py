@@ -58,7 +58,12 @@ def text_config(config: Any) -> Any:
 
 def positions(model: object) -> int | None:
     """Tokens of the longest sequence that a model was made for; None where it does not say."""
-    config = text_config(getattr(model, "config", None))
+    return config_positions(getattr(model, "config", None))
+
+
+def config_positions(config: object) -> int | None:
+    """The same of a configuration."""
+    config = text_config(config)
     found = (getattr(config, name, None) for name in _POSITIONS)
     return min((n for n in found if isinstance(n, int) and n > 0), default=None)
 
