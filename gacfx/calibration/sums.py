@@ -42,11 +42,30 @@ def _squares(rows_TN: Tensor) -> Tensor:
     return (rows_TN * rows_TN).sum(0)
 
 
+def _products_of(rows_TN: Tensor, others_TN: Tensor) -> Tensor:
+    """Sum of |a b| over the numbers of one call, in float32 at least."""
+    dtype = torch.promote_types(rows_TN.dtype, torch.float32)
+    return (rows_TN.to(dtype) * others_TN.to(dtype)).abs_().sum(0).sum(dtype=torch.float64)
+
+
 def _whole(sum_NN: Tensor) -> Tensor:
     """The symmetric matrix of which a sum has what is on and above the diagonal."""
     whole_NN = sum_NN.triu()
     whole_NN += sum_NN.triu(1).T
     return whole_NN
+
+
+def own_tensor(output: Tensor) -> Tensor:
+    """What an output [..., M] is a view of, if that has the same rows; else itself.
+
+    No gradient would come to a view that its model changes in place; to what is viewed one comes,
+    of the values before.
+    """
+    base = output._base
+    alike = base is not None and base.grad_fn is not None and base.numel() == output.numel()
+    if base is None or not alike or base.shape[-1] != output.shape[-1]:
+        return output
+    return base if base.is_contiguous() and output.is_contiguous() else output
 
 
 class InputSums:
@@ -133,6 +152,10 @@ class LinearSums:
         self.abs_N = self.projected_SS.new_zeros(self.columns)
         self.square_N = self.projected_SS.new_zeros(self.columns)
         self.grad_square = self.projected_SS.new_zeros(())
+        self.grad_output = self.projected_SS.new_zeros(())
+        """Sum of |g h| over tokens and outputs, h the output."""
+        self.output_kept = True
+        """No output was changed in place before its gradient came."""
         self.calls_rows = 0
         self._fed: Tensor | None = None
         self._own: Tensor | None = None
@@ -177,10 +200,11 @@ class LinearSums:
                 self.inputs.add(self.name, fed, seen_TN.to(dtype, copy=True))
         if not torch.is_grad_enabled():
             return output  # its model runs it so, and nothing comes back through it
+        made = output.detach()
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
-        output.register_hook(partial(self._count_gradient, lent))
+        own_tensor(output).register_hook(partial(self._count_gradient, lent, made, made._version))
         return output
 
     def _real(self, rows: Tensor) -> Tensor:
@@ -191,9 +215,14 @@ class LinearSums:
         """Count W^T g, the gradient at the input."""
         _add_products(self.projected_SS, grad.reshape(-1, self.columns).to(self.products))
 
-    def _count_gradient(self, lent: bool, grad: Tensor) -> None:
-        """Count the gradient at the output; ``lent``: W^T g of it comes from the backward."""
+    def _count_gradient(self, lent: bool, output: Tensor, version: int, grad: Tensor) -> None:
+        """Count the gradient at the output; ``lent``: W^T g of it comes from the backward.
+
+        ``output`` has the values of the call only as long as it is of that ``version``.
+        """
         g_TM = grad.detach().reshape(-1, self.rows)
+        self.output_kept &= output._version == version
+        self.grad_output += _products_of(g_TM, output.reshape(-1, self.rows))
         if self.long_LL is not None:
             dtype = torch.promote_types(g_TM.dtype, torch.float32)
             _add_products(self.long_LL, g_TM.to(dtype))
@@ -225,6 +254,7 @@ class LinearSums:
             long_LL = input_NN
             if self.both_sides and long_LL is None:
                 long_LL = side_SS.new_zeros(self.columns, self.columns)
+        grad_output = float(self.grad_output) / tokens / self.rows
         return Moments(
             rows=self.rows,
             columns=self.columns,
@@ -235,4 +265,5 @@ class LinearSums:
             grad_square_mean=float(self.grad_square) / tokens / self.rows,
             long_moment=long_LL,
             tokens_seen=self.calls_rows,
+            grad_output_mean=grad_output if self.output_kept else None,
         )

@@ -21,6 +21,7 @@ from gacfx.calibration.running import (
     runnable,
     token_nats,
 )
+from gacfx.calibration.sums import own_tensor
 from gacfx.calibration.targets import check_finite, targets
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.core.taylor import TaylorSums
@@ -112,7 +113,7 @@ class _WeightSums:
         def grad_hook(grad: Tensor) -> None:
             self.own_MN.addmm_(grad.detach().reshape(-1, rows).to(self.dtype).T, x_TN)
 
-        output.register_hook(grad_hook)
+        own_tensor(output).register_hook(grad_hook)
         return output
 
     def finish(self, predicted: int) -> None:

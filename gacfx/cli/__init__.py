@@ -162,6 +162,7 @@ def parser() -> argparse.ArgumentParser:
         pad,
         passes,
         plan,
+        prevalence,
         profiles,
         route,
         run,
@@ -188,6 +189,6 @@ def parser() -> argparse.ArgumentParser:
         export,
         evaluate,
     )
-    for module in (*known, run, bench, profiles, methods, passes, demo):
+    for module in (*known, run, bench, prevalence, profiles, methods, passes, demo):
         module.add(commands)
     return top

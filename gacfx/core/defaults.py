@@ -10,3 +10,7 @@ SEQ = 1024
 """Tokens of a sequence."""
 MODEL_DTYPES = ("fp32", "bf16", "fp16")
 """What the weights of a model can be asked for in."""
+PROXIES = ("magnitude", "activation", "fisher", "gradient")
+"""Importance of a weight, as Table 1 of GAC-v2 names it."""
+PREVALENCE_RATIOS = ("0.1", "0.2", "0.3", "0.5")
+"""Shares to remove for which ranks are counted: those of GAC-v1."""

@@ -46,6 +46,10 @@ class Moments:
     tokens_seen: int = 0
     """Tokens that the module was called with, once for each call: an expert sees some of a text. By
     these its input moments weigh when texts are merged; 0 for moments that never are."""
+    grad_output_mean: float | None = None
+    """Mean of |g h| over tokens and outputs, h the output with its bias (Taylor importance,
+    Molchanov et al. 2017, with labels sampled). None: kept by a gacfx that did not gather it, or
+    not gathered, since the model changes the output in place."""
 
     @staticmethod
     def from_samples(
@@ -73,6 +77,7 @@ class Moments:
             grad_square_mean=float(grads_TM.square().mean()),
             long_moment=long_TL.T @ long_TL / tokens if both_sides else None,
             tokens_seen=tokens,
+            grad_output_mean=float((grads_TM * (inputs_TN @ weight_MN.T)).abs().mean()),
         )
 
     @staticmethod

@@ -36,7 +36,8 @@ def moments_tensors(part: str, moments: Mapping[str, Moments]) -> dict[str, Tens
     """
     made, small = dict[str, Tensor](), dict[int, Tensor]()
     for module, found in moments.items():
-        numbers = (found.rows, found.columns, found.grad_square_mean, found.tokens_seen)
+        numbers = [found.rows, found.columns, found.grad_square_mean, found.tokens_seen]
+        numbers += [] if found.grad_output_mean is None else [found.grad_output_mean]
         made[f"{part}|{module}|{_NUMBERS}"] = torch.tensor(numbers, dtype=torch.float64)
         for name in _TENSORS:
             if (tensor := getattr(found, name)) is not None:
@@ -69,12 +70,14 @@ class StoredMoments(Mapping[str, Moments]):
             for each in _TENSORS
             if f"{start}{each}" in self.store.keys(name)
         }
-        rows, columns, grad_square, seen = self.store.get(name, f"{start}{_NUMBERS}").tolist()
+        numbers = self.store.get(name, f"{start}{_NUMBERS}").tolist()
+        rows, columns, grad_square, seen, *more = numbers  # older files have no more
         return Moments(
             rows=int(rows),
             columns=int(columns),
             grad_square_mean=grad_square,
             tokens_seen=int(seen),
+            grad_output_mean=more[0] if more else None,
             **found,
         )
 
@@ -149,6 +152,7 @@ class MixedMoments(Mapping[str, Moments]):
     def __getitem__(self, module: str) -> Moments:
         sums = {name: _Sum() for name in _TENSORS}
         grad_square, seen, tokens = 0.0, 0, 0
+        grad_output: float | None = 0.0
         for moments, of_text in self.texts:
             found = moments[module]
             weights = {True: input_count(found.tokens_seen, of_text), False: of_text}
@@ -158,6 +162,7 @@ class MixedMoments(Mapping[str, Moments]):
                 else:
                     sums[name].add(mean, weights[_of_inputs(name, found)])
             grad_square += found.grad_square_mean * of_text
+            grad_output = _plus(grad_output, found.grad_output_mean, of_text)
             seen, tokens = seen + found.tokens_seen, tokens + of_text
         counts = {True: input_count(seen, tokens), False: tokens}
         mixed = {
@@ -168,6 +173,7 @@ class MixedMoments(Mapping[str, Moments]):
             columns=found.columns,
             grad_square_mean=grad_square / tokens,
             tokens_seen=seen,
+            grad_output_mean=None if grad_output is None else grad_output / tokens,
             **mixed,
         )
 
@@ -179,6 +185,11 @@ class MixedMoments(Mapping[str, Moments]):
 
     def __len__(self) -> int:
         return len(self.texts[0][0])
+
+
+def _plus(total: float | None, mean: float | None, tokens: int) -> float | None:
+    """The sum with one text more; None as soon as one has none."""
+    return None if total is None or mean is None else total + mean * tokens
 
 
 def _of_inputs(name: str, moments: Moments) -> bool:

@@ -1,13 +1,16 @@
 """Importance and the linear curve of GAC-v2: scores against their definitions, choices by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.fx import GraphModule
 
-from gacfx.compressors.importance import importance, linear_curve
+from gacfx.compressors.importance import importance, linear_curve, literal_importance
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curves import Curve
+from gacfx.core.defaults import PROXIES
 from gacfx.core.plan import Budget, Plan
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed, PipelineError
@@ -31,6 +34,31 @@ def test_scores_are_means_per_parameter() -> None:
     assert importance(W_MN, moments, "activation") == pytest.approx(float((X_TN**2).mean()))
     product = float((G_TM**2).mean() * (X_TN**2).mean())
     assert importance(W_MN, moments, "fisher") == pytest.approx(product)
+    sizes_T = (G_TM * (X_TN @ W_MN.T)).abs().sum(1)
+    assert importance(W_MN, moments, "gradient") == pytest.approx(float(sizes_T.mean()) / 24)
+
+
+def test_the_literal_forms_count_the_whole_weight() -> None:
+    moments = Moments.from_samples(W_MN, X_TN, G_TM)
+
+    def score(proxy: str) -> float:
+        return literal_importance(W_MN, moments, proxy)
+
+    assert score("magnitude") == pytest.approx(float(W_MN.norm()))
+    assert score("activation") == pytest.approx(float(X_TN.norm()))
+    product = float((G_TM**2).mean() * (X_TN**2).mean())
+    assert score("fisher") == pytest.approx(24 * product)
+    sizes_T = (G_TM * (X_TN @ W_MN.T)).abs().sum(1)
+    assert score("gradient") == pytest.approx(float(sizes_T.mean()))
+
+
+def test_a_score_that_was_not_gathered_is_said() -> None:
+    old = replace(Moments.from_samples(W_MN, X_TN, G_TM), grad_output_mean=None)
+    with pytest.raises(DecompositionFailed, match="q: its gradient importance was not gathered"):
+        importance(W_MN, old, "gradient", module="q")
+    assert importance(W_MN, None, "magnitude") == importance(W_MN, old, "magnitude")
+    with pytest.raises(DecompositionFailed, match="q: fisher needs calibration, and there was no"):
+        importance(W_MN, None, "fisher", module="q")
 
 
 def test_the_fisher_score_is_the_mean_of_the_diagonal_for_independent_gradients() -> None:
@@ -44,7 +72,7 @@ def test_the_fisher_score_is_the_mean_of_the_diagonal_for_independent_gradients(
 def test_a_score_does_not_grow_with_the_weight() -> None:
     once = Moments.from_samples(W_MN, X_TN, G_TM)
     twice = Moments.from_samples(W_MN.repeat(2, 1), X_TN, G_TM.repeat(1, 2))
-    for proxy in ("magnitude", "activation", "fisher"):
+    for proxy in PROXIES:
         score = importance(W_MN.repeat(2, 1), twice, proxy)
         assert score == pytest.approx(importance(W_MN, once, proxy))
 

@@ -37,7 +37,8 @@ def corpus(seed: int = 0, count: int = 3) -> Corpus:
 
 def same(one: Statistics, other: Statistics) -> bool:
     def tensors(found: Moments) -> list[Tensor]:
-        return [found.projected_moment, found.side_moment, found.input_abs_mean]
+        number = torch.tensor([found.grad_output_mean, found.grad_square_mean])
+        return [found.projected_moment, found.side_moment, found.input_abs_mean, number]
 
     pairs = [(one.moments[name], other.moments[name]) for name in NAMES]
     return all(

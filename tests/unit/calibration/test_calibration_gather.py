@@ -83,6 +83,7 @@ def same(one: Moments, other: Moments, rtol: float = 1e-9) -> None:
         left, right = getattr(one, field), getattr(other, field)
         torch.testing.assert_close(left, right, rtol=rtol, atol=rtol * float(right.abs().max()))
     assert one.grad_square_mean == pytest.approx(other.grad_square_mean, rel=rtol)
+    assert one.grad_output_mean == pytest.approx(other.grad_output_mean, rel=rtol)
 
 
 def test_order_of_documents_and_global_seed_do_not_matter() -> None:

@@ -13,6 +13,7 @@ from gacfx.calibration.gather import gather
 from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.taylor import taylor_sums
+from gacfx.calibration.text import Corpus
 from gacfx.core.statistics import Moments
 from tests.unit.calibration.samples import Toy, corpus, linears, llama
 
@@ -65,6 +66,78 @@ def test_a_module_that_sees_half_of_the_tokens_weighs_half() -> None:
     torch.testing.assert_close(found.projected_moment, p_TN.T @ p_TN / 40)
     g_TM = grads[model.narrow]
     torch.testing.assert_close(narrow.side_moment, g_TM.T @ g_TM / 40)
+
+
+def gradients_and_outputs(model: nn.Module, text: Corpus) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module -> gradients and outputs [T, M] of all documents, by autograd alone."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    names = {id(module): name for name, module in linears(model).items()}
+
+    def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
+        values = output.detach().clone()
+
+        def back(grad: Tensor) -> None:
+            rows = (each.flatten(0, -2) for each in (grad, values))
+            grad_TM, output_TM = rows
+            found.setdefault(names[id(module)], []).append((grad_TM, output_TM))
+
+        output.register_hook(back)
+
+    hooks = [module.register_forward_hook(keep) for module in linears(model).values()]
+    for ids_T in text.documents:
+        logits_TV = model(ids_T[None]).logits[0]
+        labels_T = sample_labels(logits_TV.detach(), generator_of(0, ids_T))
+        torch.autograd.backward(F.cross_entropy(logits_TV, labels_T, reduction="sum"))
+    for hook in hooks:
+        hook.remove()
+    return {
+        name: (torch.cat([g for g, _ in parts]), torch.cat([h for _, h in parts]))
+        for name, parts in found.items()
+    }
+
+
+def test_gradients_times_outputs_are_those_of_autograd_with_the_bias_and_without_padding() -> None:
+    model, text = llama(), corpus(40, 33, 51)
+    found = gather(model, text, linears(model)).moments
+    wanted = gradients_and_outputs(model, text)
+    assert found.keys() == wanted.keys()
+    for name, (grad_TM, output_TM) in wanted.items():
+        assert len(grad_TM) == text.tokens
+        mean = float((grad_TM * output_TM).abs().mean())
+        assert found[name].grad_output_mean == pytest.approx(mean, rel=1e-9) and mean > 0
+
+
+class Rectified(nn.Module):
+    """Ids -> logits; the output of ``second`` is changed in place, unless it is told not to."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.in_place = in_place
+        self.embed = nn.Embedding(50, 8)
+        self.first, self.second, self.head = nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 50)
+        self.double()
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        made = self.second(self.first(self.embed(ids_BT)))
+        made = made.relu_() if self.in_place else made.relu()
+        logits = self.head(made)
+        assert isinstance(logits, Tensor)
+        return logits
+
+
+def test_an_output_that_is_changed_in_place_has_no_such_mean_rather_than_a_wrong_one() -> None:
+    names = ["first", "second", "head"]
+    changed, plain = (
+        gather(Rectified(in_place), corpus(40), names).moments for in_place in (True, False)
+    )
+    assert changed["second"].grad_output_mean is None
+    # The other statistics do not need the output, and its gradient comes all the same.
+    assert changed["second"].grad_square_mean == plain["second"].grad_square_mean > 0
+    torch.testing.assert_close(changed["second"].projected_moment, plain["second"].projected_moment)
+    for name in ("first", "head"):
+        mean = plain[name].grad_output_mean
+        assert mean is not None and changed[name].grad_output_mean == pytest.approx(mean)
 
 
 def test_a_module_that_never_runs_has_a_problem() -> None:
@@ -140,6 +213,7 @@ def test_moments_are_the_same_whether_the_backward_gives_the_projection_or_not(
         left, right = getattr(one, name), getattr(other, name)
         assert float((left - right).norm() / left.norm()) <= rough[dtype], name
     assert one.grad_square_mean == other.grad_square_mean > 0
+    assert one.grad_output_mean == other.grad_output_mean is not None
 
 
 def test_an_output_that_somebody_cut_off_still_projects_its_gradient() -> None:

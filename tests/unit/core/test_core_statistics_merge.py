@@ -68,6 +68,9 @@ def difference(one: Moments, other: Moments) -> float:
     assert one.shape == other.shape
     assert one.tokens_seen == other.tokens_seen
     found = [abs(one.grad_square_mean - other.grad_square_mean) / (other.grad_square_mean or 1)]
+    assert one.grad_output_mean is not None and other.grad_output_mean is not None
+    apart = abs(one.grad_output_mean - other.grad_output_mean)
+    found.append(apart / (other.grad_output_mean or 1))
     for name in TENSORS:
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None)
@@ -123,7 +126,7 @@ def test_an_expert_that_no_token_reached_in_one_part_or_in_any() -> None:
 
 
 def _idle(like: Moments) -> Moments:
-    nothing = {name: torch.zeros_like(getattr(like, name)) for name in TENSORS}
+    nothing: dict[str, Any] = {name: torch.zeros_like(getattr(like, name)) for name in TENSORS}
     return Moments(like.rows, like.columns, grad_square_mean=0.0, tokens_seen=0, **nothing)
 
 
