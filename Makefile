@@ -77,6 +77,7 @@ bench-data: $(INSTALLED)
 	$(BIN)/python -m benchmarks.pruning --data $(DATA)
 	$(BIN)/python -m benchmarks.equal_bytes --data $(DATA)
 	$(BIN)/python -m benchmarks.activation_budget --data $(DATA)
+	$(BIN)/python -m benchmarks.prevalence --data $(DATA)
 
 # Exported models in every engine: OpenVINO is installed beside the rest for it.
 bench-engines: $(INSTALLED)

@@ -67,7 +67,8 @@ def main(given: Sequence[str] | None = None) -> int:
                 parser.error(f"--models {subject.name}: name its folder with --smollm2")
             results[subject.name] = run(subject, asked.data, folder)
     printed = {proxy: row._asdict() for proxy, row in PRINTED.items()}
-    print(record.write("prevalence", {"models": results, SOURCE: printed}, asked.out))
+    beside = {"what": SOURCE, "proxies": printed}
+    print(record.write("prevalence", {"models": results, "printed": beside}, asked.out))
     return 0
 
 
