@@ -131,6 +131,7 @@ class LinearSums:
         if both_sides and self.wide:
             self.long_LL = self.projected_SS.new_zeros(self.rows, self.rows)
         self.abs_N = self.projected_SS.new_zeros(self.columns)
+        self.largest_N = self.projected_SS.new_zeros(self.columns)
         self.square_N = self.projected_SS.new_zeros(self.columns)
         self.grad_square = self.projected_SS.new_zeros(())
         self.calls_rows = 0
@@ -164,7 +165,11 @@ class LinearSums:
         self._fed = self._own = None
         seen_TN = self._real(args[0].detach().reshape(-1, self.columns))
         self.calls_rows += len(seen_TN)
-        self.abs_N += seen_TN.abs().sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
+        sizes_TN = seen_TN.abs()
+        self.abs_N += sizes_TN.sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
+        if len(seen_TN):  # an expert may see no token
+            self.largest_N = torch.maximum(self.largest_N, sizes_TN.amax(0).double())
+        del sizes_TN
         self.square_N += _squares(seen_TN)
         if self.wide:
             self.inputs.add(self.name, fed, seen_TN.to(self.products, copy=True))
@@ -235,4 +240,5 @@ class LinearSums:
             grad_square_mean=float(self.grad_square) / tokens / self.rows,
             long_moment=long_LL,
             tokens_seen=self.calls_rows,
+            input_abs_max=self.largest_N,
         )

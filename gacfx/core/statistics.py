@@ -46,6 +46,8 @@ class Moments:
     tokens_seen: int = 0
     """Tokens that the module was called with, once for each call: an expert sees some of a text. By
     these its input moments weigh when texts are merged; 0 for moments that never are."""
+    input_abs_max: Tensor | None = None
+    """[columns]: largest |x| over tokens. None: kept by a gacfx that did not gather it."""
 
     @staticmethod
     def from_samples(
@@ -73,6 +75,7 @@ class Moments:
             grad_square_mean=float(grads_TM.square().mean()),
             long_moment=long_TL.T @ long_TL / tokens if both_sides else None,
             tokens_seen=tokens,
+            input_abs_max=inputs_TN.abs().amax(0),
         )
 
     @staticmethod
@@ -82,6 +85,7 @@ class Moments:
         grad_moment_MM: Tensor,
         abs_mean_N: Tensor,
         tokens_seen: int = 0,
+        abs_max_N: Tensor | None = None,
     ) -> "Moments":
         """Moments of a weight whose A and G are known.
 
@@ -91,6 +95,7 @@ class Moments:
             grad_moment_MM: G, float64.
             abs_mean_N: mean of |x| over tokens.
             tokens_seen: as :attr:`tokens_seen`.
+            abs_max_N: largest |x| over tokens, if it is known.
         """
         (rows, columns), weight_MN = weight_MN.shape, weight_MN.to(grad_moment_MM)
         if rows > columns:
@@ -109,6 +114,7 @@ class Moments:
             grad_square_mean=float(grad_moment_MM.trace()) / rows,
             long_moment=long_LL,
             tokens_seen=tokens_seen,
+            input_abs_max=abs_max_N,
         )
 
     @property
@@ -155,8 +161,7 @@ class Moments:
             self.input_abs_mean,
             self.input_square_mean,
         ]
-        if self.long_moment is not None:
-            tensors.append(self.long_moment)
+        tensors += [t for t in (self.long_moment, self.input_abs_max) if t is not None]
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             return "NaN or infinite calibration statistics"
         if not math.isfinite(self.grad_square_mean):
