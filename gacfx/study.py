@@ -72,6 +72,8 @@ class Study:
     """Structure -> measured rise without its block; filled when it is first asked for."""
     device: torch.device | None = None
     """Where layers compute, one at a time; None for where the model is."""
+    measured: dict[str, list[float]] = field(default_factory=dict)
+    """What methods measured for sizes of their own; filled when they are asked for."""
 
     @staticmethod
     @plain_torch()

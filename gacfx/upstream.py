@@ -117,7 +117,9 @@ def _inputs(study: "Study", able: Sequence[str], limit_params: int) -> Allocatio
 
     def remember(name: str, make: Callable[[], Sequence[float]]) -> Sequence[float]:
         where = f"allocation.{file_name(study.method)}.{name}"
-        return remembered_numbers(study.full.store, where, make)
+        if where not in study.measured:
+            study.measured[where] = remembered_numbers(study.full.store, where, make)
+        return study.measured[where]
 
     progress = partial(study.progress, "allocate")
     return AllocationInputs(known, measure, limit_params, progress, remember)

@@ -37,7 +37,9 @@ def corpus(seed: int = 0, count: int = 3) -> Corpus:
 
 def same(one: Statistics, other: Statistics) -> bool:
     def tensors(found: Moments) -> list[Tensor]:
-        return [found.projected_moment, found.side_moment, found.input_abs_mean]
+        assert found.input_abs_max is not None
+        means = [found.projected_moment, found.side_moment, found.input_abs_mean]
+        return [*means, found.input_abs_max]
 
     pairs = [(one.moments[name], other.moments[name]) for name in NAMES]
     return all(
