@@ -40,7 +40,7 @@ def draw(*shape: int, seed: int) -> Tensor:
 
 def decompositions(scale: float = 1.0, tokens: int = 80) -> dict[str, Decomposition]:
     """Of weights whose spectra differ, all inputs times ``scale``."""
-    found = {}
+    found = dict[str, Decomposition]()
     for seed, (name, (rows, columns)) in enumerate(SHAPES.items()):
         decay = torch.arange(1, columns + 1, dtype=torch.float64) ** -(0.3 * (seed % 4))
         weight_MN = draw(rows, columns, seed=seed) * decay * (1 + seed)
@@ -50,8 +50,8 @@ def decompositions(scale: float = 1.0, tokens: int = 80) -> dict[str, Decomposit
     return found
 
 
-def never(_ranks: Mapping[str, int], tokens: int | None = None) -> float:
-    raise AssertionError(tokens)
+def never(ranks: Mapping[str, int], tokens: int | None = None) -> float:
+    raise AssertionError(ranks, tokens)
 
 
 def limit_of(ratio: float) -> int:

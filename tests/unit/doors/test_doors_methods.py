@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.work_folder import WorkFolder
 from gacfx.errors import CalibrationError, InfeasibleBudget, PipelineError
+from gacfx.modules.install import swapped
 from gacfx.replan import plan_from_curves
 from gacfx.study import Study
 from tests import tiny
@@ -58,8 +60,10 @@ def test_a_plan_names_its_method_by_the_one_spelling() -> None:
 
 
 def test_settings_change_the_factors_and_so_the_plan() -> None:
-    plain, scaled = (study().with_method(m).plan("0.3", profile=PROFILE, search=PAIRS).plan
-                     for m in ("svd", "asvd:alpha=0"))  # fmt: skip
+    plain, scaled = (
+        study().with_method(method).plan("0.3", profile=PROFILE, search=PAIRS).plan
+        for method in ("svd", "asvd:alpha=0")
+    )
     assert plain.loss_nats == pytest.approx(scaled.loss_nats, rel=1e-6)
     other = study().plan("0.3", profile=PROFILE, search=PAIRS).plan
     assert other.loss_nats != pytest.approx(plain.loss_nats, rel=1e-3)
@@ -94,16 +98,13 @@ def test_the_table_is_measured_once_and_by_its_own_settings() -> None:
 
 def test_what_asvd_replaces_is_one_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses of the table are those of models with one pair in them."""
-    from gacfx import upstream as module
-
     held: list[int] = []
-    real = module.swapped
 
     def spy(model: Any, factors: Any, *rest: Any) -> Any:
         held.append(len(factors))
-        return real(model, factors, *rest)
+        return swapped(model, factors, *rest)
 
-    monkeypatch.setattr(module, "swapped", spy)
+    monkeypatch.setattr("gacfx.upstream.swapped", spy)
     found = calibrated("asvd:tokens=64,alpha=0.7")
     found.upstream("0.2", profile=PROFILE)
     assert {*held} == {1} and len(held) == 6 * len(found.measured)
@@ -137,8 +138,6 @@ def test_the_planner_loses_no_more_than_svd_llm_v2_on_the_same_curves(
 
 
 def test_a_weight_that_has_no_gradient_stays_dense_and_the_budget_holds() -> None:
-    from dataclasses import replace
-
     known = study().full.statistics
     name = next(iter(known.moments))
     moments = {**known.moments, name: replace(known.moments[name], grad_square_mean=0.0)}
@@ -151,8 +150,6 @@ def test_a_weight_that_has_no_gradient_stays_dense_and_the_budget_holds() -> Non
 
 
 def test_statistics_of_an_older_folder_are_refused_for_the_largest_inputs_alone() -> None:
-    from dataclasses import replace
-
     known = study().full.statistics
     moments = {name: replace(one, input_abs_max=None) for name, one in known.moments.items()}
     full = replace(study().full, statistics=replace(known, moments=moments), decompositions={})
