@@ -89,6 +89,9 @@ class _Some(Mapping[str, Decomposition]):
             raise KeyError(module)
         return self.known[module]
 
+    def __contains__(self, module: object) -> bool:
+        return module in self.names  # without a decomposition
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 

@@ -4,11 +4,12 @@ Weights of one type (all q_proj, all down_proj) share what is to be removed. Wit
 at the rank that the same share of every weight would leave, E |(W - W') x|^2 / 2, the share R that
 goes of a weight is larger where its loss is small:
 
-    R = c / ln(1 + L / mean L),    0 <= R <= 0.95,    sum of R params = what the type shall lose
+    R = c / ln(shift + L / mean L),    0 <= R <= 0.95,    sum of R params = what the type shall lose
 
 As it is printed, 1 / ln L, it turns over at L = 1 and changes with the unit of the inputs; the mean
-of the type in the place of one undoes both. Ranks are rounded down, and what that leaves of the
-budget goes back to the weights that lost most by it.
+of the type undoes both. With ``shift`` 1 a weight of small loss loses nearly all, however much that
+costs; the larger it is, the closer shares are to equal ones. Ranks are rounded down, and what that
+leaves of the budget goes back to the weights that lost most by it.
 """
 
 from collections import defaultdict
@@ -20,6 +21,7 @@ from math import isfinite, log1p
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.metrics import Method, Metric
 from gacfx.compressors.protocol import AllocationInputs, Claim, Decomposition
+from gacfx.core.settings import setting
 from gacfx.errors import InfeasibleBudget, PipelineError
 
 MOST = 0.95
@@ -33,12 +35,22 @@ Ranks = dict[str, int | None]
 
 @dataclass(frozen=True)
 class SvdLlmV2(Method):
-    """SVD-LLM with ranks of its own."""
+    """SVD-LLM with ranks of its own.
+
+    Raises:
+        PipelineError: a setting out of its range.
+    """
+
+    shift: float = setting(1.0, "added to L / mean L before the logarithm, 1 or more")
+
+    def __post_init__(self) -> None:
+        if not self.shift >= 1:
+            raise PipelineError(f"{self.name}: shift {self.shift} is below 1")
 
     @property
     def allocates(self) -> str:
         """By losses within a type of weight."""
-        return "of each type of weight more goes where the loss is smaller, c / ln(1 + L / mean L)"
+        return f"of each type of weight c / ln({self.shift:g} + L / mean L) goes, L its loss"
 
     def allocate(
         self,
@@ -77,7 +89,7 @@ class SvdLlmV2(Method):
             name: truncation_loss(inputs.decompositions[name], *shape, share)
             for name, shape in open_.items()
         }
-        shares = shares_of(open_, losses, float(share))
+        shares = shares_of(open_, losses, float(share), self.shift)
         return closed(shapes, shares, inputs.limit_params)
 
 
@@ -98,7 +110,9 @@ def truncation_loss(found: Decomposition, rows: int, columns: int, share: Fracti
     return float(tails.losses(OutputWeight.IDENTITY)[rank])
 
 
-def shares_of(shapes: Shapes, losses: Mapping[str, float], share: float) -> dict[str, float]:
+def shares_of(
+    shapes: Shapes, losses: Mapping[str, float], share: float, shift: float = 1.0
+) -> dict[str, float]:
     """Module -> share that goes of it, 0 .. :data:`MOST`; of each type of weight ``share`` goes.
 
     A type is the last part of a module's name. What cannot go of a weight because of the bound goes
@@ -109,6 +123,7 @@ def shares_of(shapes: Shapes, losses: Mapping[str, float], share: float) -> dict
         losses: module -> loss at that share, at least 0; a weight whose loss is not finite counts
             as the one with the largest.
         share: 0 .. :data:`MOST`.
+        shift: at least 1.
     """
     types = defaultdict[str, list[str]](list)
     for name in shapes:
@@ -119,16 +134,16 @@ def shares_of(shapes: Shapes, losses: Mapping[str, float], share: float) -> dict
         worst = max(finite, default=1.0)
         known = [losses[name] if isfinite(losses[name]) else worst for name in names]
         sizes = [_size(shapes[name]) for name in names]
-        found |= dict(zip(names, _filled(_weights(known), sizes, share), strict=True))
+        found |= dict(zip(names, _filled(_weights(known, shift), sizes, share), strict=True))
     return {name: found[name] for name in shapes}
 
 
-def _weights(losses: Sequence[float]) -> list[float]:
-    """1 / ln(1 + L / mean L) of each loss."""
+def _weights(losses: Sequence[float], shift: float) -> list[float]:
+    """1 / ln(shift + L / mean L) of each loss."""
     mean = sum(losses) / len(losses)
     if not mean > 0:
         return [1.0] * len(losses)
-    return [1 / log1p(max(loss / mean, LEAST_LOSS)) for loss in losses]
+    return [1 / log1p(shift - 1 + max(loss / mean, LEAST_LOSS)) for loss in losses]
 
 
 def _filled(weights: Sequence[float], sizes: Sequence[int], share: float) -> list[float]:

@@ -96,6 +96,27 @@ def test_more_goes_where_the_loss_is_smaller_and_only_within_a_type() -> None:
     assert q == pytest.approx(wanted, rel=1e-6)
 
 
+def test_a_larger_shift_brings_shares_closer_to_equal_ones() -> None:
+    losses = dict(zip(SHAPES, [8.0, 4.0, 2.0, 1.0] * 2, strict=True))
+    spreads = []
+    for shift in (1.0, 2.718, 100.0, 1e12):
+        found = [*shares_of(SHAPES, losses, 0.3, shift).values()]
+        spreads.append(max(found) - min(found))
+        assert sum(found[:4]) == pytest.approx(1.2)
+    assert spreads == sorted(spreads, reverse=True) and spreads[-1] < 1e-9
+    method = METHODS.find("svd-llm-v2:shift=1e12")
+    given = AllocationInputs(decompositions(), never, limit_of(0.3))
+    ranks = method.allocate(SHAPES, 0.3, given)
+    even = {name: upstream_rank(*shape, 0.3) for name, shape in SHAPES.items()}
+    assert all(0 <= (ranks[name] or 0) - (even[name] or 0) <= 1 for name in SHAPES)
+
+
+@pytest.mark.parametrize("shift", ["0.9", "-1", "0"])
+def test_a_shift_below_one_has_no_logarithm(shift: str) -> None:
+    with pytest.raises(PipelineError, match="is below 1; it has: shift=1"):
+        METHODS.find(f"svd-llm-v2:shift={shift}")
+
+
 def test_shares_are_bounded_and_what_they_cannot_take_the_others_do() -> None:
     draws = random.Random(0)
     for _ in range(200):

@@ -12,6 +12,7 @@ import torch
 
 import gacfx
 from gacfx.api import Compressed, apply, calibrate, load_profile
+from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.methods import METHODS
 from gacfx.core.curve_file import load_curves, save_curves
@@ -104,9 +105,17 @@ def test_what_asvd_replaces_is_one_weight(monkeypatch: pytest.MonkeyPatch) -> No
         held.append(len(factors))
         return swapped(model, factors, *rest)
 
+    read: list[int] = []
+
+    def count(model: Any, text: Corpus, **more: Any) -> Any:
+        read.append(text.tokens)
+        return evaluate(model, text, **more)
+
     monkeypatch.setattr("gacfx.upstream.swapped", spy)
-    found = calibrated("asvd:tokens=64,alpha=0.7")
+    monkeypatch.setattr("gacfx.upstream.evaluate", count)
+    found = calibrated("asvd:tokens=40,alpha=0.7")
     found.upstream("0.2", profile=PROFILE)
+    assert {*read} == {48} and found.held_back.tokens == 96  # whole windows, so many at least
     assert {*held} == {1} and len(held) == 6 * len(found.measured)
     assert all(len({*losses}) > 1 for losses in found.measured.values())
 
@@ -163,14 +172,15 @@ def test_statistics_of_an_older_folder_are_refused_for_the_largest_inputs_alone(
 
 
 def test_a_work_folder_of_a_method_with_settings_is_opened_again(tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work, search = tmp_path / "work", Search(align=1, form="pair", corrections=1)
     first = calibrated(work=work)
     plan, ranks = (
-        first.plan("0.3", profile=PROFILE, search=PAIRS),
+        first.plan("0.3", profile=PROFILE, search=search),
         first.upstream("0.3", profile=PROFILE),
     )
     first.close()
     names = {path.name for path in work.iterdir()}
+    assert {"loss", "divergence", "allocation"} <= {name.partition(".")[0] for name in names}
     assert not [name for name in names if ":" in name or "=" in name or "," in name]
     again = calibrated(work=work)
 
@@ -181,7 +191,7 @@ def test_a_work_folder_of_a_method_with_settings_is_opened_again(tmp_path: Path)
         patch.setattr("gacfx.upstream.evaluate", never)
         patch.setattr("gacfx.compressors.lowrank.decompose", never)
         assert again.upstream("0.3", profile=PROFILE).plan.to_json() == ranks.plan.to_json()
-        made = again.plan("0.3", profile=PROFILE, search=PAIRS)
+        made = again.plan("0.3", profile=PROFILE, search=search)
     assert made.plan.to_json() == plan.plan.to_json()
     other = again.with_method("asvd:alpha=0.3,tokens=64").upstream("0.3", profile=PROFILE)
     assert other.plan.provenance.method != NAME
