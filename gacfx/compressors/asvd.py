@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gacfx.compressors.metrics import Method, Metric
-from gacfx.compressors.protocol import UNIFORM, AllocationInputs, Claim, Decomposition, Statistic
+from gacfx.compressors.protocol import (
+    SIDE_BY_SIDE,
+    UNIFORM,
+    AllocationInputs,
+    Claim,
+    Decomposition,
+    Statistic,
+)
 from gacfx.compressors.strs import SHARES, ranks_of, strs
 from gacfx.core.settings import setting
 from gacfx.errors import CalibrationError, PipelineError
@@ -166,5 +173,11 @@ ASVD = Asvd(
     Metric.IDENTITY,
     Metric.CHANNEL_SCALE,
     "Yuan et al. 2023 (arXiv 2312.05821)",
-    (Claim("lower perplexity than plain SVD with as many parameters"),),
+    (
+        Claim(
+            "lower perplexity than plain SVD with as many parameters",
+            SIDE_BY_SIDE,
+            "so at 20, 30 and 40 % removed",
+        ),
+    ),
 )

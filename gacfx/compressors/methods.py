@@ -10,7 +10,7 @@ A name may carry settings, which ``gacfx methods NAME`` lists: ``asvd:alpha=0.3,
 
 from gacfx.compressors.asvd import ASVD
 from gacfx.compressors.metrics import Method, Metric
-from gacfx.compressors.protocol import Claim, Compressor
+from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim, Compressor
 from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
 from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
 from gacfx.compressors.svd_llm_v2 import SVD_LLM_V2
@@ -29,7 +29,18 @@ LOW_RANK: dict[str, Method] = {
             Metric.IDENTITY,
             Metric.MOMENT,
             "Wang et al. 2024 (arXiv 2403.07378), whitening",
-            (Claim("lower perplexity than plain SVD and ASVD with as many parameters"),),
+            (
+                Claim(
+                    "lower perplexity than plain SVD with as many parameters",
+                    SIDE_BY_SIDE,
+                    "so at 20, 30 and 40 % removed",
+                ),
+                Claim(
+                    "lower perplexity than ASVD with as many parameters",
+                    SIDE_BY_SIDE,
+                    "so at 30 and 40 % removed; at 20 % ASVD's own ranks lose less",
+                ),
+            ),
         ),
         SVD_LLM_V2,
         Method("gfwsvd", Metric.MOMENT, Metric.MOMENT, "K-FAC metric, Martens and Grosse 2015"),

@@ -105,6 +105,8 @@ class Decomposition(ABC):
         return VALUES.find(value_model).curve(self)
 
 
+SIDE_BY_SIDE = "python -m benchmarks.methods"
+"""Benchmark of what methods do by themselves, on a model of a million parameters."""
 UNIFORM = "the same share of every weight goes"
 """How a method allocates that says nothing of it."""
 

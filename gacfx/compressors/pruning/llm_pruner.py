@@ -11,7 +11,7 @@ heads, and sums count every row and column once.
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gacfx.compressors.protocol import Claim
+from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim
 from gacfx.compressors.pruning.pruner import RANDOM, SCORES, Pruner, check_known, random_scores
 from gacfx.core.settings import setting
 
@@ -38,7 +38,11 @@ class LlmPruner(Pruner):
     seed: int = setting(0, "of random scores")
     source: str = "Ma et al. 2023, block-wise, layers from the fourth on, no tuning"
     claims: tuple[Claim, ...] = (
-        Claim("derivatives of the loss choose better than magnitude or chance"),
+        Claim(
+            "derivatives of the loss choose better than magnitude or chance",
+            SIDE_BY_SIDE,
+            "so at 20, 30 and 40 % removed, with first=0",
+        ),
     )
 
     def __post_init__(self) -> None:

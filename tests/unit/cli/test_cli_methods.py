@@ -68,6 +68,18 @@ def test_every_claim_names_a_benchmark_that_there_is_or_says_that_there_is_none(
                 assert found and (root / "benchmarks" / f"{found[1]}.py").is_file()
 
 
+def test_what_claims_say_is_what_the_benchmark_found() -> None:
+    path = Path(__file__).parents[3] / "benchmarks" / "results" / "methods.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["claims"]
+    ratios = ("0.2", "0.3", "0.4")
+    pruner, shifted = "llm-pruner:first=0", "svd-llm-v2:shift=2.72"
+    always = [("asvd", "svd"), ("svd-llm", "svd"), (shifted, "svd-llm")]
+    for one, other in (*always, (pruner, "magnitude"), (pruner, "random")):
+        assert found[f"{one} below {other}"] == dict.fromkeys(ratios, True)
+    assert found["svd-llm-v2 below svd-llm"] == dict.fromkeys(ratios, False)
+    assert found["svd-llm below asvd"] == {"0.2": False, "0.3": True, "0.4": True}
+
+
 @pytest.mark.parametrize("width", [40, 60, 100])
 @pytest.mark.parametrize("name", [*METHODS, "asvd:alpha=0.3,scale=abs-max"])
 def test_one_method_in_full(

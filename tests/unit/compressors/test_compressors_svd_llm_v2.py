@@ -206,6 +206,11 @@ def test_what_cannot_be_decomposed_stays_dense_and_others_make_up_for_it() -> No
     found = SVD_LLM_V2.allocate(SHAPES, 0.3, AllocationInputs(known, never, limit))
     assert found["layers.0.q_proj"] is None
     assert limit - 84 < params(SHAPES, found) <= limit
+    # Losses and shares are those of what the others lose, not of the ratio that was asked for.
+    able = {name: shape for name, shape in SHAPES.items() if name in known}
+    share = Fraction(WHOLE - limit, sum(rows * columns for rows, columns in able.values()))
+    losses = {name: truncation_loss(known[name], *able[name], share) for name in able}
+    assert found == closed(SHAPES, shares_of(able, losses, float(share)), limit)
     with pytest.raises(InfeasibleBudget):
         SVD_LLM_V2.allocate(SHAPES, 0.3, AllocationInputs({}, never, limit))
 
