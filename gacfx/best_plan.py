@@ -23,6 +23,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.provenance import Trial
 from gacfx.core.pruning import Sliced
 from gacfx.core.search import Prune, Search
+from gacfx.core.settings import file_name
 from gacfx.core.store import remembered
 from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
 from gacfx.coupling.feeders import feeders
@@ -127,7 +128,7 @@ def _corrections(study: "Study", value: str, case: Case) -> Corrections:
     structures = study.structures or coupled_structures(study.graph)
 
     def measure(made: Planned, dense: frozenset[str]) -> float:
-        name = f"divergence.{study.method}.{plan_digest(made.plan, dense)}"
+        name = f"divergence.{file_name(study.method)}.{plan_digest(made.plan, dense)}"
         compute = partial(divergence, study.model, reference, made, dense)
         return remembered(study.fit.store, name, compute)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from gacfx.calibration.evaluate import mean_loss
 from gacfx.calibration.text import SAMPLE_TOKENS, Corpus
 from gacfx.core.planned import Planned
+from gacfx.core.settings import file_name
 from gacfx.trials import SAME_NATS
 from gacfx.work import plan_digest
 
@@ -66,7 +67,7 @@ class Judge:
     def _losses(self, made: Planned, name: str, text: Corpus) -> Tensor:
         """Loss of each token, read once."""
         store = self.study.fit.store
-        where = f"loss.{self.study.method}.{plan_digest(made.plan)}.{name}"
+        where = f"loss.{file_name(self.study.method)}.{plan_digest(made.plan)}.{name}"
         if store is not None and where in store:
             return store.get(where, "nats")
         found = self.study.token_losses(made, text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from gacfx.calibration.text import token_limit
+from gacfx.compressors.methods import METHODS
 from gacfx.compressors.values import TRIED
 from gacfx.core.asked import check_asked
 from gacfx.core.defaults import GPU, METHOD, RATIO
@@ -71,6 +72,7 @@ class Request:
             raise PlanError(f"goal {self.goal!r}: give gacfx.Goal(...), or a ratio")
         token_limit(self.calibration_tokens, window=1)
         check_request(self.method, self.goal, self.search)
+        object.__setattr__(self, "method", METHODS.find(self.method).name)
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "gpu", load_profile(self.gpu))
         object.__setattr__(self, "workload", self.workload or Workload())

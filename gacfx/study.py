@@ -30,6 +30,7 @@ from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.provenance import Provenance
 from gacfx.core.search import DEFAULT_SEARCH, Search
+from gacfx.core.settings import file_name
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
@@ -71,6 +72,8 @@ class Study:
     """Structure -> measured rise without its block; filled when it is first asked for."""
     device: torch.device | None = None
     """Where layers compute, one at a time; None for where the model is."""
+    measured: dict[str, list[float]] = field(default_factory=dict)
+    """What methods measured for sizes of their own; filled when they are asked for."""
 
     @staticmethod
     @plain_torch()
@@ -131,6 +134,7 @@ class Study:
         model = unpacked(model)
         progress("capture", 0, 1)
         known = METHODS.find(method)
+        method = known.name  # the one spelling of its settings
         found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
         graph = found.graph
         progress("capture", 1, 1)
@@ -175,7 +179,7 @@ class Study:
                 f"Study.make(..., method={method!r})"
             )
         return replace(
-            self, method=method, fit=self.fit.afresh(method), full=self.full.afresh(method)
+            self, method=found.name, fit=self.fit.afresh(method), full=self.full.afresh(method)
         )
 
     @property
@@ -224,7 +228,7 @@ class Study:
         """
         known = known or self.full
         part = "full" if known is self.full else "fit"
-        name = f"{self.method}.{part}.{value}.{'structures' if structures else 'ranks'}"
+        name = f"{file_name(self.method)}.{part}.{value}.{'structures' if structures else 'ranks'}"
         return remembered_curves(
             known.store,
             name,

@@ -1,20 +1,24 @@
 """What a method would do by itself: its own allocation, irregular sizes, no planner."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import AllocationInputs
+from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
 from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
+from gacfx.core.settings import file_name
+from gacfx.core.store import remembered_numbers
 from gacfx.errors import DecompositionFailed
 from gacfx.hardware.profile import Profile
 from gacfx.modules.install import swapped
@@ -38,20 +42,16 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
 
     Raises:
         DecompositionFailed: a weight has no factors.
+        InfeasibleBudget: the method by itself cannot remove so much.
     """
-
-    def at_ranks(ranks: Mapping[str, int]) -> float:
-        """Loss of the model with these modules at these ranks, on a quarter of the text."""
-        known = study.full.decompositions
-        with swapped(study.model, {name: known[name].factors(r) for name, r in ranks.items()}):
-            return evaluate(study.model, study.held_back).nats_per_token
-
     if METHODS.find(study.method).prunes:
         return study.plan(ratio, profile=profile, search=UPSTREAM_WIDTHS)
     curves = study.curves(TRIED[0])
     facts, known = curves.facts, curves.curves
+    budget = make_budget(facts, Goal(ratio=ratio))
     shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
-    inputs = AllocationInputs(study.full.decompositions, at_ranks)
+    able = [name for name, curve in known.items() if not curve.failed]
+    inputs = _inputs(study, able, budget.limit_params)
     ranks = METHODS.find(study.method).allocate(shapes, ratio, inputs)
     choices = []
     for name, shape in shapes.items():
@@ -64,7 +64,7 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     )
     plan = Plan(
         choices=tuple(choices),
-        budget=make_budget(facts, Goal(ratio=ratio)),
+        budget=budget,
         proof=None,
         provenance=made,
         fingerprint=facts.fingerprint,
@@ -75,3 +75,54 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     for module, reason in failed.items():
         raise DecompositionFailed(module, reason)
     return Planned(plan, factors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Some(Mapping[str, Decomposition]):
+    """Decompositions of some weights, each there when it is asked for."""
+
+    known: Mapping[str, Decomposition]
+    names: Mapping[str, None]
+
+    def __getitem__(self, module: str) -> Decomposition:
+        if module not in self.names:
+            raise KeyError(module)
+        return self.known[module]
+
+    def __contains__(self, module: object) -> bool:
+        return module in self.names  # without a decomposition
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _inputs(study: "Study", able: Sequence[str], limit_params: int) -> AllocationInputs:
+    """What the study's method may look at.
+
+    Args:
+        study: whose losses are measured, on its held-back text.
+        able: weights that could be decomposed.
+        limit_params: that may remain of the targeted weights.
+    """
+    known = _Some(study.full.decompositions, dict.fromkeys(able))
+
+    def measure(ranks: Mapping[str, int], tokens: int | None = None) -> float:
+        text = study.held_back if tokens is None else study.held_back.sample(tokens)
+        try:
+            factors = {name: known[name].factors(rank) for name, rank in ranks.items()}
+        except DecompositionFailed:  # they overflow the dtype of the model
+            return inf
+        with swapped(study.model, factors):
+            return evaluate(study.model, text, device=study.device).nats_per_token
+
+    def remember(name: str, make: Callable[[], Sequence[float]]) -> Sequence[float]:
+        where = f"allocation.{file_name(study.method)}.{name}"
+        if where not in study.measured:
+            study.measured[where] = remembered_numbers(study.full.store, where, make)
+        return study.measured[where]
+
+    progress = partial(study.progress, "allocate")
+    return AllocationInputs(known, measure, limit_params, progress, remember)

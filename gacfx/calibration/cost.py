@@ -19,7 +19,7 @@ def moment_bytes(weights: Iterable[Shape]) -> int:
     Weights that are fed the same tensor share one, which is not counted here: it is this or less.
     """
     return sum(
-        8 * (2 * _triangle(min(rows, columns)) + both * _triangle(max(rows, columns)) + 2 * columns)
+        8 * (2 * _triangle(min(rows, columns)) + both * _triangle(max(rows, columns)) + 3 * columns)
         for rows, columns, both in weights
     )
 

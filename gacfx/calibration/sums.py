@@ -150,6 +150,7 @@ class LinearSums:
         if both_sides and self.wide:
             self.long_LL = self.projected_SS.new_zeros(self.rows, self.rows)
         self.abs_N = self.projected_SS.new_zeros(self.columns)
+        self.largest_N = self.projected_SS.new_zeros(self.columns)
         self.square_N = self.projected_SS.new_zeros(self.columns)
         self.grad_square = self.projected_SS.new_zeros(())
         self.grad_output = self.projected_SS.new_zeros(())
@@ -187,7 +188,11 @@ class LinearSums:
         self._fed = self._own = None
         seen_TN = self._real(args[0].detach().reshape(-1, self.columns))
         self.calls_rows += len(seen_TN)
-        self.abs_N += seen_TN.abs().sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
+        sizes_TN = seen_TN.abs()
+        self.abs_N += sizes_TN.sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
+        if len(seen_TN):  # an expert may see no token
+            self.largest_N = torch.maximum(self.largest_N, sizes_TN.amax(0).double())
+        del sizes_TN
         self.square_N += _squares(seen_TN)
         if self.wide:
             self.inputs.add(self.name, fed, seen_TN.to(self.products, copy=True))
@@ -266,4 +271,5 @@ class LinearSums:
             long_moment=long_LL,
             tokens_seen=self.calls_rows,
             grad_output_mean=grad_output if self.output_kept else None,
+            input_abs_max=self.largest_N,
         )

@@ -1,7 +1,12 @@
-"""``gacfx methods``: the compression methods and value models that there are, others' included."""
+"""``gacfx methods``: the compression methods and value models that there are, others' included.
+
+gacfx methods            both lists
+gacfx methods asvd       one method in full: settings, its own ranks, claims of its paper
+"""
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gacfx.cli import options
@@ -16,16 +21,31 @@ def add(commands: Any) -> None:
     command = options.add_command(
         commands, "methods", "list compression methods, and what a rank can be worth", run
     )
+    command.add_argument(
+        "name", nargs="?", metavar="NAME", help="one method in full, as asvd or asvd:alpha=0.3"
+    )
     command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List both tables, with what entry points bring."""
+    """List both tables, with what entry points bring, or show one method.
+
+    Raises:
+        PipelineError: there is no method of that name, or with these settings.
+    """
     from gacfx.cli import screen
     from gacfx.compressors.methods import METHODS
     from gacfx.compressors.values import VALUES
+    from gacfx.report.method_view import method_view
     from gacfx.report.methods_view import methods_view
 
+    if arguments.name is not None:
+        method = METHODS.find(arguments.name)
+        if arguments.json:
+            print(json.dumps(_method(method), indent=1))
+        else:
+            screen.console().print(method_view(method))
+        return 0
     methods, values = METHODS.everything(), VALUES.everything()
     if arguments.json:
         rows = {"methods": [*map(_method, methods)], "values": [*map(_value, values)]}
@@ -36,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _method(method: "Compressor") -> dict[str, Any]:
-    """What the list says of a method."""
+    """All that is known of a method."""
+    from gacfx.core.settings import settings_of
+
     return {
         "name": method.name,
         "minimises": method.minimises,
@@ -44,6 +66,10 @@ def _method(method: "Compressor") -> dict[str, Any]:
         "proxy": method.proxy,
         "kinds": list(method.all_kinds),
         "source": method.source,
+        "allocates": method.allocates,
+        "leaves": list(method.leaves),
+        "settings": [asdict(setting) for setting in settings_of(method)],
+        "claims": [{**asdict(claim), "command": claim.command or None} for claim in method.claims],
     }
 
 

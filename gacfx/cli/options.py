@@ -49,7 +49,9 @@ def add_workload(command: argparse.ArgumentParser) -> None:
 
 def add_planning(command: argparse.ArgumentParser) -> None:
     """How much to remove, by which method, and how sizes are searched."""
-    command.add_argument("--method", help=f"one of gacfx methods (default: {METHOD})")
+    command.add_argument(
+        "--method", help=f"one of gacfx methods, or as asvd:alpha=0.3 (default: {METHOD})"
+    )
     add_goal(command)
     add_calibration(command)
     add_search(command)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from gacfx.compressors.protocol import Compressor, Decomposition
+from gacfx.core.settings import file_name
 from gacfx.core.statistics import Moments
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import placed
@@ -79,7 +80,7 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
         return len(self._names)
 
     def _name(self, module: str) -> str:
-        return f"{self.method.name}.{self.part}.{module}"
+        return f"{file_name(self.method.name)}.{self.part}.{module}"
 
 
 def _while_held(made: Decomposition) -> Callable[[], Decomposition | None]:

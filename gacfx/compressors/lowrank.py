@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gacfx.compressors.methods import Method, Metric
+from gacfx.compressors.metrics import Method, Metric
 from gacfx.compressors.protocol import Compressor, Decomposition
 from gacfx.core.materialise import Factors
 from gacfx.core.statistics import Moments
@@ -121,8 +121,8 @@ def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Te
     """(inner, outer) of :class:`WeightedSvd`."""
     wide = moments.wide
     short_metric, long_metric = (method.right, method.left) if wide else (method.left, method.right)
-    root_SS = _root(short_metric, moments)
-    core_SS = _projected(weight_MN if wide else weight_MN.T, moments, long_metric)
+    root_SS = _root(short_metric, moments, method)
+    core_SS = _projected(weight_MN if wide else weight_MN.T, moments, long_metric, method)
     basis_SS = torch.linalg.eigh(_symmetric_(root_SS.T @ core_SS @ root_SS)).eigenvectors.flip(1)
     del core_SS
     if wide:
@@ -133,22 +133,22 @@ def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Te
     return inner_SS, basis_SS.T @ root_SS.T
 
 
-def _projected(weight_LS: Tensor, moments: Moments, metric: Metric) -> Tensor:
+def _projected(weight_LS: Tensor, moments: Moments, metric: Metric, method: Method) -> Tensor:
     """The long side's metric seen from the short side, [S, S]."""
     if metric is Metric.MOMENT:
         return moments.projected_moment
     weight_LS = weight_LS.to(moments.projected_moment)
     if metric is Metric.CHANNEL_SCALE:
-        weight_LS = weight_LS * channel_scale(moments.input_abs_mean)[:, None]
+        weight_LS = weight_LS * method.input_scale(moments)[:, None]
     return weight_LS.T @ weight_LS
 
 
-def _root(metric: Metric, moments: Moments) -> Tensor:
+def _root(metric: Metric, moments: Moments, method: Method) -> Tensor:
     """C of the short side's metric C C^T, [S, S], lower triangular."""
     if metric is Metric.MOMENT:
         return moment_root(moments.side_moment)
     if metric is Metric.CHANNEL_SCALE:
-        return channel_scale(moments.input_abs_mean).diag()
+        return method.input_scale(moments).diag()
     return torch.eye(len(moments.side_moment)).to(moments.side_moment)
 
 
@@ -185,11 +185,18 @@ def _raised_root(moment_SS: Tensor, least: float) -> Tensor:
     return root_SS.contiguous()
 
 
-def channel_scale(abs_mean_N: Tensor) -> Tensor:
-    """ASVD's scale of each input channel, (mean |x|)^1/2, with a floor for dead channels."""
-    living = abs_mean_N[abs_mean_N > 0]
-    floor = living.median() * SCALE_FLOOR**2
-    return abs_mean_N.clamp_min(floor).sqrt()
+def channel_scale(size_N: Tensor, alpha: float = 0.5) -> Tensor:
+    """ASVD's scale of each input channel, size^alpha, with a floor for dead channels.
+
+    Args:
+        size_N: of the inputs: mean or largest |x|, at least 0.
+        alpha: 0 weighs all channels alike, 1 by their size.
+    """
+    living = size_N[size_N > 0]
+    if not len(living):
+        return torch.ones_like(size_N)
+    # An absolute floor would drown in large activations, or rule among small ones.
+    return size_N.pow(alpha).clamp_min(SCALE_FLOOR * float(living.median()) ** alpha)
 
 
 def _symmetric_(matrix_SS: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ A new method is a subclass of :class:`Compressor`, made known by
 :func:`gacfx.compressors.methods.register` or by an entry point of the group ``gacfx.compressors``.
 Whatever a method does by itself has its place: ranks of its own in ``allocate``, curves of its own
 in ``Decomposition.curve``, factors that are refitted for a rank in ``Decomposition.factors``.
+Fields that a name may set, as in ``asvd:alpha=0.3``, come from
+:func:`gacfx.core.settings.setting`.
 """
 
 # M outputs, N inputs, S = min(M, N), R rank
@@ -17,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gacfx.compressors.allocate import allocate
 from gacfx.core.decision import Decision
@@ -42,6 +44,8 @@ class Statistic(StrEnum):
 
     INPUT_ABS_MEAN = "input abs mean"
     """E |x| of each input."""
+    INPUT_ABS_MAX = "input abs max"
+    """Largest |x| of each input."""
     INPUT_MOMENT = "input moment"
     """A = E[x x^T] where that is the short side, else W A W^T."""
     GRAD_MOMENT = "grad moment"
@@ -101,15 +105,57 @@ class Decomposition(ABC):
         return VALUES.find(value_model).curve(self)
 
 
+SIDE_BY_SIDE = "python -m benchmarks.methods"
+"""Benchmark of what methods do by themselves, on a model of a million parameters."""
+UNIFORM = "the same share of every weight goes"
+"""How a method allocates that says nothing of it."""
+
+
+class Measure(Protocol):
+    """Measures the model with some weights compressed."""
+
+    def __call__(self, ranks: Mapping[str, int], tokens: int | None = None) -> float:
+        """Loss with these modules at these ranks and all others dense, nats per token.
+
+        A forward pass over calibration text each time; infinite where the model gives NaN or
+        factors overflow.
+
+        Args:
+            ranks: module -> rank.
+            tokens: about how many are read, from all over the text; None for all of it.
+        """
+        ...
+
+
+def _measured_again(_name: str, make: Callable[[], Sequence[float]]) -> Sequence[float]:
+    return make()
+
+
 @dataclass(frozen=True)
 class AllocationInputs:
     """What a method may look at when it allocates ranks, beside shapes and the ratio."""
 
     decompositions: Mapping[str, Decomposition]
     """Module -> decomposition; a weight that could not be decomposed is missing."""
-    measure: Callable[[Mapping[str, int]], float]
-    """Loss of the model with these modules at these ranks and all others dense, in nats per token
-    of calibration text; a forward pass over the text each time."""
+    measure: Measure
+    """Loss of the model with some of them."""
+    limit_params: int
+    """Parameters that may remain of all weights whose shapes are given."""
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    """Called with (measurements done, in all) by methods that take long."""
+    remember: Callable[[str, Callable[[], Sequence[float]]], Sequence[float]] = _measured_again
+    """(name, make) -> numbers that are made once, where the study has a place to keep them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claim that is printed in the paper of a method."""
+
+    what: str
+    command: str = ""
+    """Benchmark that shows it here; empty where none does yet."""
+    found: str = ""
+    """What that benchmark found, in a few words."""
 
 
 class Compressor(ABC):
@@ -126,6 +172,8 @@ class Compressor(ABC):
     """Kinds of decisions that it can make. Whoever makes ``low-rank`` also makes the kinds of other
     packages that are a product of low rank, since these are made from a pair of factors. Whoever
     makes ``width`` or ``heads`` has ``scores`` and ``own_sizes``."""
+    claims: tuple[Claim, ...] = ()
+    """Printed claims of its paper, and whether a benchmark of gacfx shows them."""
     compensates: bool = True
     """Of widths and heads that it chose by its own scores: whether the inputs that stay of a weight
     take over what the others did. Those that are chosen by elimination always do."""
@@ -134,6 +182,16 @@ class Compressor(ABC):
     def minimises(self) -> str:
         """What its factors minimise, in a few words or as a formula in W, A and G."""
         return "its own measure"
+
+    @property
+    def allocates(self) -> str:
+        """How it chooses sizes by itself, in a few words."""
+        return "its own sizes" if self.prunes else UNIFORM
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """What it leaves as it is, and why."""
+        return ()
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
@@ -189,6 +247,9 @@ class Compressor(ABC):
             shapes: module -> (rows, columns).
             ratio: share to remove, 0..1.
             inputs: for methods that look at more than shapes.
+
+        Raises:
+            InfeasibleBudget: it cannot remove so much.
         """
         del inputs
         return allocate(shapes, ratio)

@@ -50,6 +50,8 @@ class Moments:
     """Mean of |g h| over tokens and outputs, h the output with its bias (Taylor importance,
     Molchanov et al. 2017, with labels sampled). None: kept by a gacfx that did not gather it, or
     not gathered, since the model changes the output in place."""
+    input_abs_max: Tensor | None = None
+    """[columns]: largest |x| over tokens. None: kept by a gacfx that did not gather it."""
 
     @staticmethod
     def from_samples(
@@ -78,6 +80,7 @@ class Moments:
             long_moment=long_TL.T @ long_TL / tokens if both_sides else None,
             tokens_seen=tokens,
             grad_output_mean=float((grads_TM * (inputs_TN @ weight_MN.T)).abs().mean()),
+            input_abs_max=inputs_TN.abs().amax(0),
         )
 
     @staticmethod
@@ -87,6 +90,7 @@ class Moments:
         grad_moment_MM: Tensor,
         abs_mean_N: Tensor,
         tokens_seen: int = 0,
+        abs_max_N: Tensor | None = None,
     ) -> "Moments":
         """Moments of a weight whose A and G are known.
 
@@ -96,6 +100,7 @@ class Moments:
             grad_moment_MM: G, float64.
             abs_mean_N: mean of |x| over tokens.
             tokens_seen: as :attr:`tokens_seen`.
+            abs_max_N: largest |x| over tokens, if it is known.
         """
         (rows, columns), weight_MN = weight_MN.shape, weight_MN.to(grad_moment_MM)
         if rows > columns:
@@ -114,6 +119,7 @@ class Moments:
             grad_square_mean=float(grad_moment_MM.trace()) / rows,
             long_moment=long_LL,
             tokens_seen=tokens_seen,
+            input_abs_max=abs_max_N,
         )
 
     @property
@@ -160,8 +166,7 @@ class Moments:
             self.input_abs_mean,
             self.input_square_mean,
         ]
-        if self.long_moment is not None:
-            tensors.append(self.long_moment)
+        tensors += [t for t in (self.long_moment, self.input_abs_max) if t is not None]
         if not all(bool(torch.isfinite(t).all()) for t in tensors):
             return "NaN or infinite calibration statistics"
         if not math.isfinite(self.grad_square_mean):

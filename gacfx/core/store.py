@@ -9,7 +9,7 @@ whose statistics do not fit and for computations that are to be resumed.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -92,4 +92,22 @@ def remembered(store: Store | None, name: str, compute: Callable[[], float]) -> 
     found = compute()
     if store is not None and math.isfinite(found):
         store.put(name, {"number": torch.tensor(found, dtype=torch.float64)})
+    return found
+
+
+def remembered_numbers(
+    store: Store | None, name: str, compute: Callable[[], Sequence[float]]
+) -> list[float]:
+    """Numbers that are computed once; infinite ones and NaN are kept as they are.
+
+    Args:
+        store: where they are kept; None to compute them again.
+        name: of the numbers.
+        compute: gives them.
+    """
+    if store is not None and name in store:
+        return list(store.get(name, "numbers").tolist())
+    found = list(compute())
+    if store is not None:
+        store.put(name, {"numbers": torch.tensor(found, dtype=torch.float64)})
     return found

@@ -12,7 +12,9 @@ from gacfx.core.statistics import Moments, Statistics, input_count
 from gacfx.core.store import Store
 
 _MATRICES = ("projected_moment", "side_moment", "long_moment")
-_TENSORS = (*_MATRICES, "input_abs_mean", "input_square_mean")
+_MEANS = (*_MATRICES, "input_abs_mean", "input_square_mean")
+_MAX = "input_abs_max"
+_TENSORS = (*_MEANS, _MAX)
 _NUMBERS = "numbers"
 _ALIVE = 24
 """Matrices that are remembered, for weights that are fed the same tensor."""
@@ -150,7 +152,8 @@ class MixedMoments(Mapping[str, Moments]):
     _known: _Known = field(default_factory=_Known, repr=False)
 
     def __getitem__(self, module: str) -> Moments:
-        sums = {name: _Sum() for name in _TENSORS}
+        sums = {name: _Sum() for name in _MEANS}
+        largest = list[Tensor | None]()
         grad_square, seen, tokens = 0.0, 0, 0
         grad_output: float | None = 0.0
         for moments, of_text in self.texts:
@@ -161,6 +164,7 @@ class MixedMoments(Mapping[str, Moments]):
                     del sums[name]
                 else:
                     sums[name].add(mean, weights[_of_inputs(name, found)])
+            largest.append(found.input_abs_max)
             grad_square += found.grad_square_mean * of_text
             grad_output = _plus(grad_output, found.grad_output_mean, of_text)
             seen, tokens = seen + found.tokens_seen, tokens + of_text
@@ -174,6 +178,7 @@ class MixedMoments(Mapping[str, Moments]):
             grad_square_mean=grad_square / tokens,
             tokens_seen=seen,
             grad_output_mean=None if grad_output is None else grad_output / tokens,
+            input_abs_max=_largest(largest),
             **mixed,
         )
 
@@ -190,6 +195,12 @@ class MixedMoments(Mapping[str, Moments]):
 def _plus(total: float | None, mean: float | None, tokens: int) -> float | None:
     """The sum with one text more; None as soon as one has none."""
     return None if total is None or mean is None else total + mean * tokens
+
+
+def _largest(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The maximum of several texts; None where one has none. NaN stays NaN."""
+    known = [each for each in parts if each is not None]
+    return torch.stack(known).amax(0) if len(known) == len(parts) else None
 
 
 def _of_inputs(name: str, moments: Moments) -> bool:

@@ -10,12 +10,13 @@ from rich.text import Text
 from gacfx.compressors.methods import DEFAULT
 from gacfx.compressors.protocol import Compressor
 from gacfx.compressors.values import NATS, TRIED, ValueModel
+from gacfx.core.settings import settings_of
 from gacfx.report.layout import GAP, Column, grid, sentence, width_of
 
 METHODS = (
     "D: error of a weight; A, G: second moments of its inputs and output gradients; S: diag E|x|; "
     "proxy: importance under the value model paper; kinds: what can become of a weight. "
-    f"--method NAME (default: {DEFAULT})"
+    f"--method NAME or NAME:SETTING=VALUE,... (default: {DEFAULT}); gacfx methods NAME says more"
 )
 VALUES = (
     "Only nats add up to a forecast of the loss. --value NAME (default: auto, a plan for each of "
@@ -67,6 +68,7 @@ def _methods(methods: Sequence[Compressor]) -> list[Column]:
         Column("proxy", [m.proxy for m in methods]),
         Column("kinds", kinds),
         Column("source", [m.source for m in methods]),
+        Column("settings", [", ".join(map(str, settings_of(m))) for m in methods]),
     ]
 
 

@@ -115,6 +115,7 @@ class RoutingStudy:
             UnsupportedModel: no weight of the model can be compressed.
         """
         check_model(model)
+        method = METHODS.find(method).name
         graph = captured(model, skip=skip).graph
         parts = [split(corpus) for corpus in texts.values()]
         windows = sum(len(corpus.documents) for corpus in texts.values())

@@ -19,7 +19,10 @@ from gacfx.tracing.export import export_model
 from tests.families.zoo import FAMILIES, VOCAB
 
 CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
-TENSORS = ("projected_moment", "side_moment", "input_abs_mean", "input_square_mean", "long_moment")
+TENSORS = (
+    *("projected_moment", "side_moment", "long_moment"),
+    *("input_abs_mean", "input_abs_max", "input_square_mean"),
+)
 
 
 def corpus(seed: int) -> Corpus:

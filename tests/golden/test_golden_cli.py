@@ -36,6 +36,17 @@ def test_the_methods_on_80_and_120_columns(
     check(f"methods_{width}", text)
 
 
+@pytest.mark.parametrize("name", ["asvd:alpha=0.3", "svd-llm", "llm-pruner"])
+def test_one_method_on_100_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["methods", name]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100
+    check(f"method_{name.partition(':')[0]}", text)
+
+
 def test_the_list_of_passes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -81,9 +81,12 @@ def test_methods_have_the_proxies_of_table_1() -> None:
     assert {name: method.proxy for name, method in METHODS.items()} == {
         "svd": "magnitude",
         "svd-llm": "magnitude",
+        "svd-llm-v2": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
         "llm-pruner": "taylor-first",
+        "magnitude": "magnitude-l2",
+        "random": "random",
     }
 
 

@@ -129,7 +129,7 @@ def test_a_weight_that_runs_without_gradient_stays_dense() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "no method 'magic'; known: svd, asvd, svd-llm, gfwsvd"),
+        ({"method": "magic"}, "no method 'magic'; known: svd, asvd, svd-llm, svd-llm-v2"),
         ({"value": "gold"}, "no value model 'gold'; known: auto, two-sided, fisher, relative"),
     ],
 )

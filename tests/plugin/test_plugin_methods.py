@@ -138,6 +138,10 @@ def test_gacfx_methods_lists_both(capsys: Printed) -> None:
         "proxy": "magnitude",
         "kinds": ["low-rank"],
         "source": "a toy, 2026",
+        "allocates": "the same share of every weight goes",
+        "leaves": [],
+        "settings": [],
+        "claims": [],
     }
     assert found["values"][-1] == {
         "name": "toy-value",

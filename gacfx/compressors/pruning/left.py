@@ -41,9 +41,13 @@ def shortened(weight_MN: Tensor, moments: Moments, kept_outputs: Kept) -> tuple[
     weight_KN = weight_MN.detach()[kept_K.to(weight_MN.device)]
     if moments.wide:
         grad_KK = _square(moments.grad_moment, kept_K)
-        abs_mean_N = moments.input_abs_mean
         return weight_KN, Moments.from_both_sides(
-            weight_KN, moments.input_moment, grad_KK, abs_mean_N, moments.tokens_seen
+            weight_KN,
+            moments.input_moment,
+            grad_KK,
+            moments.input_abs_mean,
+            moments.tokens_seen,
+            moments.input_abs_max,
         )
     grad_KK = _square(moments.side_moment, kept_K)
     return weight_KN, replace(
@@ -97,9 +101,14 @@ def sliced_only(weight_MN: Tensor, moments: Moments, kept_inputs: Kept) -> tuple
 def _with_inputs(weight_MK: Tensor, moments: Moments, kept_K: Tensor) -> tuple[Tensor, Moments]:
     """The weight, and what its moments are with these inputs."""
     input_KK = _square(moments.input_moment, kept_K)
-    abs_mean_K = moments.input_abs_mean[kept_K]
+    largest_N = moments.input_abs_max
     return weight_MK, Moments.from_both_sides(
-        weight_MK, input_KK, moments.grad_moment, abs_mean_K, moments.tokens_seen
+        weight_MK,
+        input_KK,
+        moments.grad_moment,
+        moments.input_abs_mean[kept_K],
+        moments.tokens_seen,
+        None if largest_N is None else largest_N[kept_K],
     )
 
 

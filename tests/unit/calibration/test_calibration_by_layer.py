@@ -37,8 +37,10 @@ def corpus(seed: int = 0, count: int = 3) -> Corpus:
 
 def same(one: Statistics, other: Statistics) -> bool:
     def tensors(found: Moments) -> list[Tensor]:
+        assert found.input_abs_max is not None
         number = torch.tensor([found.grad_output_mean, found.grad_square_mean])
-        return [found.projected_moment, found.side_moment, found.input_abs_mean, number]
+        means = [found.projected_moment, found.side_moment, found.input_abs_mean]
+        return [*means, found.input_abs_max, number]
 
     pairs = [(one.moments[name], other.moments[name]) for name in NAMES]
     return all(

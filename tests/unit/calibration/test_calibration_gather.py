@@ -57,6 +57,8 @@ def test_moments_equal_a_direct_computation(build: Any) -> None:
             torch.testing.assert_close(part.projected_moment, weight_MN @ input_NN @ weight_MN.T)
         torch.testing.assert_close(part.input_square_mean, input_NN.diagonal())
         torch.testing.assert_close(part.input_abs_mean, x_TN.abs().mean(0))
+        assert part.input_abs_max is not None
+        torch.testing.assert_close(part.input_abs_max, x_TN.abs().amax(0), rtol=1e-5, atol=0)
         assert part.grad_square_mean == pytest.approx(float(grad_MM.trace()) / part.rows)
         assert part.problem() == ""
 

@@ -98,7 +98,7 @@ def test_decompositions_that_are_not_kept_are_made_again() -> None:
 
 def test_moments_of_one_input_are_stored_once() -> None:
     half = 8 * 3  # of a 2 x 2 matrix
-    channels = 2 * 8 * (2 + 2 + 4)
+    channels = 3 * 8 * (2 + 2 + 4)
     assert moments_bytes(LAYER) == 5 * half + channels
 
 

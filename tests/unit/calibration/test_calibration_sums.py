@@ -34,6 +34,30 @@ def test_several_calls_are_summed() -> None:
     x_TN = once.embed(text.documents[0]).detach()
     torch.testing.assert_close(found["wide"].side_moment, 2 * x_TN.T @ x_TN / 40)
     torch.testing.assert_close(found["wide"].input_square_mean, 2 * x_TN.square().mean(0))
+    assert found["wide"].input_abs_max is not None  # no sum
+    assert torch.equal(found["wide"].input_abs_max, x_TN.abs().amax(0).double())
+
+
+@pytest.mark.parametrize("rows", [8, 2])
+def test_the_largest_input_is_one_of_a_token_and_none_of_what_comes_after_a_document(
+    rows: int,
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, rows, bias=False)
+    sums = LinearSums("x", layer, inputs := InputSums())
+    handles = sums.attach(layer)
+    x_BTN = torch.randn(2, 3, 4)
+    x_BTN[1, 2] = -100  # follows the shorter document
+    inputs.real = torch.tensor([True, True, True, True, True, False])
+    layer(x_BTN)
+    inputs.real = None
+    layer(x_BTN[:1, :0])  # an expert without a token
+    for handle in handles:
+        handle.remove()
+    inputs.flush()
+    found = sums.moments(5).input_abs_max
+    assert found is not None and found.dtype == torch.float64
+    assert torch.equal(found, x_BTN.flatten(0, 1)[:5].abs().amax(0).double())
 
 
 def test_an_input_changed_in_place_is_another_input() -> None:

@@ -44,7 +44,7 @@ def test_full_rank_gives_the_weight_back(
 
 
 def test_known_names_and_metrics() -> None:
-    assert list(LOW_RANK) == ["svd", "asvd", "svd-llm", "gfwsvd"]
+    assert list(LOW_RANK) == ["svd", "asvd", "svd-llm", "svd-llm-v2", "gfwsvd"]
     assert all(method.name == name and method.source for name, method in LOW_RANK.items())
     assert all(method.left is not Metric.CHANNEL_SCALE for method in LOW_RANK.values())
 
@@ -90,7 +90,9 @@ def test_moments_of_another_weight_are_refused() -> None:
 
 
 @pytest.mark.parametrize("method", LOW_RANK.values(), ids=list(LOW_RANK))
-@pytest.mark.parametrize("field", ["projected_moment", "side_moment", "input_abs_mean"])
+@pytest.mark.parametrize(
+    "field", ["projected_moment", "side_moment", "input_abs_mean", "input_abs_max"]
+)
 def test_bad_statistics_are_a_reason(method: Method, field: str) -> None:
     weight_MN, moments = sample(12, 20)
     getattr(moments, field).view(-1)[3] = torch.nan

@@ -31,7 +31,7 @@ made = Method("mine", Metric.IDENTITY, Metric.IDENTITY, "a test")
 
 def test_a_mapping_of_what_is_known() -> None:
     found = table()
-    assert list(found) == ["svd", "asvd", "svd-llm", "gfwsvd"] and len(found) == 4
+    assert list(found) == [*LOW_RANK] and len(found) == 5
     assert found["asvd"] is LOW_RANK["asvd"] is METHODS["asvd"]
 
 
@@ -51,7 +51,7 @@ def test_a_name_that_no_option_could_have_is_refused(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
-    with pytest.raises(PipelineError, match="^no method 'x'; known: auto, svd, asvd, svd-llm, gf"):
+    with pytest.raises(PipelineError, match="^no method 'x'; known: auto, svd, asvd, svd-llm, sv"):
         table().find("x")
     assert table().seek("x") is None
 

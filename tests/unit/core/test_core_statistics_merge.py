@@ -1,5 +1,6 @@
 """Statistics of several texts together are those of all of them at once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from gacfx.calibration.gather import gather, gather_texts
 from gacfx.calibration.text import Corpus, split, tokenize
 from gacfx.core.statistics import Moments, Statistics
-from gacfx.core.stored_moments import merge
+from gacfx.core.store import MemoryStore
+from gacfx.core.stored_moments import StoredMoments, merge, moments_tensors
 from gacfx.core.work_folder import WorkFolder
 from tests import tiny
 from tests.families.zoo import FAMILIES, VOCAB
@@ -19,7 +21,10 @@ NAMES = [
     "model.layers.0.mlp.up_proj",
     "model.layers.1.mlp.down_proj",
 ]
-TENSORS = ("projected_moment", "side_moment", "input_abs_mean", "input_square_mean", "long_moment")
+TENSORS = (
+    *("projected_moment", "side_moment", "long_moment"),
+    *("input_abs_mean", "input_abs_max", "input_square_mean"),
+)
 
 
 class Experts(nn.Module):
@@ -123,6 +128,42 @@ def test_an_expert_that_no_token_reached_in_one_part_or_in_any() -> None:
     torch.testing.assert_close(both.grad_moment, seen.grad_moment * 0.4)
     never = merge((idle, idle), "").moments[name]
     assert never.problem() == "no calibration token reached this weight"
+    assert both.input_abs_max is not None and seen.input_abs_max is not None
+    assert torch.equal(both.input_abs_max, seen.input_abs_max)
+
+
+def test_the_largest_input_of_several_texts_is_that_of_the_largest() -> None:
+    weight = torch.ones(2, 3, dtype=torch.float64)
+    texts = [torch.tensor([[3.0, -1, 0], [0, 0, 0]]), torch.tensor([[-1.0, 4, 0], [2, 2, 0.5]])]
+    parts = [
+        Statistics({"a": Moments.from_samples(weight, x_TN.double(), x_TN[:, :2])}, n, "", 0, 1.0)
+        for x_TN, n in zip(texts, (2, 200), strict=True)
+    ]
+    found = merge(parts, "").moments["a"].input_abs_max
+    assert found is not None and found.tolist() == [3, 4, 0.5]
+    old = replace(parts[1].moments["a"], input_abs_max=None)
+    assert (
+        merge((parts[0], replace(parts[1], moments={"a": old})), "").moments["a"].input_abs_max
+        is None
+    )  # a maximum of some of the text is none of all of it
+
+
+def test_statistics_that_an_older_gacfx_kept_are_read_without_the_largest_inputs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight, x_TN, g_TM = (
+        torch.randn(*shape, generator=draw, dtype=torch.float64)
+        for shape in ((6, 4), (20, 4), (20, 6))
+    )
+    made = Moments.from_samples(weight, x_TN, g_TM)
+    store = MemoryStore()
+    tensors = moments_tensors("0", {"a": made})
+    store.put("new", tensors)
+    store.put("old", {key: found for key, found in tensors.items() if "abs_max" not in key})
+    new, old = (StoredMoments(store, "0", {"a": name})["a"] for name in ("new", "old"))
+    assert made.input_abs_max is not None and new.input_abs_max is not None
+    assert torch.equal(new.input_abs_max, made.input_abs_max)
+    assert old.input_abs_max is None and not old.problem()
+    assert torch.equal(old.input_abs_mean, made.input_abs_mean)
 
 
 def _idle(like: Moments) -> Moments:

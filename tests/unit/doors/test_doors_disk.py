@@ -172,6 +172,6 @@ def test_the_estimate_is_what_the_folder_takes(tmp_path: Path) -> None:
 def test_on_the_way_up_hidden_states_pile_up() -> None:
     layers = [[(4, 8, False)]] * 3
     moments = moment_bytes(layers[0])
-    assert moments == 8 * (2 * 10 + 2 * 8)
+    assert moments == 8 * (2 * 10 + 3 * 8)
     assert calibration_bytes(layers, 2, 1000, 4, 2) == 5 * 8000 + 2 * moments
     assert calibration_bytes(layers, 2, 0, 4, 2) == 3 * 2 * moments

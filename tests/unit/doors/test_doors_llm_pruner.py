@@ -15,7 +15,8 @@ import gacfx
 from gacfx.api import Compressed, apply, load_profile
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.pruning.llm_pruner import SCORES, LlmPruner
+from gacfx.compressors.pruning.llm_pruner import LlmPruner
+from gacfx.compressors.pruning.pruner import SCORES
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
