@@ -80,7 +80,10 @@ def difference(one: Moments, other: Moments) -> float:
     """Largest relative error of all parts."""
     assert (one.shape, one.tokens_seen) == (other.shape, other.tokens_seen)
     found = [abs(one.grad_square_mean / other.grad_square_mean - 1)]
-    for name in ("projected_moment", "side_moment", "input_abs_mean", "long_moment"):
+    for name in (
+        *("projected_moment", "side_moment", "input_abs_mean"),
+        *("input_abs_max", "long_moment"),
+    ):
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None)
         found += [] if a is None else [float((a - b).norm() / b.norm())]
