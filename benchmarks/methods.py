@@ -38,7 +38,7 @@ METHODS = (
     "asvd:scale=abs-max",
     "svd-llm",
     "svd-llm-v2",
-    "svd-llm-v2:shift=2.72",
+    "svd-llm-v2:shift=1",
     "gfwsvd",
     f"llm-pruner:{LAYERS}",
     f"llm-pruner:{LAYERS},score=taylor-mix",
@@ -54,7 +54,7 @@ CLAIMS = (
     ("svd-llm", "svd"),
     ("svd-llm", "asvd"),
     ("svd-llm-v2", "svd-llm"),
-    ("svd-llm-v2:shift=2.72", "svd-llm"),
+    ("svd-llm-v2:shift=1", "svd-llm"),
     (f"llm-pruner:{LAYERS}", "magnitude"),
     (f"llm-pruner:{LAYERS}", "random"),
 )

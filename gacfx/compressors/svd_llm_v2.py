@@ -8,7 +8,8 @@ goes of a weight is larger where its loss is small:
 
 As it is printed, 1 / ln L, it turns over at L = 1 and changes with the unit of the inputs; the mean
 of the type undoes both. With ``shift`` 1 a weight of small loss loses nearly all, however much that
-costs; the larger it is, the closer shares are to equal ones. Ranks are rounded down, and what that
+costs (2.30 nats instead of 0.24 at 20 % of babyllama-tok105-1M); the larger it is, the closer
+shares are to equal ones, and e is the default. Ranks are rounded down, and what that
 leaves of the budget goes back to the weights that lost most by it.
 """
 
@@ -41,7 +42,7 @@ class SvdLlmV2(Method):
         PipelineError: a setting out of its range.
     """
 
-    shift: float = setting(1.0, "added to L / mean L before the logarithm, 1 or more")
+    shift: float = setting(2.72, "added to L / mean L before the logarithm, 1 or more")
 
     def __post_init__(self) -> None:
         if not self.shift >= 1:
@@ -111,7 +112,7 @@ def truncation_loss(found: Decomposition, rows: int, columns: int, share: Fracti
 
 
 def shares_of(
-    shapes: Shapes, losses: Mapping[str, float], share: float, shift: float = 1.0
+    shapes: Shapes, losses: Mapping[str, float], share: float, shift: float = 2.72
 ) -> dict[str, float]:
     """Module -> share that goes of it, 0 .. :data:`MOST`; of each type of weight ``share`` goes.
 
@@ -240,7 +241,7 @@ SVD_LLM_V2 = SvdLlmV2(
         Claim(
             "lower perplexity than SVD-LLM with as many parameters",
             SIDE_BY_SIDE,
-            "not so with shift=1, far from it; with shift=2.72 so at 20, 30 and 40 % removed",
+            "so at 20, 30 and 40 % removed; with shift=1 far from it",
         ),
     ),
 )

@@ -56,6 +56,7 @@ def shortened(weight_MN: Tensor, moments: Moments, kept_outputs: Kept) -> tuple[
         projected_moment=_square(moments.projected_moment, kept_K),
         side_moment=grad_KK,
         grad_square_mean=float(grad_KK.diagonal().mean()),
+        grad_output_mean=None,
     )
 
 

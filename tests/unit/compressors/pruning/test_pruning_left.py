@@ -24,6 +24,9 @@ SHAPES = [(9, 14), (14, 9), (11, 11), (14, 13), (13, 14)]
 def same(found: Moments, wanted: Moments) -> None:
     for field in fields(Moments):
         mine, theirs = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name == "grad_output_mean":  # of products of two sides, which moments do not know
+            assert mine is None
+            continue
         if isinstance(theirs, Tensor):
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
         else:
