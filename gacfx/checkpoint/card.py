@@ -1,6 +1,8 @@
 """The README.md of a compressed checkpoint: how to load it, what was done to it."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from gacfx.core.plan import Plan
 from gacfx.core.rise import rise_of, rise_text
@@ -35,15 +37,21 @@ Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 {active}| budget | {limit:,} ({asked}) |
 | chosen for | {gpu}, {dtype} |
 | loss | {loss} |
-
+{healed}
 `gacfx verify` says of a copy whether every file is what was written (`gacfx_files.json`).
 `plan/plan.json` has every decision with its reason, `plan/factors.safetensors` the tensors of the
 compressed weights in the model's dtype.
 """
 
 
-def model_card(title: str, plan: Plan) -> str:
-    """Markdown with the front matter that the hub reads."""
+def model_card(title: str, plan: Plan, report: Mapping[str, Any] | None = None) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        title: name of the folder.
+        plan: that the model carries out.
+        report: what ``gacfx_report.json`` says; of it the healings.
+    """
     budget, origin, rise = plan.budget, plan.provenance, rise_of(plan)
     kinds = sorted(Counter(decision.kind for decision in plan.decisions.values()).items())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
@@ -63,6 +71,16 @@ def model_card(title: str, plan: Plan) -> str:
         gpu=origin.gpu,
         dtype=origin.dtype,
         loss="not measured" if rise is None else rise_text(rise),
+        healed="".join(map(_healed, (report or {}).get("healed", []))),
+    )
+
+
+def _healed(said: Mapping[str, Any]) -> str:
+    """A row of a healing, behind which the loss above is that of the model before."""
+    before, after = said["before"]["kl"], said["after"]["kl"]
+    return (
+        f"| healed | on {said['tokens']:,} tokens: KL to the dense model {before:.4f} -> "
+        f"{after:.4f} nats/token on held-back text |\n"
     )
 
 
