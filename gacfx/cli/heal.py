@@ -110,9 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     forget(work)
     if arguments.json:
-        print(json.dumps(healed.healing, indent=1))
+        print(json.dumps({**healed.healing, "seconds": round(healed.seconds, 1)}, indent=1))
         return 0
-    screen.console().print(healing_view(healed.healing))
+    screen.console().print(healing_view(healed.healing, healed.seconds))
     print(f"\nwrote {folder}; load it with plain transformers after: import gacfx")
     return 0
 

@@ -1,9 +1,10 @@
 """From a compressed folder, its dense model and a text to a healed model, and its report."""
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Healed:
     """Plain JSON values: limits, learning rates, losses before and after."""
     report: dict[str, Any]
     """That of the checkpoint, with this healing as the last entry of ``healed``."""
+    seconds: float
+    """That this run took; not in the report, so that equal runs write equal files."""
 
 
 @plain_torch()
@@ -89,11 +92,13 @@ def heal(
         CalibrationError: too little text, or text of another tokenizer.
         CheckpointError, PlanMismatch, UnsupportedModel: the folders are not what they should be.
     """
-    settings = asked_settings(settings, asked)
+    settings, begin = asked_settings(settings, asked), time.perf_counter()
     if settings.lora is not None:
         check_peft()
     source = read_source(checkpoint, against)
     corpus = healing_text(calibration, source, settings)
+    longest = max(map(len, corpus.documents))
+    settings = replace(settings, step_tokens=max(settings.step_tokens, longest))
     texts = split(corpus, HELD_BACK)
     if not force:
         check_reads(source.dense, corpus, None, None)
@@ -113,7 +118,8 @@ def heal(
     said = healing_of(found, settings, source, corpus)
     report = {**source.report, HEALED: [*source.report.get(HEALED, []), said]}
     planned = healed_plan(source.planned, source.model)
-    return Healed(source.model, source.tokenizer, planned, said, report)
+    seconds = time.perf_counter() - begin
+    return Healed(source.model, source.tokenizer, planned, said, report, seconds)
 
 
 def asked_settings(settings: Healing | None, asked: dict[str, Any]) -> Healing:

@@ -62,7 +62,8 @@ def read_source(checkpoint: str | Path, against: str | Path) -> Source:
     dense = read_dense(against, planned.plan)
     path = folder / REPORT_FILE
     report = read_table(path) if path.is_file() else {}
-    if not isinstance(report.get(HEALED, []), list):
+    healings = report.get(HEALED, [])
+    if not (isinstance(healings, list) and all(map(_is_healing, healings))):
         raise CheckpointError(f"{path}: {HEALED!r} is no list of healings; mend or remove the file")
     return Source(model, tokenizer, planned, dense, report)
 
@@ -141,3 +142,12 @@ def read_dense(against: str | Path, plan: Plan) -> Any:
 def _is_compressed(model: nn.Module) -> bool:
     found: Any = getattr(getattr(model, "config", None), "quantization_config", None)
     return getattr(found, "quant_method", None) == METHOD
+
+
+def _is_healing(said: object) -> bool:
+    """It has the numbers that a model card shows."""
+    if not isinstance(said, dict):
+        return False
+    sides = (said.get("before"), said.get("after"))
+    found = [said.get("tokens"), *(side.get("kl") for side in sides if isinstance(side, dict))]
+    return len(found) == 3 and all(type(each) in (int, float) for each in found)

@@ -11,11 +11,12 @@ from rich.text import Text
 from gacfx.report.layout import sentence
 
 
-def healing_view(said: Mapping[str, Any]) -> RenderableType:
+def healing_view(said: Mapping[str, Any], seconds: float) -> RenderableType:
     """Before and after, how much was read, and which learning rates were tried.
 
     Args:
-        said: as ``healed`` in ``gacfx_report.json``.
+        said: as an entry of ``healed`` in ``gacfx_report.json``.
+        seconds: that the run took.
     """
     before, after = said["before"], said["after"]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -32,7 +33,8 @@ def healing_view(said: Mapping[str, Any]) -> RenderableType:
         f"on {before['tokens']:,} held-back tokens; {what}: {said['trained_params']:,} parameters "
         "changed",
         f"{said['steps']:,} steps of {said['step_tokens']:,} tokens at a rate of {said['rate']:g}"
-        f"{kept}; {said['tokens']:,} tokens in all, of a text of {said['text_tokens']:,}",
+        f"{kept}; {said['tokens']:,} tokens in all, of a text of {said['text_tokens']:,}; "
+        f"{_time(seconds)}",
     ]
     if said["tried"]:
         tried = ", ".join(f"{each['rate']:g}: {_kl(each['kl'])}" for each in said["tried"])
@@ -42,6 +44,10 @@ def healing_view(said: Mapping[str, Any]) -> RenderableType:
 
 def _kl(found: float | None) -> str:
     return "diverged" if found is None else f"{found:.4f}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _exp(nats: float) -> float:
