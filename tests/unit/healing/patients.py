@@ -1,4 +1,4 @@
-"""Small compressed Llamas in folders: pairs, pivots and pruned blocks, which healing makes better."""
+"""Small compressed Llamas in folders: pairs, pivots and pruned blocks."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,8 +40,8 @@ def planned(model: Any, decisions: Mapping[str, Decision] = DECISIONS) -> Planne
     weights = {name: model.get_submodule(name).weight for name in decisions}
     factors = {n: Svd.of(w, n).factors(decisions[n], model.dtype) for n, w in weights.items()}
     choices = tuple(
-        Choice.single(name, *weights[name].shape, decision, None, 0.001)
-        for name, decision in decisions.items()
+        Choice.single(name, made.rows, made.columns, decisions[name], None, 0.001)
+        for name, made in factors.items()
     )
     whole = sum(choice.dense_params for choice in choices)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -67,15 +67,11 @@ def pruned(model: Any) -> Planned:
     )
     more = planned(model, {f"{LAYER}.mlp.up_proj": Pivot(16)})
     digests = {**found.plan.digests, **more.plan.digests}
-    plan = replace(
-        found.plan, choices=(*found.plan.choices, *more.plan.choices), digests=digests
-    )
+    plan = replace(found.plan, choices=(*found.plan.choices, *more.plan.choices), digests=digests)
     return Planned(plan, {**found.factors, **more.factors})
 
 
-def folders(
-    root: Path, model: Any | None = None, made: Planned | None = None
-) -> tuple[Path, Path]:
+def folders(root: Path, model: Any | None = None, made: Planned | None = None) -> tuple[Path, Path]:
     """(compressed, dense) folders with a byte-level tokenizer."""
     model = dense() if model is None else model
     made = planned(model) if made is None else made
@@ -83,7 +79,12 @@ def folders(
     tiny.tokenizer().save_pretrained(root / "dense")
     small = apply(model, made)
     save_checkpoint(
-        small, tiny.tokenizer(), root / "small", plan=made.plan, factors=made.factors, report={"a": 1}
+        small,
+        tiny.tokenizer(),
+        root / "small",
+        plan=made.plan,
+        factors=made.factors,
+        report={"a": 1},
     )
     return root / "small", root / "dense"
 

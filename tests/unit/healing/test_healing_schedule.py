@@ -8,7 +8,6 @@ import torch
 
 from gacfx.errors import HealingError
 from gacfx.healing.schedule import (
-    EVALUATIONS,
     MOST_JUDGED,
     Schedule,
     Speed,
@@ -16,7 +15,7 @@ from gacfx.healing.schedule import (
     rate_share,
     steps_of,
 )
-from gacfx.healing.settings import RATES, Healing
+from gacfx.healing.settings import EVALUATIONS, RATES, Healing
 
 FAST = Speed(step_s=1e-3, judged_token_s=1e-7)
 SLOW = Speed(step_s=2.0, judged_token_s=2e-3)

@@ -92,7 +92,7 @@ def test_a_training_makes_the_model_better_by_the_factors_and_norms_alone() -> N
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != (name in names), name
     assert found.tokens <= 5_000
-    assert [rate for rate in found.tried] == list(SETTINGS.tried)
+    assert list(found.tried) == list(SETTINGS.tried)
     assert found.rate == min(found.tried, key=lambda rate: found.tried[rate])
 
 

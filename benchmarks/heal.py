@@ -1,0 +1,182 @@
+"""What does healing bring? Excess loss over dense before and after, on text that nothing else saw.
+
+    python -m benchmarks.heal [--data ../shared/data] [--tokens 100k] [--seeds 3]
+    python -m benchmarks.heal --models smollm2 --smollm2 FOLDER --out results/FILE.json
+
+Each model is compressed and healed on one text and judged on another, those of benchmarks.quality:
+for babyllama stories 0-199, and stories 600-759 (the first window of each, and all). Plans have
+steps of 8, pairs alone or every form. Seeds mix the order of the text.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gacfx
+from benchmarks import quality, record
+from gacfx import api
+from gacfx.calibration.evaluate import evaluate
+from gacfx.checkpoint.save import save_checkpoint
+from gacfx.core.search import Form, Search
+from gacfx.errors import NotHealed
+from gacfx.healing.door import Healed
+from gacfx.study import Study
+
+RATIOS = {"babyllama": ("0.2", "0.3", "0.4"), "smollm2": ("0.2", "0.3")}
+FORMS: tuple[Form, ...] = ("pair", "auto")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One healing."""
+
+    model: str
+    ratio: str
+    form: str
+    seed: int
+    before_nats: tuple[float, ...]
+    """Excess over dense, nats per token, on each judging text."""
+    after_nats: tuple[float, ...]
+    """The same when healed; as before where nothing came out better."""
+    healed: bool
+    kl: tuple[float, float] | None
+    """To the dense model on held-back text of the calibration, before and after."""
+    rate: float | None
+    tokens: int | None
+    steps: int | None
+    seconds: float | None
+
+
+def rows_of(
+    subject: quality.Subject, data: Path, folder: Path, asked: argparse.Namespace
+) -> list[Row]:
+    """All ratios, forms and seeds of one model."""
+    model, tokenizer = api.load(folder, dtype=torch.float32)
+    texts = quality.texts_of(subject, data, model, tokenizer)
+    study, profile, rows = Study.make(model, texts.calibration), api.load_profile("h200"), []
+    for ratio in asked.ratios or RATIOS[subject.name]:
+        for form in FORMS:
+            search = Search(form=form, value=subject.value, align=8)
+            planned = study.plan(ratio, profile=profile, search=search)
+            small = api.apply(model, planned)
+            before = excess(small, texts)
+            with tempfile.TemporaryDirectory() as place:
+                out = save_checkpoint(
+                    small, tokenizer, Path(place) / "small", plan=planned.plan,
+                    factors=planned.factors,
+                )  # fmt: skip
+                for seed in range(asked.seeds):
+                    healed = heal(out, folder, texts, seed, asked)
+                    row = row_of((subject.name, ratio, form), seed, before, healed, texts)
+                    rows.append(row)
+                    print(row, flush=True)
+    return rows
+
+
+def heal(
+    small: Path, dense: Path, texts: quality.Texts, seed: int, asked: argparse.Namespace
+) -> Healed | None:
+    """The healed model; None where nothing came out better."""
+    try:
+        return gacfx.heal(
+            small,
+            against=dense,
+            calibration=texts.calibration,
+            tokens=asked.tokens,
+            minutes=asked.minutes,
+            seed=seed,
+        )
+    except NotHealed:
+        return None
+
+
+def row_of(
+    names: tuple[str, str, str],
+    seed: int,
+    before: tuple[float, ...],
+    healed: Healed | None,
+    texts: quality.Texts,
+) -> Row:
+    """What came of it."""
+    if healed is None:
+        return Row(*names, seed, before, before, False, None, None, None, None, None)
+    said = healed.healing
+    return Row(
+        *names,
+        seed,
+        before,
+        excess(healed.model, texts),
+        True,
+        (round(said["before"]["kl"], 6), round(said["after"]["kl"], 6)),
+        said["rate"],
+        said["tokens"],
+        said["steps"],
+        round(healed.seconds, 1),
+    )
+
+
+def excess(model: Any, texts: quality.Texts) -> tuple[float, ...]:
+    """Rise of the loss over the dense model on each judging text, nats per token."""
+    return tuple(
+        round(evaluate(model, judge).checked().nats_per_token - dense, 6)
+        for judge, dense in zip(texts.judges, texts.dense, strict=True)
+    )
+
+
+def means(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Mean over the seeds, and the largest and the least."""
+    found = []
+    for key in dict.fromkeys((row.model, row.ratio, row.form) for row in rows):
+        same = [row for row in rows if (row.model, row.ratio, row.form) == key]
+        after = [row.after_nats[0] for row in same]
+        found.append(
+            {
+                **dict(zip(("model", "ratio", "form"), key, strict=True)),
+                "before_nats": same[0].before_nats[0],
+                "after_nats": round(statistics.mean(after), 6),
+                "least_nats": min(after),
+                "most_nats": max(after),
+                "never_worse": all(row.after_nats[0] <= row.before_nats[0] for row in same),
+            }
+        )
+    return found
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """0 when no healing made a model worse on text that nothing else saw, else 1."""
+    default = Path(os.environ.get("GACFX_DATA", Path(__file__).parents[1] / "../shared/data"))
+    parser = argparse.ArgumentParser(description="Excess loss before and after healing.")
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--smollm2", type=Path, help="folder of SmolLM2-135M, for that model")
+    parser.add_argument("--models", nargs="+", choices=[*RATIOS], default=["babyllama"])
+    parser.add_argument("--ratios", nargs="+", help="shares to remove (default: of each model)")
+    parser.add_argument("--tokens", default="100k", help="of each healing, at most (100k)")
+    parser.add_argument("--minutes", type=float, default=30.0, help="the same (30)")
+    parser.add_argument("--seeds", type=int, default=3, help="orders of the text (3)")
+    parser.add_argument("--out", type=Path, help="of the results (default: results/heal.json)")
+    asked = parser.parse_args(given)
+    torch.set_num_threads(1 if asked.models == ["babyllama"] else torch.get_num_threads())
+    busy, rows = record.others(), list[Row]()
+    for subject in quality.SUBJECTS:
+        if subject.name in asked.models:
+            folder = asked.data / subject.folder if subject.folder else asked.smollm2
+            if folder is None:
+                parser.error(f"--models {subject.name}: name its folder with --smollm2")
+            rows += rows_of(subject, asked.data, folder, asked)
+    found = means(rows)
+    for each in found:
+        print(each)
+    results = {**busy, "means": found, "rows": [asdict(row) for row in rows]}
+    print(record.write("heal", results, asked.out))
+    return 0 if all(each["never_worse"] for each in found) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
