@@ -71,7 +71,7 @@ def heal(
     """A compressed model whose factors and norms have learnt from the dense one.
 
     The last quarter of the text judges. What comes back is better on it than the checkpoint was, in
-    KL(dense || model), in the dtype that is saved.
+    KL(dense || model) and no worse in its loss, in the dtype that is saved.
 
     Args:
         checkpoint: folder that gacfx wrote; it is left as it is.
@@ -223,11 +223,10 @@ def _plain(settings: Healing) -> dict[str, Any]:
 def healing_of(found: Outcome, settings: Healing, source: Source, corpus: Corpus) -> dict[str, Any]:
     """What healing did, as plain JSON values; a rate that diverged has no KL."""
     before, after = found.before, found.after
-    best = min(found.seen, key=lambda pair: (pair[1].kl, pair[0]))[0] if found.seen else 0
     return {
         "tokens": found.tokens,
         "steps": found.schedule.steps,
-        "best_step": best,
+        "best_step": found.best_step,
         "step_tokens": settings.step_tokens,
         "rate": found.rate,
         "tried": [
@@ -257,10 +256,10 @@ def _not_healed(found: Outcome) -> str:
             f"every learning rate diverged ({rates}); give smaller ones (--rate), or look at the "
             "weights of the checkpoint"
         )
-    closest = min(each.kl for _, each in found.seen)
+    before, closest = found.before, min((each for _, each in found.seen), key=lambda one: one.kl)
     return (
-        f"the checkpoint is as good as it gets here: KL to the dense model on held-back text is "
-        f"{found.before.kl:.4f} nats/token as it is and {closest:.4f} at best in a training of "
-        f"{found.schedule.steps} steps (learning rates {rates}). Nothing is written; give more "
-        "text (--tokens), or smaller rates (--rate)"
+        "the checkpoint is as good as it gets here: on held-back text KL to the dense model and "
+        f"loss are {before.kl:.4f} and {before.nats:.4f} nats/token as it is, {closest.kl:.4f} and "
+        f"{closest.nats:.4f} at best in {found.schedule.steps} steps (learning rates {rates}). "
+        "Nothing is written; give more text, or smaller rates (--rate)"
     )

@@ -11,8 +11,12 @@ from torch import Tensor
 from gacfx.errors import HealingError
 from gacfx.healing.settings import EVALUATIONS, PROBE_SHARE, Healing
 
-MOST_JUDGED = 16_384
-"""Held-back tokens on which a state is judged, at most."""
+MOST_JUDGED, LEAST_JUDGED = 16_384, 4096
+"""Held-back tokens on which a state is judged, at most; and those that a short training gets, where
+there are so many."""
+JUDGED_TOKENS_SHARE = 2 / 3
+"""Held-back tokens of all judgements, as a share of those that are trained on: a third of the work,
+as a forward of both models is half of what a token of a training costs."""
 JUDGED_SHARE = 0.25
 """Of the time, what judging may take; fewer held-back tokens are read where it would take more."""
 USED_SHARE = 0.9
@@ -64,9 +68,12 @@ def plan_schedule(settings: Healing, speed: Speed, held_tokens: int) -> Schedule
     seconds = 60 * settings.minutes * USED_SHARE
     probes = len(settings.tried) if len(settings.tried) > 1 else 0
     judgements = 1 + probes + EVALUATIONS
+    # By tokens and not by seconds where that is possible: equal runs then do equal things.
+    fair = int(JUDGED_TOKENS_SHARE * settings.most_tokens / judgements)
     judged = min(
         held_tokens,
         MOST_JUDGED,
+        max(LEAST_JUDGED, fair),
         int(JUDGED_SHARE * seconds / (judgements * max(speed.judged_token_s, 1e-12))),
     )
     left = seconds - judgements * judged * speed.judged_token_s

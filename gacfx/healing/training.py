@@ -58,9 +58,15 @@ class Outcome:
     not beaten."""
 
     @property
+    def best_step(self) -> int:
+        """Steps that were done when the best was found; 0 for the model as it came."""
+        better = [(_kl(each), at) for at, each in self.seen if is_better(each, self.before)]
+        return min(better)[1] if better else 0
+
+    @property
     def after(self) -> Judgement:
         """The best judgement, that of the model as it came included."""
-        return min((each for _, each in self.seen), key=_kl, default=self.before)
+        return dict(self.seen).get(self.best_step, self.before)
 
 
 class Healer:
@@ -199,7 +205,7 @@ class Healer:
                 continue
             self.student.take(self.learner.values())
             found = self._judge(text)
-            if _kl(found) < _least(before, seen):
+            if _kl(found) < _least(before, seen) and found.nats <= before.nats:
                 best = self.student.holds()
             seen.append((training.done, found))
             held = {f"{BEST}{name}": value for name, value in (best or {}).items()}
@@ -283,8 +289,15 @@ def _kl(found: Judgement) -> float:
     return math.inf if math.isnan(found.kl) else found.kl
 
 
+def is_better(found: Judgement, before: Judgement) -> bool:
+    """It is closer to the dense model than before, and pays no more for the text itself."""
+    return _kl(found) < before.kl and found.nats <= before.nats
+
+
 def _least(before: Judgement, seen: Sequence[tuple[int, Judgement]]) -> float:
-    return min(_kl(each) for each in (before, *(found for _, found in seen)))
+    """KL of the best so far."""
+    better = [_kl(each) for _, each in seen if is_better(each, before)]
+    return min([before.kl, *better])
 
 
 def _rows(seen: Sequence[tuple[int, Judgement]]) -> Tensor:

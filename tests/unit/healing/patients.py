@@ -28,7 +28,6 @@ DECISIONS: dict[str, Decision] = {
     f"{LAYER}.mlp.down_proj": LowRank(12),
 }
 """Of a dense model of one layer; ``gate_proj`` and others stay."""
-FAST = {"tokens": 20_000, "step_tokens": 192}
 
 
 def dense(seed: int = 0, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:

@@ -98,6 +98,31 @@ def test_adapters_are_merged_into_a_folder_of_the_same_kind(
         assert torch.equal(tensor, healed.model.state_dict()[name])
 
 
+def test_a_work_folder_belongs_to_one_text_model_and_setting(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    small, dense = pair
+    given: dict[str, Any] = {"against": dense, "calibration": patients.corpus(), **FAST}
+    given["work"] = tmp_path / "work"
+    gacfx.heal(small, **given)
+    stages: list[str] = []
+    healed = gacfx.heal(small, **given, progress=lambda stage, *_: stages.append(stage))
+    assert stages == []  # nothing was left to do
+    with pytest.raises(CheckpointError, match="is of other work: its text is"):
+        gacfx.heal(small, **{**given, "calibration": patients.corpus(seed=1)})
+    with pytest.raises(CheckpointError, match="is of other work: its setting rates is"):
+        gacfx.heal(small, **given, rates=(1e-3,))
+    again = gacfx.save(healed, tmp_path / "healed")
+    with pytest.raises(CheckpointError, match="is of other work: its checkpoint is"):
+        gacfx.heal(again, **given)
+    other = gacfx.load(dense)[0]
+    with torch.no_grad():
+        other.lm_head.weight[0, 0] += 1  # no plan speaks of it
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is of other work: its dense model is"):
+        gacfx.heal(small, **{**given, "against": tmp_path / "other"})
+
+
 def test_adapters_without_peft_say_what_to_install(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +134,7 @@ def test_adapters_without_peft_say_what_to_install(
 def test_nothing_better_is_an_error_of_its_own(pair: tuple[Path, Path]) -> None:
     small, dense = pair
     given: Any = {"against": dense, "calibration": patients.corpus(), **FAST}
-    with pytest.raises(NotHealed, match=r"is 0.0\d+ nats/token as it is and \d") as raised:
+    with pytest.raises(NotHealed, match=r"loss are 0.0\d+ and \d.* at best in 2\d steps") as raised:
         gacfx.heal(small, rates=(0.5,), **given)
     assert isinstance(raised.value, PoorQuality)
 

@@ -8,6 +8,7 @@ import torch
 
 from gacfx.errors import HealingError
 from gacfx.healing.schedule import (
+    LEAST_JUDGED,
     MOST_JUDGED,
     Schedule,
     Speed,
@@ -42,6 +43,16 @@ def test_minutes_limit_a_slow_one_and_judging_takes_its_share() -> None:
 def test_a_single_rate_is_not_tried() -> None:
     made = plan_schedule(Healing(tokens="512k", rates=(1e-3,)), FAST, PLENTY)
     assert made.probe_steps == 0 and made.steps == 1000
+
+
+def test_a_short_training_is_judged_on_less() -> None:
+    assert plan_schedule(Healing(tokens="50k"), FAST, PLENTY).judged_tokens == LEAST_JUDGED
+    middle = plan_schedule(Healing(tokens="180k"), FAST, PLENTY).judged_tokens
+    assert middle == 180_000 * 2 // (3 * 12)
+    assert (
+        plan_schedule(Healing(tokens="180k"), replace(FAST, step_s=1e-2), PLENTY).judged_tokens
+        == middle
+    )
 
 
 def test_no_more_is_judged_than_is_held_back() -> None:

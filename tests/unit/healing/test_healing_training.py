@@ -13,17 +13,19 @@ from torch import Tensor
 from gacfx.applying import apply
 from gacfx.calibration.batches import Reads
 from gacfx.calibration.running import runnable
-from gacfx.calibration.text import split
+from gacfx.calibration.text import Corpus, split
 from gacfx.core.store import MemoryStore, Store
 from gacfx.core.work_folder import WorkFolder
 from gacfx.errors import CalibrationError, HealingError
 from gacfx.healing.adapters import LoraLearner
-from gacfx.healing.divergence import judge
+from gacfx.healing.divergence import Judgement, judge
+from gacfx.healing.schedule import Schedule
 from gacfx.healing.settings import Healing
 from gacfx.healing.steps import Training
 from gacfx.healing.trainable import Learner, Student, healed_plan, trained_names
-from gacfx.healing.training import PROBING, TRAINING, Healer, Outcome
+from gacfx.healing.training import PROBING, TRAINING, Healer, Outcome, is_better
 from gacfx.modules.install import decisions_in
+from tests import tiny
 from tests.families.zoo import FAMILIES
 from tests.unit.healing import patients
 
@@ -59,6 +61,10 @@ def healer(
 def whole() -> Outcome:
     """A run that nobody stops."""
     return healer().run()
+
+
+def healer_result() -> Outcome:
+    return Outcome(Schedule(9, 0, 9), {}, 1e-3, Judgement(1.0, 1.0, 9), (), (), 9, None)
 
 
 def same(one: Outcome, other: Outcome) -> bool:
@@ -103,6 +109,9 @@ def test_factors_biases_and_norms_learn_and_nothing_that_is_dense_or_shared() ->
     inside = {f"{layer}.self_attn.q_proj.{n}" for n in ("down.weight", "up.weight", "up.bias")}
     assert inside | {f"{layer}.input_layernorm.weight", "model.norm.weight"} <= names
     assert not any("k_proj" in n or "embed" in n or "lm_head" in n or "gate" in n for n in names)
+    model.model.layers[0].post_attention_layernorm = model.model.norm  # one norm in two places
+    shared = names - set(trained_names(model))
+    assert shared == {"model.norm.weight", f"{layer}.post_attention_layernorm.weight"}
     with pytest.raises(HealingError, match="no layer that a plan changed"):
         trained_names(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
@@ -124,13 +133,14 @@ def test_what_is_left_of_pruned_weights_learns_too() -> None:
                 assert torch.equal(tensor, made.factors[name].tensors[key])
 
 
-def test_the_first_state_that_is_best_is_kept_and_the_rounded_one_is_judged() -> None:
-    known = patients.dense(dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_kept_and_judged_is_rounded_as_it_will_be_saved(dtype: torch.dtype) -> None:
+    known = patients.dense(dtype=dtype)
     model = small(known)
     here = healer(model=model, known=known.float())
     found = here.run()
     assert found.best is not None and found.after.kl < found.before.kl
-    assert {each.dtype for each in found.best.values()} == {torch.bfloat16}
+    assert {each.dtype for each in found.best.values()} == {dtype}
     own = dict(model.named_parameters())
     assert all(torch.equal(own[name], value) for name, value in found.best.items())
     assert judge(here.dense, runnable(model), here.held, here.judged_reads) == found.after
@@ -141,7 +151,31 @@ def test_nothing_worse_than_the_model_as_it_came_is_kept() -> None:
     assert found.best is None
     assert all(not each.kl < found.before.kl for _, each in found.seen) and found.seen
     assert found.tried == {}
-    assert found.after.kl > found.before.kl
+    assert found.after == found.before and found.best_step == 0
+
+
+def test_better_is_closer_to_the_dense_model_and_no_worse_on_the_text() -> None:
+    before = Judgement(0.5, 2.0, 9)
+    assert is_better(Judgement(0.4, 2.0, 9), before)
+    assert not is_better(Judgement(0.4, 2.1, 9), before)
+    assert not is_better(Judgement(0.5, 1.0, 9), before)
+    assert not is_better(Judgement(math.nan, 1.0, 9), before)
+    seen = ((3, Judgement(0.4, 1.9, 9)), (6, Judgement(0.1, 2.1, 9)), (9, Judgement(0.4, 1.8, 9)))
+    found = replace(healer_result(), before=before, seen=seen)
+    assert found.best_step == 3 and found.after == seen[0][1]
+
+
+def test_a_state_that_pays_more_for_the_text_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, made = healer(), list[float]()
+
+    def paying(known: Any, model: Any, text: Corpus, reads: Reads) -> Judgement:
+        said = judge(known, model, text, reads)
+        made.append(said.kl)
+        return replace(said, nats=2.0 + (len(made) > 1))
+
+    monkeypatch.setattr("gacfx.healing.training.judge", paying)
+    found = here.run()
+    assert min(made) < found.before.kl and found.best is None
 
 
 def test_a_rate_that_diverges_is_a_result() -> None:
@@ -189,6 +223,23 @@ def test_the_schedule_of_the_first_run_is_kept_whatever_the_clock_says() -> None
     with pytest.raises(StopError):  # what was done under another schedule is done again
         healer(settings, store=store, progress=stopping(PROBING, 1)).run()
     assert "training" not in store and "probe.0" not in store
+
+
+def test_rates_follow_the_size_of_each_parameter_and_slopes_are_cut() -> None:
+    model = small(patients.dense(attention_bias=True))
+    learner = Learner(model, trained_names(model))
+    windows = patients.corpus().documents
+    other = tiny.llama(32, 48, 1, 3)
+    with torch.no_grad():
+        other.lm_head.weight *= 300
+    training = Training(learner, other, windows, Reads.ALONE, SETTINGS, 0.01, 4)
+    for name, parameter in learner.parameters.items():
+        size = float(parameter.detach().square().mean().sqrt())
+        assert training.rates[name] == pytest.approx(0.01 * (size or 1e-3)), name
+    assert any(not bool(p.any()) for p in learner.parameters.values())  # a bias of zeros
+    training.step()
+    slopes = torch.cat([p.grad.flatten() for p in learner.parameters.values()])
+    assert float(slopes.norm()) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_an_expert_that_no_token_met_has_no_moments_and_goes_on() -> None:
