@@ -171,7 +171,7 @@ def test_a_state_that_pays_more_for_the_text_is_not_kept(monkeypatch: pytest.Mon
     def paying(known: Any, model: Any, text: Corpus, reads: Reads) -> Judgement:
         said = judge(known, model, text, reads)
         made.append(said.kl)
-        return replace(said, nats=2.0 + (len(made) > 1))
+        return replace(said, nats=2.0 + (len(made) > 2))  # timing, as it came, then healed
 
     monkeypatch.setattr("gacfx.healing.training.judge", paying)
     found = here.run()
