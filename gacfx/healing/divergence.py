@@ -40,7 +40,7 @@ def reading(model: nn.Module, windows: Sequence[Tensor], at_once: int) -> Reads:
     Args:
         model: in evaluation mode.
         windows: [T] each.
-        at_once: tokens of windows that would be read together.
+        at_once: tokens that would be read together, at most.
     """
     if at_once * (embedding_rows(model) or 1) > MOST_LOGITS:
         return Reads.ALONE

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.batches import Reads
+from gacfx.calibration.batches import MOST_TOKENS
 from gacfx.calibration.running import few_threads
 from gacfx.calibration.text import Corpus
 from gacfx.core.caches import cacheless
@@ -25,7 +25,7 @@ from gacfx.healing.steps import Training
 from gacfx.healing.trainable import Learner, Student
 from gacfx.progress import Progress
 
-PROBING, TRAINING, JUDGING = "learning rates", "heal", "held-back text"
+PROBING, TRAINING = "learning rates", "heal"
 """What a progress callback is told."""
 BEST = "best."
 """Begins the names of the tensors of the best state, beside those of the training."""
@@ -102,7 +102,7 @@ class Healer:
         self.store, self.progress, self.clock = store, progress, clock
         most = max(settings.step_tokens, max(map(len, self.windows)))
         self.reads = reading(learner.model, self.windows, most)
-        self.judged_reads = Reads.ALONE if self.reads is Reads.ALONE else self._held_reads()
+        self.judged_reads = reading(student.running, self.held.documents, MOST_TOKENS)
 
     def run(self) -> Outcome:
         """Everything in order.
@@ -259,9 +259,6 @@ class Healer:
 
     def _judge(self, text: Corpus) -> Judgement:
         return judge(self.dense, self.student.running, text, self.judged_reads)
-
-    def _held_reads(self) -> Reads:
-        return reading(self.student.running, self.held.documents, max(map(len, self.windows)))
 
     def _tokens(self, schedule: Schedule, done: int) -> int:
         """That were trained on, trials included."""
