@@ -7,6 +7,8 @@ from typing import Any
 from gacfx.core.plan import Plan
 from gacfx.core.rise import rise_of, rise_text
 
+HEALED = "healed"
+"""Entry of ``gacfx_report.json``: a table for each healing, the first one first."""
 _CARD = """\
 ---
 library_name: transformers
@@ -71,8 +73,23 @@ def model_card(title: str, plan: Plan, report: Mapping[str, Any] | None = None) 
         gpu=origin.gpu,
         dtype=origin.dtype,
         loss="not measured" if rise is None else rise_text(rise),
-        healed="".join(map(_healed, (report or {}).get("healed", []))),
+        healed="".join(map(_healed, healings_in(report or {}))),
     )
+
+
+def healings_in(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a report says of healings, the first one first; entries without their numbers are left
+    out."""
+    found = report.get(HEALED)
+    return [each for each in found if _is_healing(each)] if isinstance(found, list) else []
+
+
+def _is_healing(said: object) -> bool:
+    if not isinstance(said, dict):
+        return False
+    sides = (said.get("before"), said.get("after"))
+    found = [said.get("tokens"), *(side.get("kl") for side in sides if isinstance(side, dict))]
+    return len(found) == 3 and all(type(each) in (int, float) for each in found)
 
 
 def _healed(said: Mapping[str, Any]) -> str:

@@ -24,13 +24,14 @@ from gacfx.calibration.text import (
     split,
     tokenize,
 )
+from gacfx.checkpoint.card import HEALED, healings_in
 from gacfx.core.planned import Planned
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.work_folder import WorkFolder
 from gacfx.errors import CalibrationError, HealingError, NotHealed
 from gacfx.healing.adapters import LoraLearner, check_peft
 from gacfx.healing.settings import Healing
-from gacfx.healing.source import HEALED, Source, read_source
+from gacfx.healing.source import Source, read_source
 from gacfx.healing.trainable import Learner, Student, healed_plan, trained_names
 from gacfx.healing.training import Healer, Outcome
 from gacfx.progress import Progress
@@ -116,7 +117,7 @@ def heal(
     if found.best is None:
         raise NotHealed(_not_healed(found))
     said = healing_of(found, settings, source, corpus)
-    report = {**source.report, HEALED: [*source.report.get(HEALED, []), said]}
+    report = {**source.report, HEALED: [*healings_in(source.report), said]}
     planned = healed_plan(source.planned, source.model)
     seconds = time.perf_counter() - begin
     return Healed(source.model, source.tokenizer, planned, said, report, seconds)

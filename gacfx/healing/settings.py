@@ -13,11 +13,12 @@ WINDOW = 512
 STEP_TOKENS = 512
 """Tokens of a step, at least one window: small steps, as there is little text and little time."""
 RATES = (3e-4, 1e-3, 3e-3)
-"""Learning rates that are tried, as shares of the root mean square of each tensor. On
-babyllama-tok105-1M with 30 and 40 % removed the best of one pass is among the first two; the third
-is for long runs on models that were compressed hard, and loses its trial elsewhere."""
+"""Learning rates that are tried, as shares of the root mean square of each tensor: a share means
+the same in models with larger and with smaller weights. Pivots like the smaller ones and pairs the
+larger ones; ``benchmarks/results/heal.json`` has what was taken."""
 LORA_RATES = (1e-3, 3e-3, 1e-2)
-"""The same for adapters, as shares of the root mean square of the weight that each one adds to."""
+"""The same for adapters, as shares of the root mean square of the weight that each one adds to:
+both sides of a product of small rank have to go further than the weight itself."""
 PROBE_SHARE = 0.1
 """Steps of the trial of a rate, as a share of those of the training."""
 EVALUATIONS = 8

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from gacfx.checkpoint.card import HEALED, healings_in
 from gacfx.checkpoint.hf import check_unquantized
 from gacfx.checkpoint.load import load_dense
 from gacfx.checkpoint.save import PLAN_FOLDER, REPORT_FILE
@@ -21,9 +22,6 @@ from gacfx.errors import CheckpointError, HealingError, PlanMismatch, Unsupporte
 from gacfx.modules.experts import needs_unpacking, unpacked
 from gacfx.modules.routing_hooks import router_of
 from gacfx.tracing.capture import torch_dtype
-
-HEALED = "healed"
-"""Entry of ``gacfx_report.json``: a table for each healing, the first one first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +60,7 @@ def read_source(checkpoint: str | Path, against: str | Path) -> Source:
     dense = read_dense(against, planned.plan)
     path = folder / REPORT_FILE
     report = read_table(path) if path.is_file() else {}
-    healings = report.get(HEALED, [])
-    if not (isinstance(healings, list) and all(map(_is_healing, healings))):
+    if HEALED in report and healings_in(report) != report[HEALED]:
         raise CheckpointError(f"{path}: {HEALED!r} is no list of healings; mend or remove the file")
     return Source(model, tokenizer, planned, dense, report)
 
@@ -142,12 +139,3 @@ def read_dense(against: str | Path, plan: Plan) -> Any:
 def _is_compressed(model: nn.Module) -> bool:
     found: Any = getattr(getattr(model, "config", None), "quantization_config", None)
     return getattr(found, "quant_method", None) == METHOD
-
-
-def _is_healing(said: object) -> bool:
-    """It has the numbers that a model card shows."""
-    if not isinstance(said, dict):
-        return False
-    sides = (said.get("before"), said.get("after"))
-    found = [said.get("tokens"), *(side.get("kl") for side in sides if isinstance(side, dict))]
-    return len(found) == 3 and all(type(each) in (int, float) for each in found)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 import gacfx
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus
+from gacfx.core.decision import LowRank
 from gacfx.core.plan_folder import load_plan
 from gacfx.errors import (
     CalibrationError,
@@ -24,6 +25,7 @@ from gacfx.errors import (
 from gacfx.healing.door import asked_settings, healing_text
 from gacfx.healing.settings import Healing
 from gacfx.healing.source import read_source
+from gacfx.modules.experts import unpacked
 from gacfx.modules.install import decisions_in
 from tests.families.zoo import FAMILIES
 from tests.unit.healing import patients
@@ -79,6 +81,27 @@ def test_a_pruned_model_in_half_precision_heals(tmp_path: Path) -> None:
     assert {p.dtype for p in again.parameters()} == {torch.bfloat16}
     said = healed.healing
     assert said["after"]["kl"] < said["before"]["kl"] and said["step_tokens"] == 192
+
+
+def test_experts_heal_one_by_one(tmp_path: Path) -> None:
+    model: Any = FAMILIES["mixtral"].make()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 5 if weight.dim() > 1 else 1
+    single = unpacked(model)
+    names = [
+        name
+        for name, each in single.named_modules()
+        if ".experts." in name and isinstance(each, torch.nn.Linear)
+    ]
+    made = patients.planned(single, {name: LowRank(4) for name in names[:6]})
+    small, dense = patients.folders(tmp_path, model, made)
+    corpus = Corpus(tuple(ids % 90 for ids in patients.corpus().documents))
+    healed = gacfx.heal(small, against=dense, calibration=corpus, window=40, **FAST)
+    assert healed.healing["after"]["kl"] < 0.95 * healed.healing["before"]["kl"]
+    again = gacfx.load(gacfx.save(healed, tmp_path / "healed"))[0]
+    ids = corpus.documents[0][None]
+    assert torch.equal(again(ids).logits, healed.model(ids).logits)
 
 
 def test_adapters_are_merged_into_a_folder_of_the_same_kind(

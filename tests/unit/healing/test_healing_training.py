@@ -26,6 +26,7 @@ from gacfx.healing.trainable import Learner, Student, healed_plan, trained_names
 from gacfx.healing.training import PROBING, TRAINING, Healer, Outcome, is_better
 from gacfx.modules.install import decisions_in
 from tests import tiny
+from tests.families.narrow import decision_of, mlp, plan_of
 from tests.families.zoo import FAMILIES
 from tests.unit.healing import patients
 
@@ -131,6 +132,21 @@ def test_what_is_left_of_pruned_weights_learns_too() -> None:
                 assert bool((tensor == 0.5).all()), (name, key)
             else:
                 assert torch.equal(tensor, made.factors[name].tensors[key])
+
+
+def test_what_is_left_of_a_conv1d_goes_back_outputs_first() -> None:
+    model: Any = FAMILIES["gpt2"].make()
+    width = mlp(model, "gpt2", 1)
+    made = plan_of(model, (width, decision_of(width, tuple(range(0, 88, 2)))))
+    cut = apply(model, made)
+    student = Student(cut, trained_names(cut))
+    held = student.holds()
+    assert any(name.endswith("c_fc.bias") for name in held)
+    student.take({name: value.flip(0) + 1 for name, value in held.items()})
+    for name, factors in healed_plan(made, cut).factors.items():
+        layer: Any = cut.get_submodule(name)
+        assert torch.equal(factors.tensors["weight"], layer.weight.T)
+        assert not torch.equal(factors.tensors["weight"], made.factors[name].tensors["weight"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
