@@ -13,7 +13,9 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,31 +60,41 @@ class Row:
     seconds: float | None
 
 
-def rows_of(
-    subject: quality.Subject, data: Path, folder: Path, asked: argparse.Namespace
-) -> list[Row]:
-    """All ratios, forms and seeds of one model."""
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A model and a ratio: what one process does."""
+
+    subject: quality.Subject
+    folder: Path
+    ratio: str
+    asked: argparse.Namespace
+
+
+def rows_of(cell: Cell) -> list[Row]:
+    """All forms and seeds of one cell."""
+    subject, folder, asked, ratio = cell.subject, cell.folder, cell.asked, cell.ratio
+    if subject.name == "babyllama":
+        torch.set_num_threads(1)
     model, tokenizer = api.load(folder, dtype=torch.float32)
-    texts = quality.texts_of(subject, data, model, tokenizer)
+    texts = quality.texts_of(subject, asked.data, model, tokenizer)
     study, profile, rows = Study.make(model, texts.calibration), api.load_profile("h200"), []
-    for ratio in asked.ratios or RATIOS[subject.name]:
-        for form in FORMS:
-            search = Search(form=form, value=subject.value, align=8)
-            planned = study.plan(ratio, profile=profile, search=search)
-            small = api.apply(model, planned)
-            before, kl = excess(small, texts), kl_of(model, small, texts)
-            with tempfile.TemporaryDirectory() as place:
-                out = save_checkpoint(
-                    small, tokenizer, Path(place) / "small", plan=planned.plan,
-                    factors=planned.factors,
-                )  # fmt: skip
-                for seed in range(asked.seeds):
-                    healed = heal(out, folder, texts, seed, asked)
-                    after = kl if healed is None else kl_of(model, healed.model, texts)
-                    names, kls = (subject.name, ratio, form), (kl, after)
-                    row = row_of(names, seed, before, kls, healed, texts)
-                    rows.append(row)
-                    print(row, flush=True)
+    for form in FORMS:
+        search = Search(form=form, value=subject.value, align=8)
+        planned = study.plan(ratio, profile=profile, search=search)
+        small = api.apply(model, planned)
+        before, kl = excess(small, texts), kl_of(model, small, texts)
+        with tempfile.TemporaryDirectory() as place:
+            out = save_checkpoint(
+                small, tokenizer, Path(place) / "small", plan=planned.plan,
+                factors=planned.factors,
+            )  # fmt: skip
+            for seed in range(asked.seeds):
+                healed = heal(out, folder, texts, seed, asked)
+                after = kl if healed is None else kl_of(model, healed.model, texts)
+                names, kls = (subject.name, ratio, form), (kl, after)
+                row = row_of(names, seed, before, kls, healed, texts)
+                rows.append(row)
+                print(row, flush=True)
     return rows
 
 
@@ -175,16 +187,19 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokens", default="60k", help="of each healing, at most (60k)")
     parser.add_argument("--minutes", type=float, default=30.0, help="the same (30)")
     parser.add_argument("--seeds", type=int, default=3, help="orders of the text (3)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a ratio each (1)")
     parser.add_argument("--out", type=Path, help="of the results (default: results/heal.json)")
     asked = parser.parse_args(given)
-    torch.set_num_threads(1 if asked.models == ["babyllama"] else torch.get_num_threads())
-    busy, rows = record.others(), list[Row]()
+    busy, cells = record.others(), list[Cell]()
     for subject in quality.SUBJECTS:
         if subject.name in asked.models:
             folder = asked.data / subject.folder if subject.folder else asked.smollm2
             if folder is None:
                 parser.error(f"--models {subject.name}: name its folder with --smollm2")
-            rows += rows_of(subject, asked.data, folder, asked)
+            ratios = asked.ratios or RATIOS[subject.name]
+            cells += [Cell(subject, folder, ratio, asked) for ratio in ratios]
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        rows = [row for found in pool.map(rows_of, cells) for row in found]
     found = means(rows)
     for each in found:
         print(each)
