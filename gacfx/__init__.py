@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gacfx.errors import GacError
     from gacfx.exports.exporting import export
     from gacfx.graph.pipeline import Pipeline
+    from gacfx.healing.door import heal
+    from gacfx.healing.settings import Healing
     from gacfx.inspection import inspect
     from gacfx.modules.experts import unpacked
     from gacfx.modules.grouped import group_experts_
@@ -37,6 +39,7 @@ __all__ = [
     "Compressed",
     "GacError",
     "Goal",
+    "Healing",
     "InductorReport",
     "Pipeline",
     "Request",
@@ -48,6 +51,7 @@ __all__ = [
     "compress",
     "export",
     "group_experts_",
+    "heal",
     "inspect",
     "load",
     "make_backend",
@@ -62,6 +66,7 @@ _HOME = {
     "ActivationBudgetSolver": "gacfx.dynamo.activation_budget",
     "GacError": "gacfx.errors",
     "Goal": "gacfx.core.goal",
+    "Healing": "gacfx.healing.settings",
     "InductorReport": "gacfx.dynamo.post_grad",
     "Pipeline": "gacfx.graph.pipeline",
     "Request": "gacfx.request",
@@ -70,6 +75,7 @@ _HOME = {
     "capture": "gacfx.tracing.capture",
     "export": "gacfx.exports.exporting",
     "group_experts_": "gacfx.modules.grouped",
+    "heal": "gacfx.healing.door",
     "inspect": "gacfx.inspection",
     "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",

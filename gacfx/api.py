@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 import torch
 from torch import nn
@@ -52,6 +52,9 @@ from gacfx.tracing.capture import capture
 from gacfx.tracing.skeleton import read_config, skeleton
 from gacfx.verification import summarise, verify
 from gacfx.work import Work, open_work
+
+if TYPE_CHECKING:
+    from gacfx.healing.door import Healed
 
 __all__ = [
     "Compressed",
@@ -339,14 +342,21 @@ def check_saves(model: Any) -> None:
 
 
 @plain_torch()
-def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) -> Path:
+def save(compressed: "Compressed | Healed", out: "str | Path", *, overwrite: bool = False) -> Path:
     """Write a Hugging Face folder: weights, config, tokenizer, plan folder, report, model card.
+
+    Args:
+        compressed: what :func:`compress` or ``gacfx.heal`` returns.
+        out: the folder to make.
+        overwrite: replace a checkpoint folder that is there.
 
     Raises:
         CheckpointError: the folder exists and ``overwrite`` is false, or it cannot be written.
         UnsupportedModel: the folder would not come back as this model.
     """
-    if not isinstance(compressed, Compressed):
+    from gacfx.healing.door import Healed
+
+    if not isinstance(compressed, Compressed | Healed):
         raise CheckpointError(
             f"{type(compressed).__name__} is not what gacfx.compress returns; save that, or "
             "a model with a plan applied by its save_pretrained"
@@ -358,7 +368,9 @@ def save(compressed: Compressed, out: "str | Path", *, overwrite: bool = False) 
         Path(out),
         plan=compressed.planned.plan,
         factors=compressed.planned.factors,
-        report=compressed.summary.to_dict(),
+        report=(
+            compressed.report if isinstance(compressed, Healed) else compressed.summary.to_dict()
+        ),
         overwrite=overwrite,
     )
 

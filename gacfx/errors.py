@@ -11,6 +11,9 @@
     │   ├── InfeasibleBudget  even the cheapest plan costs more than the budget
     │   └── PlanMismatch      the plan was made for another model or for other weights
     ├── PoorQuality           the model, or what would become of it, predicts text too badly
+    │   └── NotHealed         no training made a compressed model better on held-back text
+    ├── HealingError          a checkpoint cannot be healed, or not as it was asked for
+    │   └── NoPeft            adapters were asked for, and PEFT is not installed
     ├── BenchError            a measurement was asked for that cannot be made
     ├── WorkerFailed          a worker of an executor died, or failed at what it was given
     ├── TaskError             a zero-shot task is unknown, or cannot be scored
@@ -87,6 +90,18 @@ class PlanMismatch(PlanError):  # noqa: N818
 
 class PoorQuality(GacError):  # noqa: N818 - reads as a verdict
     """The dense model, or the compressed one, predicts text worse than is allowed."""
+
+
+class NotHealed(PoorQuality):
+    """No training made a compressed model better on held-back text; it stays as it is."""
+
+
+class HealingError(GacError):
+    """A checkpoint cannot be healed, or not as it was asked for."""
+
+
+class NoPeft(HealingError):  # noqa: N818 - says what is missing
+    """Adapters were asked for, and PEFT is not installed."""
 
 
 class BenchError(GacError):

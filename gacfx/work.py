@@ -138,7 +138,7 @@ def work_key(
 ) -> Key:
     """What tells one work from another, as plain JSON values."""
     return {
-        "model": _digest(model),
+        "model": model_digest(model),
         "text": corpus.digest,
         "skip": list(skip),
         "seed": seed,
@@ -151,7 +151,7 @@ def work_key(
     }
 
 
-def _digest(model: nn.Module) -> str:
+def model_digest(model: nn.Module) -> str:
     """sha256 of the architecture, of its configuration and of all values, buffers included that no
     checkpoint has.
 

@@ -1,10 +1,14 @@
 """The README.md of a compressed checkpoint: how to load it, what was done to it."""
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from gacfx.core.plan import Plan
 from gacfx.core.rise import rise_of, rise_text
 
+HEALED = "healed"
+"""Entry of ``gacfx_report.json``: a table for each healing, the first one first."""
 _CARD = """\
 ---
 library_name: transformers
@@ -35,15 +39,21 @@ Programs that cannot be edited load it under `gacfx run -- COMMAND ...`.
 {active}| budget | {limit:,} ({asked}) |
 | chosen for | {gpu}, {dtype} |
 | loss | {loss} |
-
+{healed}
 `gacfx verify` says of a copy whether every file is what was written (`gacfx_files.json`).
 `plan/plan.json` has every decision with its reason, `plan/factors.safetensors` the tensors of the
 compressed weights in the model's dtype.
 """
 
 
-def model_card(title: str, plan: Plan) -> str:
-    """Markdown with the front matter that the hub reads."""
+def model_card(title: str, plan: Plan, report: Mapping[str, Any] | None = None) -> str:
+    """Markdown with the front matter that the hub reads.
+
+    Args:
+        title: name of the folder.
+        plan: that the model carries out.
+        report: what ``gacfx_report.json`` says; of it the healings.
+    """
     budget, origin, rise = plan.budget, plan.provenance, rise_of(plan)
     kinds = sorted(Counter(decision.kind for decision in plan.decisions.values()).items())
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
@@ -63,6 +73,31 @@ def model_card(title: str, plan: Plan) -> str:
         gpu=origin.gpu,
         dtype=origin.dtype,
         loss="not measured" if rise is None else rise_text(rise),
+        healed="".join(map(_healed, healings_in(report or {}))),
+    )
+
+
+def healings_in(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a report says of healings, the first one first; entries without their numbers are left
+    out."""
+    found = report.get(HEALED)
+    return [each for each in found if _is_healing(each)] if isinstance(found, list) else []
+
+
+def _is_healing(said: object) -> bool:
+    if not isinstance(said, dict):
+        return False
+    sides = (said.get("before"), said.get("after"))
+    found = [said.get("tokens"), *(side.get("kl") for side in sides if isinstance(side, dict))]
+    return len(found) == 3 and all(type(each) in (int, float) for each in found)
+
+
+def _healed(said: Mapping[str, Any]) -> str:
+    """A row of a healing, behind which the loss above is that of the model before."""
+    before, after = said["before"]["kl"], said["after"]["kl"]
+    return (
+        f"| healed | on {said['tokens']:,} tokens: KL to the dense model {before:.4f} -> "
+        f"{after:.4f} nats/token on held-back text |\n"
     )
 
 

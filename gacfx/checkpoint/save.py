@@ -76,7 +76,7 @@ def save_checkpoint(
         save_plan(folder / PLAN_FOLDER, plan, factors)
         if report is not None:
             (folder / REPORT_FILE).write_text(_json(report), encoding="utf-8")
-        (folder / "README.md").write_text(model_card(out.name, plan), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(out.name, plan, report), encoding="utf-8")
         write_checksums(folder)
     return out
 

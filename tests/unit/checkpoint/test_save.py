@@ -247,3 +247,23 @@ def test_a_report_that_is_no_json(
     with pytest.raises(CheckpointError, match="the report is not plain JSON"):
         save_checkpoint(model, None, tmp_path / "out", plan=plan, factors=factors, report=report)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_card_tells_of_healings_and_passes_over_what_is_none(
+    compressed: Compressed, tmp_path: Path
+) -> None:
+    model, plan, factors = compressed
+    good = {"tokens": 5_000, "before": {"kl": 0.1}, "after": {"kl": 0.05}}
+    odd: list[object] = [3, {}, {**good, "tokens": "5"}, {**good, "after": {"kl": None}}]
+    for number, healed in enumerate(([good, *odd], "yes", None)):
+        out = save_checkpoint(
+            model,
+            None,
+            tmp_path / str(number),
+            plan=plan,
+            factors=factors,
+            report={"healed": healed},
+        )
+        text = (out / "README.md").read_text()
+        row = "| healed | on 5,000 tokens: KL to the dense model 0.1000 -> 0.0500 nats/token on"
+        assert text.count("| healed |") == text.count(row) == (number == 0)
