@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.parse.texts import PROMPT
+from gacfx.calibration.divergence import divergences
 from gacfx.modules.prompt_router import Pick
 from gacfx.modules.routing_hooks import picked
 
@@ -44,8 +45,7 @@ class Judge:
             part = None if pick is None else rows(pick, start, start + len(windows_PT))
             with picked(model, part):
                 ours_PTV = behind(model, windows_PT)
-            kl_PT = (dense_PTV.exp() * (dense_PTV - ours_PTV)).sum(-1)
-            found.append(kl_PT.double().mean(1))
+            found.append(divergences(dense_PTV, ours_PTV).double().mean(1))
             start += len(windows_PT)
         return torch.cat(found)
 

@@ -1,6 +1,6 @@
 """Divergence: how far the predictions of a changed model lie from those it had when dense."""
 
-# T tokens of one window, V vocabulary
+# T tokens of one window, V vocabulary, ... any axes
 
 import math
 from collections.abc import Iterator
@@ -10,6 +10,20 @@ from torch import Tensor, nn
 
 from gacfx.calibration.running import borrowed, logits_of, runnable
 from gacfx.calibration.text import Corpus
+
+
+def divergences(known_V: Tensor, found_V: Tensor) -> Tensor:
+    """KL(known || found) at each position, nats: [...] of [..., V].
+
+    A token that is impossible by ``known`` adds nothing, whatever ``found`` says of it; one that is
+    impossible by ``found`` alone makes the divergence infinite.
+
+    Args:
+        known_V: logarithms of probabilities.
+        found_V: the same of what is judged; gradients go through it.
+    """
+    terms_V = known_V.exp() * (known_V - found_V)
+    return terms_V.masked_fill(known_V == -math.inf, 0.0).sum(-1)
 
 
 class Reference:
@@ -33,8 +47,7 @@ class Reference:
         """
         nats = 0.0
         for known_TV, found_TV in zip(self._known, _predictions(model, self.corpus), strict=True):
-            terms_TV = known_TV.exp() * (known_TV - found_TV)
-            nats += float(terms_TV.masked_fill_(known_TV == -math.inf, 0.0).double().sum())
+            nats += float(divergences(known_TV, found_TV).double().sum())
         found = nats / self.corpus.tokens
         return math.inf if math.isnan(found) else found
 

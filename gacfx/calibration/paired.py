@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Reads
+from gacfx.calibration.divergence import divergences
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed
 from gacfx.calibration.text import Corpus, check_fits
@@ -77,9 +78,8 @@ def _one_window(
         logp_tV = known_tV[: len(next_t)].log_softmax(-1)
         logq_tV = found_tV[: len(next_t)].log_softmax(-1)
         nats.append(-logq_tV.gather(1, next_t[:, None])[:, 0].cpu())
-        terms_tV = logp_tV.exp() * (logp_tV - logq_tV.to(logp_tV.device))
-        terms_tV.masked_fill_(logp_tV == -torch.inf, 0.0)  # 0 log 0 = 0
-        divergence.append(terms_tV.sum(-1, dtype=torch.float64).cpu())
+        kl_t = divergences(logp_tV, logq_tV.to(logp_tV.device))
+        divergence.append(kl_t.double().cpu())
     return torch.cat(nats), torch.cat(divergence)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, Reads, batches, how_read
+from gacfx.calibration.divergence import divergences
 from gacfx.calibration.running import batch_logits
 from gacfx.calibration.text import Corpus, embedding_rows
 
@@ -97,7 +98,7 @@ def judge(dense: nn.Module, model: nn.Module, corpus: Corpus, reads: Reads) -> J
         for part in _parts(found_RV):
             real = real_R[part].to(found_RV.device)
             known, found = (each[part].log_softmax(-1) for each in (known_RV, found_RV))
-            kl += _terms(known, found)[real].double().sum().cpu()
+            kl += divergences(known, found)[real].double().sum().cpu()
             own = found.gather(1, next_R[part, None].to(found.device))[:, 0]
             nats -= own[real].double().sum().cpu()
     tokens = corpus.tokens - len(corpus.documents)
@@ -110,15 +111,9 @@ def _slopes_in_place(known_RV: Tensor, found_RV: Tensor, real_R: Tensor, tokens:
     for part in _parts(found_RV):
         real = real_R[part].to(found_RV.device)
         known, found = (each[part].log_softmax(-1) for each in (known_RV, found_RV))
-        nats += _terms(known, found)[real].double().sum().cpu()
+        nats += divergences(known, found)[real].double().sum().cpu()
         known_RV[part] = found.exp_().sub_(known.exp_()).mul_(real[:, None] / tokens)
     return nats
-
-
-def _terms(known_RV: Tensor, found_RV: Tensor) -> Tensor:
-    """KL at each position, [R]; a token that the dense model masks adds nothing."""
-    terms_RV = known_RV.exp() * (known_RV - found_RV)
-    return terms_RV.masked_fill_(known_RV == -torch.inf, 0.0).sum(-1)
 
 
 def _predicting(batch: Batch) -> Tensor:

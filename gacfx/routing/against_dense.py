@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.divergence import divergences
 from gacfx.core.caches import without_cache
 from gacfx.errors import CalibrationError, UnsupportedModel
 from gacfx.modules.prompt_router import Pick
@@ -68,17 +69,6 @@ def outputs_of(
     return found.logits, tuple(states[1:])
 
 
-def divergence(known_PTV: Tensor, found_PTV: Tensor) -> Tensor:
-    """KL(known || found) at each position, nats: [P, T].
-
-    Args:
-        known_PTV: logarithms of probabilities.
-        found_PTV: the same of what is judged; gradients go through it.
-    """
-    terms_PTV = known_PTV.exp() * (known_PTV - found_PTV)
-    return terms_PTV.masked_fill(known_PTV == -torch.inf, 0.0).sum(-1)
-
-
 def behind(logits_PTV: Tensor, prompt_tokens: int) -> Tensor:
     """Logarithms of the probabilities of all tokens behind a prompt, at least float32.
 
@@ -133,7 +123,7 @@ def kl_to_dense(
         known_PTV = behind(outputs_of(dense, ids_PT[rows])[0], prompt_tokens)
         with picked(model, _rows(pick, rows)):
             own_PTV = behind(outputs_of(model, ids_PT[rows])[0], prompt_tokens)
-        found.append(divergence(known_PTV, own_PTV.to(known_PTV.device)).double().mean(1).cpu())
+        found.append(divergences(known_PTV, own_PTV.to(known_PTV.device)).double().mean(1).cpu())
     return torch.cat(found)
 
 

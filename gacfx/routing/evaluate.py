@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.divergence import divergences
 from gacfx.calibration.text import Corpus
 from gacfx.errors import CalibrationError, UnsupportedModel
 from gacfx.modules.prompt_router import Pick
@@ -155,8 +156,7 @@ def _nats(log_PTV: Tensor, next_PT: Tensor) -> float:
 
 
 def _divergence(dense_PTV: Tensor, ours_PTV: Tensor) -> float:
-    ours_PTV = ours_PTV.to(dense_PTV.device)
-    return float((dense_PTV.exp() * (dense_PTV - ours_PTV)).double().sum())
+    return float(divergences(dense_PTV, ours_PTV.to(dense_PTV.device)).double().sum())
 
 
 def _row(name: str, prompts: int, sums: _Sums, seen: dict[str, int], *, with_dense: bool) -> Row:

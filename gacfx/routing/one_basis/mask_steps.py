@@ -11,9 +11,10 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.divergence import divergences
 from gacfx.errors import CalibrationError, PlanError
 from gacfx.modules.routing_hooks import pools
-from gacfx.routing.against_dense import Dense, behind, divergence, outputs_of, weighed
+from gacfx.routing.against_dense import Dense, behind, outputs_of, weighed
 from gacfx.routing.one_basis.mask_checkpoint import TrainingState
 from gacfx.routing.one_basis.masks import (
     KINDS,
@@ -261,7 +262,7 @@ class MaskSteps:
         with weighed(self.model, weights):
             logits, own = outputs_of(self.model, self.ids_PT[rows], hidden=bool(states))
         found_BTV = behind(logits, self.prompt_tokens)
-        loss = divergence(known_BTV.to(found_BTV), found_BTV).mean()
+        loss = divergences(known_BTV.to(found_BTV), found_BTV).mean()
         if states:
             loss = loss + layer_weight * self._layer_error(states, own)
         return loss
