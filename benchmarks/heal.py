@@ -198,8 +198,11 @@ def main(given: Sequence[str] | None = None) -> int:
                 parser.error(f"--models {subject.name}: name its folder with --smollm2")
             ratios = asked.ratios or RATIOS[subject.name]
             cells += [Cell(subject, folder, ratio, asked) for ratio in ratios]
-    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
-        rows = [row for found in pool.map(rows_of, cells) for row in found]
+    if asked.jobs == 1:
+        rows = [row for cell in cells for row in rows_of(cell)]
+    else:
+        with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+            rows = [row for found in pool.map(rows_of, cells) for row in found]
     found = means(rows)
     for each in found:
         print(each)
