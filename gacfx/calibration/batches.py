@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.calibration.counting import Counting
 from gacfx.calibration.running import device_of
 from gacfx.core.caches import without_cache
 
@@ -60,10 +61,11 @@ class Batch:
     @property
     def real(self) -> Tensor | None:
         """[B x T]: where the tokens of the documents are; None where all are."""
-        lengths_B = torch.tensor([len(each) for each in self.documents])
-        if bool((lengths_B == lengths_B[0]).all()):
-            return None
-        return (torch.arange(len(self.documents[0])) < lengths_B[:, None]).flatten()
+        return self.counted(Counting())
+
+    def counted(self, counting: Counting) -> Tensor | None:
+        """[B x T]: where tokens of the documents are that count; None where all do."""
+        return counting.places([len(each) for each in self.documents])
 
     def rows(self, found_BT: Tensor) -> Tensor:
         """[R, ...]: what was found at the tokens of the documents, one document after the other."""

@@ -302,15 +302,15 @@ class ByLayer:
         for text, corpus in enumerate(self.texts):
             shards = [shard for shard in self._shards if shard.text == text]
             with self.layered.at_hand(at):
-                found = self._sums(at, shards, corpus.tokens, further)
+                found = self._sums(at, shards, corpus, further)
             made |= moments_tensors(str(text), found)
         self.store.put(_moments(at), made)
 
     def _sums(
-        self, at: int, shards: list[_Shard], tokens: int, further: bool
+        self, at: int, shards: list[_Shard], corpus: Corpus, further: bool
     ) -> dict[str, Moments]:
         """Moments of one layer on one text."""
-        inputs, model = InputSums(), self.layered.model
+        inputs, model = InputSums(corpus.counting.clip), self.layered.model
         modules = {name: model.get_submodule(name) for name in self.names[at]}
         sums = {
             name: LinearSums(name, module, inputs, both_sides=name in self.both_sides)
@@ -321,7 +321,7 @@ class ByLayer:
             for shard in shards:
                 made = []
                 for index, batch in enumerate(shard.batches):
-                    inputs.real = batch.real
+                    inputs.counts = batch.counted(corpus.counting)
                     made.append(self._through(at, shard, index, further))
                     inputs.flush()
                 if further:
@@ -329,7 +329,7 @@ class ByLayer:
         finally:
             for hook in hooks:
                 hook.remove()
-        return {name: sums.pop(name).moments(tokens) for name in modules}
+        return {name: sums.pop(name).moments(corpus.counted_tokens) for name in modules}
 
     def _through(self, at: int, shard: _Shard, index: int, further: bool) -> Tensor:
         """Gradient [B, T, D] at boundary ``at`` of one batch; its hooks count on the way."""

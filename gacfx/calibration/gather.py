@@ -145,7 +145,7 @@ def _statistics(
 ) -> Statistics:
     return Statistics(
         moments=moments,
-        tokens=text.tokens,
+        tokens=text.counted_tokens,
         text_digest=text.digest,
         seed=seed,
         dense_nats_per_token=nats,
@@ -190,7 +190,7 @@ def gather(
     chosen = targets(model, list(chosen))
     with borrowed(model):
         reads = how_read(model, corpus.documents, chosen.values())
-    inputs = InputSums()
+    inputs = InputSums(corpus.counting.clip)
     sums = {
         name: LinearSums(name, module, inputs, both_sides=name in both_sides)
         for name, module in chosen.items()
@@ -200,10 +200,10 @@ def gather(
     try:
         with borrowed(model):
             for batch in batches(corpus.documents, reads):
-                inputs.real = batch.real
+                inputs.counts = batch.counted(corpus.counting)
                 with torch.enable_grad():
                     logits_BTV = batch_logits(model, batch.ids)
-                    inputs.real = None
+                    inputs.counts = None
                     nats += _go_back(model, logits_BTV, batch, corpus, seed)
                 inputs.flush()
                 if progress is not None:
@@ -212,7 +212,7 @@ def gather(
     finally:
         for hook in hooks:
             hook.remove()
-    moments = {name: sums.pop(name).moments(corpus.tokens) for name in chosen}
+    moments = {name: sums.pop(name).moments(corpus.counted_tokens) for name in chosen}
     nats_per_token = nats / (corpus.tokens - len(corpus.documents))
     return _statistics(corpus, moments, seed, nats_per_token, digests)
 

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gacfx.calibration.counting import Counting
 from gacfx.calibration.gather import WHOLE, gather_texts, keep_whole
 from gacfx.calibration.running import device_of
 from gacfx.calibration.shards import Gathered, Shard, merge_shards, sharing, wanted_sets
@@ -45,6 +46,7 @@ class ShardTask:
     names: tuple[str, ...]
     both_sides: frozenset[str]
     seed: int
+    counting: Counting
     folder: str | None
     """Where the statistics are to be; None to send them back."""
     key: Key
@@ -119,6 +121,7 @@ def gather_by_shards(
             names,
             frozenset(both_sides),
             seed,
+            texts[0].counting,
             None if folder is None else str(_inside(folder, cut)),
             {} if folder is None else {**folder.key, "shard": str(cut)},
         )
@@ -149,7 +152,7 @@ def gather_by_shards(
 def shard_task(task: ShardTask) -> TensorBytes | None:
     """Gather a shard: moments and losses of each text, or None where a folder has them."""
     model = _filled(task.skeleton, task.values)
-    texts = tuple(map(_received, task.texts))
+    texts = tuple(_received(text, task.counting) for text in task.texts)
     gathered = partial(
         gather_texts, model, texts, task.names, both_sides=task.both_sides, seed=task.seed
     )
@@ -169,9 +172,9 @@ def _sent(text: Corpus) -> tuple[tuple[int, NDArray[np.int64]], ...]:
     return tuple((text.number(place), ids_T.cpu().numpy()) for place, ids_T in windows)
 
 
-def _received(text: tuple[tuple[int, NDArray[np.int64]], ...]) -> Corpus:
+def _received(text: tuple[tuple[int, NDArray[np.int64]], ...], counting: Counting) -> Corpus:
     windows = tuple(torch.tensor(ids_T) for _, ids_T in text)
-    return Corpus(windows, numbers=tuple(number for number, _ in text))
+    return Corpus(windows, numbers=tuple(number for number, _ in text), counting=counting)
 
 
 def _emptied(model: nn.Module) -> tuple[nn.Module, TensorBytes]:
@@ -213,7 +216,7 @@ def _statistics(
     return tuple(
         Statistics(
             sharing(StoredMoments(store, str(index), sets, device)),
-            text.tokens,
+            text.counted_tokens,
             text.digest,
             seed,
             float(store.get(WHOLE, f"{index}|nats")),

@@ -70,7 +70,8 @@ class Shard:
                 f"held back) has {count}; make at most {count} shards"
             )
         places = range(self.number - 1, len(text.documents), self.count)
-        return Corpus(windows, numbers=tuple(map(text.number, places)))
+        numbers = tuple(map(text.number, places))
+        return Corpus(windows, numbers=numbers, counting=text.counting)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +187,7 @@ def _moments(
     for index in range(len(counts[0])):
         texts = [windows[index] for windows in counts]
         parts = [StoredMoments(each.store, str(index), sets) for each in gathered]
-        tokens = [text.tokens for text in texts]
+        tokens = [text.counted_tokens for text in texts]
         mixed = MixedMoments(tuple(zip(parts, tokens, strict=True)))
         made |= moments_tensors(str(index), sharing({module: mixed[module] for module in modules}))
         if name == WHOLE:

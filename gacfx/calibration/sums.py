@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from gacfx.calibration.counting import Call
 from gacfx.core.statistics import Moments, input_count
 from gacfx.modules.dense import dense_weight
 
@@ -69,20 +70,23 @@ def own_tensor(output: Tensor) -> Tensor:
 
 
 class InputSums:
-    """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors.
+    """Sums of x x^T, one [N, N] for each set of modules that are fed the same tensors."""
 
-    Of gradients nothing is left out: at a place that comes after a document they are zero.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, clip: float | None = None) -> None:
         self._sums: dict[tuple[str, ...], Tensor] = {}
         self._means: dict[tuple[tuple[str, ...], int], Tensor] = {}
         self._fed: Tensor | None = None
         self._version = 0
         self._rows_TN = torch.empty(0)
         self._names: list[str] = []
-        self.real: Tensor | None = None
+        self.counts: Tensor | None = None
         """[B x T] where the tokens of the batch are that count; None where all do."""
+        self.clip = clip
+        """Most of the gradient of a token: :attr:`gacfx.calibration.counting.Counting.clip`."""
+
+    def call(self, module: str) -> Call:
+        """What a call of a module in this batch counts."""
+        return Call(module, self.counts, self.clip)
 
     def add(self, name: str, fed: Tensor, rows_TN: Tensor) -> None:
         """Count the input of one call.
@@ -160,6 +164,7 @@ class LinearSums:
         self.calls_rows = 0
         self._fed: Tensor | None = None
         self._own: Tensor | None = None
+        self._call = inputs.call(name)
 
     def attach(self, module: nn.Module) -> list[RemovableHandle]:
         """Count what the module does from now on, until the handles are removed."""
@@ -174,19 +179,20 @@ class LinearSums:
     def _before(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Give the module the same input under another name, whose gradient is W^T g of it alone;
         without one where there are no gradients."""
-        self._fed, self._own = args[0], None
+        self._fed, self._own, self._call = args[0], None, self.inputs.call(self.name)
         if not (torch.is_grad_enabled() and args[0].requires_grad):
             return None
         self._own = args[0].view_as(args[0])
-        self._own.register_hook(self._count_projected)
+        self._own.register_hook(partial(self._count_lent, self._call))
         return (self._own, *args[1:])
 
     def _after(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         """Count the input; the output starts the graph of gradients where none exists yet."""
         lent = self._own is not None and output.requires_grad
         fed = args[0] if self._fed is None else self._fed
+        call = self._call if lent else self.inputs.call(self.name)
         self._fed = self._own = None
-        seen_TN = self._real(args[0].detach().reshape(-1, self.columns))
+        seen_TN = call.rows(args[0].detach(), self.columns)
         self.calls_rows += len(seen_TN)
         sizes_TN = seen_TN.abs()
         self.abs_N += sizes_TN.sum(0, dtype=torch.promote_types(seen_TN.dtype, torch.float32))
@@ -197,7 +203,7 @@ class LinearSums:
         if self.wide:
             self.inputs.add(self.name, fed, seen_TN.to(self.products, copy=True))
         else:
-            y_TM = self._real(output.detach().reshape(-1, self.rows)).to(self.products)
+            y_TM = call.rows(output.detach(), self.rows).to(self.products)
             y_TM = y_TM if self.bias is None else y_TM - self.bias.to(self.products)
             _add_products(self.projected_SS, y_TM)
             if self.both_sides:
@@ -209,25 +215,29 @@ class LinearSums:
         if not output.requires_grad:
             # A clone is no leaf, so what follows may still change it in place.
             output = output.detach().requires_grad_().clone()
-        own_tensor(output).register_hook(partial(self._count_gradient, lent, made, made._version))
+        count = partial(self._count_gradient, call, lent, made, made._version)
+        own_tensor(output).register_hook(count)
         return output
 
-    def _real(self, rows: Tensor) -> Tensor:
-        """The rows that are of tokens of documents."""
-        return rows if self.inputs.real is None else rows[self.inputs.real.to(rows.device)]
+    def _count_lent(self, call: Call, grad: Tensor) -> None:
+        """Count W^T g, which the backward of the model made."""
+        self._count_projected(call.cut_alike(grad))
 
-    def _count_projected(self, grad: Tensor) -> None:
+    def _count_projected(self, rows_TN: Tensor) -> None:
         """Count W^T g, the gradient at the input."""
-        _add_products(self.projected_SS, grad.reshape(-1, self.columns).to(self.products))
+        _add_products(self.projected_SS, rows_TN.to(self.products))
 
-    def _count_gradient(self, lent: bool, output: Tensor, version: int, grad: Tensor) -> None:
+    def _count_gradient(
+        self, call: Call, lent: bool, output: Tensor, version: int, grad: Tensor
+    ) -> None:
         """Count the gradient at the output; ``lent``: W^T g of it comes from the backward.
 
         ``output`` has the values of the call only as long as it is of that ``version``.
         """
-        g_TM = grad.detach().reshape(-1, self.rows)
+        grad = grad.detach()
         self.output_kept &= output._version == version
-        self.grad_output += _products_of(g_TM, output.reshape(-1, self.rows))
+        self.grad_output += _products_of(call.rows(grad, self.rows), call.rows(output, self.rows))
+        g_TM = call.cut(grad)
         if self.long_LL is not None:
             dtype = torch.promote_types(g_TM.dtype, torch.float32)
             _add_products(self.long_LL, g_TM.to(dtype))

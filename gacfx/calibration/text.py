@@ -16,12 +16,14 @@ plainer one. Models of billions of parameters were not measured.
 # T tokens of one window
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
 
+from gacfx.calibration.counting import Counting
 from gacfx.calibration.documents import read_documents, spread, spread_texts
 from gacfx.calibration.token_ids import Tokenizer, first_token_ids
 from gacfx.calibration.windows import MIN_TOKENS, Cut, Known
@@ -72,6 +74,8 @@ class Corpus:
     ``more than``: nothing is known of the rest."""
     numbers: tuple[int, ...] = ()
     """Document of the whole text that each window is from, from one; empty for 1, 2, 3 ..."""
+    counting: Counting = Counting()
+    """Which tokens of each window count in second moments; losses are those of all."""
 
     def number(self, index: int) -> int:
         """Document of the whole text that a window is from, counted from one."""
@@ -82,10 +86,19 @@ class Corpus:
         """Tokens of all windows: those that are used."""
         return sum(len(ids_T) for ids_T in self.documents)
 
+    @property
+    def counted_tokens(self) -> int:
+        """Tokens of all windows that count in second moments."""
+        return sum(self.counting.tokens(len(ids_T)) for ids_T in self.documents)
+
     @cached_property
     def digest(self) -> str:
-        """sha256 over the token ids of all windows, in their order."""
-        return hashlib.sha256(b"".join(map(document_digest, self.documents))).hexdigest()
+        """sha256 over the token ids of all windows, in their order, and over which of them count where
+        not all do."""
+        mixed = hashlib.sha256(b"".join(map(document_digest, self.documents)))
+        if not self.counting.all:
+            mixed.update(json.dumps(self.counting.described(), sort_keys=True).encode())
+        return mixed.hexdigest()
 
     def sample(self, tokens: int) -> "Corpus":
         """Windows from all over it, until they have so many tokens; at least one."""
@@ -105,7 +118,8 @@ class Corpus:
     def part(self, places: list[int], skipped: int = 0, ends: int = 0) -> "Corpus":
         """Some windows of it."""
         documents = tuple(self.documents[place] for place in places)
-        return Corpus(documents, skipped, ends, numbers=tuple(map(self.number, places)))
+        numbers = tuple(map(self.number, places))
+        return Corpus(documents, skipped, ends, numbers=numbers, counting=self.counting)
 
 
 def document_digest(ids_T: Tensor) -> bytes:
@@ -241,8 +255,8 @@ def check_fits(model: nn.Module, corpus: Corpus) -> None:
     """Nothing when the model can read every window.
 
     Raises:
-        CalibrationError: an empty corpus, a token id without a row in the embedding, or a window
-            longer than the model's positions.
+        CalibrationError: an empty corpus, a token id without a row in the embedding, a window
+            longer than the model's positions, or no token that counts.
     """
     if not corpus.documents:
         raise CalibrationError("the corpus has no document; give some text")
@@ -260,3 +274,4 @@ def check_fits(model: nn.Module, corpus: Corpus) -> None:
             f"a window has {longest} tokens, the model {max_positions(model, most=longest)} "
             "positions; tokenise with max_positions(model)"
         )
+    corpus.counting.check(corpus.documents)

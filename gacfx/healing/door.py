@@ -71,8 +71,8 @@ def heal(
 ) -> Healed:
     """A compressed model whose factors and norms have learnt from the dense one.
 
-    The last quarter of the text judges. What comes back is better on it than the checkpoint was, in
-    KL(dense || model) and no worse in its loss, in the dtype that is saved.
+    Every fourth window of the text judges. What comes back is better on it than the checkpoint was,
+    in KL(dense || model) and no worse in its loss, in the dtype that is saved.
 
     Args:
         checkpoint: folder that gacfx wrote; it is left as it is.

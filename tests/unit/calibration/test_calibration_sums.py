@@ -48,9 +48,9 @@ def test_the_largest_input_is_one_of_a_token_and_none_of_what_comes_after_a_docu
     handles = sums.attach(layer)
     x_BTN = torch.randn(2, 3, 4)
     x_BTN[1, 2] = -100  # follows the shorter document
-    inputs.real = torch.tensor([True, True, True, True, True, False])
+    inputs.counts = torch.tensor([True, True, True, True, True, False])
     layer(x_BTN)
-    inputs.real = None
+    inputs.counts = None
     layer(x_BTN[:1, :0])  # an expert without a token
     for handle in handles:
         handle.remove()
