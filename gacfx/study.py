@@ -44,6 +44,7 @@ from gacfx.modules.install import swapped
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
+from gacfx.refit import Texts, refit
 from gacfx.suitable import check_model
 from gacfx.upstream import check_own, own_plan
 from gacfx.work import remembered_curves
@@ -75,6 +76,8 @@ class Study:
     """Where layers compute, one at a time; None for where the model is."""
     measured: dict[str, list[float]] = field(default_factory=dict)
     """What methods measured for sizes of their own; filled when they are asked for."""
+    fitted: Corpus | None = None
+    """The text of ``fit``, for methods that refit factors in the compressed model."""
 
     @staticmethod
     @plain_torch()
@@ -159,7 +162,7 @@ class Study:
             shards=shards,
         )
         made = (model, graph, method, fit, full, held_back, dense, progress, found.structures)
-        return Study(*made, device=device)
+        return Study(*made, device=device, fitted=part)
 
     def close(self) -> None:
         """Let others work in the folder of this study, if it has one; no plan can follow."""
@@ -292,6 +295,23 @@ class Study:
         made = self.upstream(goal, profile=profile, tried=tried)
         check_own(made.plan)
         return made
+
+    def refitted(self, made: Planned) -> Planned:
+        """The same plan, with second factors refitted if the method does that.
+
+        They are fitted to the text of ``fit`` and taken where that helps on the held-back one.
+
+        Raises:
+            PlanError: this study was made without the text.
+            UnsupportedModel: layers of the model do not run one at a time.
+        """
+        if not METHODS.find(self.method).refits:
+            return made
+        if self.fitted is None:
+            raise PlanError(f"method {self.method!r} refits factors to text that this study lacks")
+        texts = Texts(self.fitted, self.held_back)
+        store = self.full.store
+        return refit(self.model, made, texts, store=store, device=self.device).planned
 
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:

@@ -24,6 +24,7 @@ from gacfx.core.settings import file_name
 from gacfx.core.store import remembered_numbers
 from gacfx.errors import DecompositionFailed, InfeasibleBudget
 from gacfx.evidence import Evidence
+from gacfx.gated import Gated
 from gacfx.hardware.profile import Profile
 from gacfx.judging import Judge
 from gacfx.modules.install import swapped
@@ -90,7 +91,7 @@ def _carried_out(study: "Study", known: Evidence, plan: Plan) -> Planned:
     factors, failed = known.factors(plan, study.graph, study.structures)
     for module, reason in failed.items():
         raise DecompositionFailed(module, reason)
-    return Planned(plan, factors)
+    return study.refitted(Planned(plan, factors))
 
 
 def _share(goal: Goal, budget: Budget) -> float | str:
@@ -178,4 +179,7 @@ def _inputs(study: "Study", able: Sequence[str], limit_params: int) -> Allocatio
         return study.measured[where]
 
     progress = partial(study.progress, "allocate")
-    return AllocationInputs(known, measure, limit_params, progress, remember)
+    found = AllocationInputs(known, measure, limit_params, progress, remember)
+    if study.fitted is None:
+        return found
+    return replace(found, gated=Gated(study.model, known, study.fitted))

@@ -207,8 +207,8 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         WrongUse: options that do not go together, or nothing to plan from.
     """
-    if said := own_sizes.problem(arguments):
-        raise options.WrongUse(said)
+    if problem := own_sizes.problem(arguments):
+        raise options.WrongUse(problem)
     if arguments.curves:
         needless = {
             "the model": arguments.model,

@@ -11,9 +11,11 @@ import torch
 
 import gacfx
 from gacfx.api import calibrate, compress, load_profile
+from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.allocate import upstream_rank
 from gacfx.compressors.values import NATS, unit_of
+from gacfx.core.curve_file import load_curves
 from gacfx.core.goal import Goal
 from gacfx.core.own_sizes import OWN_RANKS, OWN_VALUE, OWN_WIDTHS, is_own
 from gacfx.core.planned import Planned
@@ -139,7 +141,7 @@ def test_a_trial_has_the_same_sizes_and_factors_of_the_fitted_text() -> None:
         for name, rank in plain.plan.ranks.items()
     }
     with swapped(study().model, fitted):
-        expected = gacfx.calibration.evaluate.evaluate(study().model, study().held_back)
+        expected = evaluate(study().model, study().held_back)
     assert trial.nats_per_token == pytest.approx(expected.nats_per_token, rel=1e-6)
     # The plan itself has factors of all text.
     assert study().measure(tried) == study().measure(plain) != trial.nats_per_token
@@ -188,6 +190,6 @@ def test_a_work_folder_keeps_what_was_tried_and_curves_for_plans(tmp_path: Path)
     assert other.plan.to_json() == one.plan.to_json()
     assert again.measure(other) == held
     again.close()
-    found = gacfx.core.curve_file.load_curves(work / "curves.safetensors")
+    found = load_curves(work / "curves.safetensors")
     assert found.facts == curves.facts and found.curves.keys() == curves.curves.keys()
     assert plan_from_curves(found, ratio="0.3").provenance.value_model == "two-sided"
