@@ -65,7 +65,7 @@ class Gated:
         with borrowed(self._running), torch.enable_grad(), instead(self._running, layers):
             for ids_T in documents:
                 loss = _loss(self._running, ids_T.to(where)) / count
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 nats += float(loss.detach())
         slopes = {
             name: torch.zeros_like(gates[name]) if leaf.grad is None else leaf.grad.double().cpu()
@@ -133,8 +133,8 @@ def instead(model: nn.Module, forwards: Mapping[str, Callable[[Tensor], Tensor]]
     finally:
         for name, module in modules.items():
             vars(module).pop("forward", None)
-            if own[name] is not None:
-                module.forward = own[name]
+            if (given := own[name]) is not None:
+                module.forward = given
 
 
 def _loss(model: nn.Module, ids_T: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class _Sums:
     def __init__(self, weight_MN: Tensor, made: Factors) -> None:
         self.weight_MN, self.made = weight_MN, made
         columns, rank = made.columns, len(made.tensors["down"])
-        where = {"dtype": torch.float64, "device": made.tensors["down"].device}
+        where: Any = {"dtype": torch.float64, "device": made.tensors["down"].device}
         self.square_RR = torch.zeros(rank, rank, **where)
         self.cross_NR = torch.zeros(columns, rank, **where)
 

@@ -194,7 +194,7 @@ def _move(
     assert isinstance(adam, torch.optim.Adam)
     adam.zero_grad()
     along = [(each * slope.to(each)).sum() for each, slope in zip(gates, slopes, strict=True)]
-    (torch.stack(along).sum() + penalty(places_W, shapes, limit)).backward()  # type: ignore[no-untyped-call]
+    (torch.stack(along).sum() + penalty(places_W, shapes, limit)).backward()
     adam.step()
 
 

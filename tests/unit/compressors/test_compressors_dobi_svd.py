@@ -68,7 +68,7 @@ def test_the_penalty_counts_what_is_cheaper_and_is_least_at_the_limit() -> None:
     assert float(penalty(places.detach(), SHAPES, 128 + 128 + 160)) == 0.0
     over = penalty(places, SHAPES, 400)
     assert float(over.detach()) == pytest.approx(PENALTY / 2 * (16 / TOTAL) ** 2)
-    over.backward()  # type: ignore[no-untyped-call]
+    over.backward()
     assert places.grad is not None
     assert float(places.grad[0]) > 0 and float(places.grad[1]) == 0.0
 

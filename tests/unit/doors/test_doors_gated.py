@@ -39,9 +39,10 @@ def study() -> Study:
     return found
 
 
-def gated(text: Corpus | None = None) -> Gated:
-    assert study().fitted is not None
-    return Gated(study().model, study().full.decompositions, text or study().fitted)
+def gated() -> Gated:
+    text = study().fitted
+    assert text is not None
+    return Gated(study().model, study().full.decompositions, text)
 
 
 def ones() -> dict[str, Tensor]:
@@ -105,7 +106,8 @@ def test_a_model_without_numbers_has_no_loss_and_no_gradient() -> None:
 
 
 def test_the_model_is_as_it_was() -> None:
-    model, before = study().model, {n: p.clone() for n, p in study().model.named_parameters()}
+    model: Any = study().model
+    before = {n: p.clone() for n, p in study().model.named_parameters()}
     gated()(ones(), 48, 0)
     assert not any("forward" in vars(module) for module in model.modules())
     assert all(p.equal(before[n]) and p.grad is None for n, p in model.named_parameters())

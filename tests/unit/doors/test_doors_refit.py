@@ -16,6 +16,7 @@ from gacfx.core.materialise import Factors
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.errors import PipelineError, UnsupportedModel
+from gacfx.modules.dense import dense_weight
 from gacfx.modules.install import swapped
 from gacfx.refit import RIDGE, Refitted, Texts, error_of, least_squares, refit
 from gacfx.study import Study
@@ -47,8 +48,9 @@ def base() -> Planned:
 
 
 def texts() -> Texts:
-    assert study().fitted is not None
-    return Texts(study().fitted, study().held_back)
+    fitted = study().fitted
+    assert fitted is not None
+    return Texts(fitted, study().held_back)
 
 
 @cache
@@ -115,7 +117,7 @@ def test_inputs_are_those_behind_the_compressed_layers(layer: str) -> None:
     prefix = {n: one for n, one in made.items() if n.split(".")[2] < layer}
     x = inputs(name, prefix, texts().fitted)
     z = x @ before[name].tensors["down"].double().T
-    weight = study().model.get_submodule(name).weight.detach()
+    weight = dense_weight(study().model.get_submodule(name))
     up = least_squares(weight, z.T @ z, x.T @ z)
     judged = inputs(name, prefix, texts().held_back)
     assert up is not None
@@ -169,11 +171,10 @@ def test_the_update_is_of_own_sizes_and_of_plans(monkeypatch: pytest.MonkeyPatch
         return Refitted(Planned(made.plan, new), tuple(new), ())
 
     monkeypatch.setattr("gacfx.study.refit", doubled)
-    for make in (
-        lambda each: each.upstream("0.5", profile=PROFILE),
-        lambda each: each.plan("0.5", profile=PROFILE, search=search),
+    for one, other in (
+        (each.upstream("0.5", profile=PROFILE) for each in (plain, by)),
+        (each.plan("0.5", profile=PROFILE, search=search) for each in (plain, by)),
     ):
-        one, other = make(plain), make(by)
         assert one.plan.ranks == other.plan.ranks and other.plan.provenance.method == NAME
         for name, each in one.factors.items():
             assert other.factors[name].tensors["up"].equal(2 * each.tensors["up"])
