@@ -245,7 +245,15 @@ DOBI_SVD = DobiSvd(
     Metric.MOMENT,
     "after Wang et al. 2025 (arXiv 2502.02723), trained places of truncation; factors of SVD-LLM",
     (
-        Claim("lower perplexity than SVD-LLM with as many parameters", SIDE_BY_SIDE, ""),
-        Claim("lower perplexity than ASVD with as many parameters", SIDE_BY_SIDE, ""),
+        Claim(
+            "lower perplexity than SVD-LLM with as many parameters",
+            SIDE_BY_SIDE,
+            "so at 20 and 30 % removed: 0.04 and 0.07 nats instead of 0.26 and 0.43",
+        ),
+        Claim(
+            "lower perplexity than ASVD with as many parameters",
+            SIDE_BY_SIDE,
+            "so at 20 and 30 % removed: 0.04 and 0.07 nats instead of 0.10 and 0.65",
+        ),
     ),
 )

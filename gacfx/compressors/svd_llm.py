@@ -43,5 +43,10 @@ SVD_LLM = SvdLlm(
             SIDE_BY_SIDE,
             "so at 30 and 40 % removed; at 20 % ASVD's own ranks lose less",
         ),
+        Claim(
+            "the update lowers perplexity further",
+            SIDE_BY_SIDE,
+            "not at 20, 30 and 40 % removed, where it costs 0.001 to 0.003 nats",
+        ),
     ),
 )
