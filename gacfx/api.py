@@ -219,7 +219,9 @@ def plan(
     request = Request.of(request, asked)
     made = study_of(model, tokenizer, calibration, request, progress, work)
     with closing(made) as study:
-        return study.plan(request.goal, profile=request.profile, search=request.search)
+        return study.sized(
+            request.sizes, request.goal, profile=request.profile, search=request.search
+        )
 
 
 def study_of(
@@ -313,11 +315,14 @@ def compress(
     profile = request.profile
     made = study_of(model, tokenizer, calibration, request, progress, work)
     with closing(made) as study:
-        planned = study.plan(request.goal, profile=profile, search=request.search, tried=True)
+        planned = study.sized(
+            request.sizes, request.goal, profile=profile, search=request.search, tried=True
+        )
         rise = rise_of(planned.plan)
         if rise is not None and not request.force:
             check_rise(rise, request.max_loss)
-        summary = summarise(study, {"gacfx": planned}, profile, request.run)
+        name = "gacfx" if request.sizes == "planned" else "own sizes"
+        summary = summarise(study, {name: planned}, profile, request.run)
     apply_(model, planned)
     return Compressed(model, tokenizer, planned, summary)
 

@@ -177,11 +177,11 @@ def _solve(
         )
         factors, failed = known.factors(plan, study.graph, study.structures)
         if not failed:
-            made = Planned(plan, factors)
+            made = study.refitted(Planned(plan, factors))
             if not ordered:
                 return made
             sources, before = known.decompositions, feeders(study.graph)
-            moved = in_order(plan, factors, sources, study.model, before, known.store)
+            moved = in_order(plan, made.factors, sources, study.model, before, known.store)
             absorbed = Planned(*moved)
             return absorbed if keeps_limits(absorbed.plan, curves, limiters) else made
         for module, reason in failed.items():

@@ -15,6 +15,7 @@ from gacfx.compressors.values import TRIED
 from gacfx.core.asked import check_asked
 from gacfx.core.defaults import GPU, METHOD, RATIO
 from gacfx.core.goal import Goal, as_goal
+from gacfx.core.own_sizes import Sizes, sizes_search
 from gacfx.core.rise import MAX_LOSS_NATS
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.sites import Workload
@@ -45,6 +46,9 @@ class Request:
     """Profile whose alignment the sizes follow: its name, a file, or itself."""
     search: Search = DEFAULT_SEARCH
     """Which sizes, what they are worth, limits, and who chooses."""
+    sizes: Sizes = "planned"
+    """``own``: those that the method chooses by itself, which nothing aligns and nobody searches;
+    ``search`` is then that of such sizes."""
     workload: Workload | None = None
     """Of the forecast in the summary; prefill of 1024 tokens if None."""
     skip: tuple[str, ...] = ()
@@ -71,8 +75,11 @@ class Request:
         if not isinstance(self.goal, Goal):
             raise PlanError(f"goal {self.goal!r}: give gacfx.Goal(...), or a ratio")
         token_limit(self.calibration_tokens, window=1)
+        method = METHODS.find(self.method)
+        found = sizes_search(self.sizes, self.search, method=method.name, prunes=method.prunes)
+        object.__setattr__(self, "search", found)
         check_request(self.method, self.goal, self.search)
-        object.__setattr__(self, "method", METHODS.find(self.method).name)
+        object.__setattr__(self, "method", method.name)
         object.__setattr__(self, "skip", tuple(self.skip))
         object.__setattr__(self, "gpu", load_profile(self.gpu))
         object.__setattr__(self, "workload", self.workload or Workload())
@@ -116,6 +123,7 @@ class Asked(TypedDict, total=False):
     method: str
     gpu: str | Profile
     search: Search
+    sizes: Sizes
     workload: Workload | None
     skip: tuple[str, ...]
     seed: int

@@ -21,11 +21,12 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.captured import captured
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Statistic
-from gacfx.compressors.values import VALUES
+from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
 from gacfx.core.goal import Goal, as_goal
 from gacfx.core.locks import fingerprint
+from gacfx.core.own_sizes import OWN_VALUE, Sizes
 from gacfx.core.plan import Plan
 from gacfx.core.planned import Planned
 from gacfx.core.provenance import Provenance
@@ -43,8 +44,9 @@ from gacfx.modules.install import swapped
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
+from gacfx.refit import Texts, refit
 from gacfx.suitable import check_model
-from gacfx.upstream import own_plan
+from gacfx.upstream import check_own, own_plan
 from gacfx.work import remembered_curves
 
 
@@ -74,6 +76,8 @@ class Study:
     """Where layers compute, one at a time; None for where the model is."""
     measured: dict[str, list[float]] = field(default_factory=dict)
     """What methods measured for sizes of their own; filled when they are asked for."""
+    fitted: Corpus | None = None
+    """The text of ``fit``, for methods that refit factors in the compressed model."""
 
     @staticmethod
     @plain_torch()
@@ -158,7 +162,7 @@ class Study:
             shards=shards,
         )
         made = (model, graph, method, fit, full, held_back, dense, progress, found.structures)
-        return Study(*made, device=device)
+        return Study(*made, device=device, fitted=part)
 
     def close(self) -> None:
         """Let others work in the folder of this study, if it has one; no plan can follow."""
@@ -253,14 +257,61 @@ class Study:
     def curves_of(self, plan: Plan) -> Curves:
         """The curves that a plan of this study was made of, with its provenance."""
         name, _, _ = plan.provenance.value_model.partition(":")
+        if name == OWN_VALUE:  # no value model chose its sizes; its losses are those of the first
+            return self.curves(TRIED[0])
         found = self.curves(name, structures=plan.provenance.search.prune != "none")
         found = found.corrected(plan.provenance.corrections)
         return Curves(replace(found.facts, provenance=plan.provenance), found.losses)
 
     @plain_torch()
-    def upstream(self, ratio: str | float, *, profile: Profile) -> Planned:
-        """The method's own allocation at ``ratio``: one formula, irregular sizes, no planner."""
-        return own_plan(self, ratio, profile)
+    def upstream(
+        self, goal: Goal | str | float, *, profile: Profile, tried: bool = False
+    ) -> Planned:
+        """The method's own allocation: its own rule, irregular sizes, no planner.
+
+        Args:
+            goal: as for :meth:`plan`.
+            profile: GPU that the plan is named after.
+            tried: also measure it on held-back text, as :meth:`plan` does.
+        """
+        return own_plan(self, as_goal(goal), profile, tried=tried)
+
+    def sized(
+        self,
+        sizes: Sizes,
+        goal: Goal | str | float,
+        *,
+        profile: Profile,
+        search: Search,
+        tried: bool = False,
+    ) -> Planned:
+        """The best plan, or the method's own sizes if those are asked for.
+
+        Raises:
+            InfeasibleBudget: own sizes that do not keep the budget.
+        """
+        if sizes == "planned":
+            return self.plan(goal, profile=profile, search=search, tried=tried)
+        made = self.upstream(goal, profile=profile, tried=tried)
+        check_own(made.plan)
+        return made
+
+    def refitted(self, made: Planned) -> Planned:
+        """The same plan, with second factors refitted if the method does that.
+
+        They are fitted to the text of ``fit`` and taken where that helps on the held-back one.
+
+        Raises:
+            PlanError: this study was made without the text.
+            UnsupportedModel: layers of the model do not run one at a time.
+        """
+        if not METHODS.find(self.method).refits:
+            return made
+        if self.fitted is None:
+            raise PlanError(f"method {self.method!r} refits factors to text that this study lacks")
+        texts = Texts(self.fitted, self.held_back)
+        store = self.full.store
+        return refit(self.model, made, texts, store=store, device=self.device).planned
 
     @plain_torch()
     def measure(self, planned: Planned, corpus: Corpus | None = None) -> float:

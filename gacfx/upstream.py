@@ -2,53 +2,111 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 from gacfx.allocation.budget import make_budget
 from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.running import few_threads
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
 from gacfx.core.decision import of_rank
 from gacfx.core.goal import Goal
-from gacfx.core.plan import Choice, Plan
+from gacfx.core.own_sizes import OWN_RANKS, OWN_VALUE, OWN_WIDTHS
+from gacfx.core.plan import Budget, Choice, Plan
 from gacfx.core.planned import Planned
-from gacfx.core.search import Search
+from gacfx.core.provenance import Trial
 from gacfx.core.settings import file_name
 from gacfx.core.store import remembered_numbers
-from gacfx.errors import DecompositionFailed
+from gacfx.errors import DecompositionFailed, InfeasibleBudget
+from gacfx.evidence import Evidence
+from gacfx.gated import Gated
 from gacfx.hardware.profile import Profile
+from gacfx.judging import Judge
 from gacfx.modules.install import swapped
+from gacfx.work import keep_curves
 
 if TYPE_CHECKING:
     from gacfx.study import Study
 
-UPSTREAM = Search(align=1, form="pair")
-"""What a plan of a method's own ranks says of its search."""
-UPSTREAM_WIDTHS = replace(Search.paper("only"), align=1, window=1)
-"""The search for a method's own widths: nothing else is in the window."""
 
-
-def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
-    """The allocation of the study's method at a ratio, by one formula.
+def own_plan(study: "Study", goal: Goal, profile: Profile, *, tried: bool = False) -> Planned:
+    """The allocation of the study's method for a goal, by its own rule.
 
     Args:
         study: whose statistics are taken.
-        ratio: share of the targeted weights to remove.
+        goal: how much may remain.
         profile: GPU that the plan is named after.
+        tried: also measure the same sizes with factors of the fitted text, on the text that is
+            held back. A method that measures losses for its sizes has seen that text, its factors
+            have not.
 
     Raises:
         DecompositionFailed: a weight has no factors.
         InfeasibleBudget: the method by itself cannot remove so much.
     """
     if METHODS.find(study.method).prunes:
-        return study.plan(ratio, profile=profile, search=UPSTREAM_WIDTHS)
+        return study.plan(goal, profile=profile, search=OWN_WIDTHS, tried=tried)
+    plan = _own_ranks(study, goal, profile)
+    with few_threads(study.model):
+        trials = (_trial(study, plan),) if tried else ()
+        plan = replace(plan, provenance=replace(plan.provenance, trials=trials))
+        made = _carried_out(study, study.full, plan)
+    keep_curves(study.full.store, lambda: study.curves_of(plan))
+    return made
+
+
+def check_own(plan: Plan) -> None:
+    """Nothing when a method's own sizes keep the budget.
+
+    Raises:
+        InfeasibleBudget: they do not, as weights stay dense for which others do not make up.
+    """
+    kept, limit = plan.kept_params, plan.budget.limit_params
+    if kept <= limit:
+        return
+    dense = [choice.group for choice in plan.choices if choice.decision.is_dense]
+    raise InfeasibleBudget(
+        f"own sizes of {plan.provenance.method} keep {kept:,} of the targeted parameters, "
+        f"{kept - limit:,} more than may remain: {', '.join(dense[:3])} and so on stay dense, and "
+        "its rule does not make up for it; leave them out (skip, --skip), or take sizes 'planned'",
+        needed=kept,
+        budget=limit,
+    )
+
+
+def _trial(study: "Study", plan: Plan) -> Trial:
+    """The loss of these sizes with factors of the fitted text."""
+    study.curves(TRIED[0], study.fit)  # decomposes the weights
+    nats = Judge(study).judge(_carried_out(study, study.fit, plan)).nats_per_token
+    return Trial(OWN_VALUE, nats if isfinite(nats) else None, True)
+
+
+def _carried_out(study: "Study", known: Evidence, plan: Plan) -> Planned:
+    """The plan with its factors."""
+    factors, failed = known.factors(plan, study.graph, study.structures)
+    for module, reason in failed.items():
+        raise DecompositionFailed(module, reason)
+    return study.refitted(Planned(plan, factors))
+
+
+def _share(goal: Goal, budget: Budget) -> float | str:
+    """Of the targeted weights that goes, as it was asked for where that is what was asked for."""
+    if goal.ratio is not None and goal.whole == "targeted":
+        return goal.ratio
+    return str(1 - Fraction(budget.limit_params, max(budget.targeted_params, 1)))
+
+
+def _own_ranks(study: "Study", goal: Goal, profile: Profile) -> Plan:
+    """The plan of the ranks that the method allocates."""
     curves = study.curves(TRIED[0])
     facts, known = curves.facts, curves.curves
-    budget = make_budget(facts, Goal(ratio=ratio))
+    budget = make_budget(facts, goal)
+    ratio = _share(goal, budget)
     shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
     able = [name for name, curve in known.items() if not curve.failed]
     inputs = _inputs(study, able, budget.limit_params)
@@ -60,9 +118,9 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
         loss = curve.loss(decision)
         choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
     made = replace(
-        facts.provenance, value_model="upstream", gpu=profile.name, search=UPSTREAM, align=1
+        facts.provenance, value_model=OWN_VALUE, gpu=profile.name, search=OWN_RANKS, align=1
     )
-    plan = Plan(
+    return Plan(
         choices=tuple(choices),
         budget=budget,
         proof=None,
@@ -71,10 +129,6 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
         digests=facts.digests,
         refusals=facts.refusals,
     )
-    factors, failed = study.full.factors(plan, study.graph, study.structures)
-    for module, reason in failed.items():
-        raise DecompositionFailed(module, reason)
-    return Planned(plan, factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,4 +179,7 @@ def _inputs(study: "Study", able: Sequence[str], limit_params: int) -> Allocatio
         return study.measured[where]
 
     progress = partial(study.progress, "allocate")
-    return AllocationInputs(known, measure, limit_params, progress, remember)
+    found = AllocationInputs(known, measure, limit_params, progress, remember)
+    if study.fitted is None:
+        return found
+    return replace(found, gated=Gated(study.model, known, study.fitted))

@@ -93,8 +93,8 @@ class Corpus:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the token ids of all windows, in their order, and over which of them count where
-        not all do."""
+        """sha256 over the token ids of all windows in their order, and over what counts of them
+        where that is not all."""
         mixed = hashlib.sha256(b"".join(map(document_digest, self.documents)))
         if not self.counting.all:
             mixed.update(json.dumps(self.counting.described(), sort_keys=True).encode())

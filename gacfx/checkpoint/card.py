@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from gacfx.core.own_sizes import is_own
 from gacfx.core.plan import Plan
 from gacfx.core.rise import rise_of, rise_text
 
@@ -63,7 +64,7 @@ def model_card(title: str, plan: Plan, report: Mapping[str, Any] | None = None) 
         compressed=len(plan.decisions),
         targeted=len(plan.weights),
         kinds=f" ({counts})" if counts else "",
-        method=origin.method,
+        method=origin.method + (", its own sizes, not aligned" if is_own(plan) else ""),
         kept=plan.kept_params,
         dense=budget.targeted_params,
         removed=_change(plan.kept_params / max(budget.targeted_params, 1)),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from gacfx.cli import options
+from gacfx.cli import options, own_sizes
 from gacfx.errors import CheckpointError, InfeasibleBudget
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def _calibrated(arguments: argparse.Namespace, work: "Work", *, tried: bool) -> 
     ):
         planned = plan_first(
             arguments,
-            lambda goal: study.plan(
-                goal, profile=request.profile, search=request.search, tried=tried
+            lambda goal: study.sized(
+                request.sizes, goal, profile=request.profile, search=request.search, tried=tried
             ),
         )
     return Made(planned, lambda: study.curves_of(planned.plan), usage(corpus), study.graph)
@@ -207,6 +207,8 @@ def check(arguments: argparse.Namespace) -> None:
     Raises:
         WrongUse: options that do not go together, or nothing to plan from.
     """
+    if problem := own_sizes.problem(arguments):
+        raise options.WrongUse(problem)
     if arguments.curves:
         needless = {
             "the model": arguments.model,

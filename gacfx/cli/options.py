@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, get_args
 
+from gacfx.cli import own_sizes
 from gacfx.core.defaults import METHOD, MODEL_DTYPES, RATIO
 from gacfx.core.search import Bound, Candidates, Prune, Quant, Search, Solver
 
@@ -108,6 +109,7 @@ def add_goal(command: argparse.ArgumentParser) -> None:
 def add_search(command: argparse.ArgumentParser) -> None:
     """Which sizes are offered, what they are worth, what else must hold, and who chooses."""
     group = command.add_argument_group("search")
+    own_sizes.add(group)
     group.add_argument("--align", type=positive, help="rank steps instead of the profile's")
     worth = "what a rank is worth: auto, or one of gacfx methods (default: auto)"
     group.add_argument("--value", metavar="NAME", help=worth)
@@ -186,12 +188,15 @@ def request_of(arguments: argparse.Namespace) -> "Request":
     """
     from gacfx.request import Request
 
+    if said := own_sizes.problem(arguments):
+        raise WrongUse(said)
     judged = {"max_loss": getattr(arguments, "max_loss", None)}
     return Request(
         goal=goal_of(arguments),
         method=METHOD if arguments.method is None else arguments.method,
         gpu=profile_of(arguments),
         search=search_of(arguments),
+        sizes=arguments.sizes,
         workload=workload_of(arguments),
         skip=tuple(arguments.skip),
         seed=arguments.seed or 0,

@@ -9,11 +9,13 @@ A name may carry settings, which ``gacfx methods NAME`` lists: ``asvd:alpha=0.3,
 """
 
 from gacfx.compressors.asvd import ASVD
+from gacfx.compressors.dobi_svd import DOBI_SVD
 from gacfx.compressors.gfwsvd import GFWSVD
 from gacfx.compressors.metrics import Method, Metric
-from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim, Compressor
+from gacfx.compressors.protocol import Compressor
 from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
 from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
+from gacfx.compressors.svd_llm import SVD_LLM
 from gacfx.compressors.svd_llm_v2 import SVD_LLM_V2
 from gacfx.core.settings import AFTER, with_settings
 from gacfx.core.table import Table
@@ -25,25 +27,9 @@ LOW_RANK: dict[str, Method] = {
     for method in (
         Method("svd", Metric.IDENTITY, Metric.IDENTITY, "Eckart and Young 1936"),
         ASVD,
-        Method(
-            "svd-llm",
-            Metric.IDENTITY,
-            Metric.MOMENT,
-            "Wang et al. 2024 (arXiv 2403.07378), whitening",
-            (
-                Claim(
-                    "lower perplexity than plain SVD with as many parameters",
-                    SIDE_BY_SIDE,
-                    "so at 20, 30 and 40 % removed",
-                ),
-                Claim(
-                    "lower perplexity than ASVD with as many parameters",
-                    SIDE_BY_SIDE,
-                    "so at 30 and 40 % removed; at 20 % ASVD's own ranks lose less",
-                ),
-            ),
-        ),
+        SVD_LLM,
         SVD_LLM_V2,
+        DOBI_SVD,
         GFWSVD,
     )
 }

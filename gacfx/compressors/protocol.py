@@ -127,6 +127,28 @@ class Measure(Protocol):
         ...
 
 
+class Gated(Protocol):
+    """Runs the model with a gate for every component of some weights."""
+
+    def __call__(
+        self, gates: "Mapping[str, Tensor]", tokens: int, seed: int
+    ) -> "tuple[float, dict[str, Tensor]]":
+        """(loss, its gradient for each gate), on text that is not held back, nats per token.
+
+        Args:
+            gates: module -> gate of each of its components, best first; ones are the dense weight.
+            tokens: about how many are read.
+            seed: which windows.
+        """
+        ...
+
+
+def _no_gates(
+    gates: "Mapping[str, Tensor]", tokens: int, seed: int
+) -> "tuple[float, dict[str, Tensor]]":
+    raise PipelineError(f"gates of {len(gates)} weights: there is no model to put them in")
+
+
 def _measured_again(_name: str, make: Callable[[], Sequence[float]]) -> Sequence[float]:
     return make()
 
@@ -145,6 +167,8 @@ class AllocationInputs:
     """Called with (measurements done, in all) by methods that take long."""
     remember: Callable[[str, Callable[[], Sequence[float]]], Sequence[float]] = _measured_again
     """(name, make) -> numbers that are made once, where the study has a place to keep them."""
+    gated: Gated = _no_gates
+    """Loss of the model with gates, and its gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +324,11 @@ class Compressor(ABC):
         # A decision that is a product of low rank says so by having a rank.
         product = decision.rank is not Decision.rank
         return kind in self.kinds or (not ours and product and "low-rank" in self.kinds)
+
+    @property
+    def refits(self) -> bool:
+        """Second factors of pairs are refitted in the compressed model (:mod:`gacfx.refit`)."""
+        return False
 
     @property
     def all_kinds(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gacfx.compressors.importance import importance, linear_losses
 from gacfx.core.curves import Curve
+from gacfx.core.own_sizes import OWN_VALUE
 from gacfx.core.table import Table
 from gacfx.errors import DecompositionFailed, PipelineError
 
@@ -194,6 +195,8 @@ def unit_of(label: str) -> str:
     Args:
         label: the value model as a plan names it, made-up curves included.
     """
+    if label == OWN_VALUE:
+        label = TRIED[0]
     if label.startswith("synthetic"):
         return IMPORTANCE if "paper" in label else NATS
     try:

@@ -7,6 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.compressors.values import unit_of
+from gacfx.core.own_sizes import OWN_VALUE, is_own
 from gacfx.core.plan import LimitKept, Plan
 from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.rise import rise_of, rise_text
@@ -16,6 +17,7 @@ from gacfx.report.changes import changes_of, kept_dense
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, sentence, width_of
 from gacfx.report.numbers import signed
 from gacfx.report.pruned_view import counts_text, folded
+from gacfx.summary import is_aligned
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
     if is_pruned(plan) and plan.decisions:
         yield sentence(f"in all: {counts_text(plan)}")
     yield sentence(budget_line(plan))
+    if is_own(plan):
+        yield sentence(own_line(plan, profile))
     if plan.budget.targeted_params < plan.budget.model_params / 2:
         yield sentence(targeted_line(plan))
     yield from (sentence(limit_line(limit)) for limit in plan.limits)
@@ -133,16 +137,16 @@ def plan_head(plan: Plan, profile: Profile | None = None) -> tuple[str, ...]:
         budget.model_params
     )
     # Made-up losses come from no method.
-    losses = (
-        made.value_model if made.method == "none" else f"{made.method}, value {made.value_model}"
-    )
+    worth = "own sizes" if is_own(plan) else f"value {made.value_model}"
+    losses = made.value_model if made.method == "none" else f"{made.method}, {worth}"
     vendor = profile is not None and profile.evidence == "vendor"
     gpu = f"{made.gpu} ({profile.forecast})" if profile and vendor else made.gpu
+    steps = "as they fall" if is_own(plan) else f"in steps of {step_text(made)}"
     return (
         "plan",
         losses,
         f"{budget.asked} ({removed:.3f} of the model removed)",
-        f"{gpu}, {'sizes' if is_pruned(plan) else 'ranks'} in steps of {step_text(made)}",
+        f"{gpu}, {'sizes' if is_pruned(plan) else 'ranks'} {steps}",
     )
 
 
@@ -151,6 +155,16 @@ def step_text(made: Provenance) -> str:
     tp = f"tp {made.search.tp}" if made.search.tp > 1 else ""
     why = ", ".join(filter(None, (tp, made.search.quant)))
     return f"{made.align} ({why})" if why else str(made.align)
+
+
+def own_line(plan: Plan, profile: Profile | None) -> str:
+    """``own sizes of asvd, not planned: 1 of 20 changed dims aligned (5%)``."""
+    made, sizes = plan.provenance, plan.sizes
+    said = f"own sizes of {made.method}, not planned"
+    if profile is None or not sizes:
+        return said
+    good = sum(is_aligned(size, made.dtype, profile) for size in sizes)
+    return f"{said}: {good} of {len(sizes)} changed dims aligned ({good / len(sizes):.0%})"
 
 
 def targeted_line(plan: Plan) -> str:
@@ -211,6 +225,7 @@ def trials_line(plan: Plan) -> str:
     ]
     menus = len({trial.prune for trial in made.trials}) > 1
     what = "value models and menus of pruning" if menus else "value models"
+    what = "loss" if is_own(plan) else what
     return f"{what} on held-back text, nats/token: " + ", ".join(shown)
 
 
@@ -225,6 +240,8 @@ def corrections_line(plan: Plan) -> str:
 
 def _tried(trial: Trial) -> str:
     """The value model, and what might become of structures."""
+    if trial.value_model == OWN_VALUE:
+        return "own sizes"
     return trial.value_model if trial.prune == "none" else f"{trial.value_model}/{trial.prune}"
 
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench zeroshot request suitable evidence trials corrections "
+        "speedup explain bench zeroshot request refit gated suitable evidence trials corrections "
         "dynamo exports best_plan judging upstream padding padding_parts progress work captured "
         "shards routing healing comparison prevalence",
     ),

@@ -13,6 +13,7 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.values import TRIED
 from gacfx.core.curve_file import Curves
+from gacfx.core.own_sizes import OWN_RANKS
 from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.core.statistics import Statistics
@@ -21,7 +22,6 @@ from gacfx.evidence import Evidence
 from gacfx.study import Study
 from gacfx.suitable import check_tp
 from gacfx.trials import best_of
-from gacfx.upstream import UPSTREAM
 from tests import tiny
 
 PROFILE = load_profile("h200")
@@ -67,7 +67,7 @@ def test_a_study_knows_three_quarters_of_the_text_and_all_of_it() -> None:
 def test_ranks_of_a_method_alone_say_where_they_come_from() -> None:
     made = study().upstream("0.3", profile=PROFILE).plan
     found = made.provenance
-    assert (found.value_model, found.gpu, found.search) == ("upstream", "h200", UPSTREAM)
+    assert (found.value_model, found.gpu, found.search) == ("upstream", "h200", OWN_RANKS)
     assert made.digests == study().full.statistics.digests and made.proof is None
     curves = study().curves("two-sided").curves
     for choice in made.choices:
