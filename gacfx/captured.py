@@ -1,6 +1,6 @@
 """A model as a graph with its targets, and what of it calibration has to measure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.fx import GraphModule
@@ -8,7 +8,8 @@ from torch.fx import GraphModule
 from gacfx import pipelines
 from gacfx.core.structures import Structure
 from gacfx.coupling.structures import coupled_structures
-from gacfx.graph.notes import state
+from gacfx.graph import edit
+from gacfx.graph.notes import KEY, state
 from gacfx.graph.pipeline import Pipeline
 from gacfx.modules.blocks import heads_problem
 from gacfx.passes.planning.measure_structures import untreated
@@ -62,3 +63,19 @@ def captured(
     problems = {each.name: heads_problem(model, each) for each in able}
     state(graph).whole = {name: why for name, why in problems.items() if why}
     return Captured(graph, coupled_structures(graph))
+
+
+def keys_and_values_of(graph: GraphModule) -> GraphModule:
+    """A copy of a graph, over the same parameters, of whose targets keys and values are left.
+
+    Args:
+        graph: with its targets; left as it is.
+
+    Raises:
+        UnsupportedModel: no weight makes keys or values alone; lists the reasons.
+    """
+    narrow, known = edit.fork(graph), state(graph)
+    narrow.meta[KEY] = replace(known, curves=None, structure_curves=(), log=list(known.log))
+    Pipeline.parse(pipelines.KEYS_AND_VALUES).run(narrow)
+    target_names(narrow)  # refuses a model without any
+    return narrow

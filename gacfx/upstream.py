@@ -12,7 +12,7 @@ from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
-from gacfx.core.decision import of_rank
+from gacfx.core.decision import DENSE
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
@@ -55,8 +55,10 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     ranks = METHODS.find(study.method).allocate(shapes, ratio, inputs)
     choices = []
     for name, shape in shapes.items():
-        curve, wanted = known[name], wanted_rank(*shape, ratio)
-        decision = of_rank(None if curve.failed else ranks[name])
+        curve, rank = known[name], ranks[name]
+        wanted, decision = wanted_rank(*shape, ratio, curve.groups), DENSE
+        if rank is not None and not curve.failed:
+            decision = study.full.decompositions[name].decision(rank)
         loss = curve.loss(decision)
         choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
     made = replace(

@@ -10,6 +10,7 @@ A name may carry settings, which ``gacfx methods NAME`` lists: ``asvd:alpha=0.3,
 
 from gacfx.compressors.asvd import ASVD
 from gacfx.compressors.metrics import Method, Metric
+from gacfx.compressors.palu import PALU
 from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim, Compressor
 from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
 from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
@@ -68,7 +69,7 @@ METHODS = MethodTable(
     "method",
     Compressor,  # type: ignore[type-abstract]
     "gacfx.compressors",
-    (*LOW_RANK.values(), LLM_PRUNER, MAGNITUDE, RANDOM),
+    (*LOW_RANK.values(), PALU, LLM_PRUNER, MAGNITUDE, RANDOM),
 )
 """Name -> method; :func:`register` and entry points of ``gacfx.compressors`` add to it."""
 
