@@ -18,7 +18,7 @@ from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate, token_losses
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
-from gacfx.captured import captured, keys_and_values_of
+from gacfx.captured import captured, treated
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Statistic
 from gacfx.compressors.values import VALUES
@@ -138,7 +138,7 @@ class Study:
         method = known.name  # the one spelling of its settings
         found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
         graph = found.graph
-        treated = keys_and_values_of(graph) if known.keys_and_values_only else graph
+        own = treated(graph, known)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
@@ -159,9 +159,9 @@ class Study:
             executor=executor,
             shards=shards,
         )
-        if heads := state(treated).heads:
+        if heads := state(own).heads:
             fit, full = fit.afresh(method, heads), full.afresh(method, heads)
-        made = (model, treated, method, fit, full, held_back, dense, progress, found.structures)
+        made = (model, own, method, fit, full, held_back, dense, progress, found.structures)
         return Study(*made, device=device)
 
     def close(self) -> None:
@@ -183,14 +183,12 @@ class Study:
                 f"method {method!r} needs what this study did not gather; make it with "
                 f"Study.make(..., method={method!r})"
             )
-        graph, narrow = self.graph, bool(state(self.graph).heads)
-        if narrow and not found.keys_and_values_only:
+        if state(self.graph).heads and not found.keys_and_values_only:
             raise PlanError(
                 f"method {method!r} treats more than keys and values, which this study is of; make "
                 f"it with Study.make(..., method={method!r})"
             )
-        if found.keys_and_values_only and not narrow:
-            graph = keys_and_values_of(graph)
+        graph = treated(self.graph, found)
         heads = state(graph).heads
         fit, full = self.fit.afresh(method, heads), self.full.afresh(method, heads)
         return replace(self, method=found.name, graph=graph, fit=fit, full=full)

@@ -12,7 +12,7 @@ from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
-from gacfx.core.decision import DENSE
+from gacfx.core.decision import DENSE, Decision
 from gacfx.core.goal import Goal
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
@@ -56,7 +56,8 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     choices = []
     for name, shape in shapes.items():
         curve, rank = known[name], ranks[name]
-        wanted, decision = wanted_rank(*shape, ratio, curve.groups), DENSE
+        wanted = wanted_rank(*shape, ratio, curve.groups)
+        decision: Decision = DENSE
         if rank is not None and not curve.failed:
             decision = study.full.decompositions[name].decision(rank)
         loss = curve.loss(decision)

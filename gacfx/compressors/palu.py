@@ -103,6 +103,17 @@ class Palu(Method):
         return next((each for each in range(most, 0, -1) if self.heads % each == 0), 0)
 
     @property
+    def remark(self) -> str:
+        """Heads that cannot be divided into such groups."""
+        if not self.heads or self.group_heads == self.heads_per_group:
+            return ""
+        return (
+            f"{self.name}: {self.heads} key-value heads come in no groups of "
+            f"{self.heads_per_group}; groups of {self.group_heads} are taken "
+            f"(heads-per-group={self.group_heads} says so)"
+        )
+
+    @property
     def groups(self) -> int:
         """Of the weight that is looked at; 0 where it has no heads."""
         return self.heads // self.group_heads if self.heads else 0

@@ -6,7 +6,8 @@ R_l are the latents of weight l for each token, which its groups share equally (
 of the paper's code), and no more than saves parameters. T is what the budget has room for: a weight
 of G groups keeps R_l (M / G + N) parameters. Ranks of groups are then rounded to the nearest
 multiple that was asked for, as published; what that spends too much comes back from the weights
-that were rounded up most, and what it leaves goes to those that were rounded down most.
+that were rounded up most, and what it leaves goes to the others in turn, those that were rounded
+down most first.
 
 E (dL/dW)^2 is taken as G_ii A_jj, the product of two diagonals that calibration gathers anyway
 (K-FAC, Martens and Grosse 2015: inputs and output gradients independent, labels sampled from the
@@ -137,11 +138,14 @@ def fill(shares: list[_Share], scores: list[float], limit: int) -> None:
                 needed=limit - left,
                 budget=limit,
             )
-        left += _moved(max(able, key=lambda share: share.over), -1)
-    for share in sorted(shares, key=lambda share: share.over):
-        if share.rank <= share.most and (more := _price_of_next(share)) <= left:
-            left -= more
-            share.rank += share.step
+        left += _saved(max(able, key=lambda share: share.over))
+    order, grown = sorted(shares, key=lambda share: share.over), True
+    while grown:
+        grown = False
+        for share in order:
+            if share.rank <= share.most and (more := _price_of_next(share)) <= left:
+                left, grown = left - more, True
+                share.rank += share.step
 
 
 def _set_exact(shares: list[_Share], scores: list[float], limit: int) -> None:
@@ -165,8 +169,8 @@ def _price_of_next(share: _Share) -> int:
     return min((share.rank + share.step) * share.price, share.dense) - share.params
 
 
-def _moved(share: _Share, steps: int) -> int:
-    """Parameters that a smaller rank saves."""
+def _saved(share: _Share) -> int:
+    """Parameters that the next smaller rank saves, which the weight gets."""
     before = share.params
-    share.rank += steps * share.step
+    share.rank -= share.step
     return before - share.params

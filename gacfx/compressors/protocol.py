@@ -205,6 +205,12 @@ class Compressor(ABC):
         return ()
 
     @property
+    def remark(self) -> str:
+        """What of its settings cannot be had for a weight of these heads, and what is done instead;
+        empty where all can."""
+        return ""
+
+    @property
     def needs(self) -> tuple[Statistic, ...]:
         """Statistics that it looks at; none for a method that knows weights only."""
         return ()

@@ -84,6 +84,7 @@ def test_methods_have_the_proxies_of_table_1() -> None:
         "svd-llm-v2": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
+        "palu": "fisher",
         "llm-pruner": "taylor-first",
         "magnitude": "magnitude-l2",
         "random": "random",

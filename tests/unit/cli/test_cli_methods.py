@@ -22,7 +22,8 @@ def test_the_list_as_json(capsys: Printed) -> None:
     found = json.loads(capsys.readouterr().out)
     methods = {row["name"]: row for row in found["methods"]}
     assert list(methods) == [
-        *("svd", "asvd", "svd-llm", "svd-llm-v2", "gfwsvd", "llm-pruner", "magnitude", "random")
+        *("svd", "asvd", "svd-llm", "svd-llm-v2", "gfwsvd", "palu"),
+        *("llm-pruner", "magnitude", "random"),
     ]
     assert methods["svd"]["settings"] == [] and "kept dense" not in methods["svd"]["allocates"]
     assert methods["asvd"]["settings"][0] == {
@@ -78,6 +79,19 @@ def test_what_claims_say_is_what_the_benchmark_found() -> None:
         assert found[f"{one} below {other}"] == dict.fromkeys(ratios, True)
     assert found[f"{steep} below svd-llm"] == dict.fromkeys(ratios, False)
     assert found["svd-llm below asvd"] == {"0.2": False, "0.3": True, "0.4": True}
+
+
+def test_what_the_claims_of_palu_say_is_what_its_benchmark_found() -> None:
+    path = Path(__file__).parents[3] / "benchmarks" / "results" / "palu.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    ratios = ("0.3", "0.5")
+    for said in METHODS.find("palu").claims:
+        assert said.command == "python -m benchmarks.palu" and said.found
+    assert found["claims"] == CLAIMS_OF_PALU
+    excess = {(r["method"], r["ratio"], r["sizes"]): r["excess_nats"] for r in found["rows"]}
+    assert all(excess["palu", r, "planned"] < excess["palu", r, "own"] for r in ratios)
+    assert all(r["odd_sizes"] == 0 for r in found["rows"] if r["sizes"] == "planned")
+    assert all(r["kept_params"] <= r["limit_params"] for r in found["rows"])
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])
