@@ -9,10 +9,11 @@ the layers that it was made by, through norms and rotary embeddings.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 
 from gacfx.core.sites import MatmulSite
@@ -50,10 +51,10 @@ def key_values(gm: GraphModule) -> KeyValues:
     structures = state(gm).structures
     structures = coupled_structures(gm) if structures is None else structures
     of_heads = _positions(structures)
-    parameters = {name for name, _ in gm.named_parameters()}
+    parameters, writes = {name for name, _ in gm.named_parameters()}, _writes(gm)
     heads, problems = dict[str, int](), dict[str, str]()
     for attention in attentions(gm.graph.nodes):
-        for module, reason in _parts(attention, parameters).items():
+        for module, reason in _parts(attention, parameters, writes).items():
             found, odd = _heads_of(of_heads.get(module))
             if reason := reason or odd:
                 problems[module] = reason
@@ -63,10 +64,12 @@ def key_values(gm: GraphModule) -> KeyValues:
     return KeyValues({m: n for m, n in heads.items() if m not in problems}, problems)
 
 
-def _parts(attention: Attention, parameters: set[str]) -> dict[str, str]:
+def _parts(
+    attention: Attention, parameters: set[str], writes: Mapping[Node, list[Node]]
+) -> dict[str, str]:
     """Module that keys or values are made by -> why it is not the only one, or does more."""
     roles = {"queries": attention.queries, "keys": attention.keys, "values": attention.values}
-    made_by = {role: _makers(node, parameters) for role, node in roles.items()}
+    made_by = {role: _makers(node, parameters, writes) for role, node in roles.items()}
     does = defaultdict[str, list[str]](list)
     for role, makers in made_by.items():
         for module in makers:
@@ -84,7 +87,9 @@ def _parts(attention: Attention, parameters: set[str]) -> dict[str, str]:
     return found
 
 
-def _makers(node: Node | None, parameters: set[str]) -> tuple[str, ...]:
+def _makers(
+    node: Node | None, parameters: set[str], writes: Mapping[Node, list[Node]]
+) -> tuple[str, ...]:
     """The layers whose results a node is made of, in no other layer's; in order of first sight."""
     found, seen, todo = dict[str, None](), set[Node](), [node] if node is not None else []
     while todo:
@@ -96,8 +101,21 @@ def _makers(node: Node | None, parameters: set[str]) -> tuple[str, ...]:
         if isinstance(site, MatmulSite) and site.weight in parameters:
             found[site.name] = None
         else:
-            todo += here.all_input_nodes
+            todo += [*here.all_input_nodes, *writes.get(here, ())]
     return tuple(found)
+
+
+def _writes(gm: GraphModule) -> dict[Node, list[Node]]:
+    """Node -> what is written into its memory afterwards, as DeepSeek fills its keys."""
+    found = defaultdict[Node, list[Node]](list)
+    for node in gm.graph.nodes:
+        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+            first, *others = node.all_input_nodes
+            while isinstance(first.target, OpOverload) and first.target.is_view:
+                found[first] += others
+                first = first.all_input_nodes[0]
+            found[first] += others
+    return found
 
 
 def _positions(structures: Iterable[Structure]) -> dict[str, Positions | None]:

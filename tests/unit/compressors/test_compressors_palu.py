@@ -46,7 +46,8 @@ def sample(
 
 def whole(found: Decomposition, decision: GroupedLowRank) -> Tensor:
     """[M, N] weight that the factors of a decision stand for."""
-    made = make_factors(found, decision, *found.weight_MN.shape, torch.float64).tensors
+    rows, columns = found.weight_MN.shape
+    made = make_factors(found, decision, rows, columns, torch.float64).tensors
     parts = zip(made["up"], made["down"].chunk(decision.groups), strict=True)
     return torch.cat([up @ down for up, down in parts])
 
@@ -207,6 +208,18 @@ def test_uniform_ranks_differ_by_one_of_each_group_at_most() -> None:
     assert None not in found
     ranks = [rank for rank in found if rank is not None]
     assert max(ranks) - min(ranks) <= 2
+
+
+def test_latents_are_shared_out_and_not_ranks_of_groups() -> None:
+    weight_MN, _, moments = sample()
+    found: dict[str, Decomposition] = {
+        name: PALU.for_heads(heads).decompose(weight_MN, moments, name)
+        for name, heads in (("0.k", 4), ("0.v", 8))
+    }
+    shapes = {name: SHAPES[name] for name in found}
+    ranks = PALU.allocate(shapes, "0.5", AllocationInputs(found, never, M * N))
+    one, two = ranks["0.k"], ranks["0.v"]
+    assert one is not None and two is not None and abs(one - two) <= 2
 
 
 def test_nothing_to_remove_leaves_all_at_their_cap() -> None:

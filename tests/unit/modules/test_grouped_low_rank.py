@@ -3,18 +3,21 @@
 # G groups, R rank of each, P outputs of each, M = G P outputs, N inputs, S = min(M, N)
 
 import copy
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from gacfx.allocation.latency import Clock
+from gacfx.api import load_profile
 from gacfx.core.decision import Copy, Gemm, LowRank
 from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.planned import Planned
-from gacfx.core.sites import CopySite, MatmulSite, Site, Workload
+from gacfx.core.sites import CopySite, Extent, MatmulSite, Site, Workload
 from gacfx.errors import DecompositionFailed
 from gacfx.exports.dense import product
 from gacfx.graph.notes import sites
@@ -115,8 +118,10 @@ def test_components_that_know_no_groups_are_refused() -> None:
     uneven = Blocks(draw(M, N), 3)
     pair = uneven.pair(6)
     order = [0, 3, 1, 4, 2, 5]
-    uneven.pair = lambda _: (pair[0][:, order][:, :3], pair[1][order][:3])  # type: ignore[method-assign]
-    with pytest.raises(DecompositionFailed, match="not those of groups"):
+    with (
+        patch.object(uneven, "pair", lambda _: (pair[0][:, order][:, :3], pair[1][order][:3])),
+        pytest.raises(DecompositionFailed, match="not those of groups"),
+    ):
         make_factors(uneven, GroupedLowRank(3, 1), M, N, torch.float64)
 
 
@@ -134,8 +139,10 @@ def test_graph_and_module_run_the_same_and_forecasts_count_it(family: str) -> No
         f"model.layers.{layer}.self_attn.{name}_proj": GroupedLowRank(groups, 3)
         for layer, name, groups in ((0, "k", 2), (0, "v", 1), (1, "v", 2))
     }
-    shapes = {n: model.get_submodule(n).weight.shape for n in decisions}
-    factors = {n: factors_of(d, *shapes[n]) for n, d in decisions.items()}
+    factors = dict[str, Factors]()
+    for name, decision in decisions.items():
+        rows, columns = model.get_parameter(f"{name}.weight").shape
+        factors[name] = factors_of(decision, rows, columns)
     dense = export_model(model)
     made = plan_of(dense, factors)
     graph, installed = rewritten(dense, made), copy.deepcopy(model)
@@ -147,7 +154,7 @@ def test_graph_and_module_run_the_same_and_forecasts_count_it(family: str) -> No
     for name, decision in decisions.items():
         found = [site for _, site in sites(graph) if site.name.startswith(name)]
         biased = family == "qwen2"
-        check_work(found, decision, *shapes[name], biased)
+        check_work(found, decision, factors[name].rows, factors[name].columns, biased)
 
 
 def plan_of(gm: GraphModule, factors: FactorSet) -> Planned:
@@ -168,5 +175,9 @@ def check_work(
     products = [s for s in found if isinstance(s, MatmulSite)]
     got = [(s.k.times, s.n.times, s.count.times) for s in products]
     assert got == [(g.k, g.n, g.count) for g in work if isinstance(g, Gemm)]
+    dense = MatmulSite("w", Extent(1, "token"), Extent(columns), Extent(rows), "fp32", bias=bias)
+    steps = Clock(load_profile("h200"), run).steps(dense, decision)
+    timed = [s for s in steps if isinstance(s, MatmulSite)]
+    assert [(s.sizes(run), s.count) for s in timed] == [(s.sizes(run), s.count) for s in products]
     written = sum(n for site in copies for n in site.kernels(run))
     assert written == run.new_tokens * sum(c.elements for c in work if isinstance(c, Copy))
