@@ -1,14 +1,17 @@
 """A model as a graph with its targets, and what of it calibration has to measure."""
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.fx import GraphModule
 
 from gacfx import pipelines
+from gacfx.compressors.protocol import Compressor
 from gacfx.core.structures import Structure
 from gacfx.coupling.structures import coupled_structures
-from gacfx.graph.notes import state
+from gacfx.graph import edit
+from gacfx.graph.notes import KEY, state
 from gacfx.graph.pipeline import Pipeline
 from gacfx.modules.blocks import heads_problem
 from gacfx.passes.planning.measure_structures import untreated
@@ -62,3 +65,34 @@ def captured(
     problems = {each.name: heads_problem(model, each) for each in able}
     state(graph).whole = {name: why for name, why in problems.items() if why}
     return Captured(graph, coupled_structures(graph))
+
+
+class OtherSettings(UserWarning):
+    """A method cannot do with a model what its settings ask for, and does something near to it."""
+
+
+def treated(graph: GraphModule, method: Compressor) -> GraphModule:
+    """A graph with the targets of a method: itself, or a copy over the same parameters of whose
+    targets keys and values are left.
+
+    Args:
+        graph: with its targets; left as it is.
+        method: whose settings are held against the heads of the model.
+
+    Raises:
+        UnsupportedModel: no weight makes keys or values alone; lists the reasons.
+    """
+    if method.keys_and_values_only and not state(graph).heads:
+        graph = _keys_and_values(graph)
+    remarks = {method.for_heads(heads).remark for heads in state(graph).heads.values()}
+    for remark in sorted(remarks - {""}):
+        warnings.warn(remark, OtherSettings, stacklevel=3)
+    return graph
+
+
+def _keys_and_values(graph: GraphModule) -> GraphModule:
+    narrow, known = edit.fork(graph), state(graph)
+    narrow.meta[KEY] = replace(known, curves=None, structure_curves=(), log=list(known.log))
+    Pipeline.parse(pipelines.KEYS_AND_VALUES).run(narrow)
+    target_names(narrow)  # refuses a model without any
+    return narrow

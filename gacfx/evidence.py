@@ -72,10 +72,17 @@ class Evidence:
     executor: Executor | None = None
     """Whose workers decompose the weights; None for this process."""
 
-    def afresh(self, method: str) -> "Evidence":
-        """The same statistics, with nothing made of them yet by another method."""
-        known, made = self.decompositions, dict[str, Decomposition]()
-        kept = known.by(METHODS.find(method)) if isinstance(known, KeptDecompositions) else made
+    def afresh(self, method: str, heads: Mapping[str, int] | None = None) -> "Evidence":
+        """The same statistics, with nothing made of them yet by another method.
+
+        Args:
+            method: its name.
+            heads: module -> key-value heads that its outputs are, for a method that looks at them.
+        """
+        known = self.decompositions
+        kept: MutableMapping[str, Decomposition] = {}
+        if isinstance(known, KeptDecompositions):
+            kept = known.by(METHODS.find(method), heads)
         return replace(self, decompositions=kept, curves={}, structures={})
 
     def measure(

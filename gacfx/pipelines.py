@@ -3,6 +3,9 @@
 SELECT = "annotate-sites,couple-dims,select-targets"
 """What can be changed, and what hangs together."""
 
+KEYS_AND_VALUES = "only-keys-and-values"
+"""The same for methods that treat nothing else."""
+
 PLAN = "measure-curves,sweep-candidates,solve"
 """What each size is worth, which sizes there are, which to take."""
 

@@ -18,7 +18,7 @@ from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate, token_losses
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
-from gacfx.captured import captured
+from gacfx.captured import captured, treated
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Statistic
 from gacfx.compressors.values import TRIED, VALUES
@@ -37,6 +37,7 @@ from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
 from gacfx.errors import CalibrationError, PlanError
 from gacfx.evidence import Evidence, gather_evidence, skip_losses
+from gacfx.graph.notes import state
 from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
 from gacfx.modules.experts import unpacked
@@ -141,6 +142,7 @@ class Study:
         method = known.name  # the one spelling of its settings
         found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
         graph = found.graph
+        own = treated(graph, known)
         progress("capture", 1, 1)
         part, held_back = split(corpus)
         check_causal(model, corpus)
@@ -161,7 +163,9 @@ class Study:
             executor=executor,
             shards=shards,
         )
-        made = (model, graph, method, fit, full, held_back, dense, progress, found.structures)
+        if heads := state(own).heads:
+            fit, full = fit.afresh(method, heads), full.afresh(method, heads)
+        made = (model, own, method, fit, full, held_back, dense, progress, found.structures)
         return Study(*made, device=device, fitted=part)
 
     def close(self) -> None:
@@ -173,7 +177,8 @@ class Study:
         """The same model and statistics under another method.
 
         Raises:
-            PlanError: it needs what was not gathered.
+            PlanError: it needs what was not gathered, or treats more weights than this study has.
+            UnsupportedModel: it treats none of them.
         """
         found = METHODS.find(method)
         lacks_gradients = Statistic.WEIGHT_GRADIENTS in found.needs and not self.full.gradients
@@ -182,9 +187,15 @@ class Study:
                 f"method {method!r} needs what this study did not gather; make it with "
                 f"Study.make(..., method={method!r})"
             )
-        return replace(
-            self, method=found.name, fit=self.fit.afresh(method), full=self.full.afresh(method)
-        )
+        if state(self.graph).heads and not found.keys_and_values_only:
+            raise PlanError(
+                f"method {method!r} treats more than keys and values, which this study is of; make "
+                f"it with Study.make(..., method={method!r})"
+            )
+        graph = treated(self.graph, found)
+        heads = state(graph).heads
+        fit, full = self.fit.afresh(method, heads), self.full.afresh(method, heads)
+        return replace(self, method=found.name, graph=graph, fit=fit, full=full)
 
     @property
     def targeted_params(self) -> int:

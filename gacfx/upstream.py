@@ -14,7 +14,7 @@ from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
-from gacfx.core.decision import of_rank
+from gacfx.core.decision import DENSE, Decision
 from gacfx.core.goal import Goal
 from gacfx.core.own_sizes import OWN_RANKS, OWN_VALUE, OWN_WIDTHS
 from gacfx.core.plan import Budget, Choice, Plan
@@ -113,8 +113,11 @@ def _own_ranks(study: "Study", goal: Goal, profile: Profile) -> Plan:
     ranks = METHODS.find(study.method).allocate(shapes, ratio, inputs)
     choices = []
     for name, shape in shapes.items():
-        curve, wanted = known[name], wanted_rank(*shape, ratio)
-        decision = of_rank(None if curve.failed else ranks[name])
+        curve, rank = known[name], ranks[name]
+        wanted = wanted_rank(*shape, ratio, curve.groups)
+        decision: Decision = DENSE
+        if rank is not None and not curve.failed:
+            decision = study.full.decompositions[name].decision(rank)
         loss = curve.loss(decision)
         choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
     made = replace(

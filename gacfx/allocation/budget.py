@@ -37,9 +37,14 @@ def wanted_ranks(facts: Facts, budget: Budget) -> dict[str, float]:
     That is the allocation of SVD-LLM v1, and the one that gacfx takes for all methods.
     """
     removed = str(1 - Fraction(budget.limit_params, max(budget.targeted_params, 1)))
-    shapes = {(weight.rows, weight.columns) for weight in facts.weights}
-    ranks = {shape: wanted_rank(*shape, removed) for shape in sorted(shapes)}
-    return {weight.module: ranks[weight.rows, weight.columns] for weight in facts.weights}
+    shapes = {
+        weight.module: (weight.rows, weight.columns, weight.groups) for weight in facts.weights
+    }
+    ranks = {
+        (rows, columns, groups): wanted_rank(rows, columns, removed, groups)
+        for rows, columns, groups in sorted({*shapes.values()})
+    }
+    return {module: ranks[shape] for module, shape in shapes.items()}
 
 
 def make_budget(facts: Facts, goal: Goal) -> Budget:

@@ -162,7 +162,10 @@ class Clock:
                 continue
             for step in steps:
                 assert isinstance(step, Gemm)
-                yield replace(product, k=Extent(step.k), n=Extent(step.n), bias=step.bias)
+                count = replace(site.count, times=site.count.times * step.count)
+                yield replace(
+                    product, k=Extent(step.k), n=Extent(step.n), bias=step.bias, count=count
+                )
 
 
 def bare(site: MatmulSite) -> MatmulSite:

@@ -165,7 +165,8 @@ class Offers:
         found: Candidates = ()
         nothing = list[str]()
         for kind in self.kinds:
-            offered, why = KINDS.find(kind).decision.offers(curve.rows, curve.columns, self.step)
+            found_kind, shape = KINDS.find(kind).decision, (curve.rows, curve.columns)
+            offered, why = found_kind.offers_in_groups(*shape, curve.groups, self.step)
             found += offered
             nothing += [why] if why else []
         if found:
@@ -184,8 +185,8 @@ class Offers:
         self, curve: Curve, inside: Candidates, dense: Candidates, wanted: float
     ) -> Candidates:
         """The window of each kind around the wanted parameters, as many below as above."""
-        shape = curve.rows, curve.columns
-        params = wanted * sum(shape)
+        shape, groups = (curve.rows, curve.columns), curve.groups or 1
+        params = wanted * (curve.rows / groups + curve.columns)
         kept: Candidates = ()
         for kind in self.kinds:
             alike = tuple(each for each in inside if each.kind == kind)

@@ -11,15 +11,19 @@ from fractions import Fraction
 from gacfx.errors import PlanError
 
 
-def wanted_rank(rows: int, columns: int, ratio: float | str) -> float:
+def wanted_rank(rows: int, columns: int, ratio: float | str, groups: int = 0) -> float:
     """d*: the rank at which the factors have exactly the share 1 - ``ratio`` of the parameters.
 
     Args:
         rows: outputs of the weight.
         columns: inputs of the weight.
         ratio: share to remove, 0..1; decimal text or a float that prints as the decimal meant.
+        groups: of outputs with factors of their own, whose ranks are added up; 0 for none.
     """
-    return float(_exact_rank(rows, columns, ratio))
+    whole = _exact_rank(rows, columns, ratio)
+    if not groups:
+        return float(whole)
+    return float(whole * (rows + columns) * groups / (rows + groups * columns))
 
 
 def upstream_rank(rows: int, columns: int, ratio: float | str) -> int | None:

@@ -33,26 +33,36 @@ class KeptDecompositions(MutableMapping[str, Decomposition]):
     moments: Mapping[str, Moments]
     spare: int = 0
     """Bytes of the store that are left for others."""
+    heads: Mapping[str, int] = field(default_factory=dict)
+    """Module -> key-value heads that its outputs are, for methods that look at them."""
     _names: dict[str, None] = field(default_factory=dict)
     """Modules that were decomposed or found, in this order."""
     _last: tuple[str, Callable[[], Decomposition | None]] | None = None
 
-    def by(self, method: Compressor) -> "KeptDecompositions":
-        """Those of another method, from the same moments."""
+    def by(
+        self, method: Compressor, heads: Mapping[str, int] | None = None
+    ) -> "KeptDecompositions":
+        """Those of another method, from the same moments.
+
+        Args:
+            method: whose they are.
+            heads: as :attr:`heads`; None for none.
+        """
         known = self.store, self.part, method, self.weight_of, self.moments
-        return KeptDecompositions(*known, self.spare)
+        return KeptDecompositions(*known, self.spare, heads or {})
 
     def __getitem__(self, module: str) -> Decomposition:
         if self._last is not None and self._last[0] == module and (last := self._last[1]()):
             return last
         weight, moments = self.weight_of(module), self.moments[module]
+        method = self.method.for_heads(self.heads.get(module, 0))
         if (name := self._name(module)) in self.store:
             device = moments.side_moment.device
             inner, outer = (placed(self.store.get(name, part), device) for part in _PARTS)
-            made = self.method.restored(weight, moments, module, (inner, outer))
+            made = method.restored(weight, moments, module, (inner, outer))
             self._last = module, _while_held(made)
         else:
-            made = self[module] = self.method.decompose(weight, moments, module)
+            made = self[module] = method.decompose(weight, moments, module)
         return made
 
     def __setitem__(self, module: str, made: Decomposition) -> None:

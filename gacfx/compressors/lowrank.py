@@ -14,6 +14,7 @@ gfwsvd is the Kronecker-factored Fisher matrix of Martens and Grosse 2015.
 
 # M outputs, N inputs, S = min(M, N), R rank
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -99,22 +100,43 @@ def decompose(
         DecompositionFailed: NaN, no convergence, no statistics: keep the weight dense and record
             the reason.
     """
+    inner_SS, outer_SS = checked_components(
+        weight_MN, moments, lambda: _components(weight_MN.detach(), moments, method), module
+    )
+    return WeightedSvd(module, method, weight_MN.detach(), moments, inner_SS, outer_SS)
+
+
+def checked_components(
+    weight_MN: Tensor,
+    moments: Moments,
+    make: Callable[[], tuple[Tensor, Tensor]],
+    module: str = "",
+) -> tuple[Tensor, Tensor]:
+    """(inner, outer) of a weight, both [S, S], contiguous and finite.
+
+    Args:
+        weight_MN: to decompose.
+        moments: of this weight.
+        make: gives them, by an eigenproblem.
+        module: name for messages.
+
+    Raises:
+        DecompositionFailed: NaN, no convergence, no statistics.
+    """
     if tuple(weight_MN.shape) != moments.shape:
         raise ValueError(f"{module}: weight {tuple(weight_MN.shape)}, moments {moments.shape}")
     if problem := moments.problem():
         raise DecompositionFailed(module, problem)
     if not bool(torch.isfinite(weight_MN).all()):
         raise DecompositionFailed(module, "NaN or infinite weight")
-    weight_MN = weight_MN.detach()
     try:
-        inner_SS, outer_SS = _components(weight_MN, moments, method)
+        inner_SS, outer_SS = make()
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise DecompositionFailed(module, f"it has no decomposition: {error}") from error
     if not bool(torch.isfinite(inner_SS).all() and torch.isfinite(outer_SS).all()):
         raise DecompositionFailed(module, "components are not finite")
     # In one layout, so that what is kept in a file computes the same bits when it is read again.
-    inner_SS, outer_SS = inner_SS.contiguous(), outer_SS.contiguous()
-    return WeightedSvd(module, method, weight_MN, moments, inner_SS, outer_SS)
+    return inner_SS.contiguous(), outer_SS.contiguous()
 
 
 def _components(weight_MN: Tensor, moments: Moments, method: Method) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from gacfx.compressors.asvd import ASVD
 from gacfx.compressors.dobi_svd import DOBI_SVD
 from gacfx.compressors.gfwsvd import GFWSVD
 from gacfx.compressors.metrics import Method, Metric
+from gacfx.compressors.palu import PALU
 from gacfx.compressors.protocol import Compressor
 from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
 from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
@@ -55,7 +56,7 @@ METHODS = MethodTable(
     "method",
     Compressor,  # type: ignore[type-abstract]
     "gacfx.compressors",
-    (*LOW_RANK.values(), LLM_PRUNER, MAGNITUDE, RANDOM),
+    (*LOW_RANK.values(), PALU, LLM_PRUNER, MAGNITUDE, RANDOM),
 )
 """Name -> method; :func:`register` and entry points of ``gacfx.compressors`` add to it."""
 

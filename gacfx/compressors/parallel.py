@@ -37,6 +37,8 @@ class WeightTask:
     """The weight [rows, columns] in its own dtype, and what a store keeps of its moments."""
     transposed: bool
     """The weight is sent as [columns, rows]: products have the last bits of its layout."""
+    heads: int = 0
+    """Key-value heads that its outputs are, for methods that look at them."""
 
 
 def decompose_task(task: WeightTask) -> TensorBytes | str | None:
@@ -46,7 +48,7 @@ def decompose_task(task: WeightTask) -> TensorBytes | str | None:
     this process does not know the method, or the method has no components.
     """
     try:
-        method = METHODS.find(task.method)
+        method = METHODS.find(task.method).for_heads(task.heads)
     except PipelineError:
         return None
     tensors = task.sent.tensors()
@@ -70,6 +72,7 @@ def decomposed(
     names: Sequence[str],
     weight_of: Callable[[str], Tensor],
     moments: Mapping[str, Moments],
+    heads: Mapping[str, int] | None = None,
 ) -> Generator[Decomposition | DecompositionFailed | None, None, None]:
     """For each weight in turn its decomposition, or why it has none.
 
@@ -82,15 +85,20 @@ def decomposed(
         names: of the weights.
         weight_of: name -> weight, outputs first.
         moments: of the weights.
+        heads: name -> key-value heads that the outputs of a weight are; None for none.
 
     Raises:
         WorkerFailed: a worker died, or something else is wrong with the executor.
     """
     here, sent = type(method).restored is Compressor.restored, set[str]()
+    heads = heads or {}
 
     def tasks() -> Iterator[tuple[str, WeightTask | None]]:
         for name in names:
-            task = None if here else _task(name, method, weight_of(name), moments.get(name))
+            known = moments.get(name)
+            task = None
+            if not here and known is not None and not known.problem():
+                task = _task(name, method, weight_of(name), known, heads.get(name, 0))
             if task is not None:
                 sent.add(name)
             yield name, task
@@ -108,17 +116,16 @@ def decomposed(
                 known, parts = moments[name], made.tensors()
                 device = known.side_moment.device
                 inner_SS, outer_SS = parts[_INNER].to(device), parts[_OUTER].to(device)
-                yield method.restored(weight_of(name), known, name, (inner_SS, outer_SS))
+                own = method.for_heads(heads.get(name, 0))
+                yield own.restored(weight_of(name), known, name, (inner_SS, outer_SS))
 
 
 def _task(
-    name: str, method: Compressor, weight_MN: Tensor, moments: Moments | None
-) -> WeightTask | None:
-    if moments is None or moments.problem():
-        return None
+    name: str, method: Compressor, weight_MN: Tensor, moments: Moments, heads: int
+) -> WeightTask:
     if isinstance(method, Method):
         moments = replace(moments, long_moment=None)  # it never looks at it
     transposed = weight_MN.T.is_contiguous() and not weight_MN.is_contiguous()
     weight = weight_MN.T if transposed else weight_MN
     sent = TensorBytes.of({_WEIGHT: weight, **moments_tensors("", {name: moments})})
-    return WeightTask(name, method.name, sent, transposed)
+    return WeightTask(name, method.name, sent, transposed, heads)

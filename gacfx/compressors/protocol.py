@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from gacfx.compressors.allocate import allocate
-from gacfx.core.decision import Decision
+from gacfx.core.decision import Decision, LowRank
 from gacfx.core.kinds import BUILT_IN, KINDS
 from gacfx.core.search import Search
 from gacfx.errors import PipelineError
@@ -92,6 +92,14 @@ class Decomposition(ABC):
 
         factors = self.factors(rank, torch.float64)
         return factors.tensors["up"], factors.tensors["down"]
+
+    def decision(self, rank: int) -> Decision:
+        """How the method by itself stores a rank: as a pair, unless it says otherwise.
+
+        Args:
+            rank: 1 .. S, of its own allocation.
+        """
+        return LowRank(rank)
 
     def curve(self, value_model: str = "two-sided") -> "Curve":
         """What every rank 0 .. S costs with these factors, under a value model.
@@ -198,6 +206,9 @@ class Compressor(ABC):
     makes ``width`` or ``heads`` has ``scores`` and ``own_sizes``."""
     claims: tuple[Claim, ...] = ()
     """Printed claims of its paper, and whether a benchmark of gacfx shows them."""
+    keys_and_values_only: bool = False
+    """It treats the weights that make keys and values of attentions, and leaves all others. Plans
+    count those alone, so that a ratio is of them."""
     compensates: bool = True
     """Of widths and heads that it chose by its own scores: whether the inputs that stay of a weight
     take over what the others did. Those that are chosen by elimination always do."""
@@ -218,6 +229,12 @@ class Compressor(ABC):
         return ()
 
     @property
+    def remark(self) -> str:
+        """What of its settings cannot be had for a weight of these heads, and what is done instead;
+        empty where all can."""
+        return ""
+
+    @property
     def needs(self) -> tuple[Statistic, ...]:
         """Statistics that it looks at; none for a method that knows weights only."""
         return ()
@@ -227,6 +244,16 @@ class Compressor(ABC):
         """Importance of a weight under the value model ``paper``: a proxy of
         :mod:`gacfx.compressors.importance`."""
         return "magnitude"
+
+    def for_heads(self, heads: int) -> "Compressor":
+        """The method for a weight whose outputs are the key-value heads of an attention, one after
+        the other; itself unless it looks at them.
+
+        Args:
+            heads: how many; 0 for any other weight.
+        """
+        del heads
+        return self
 
     @abstractmethod
     def decompose(self, weight_MN: "Tensor", moments: "Moments", module: str = "") -> Decomposition:

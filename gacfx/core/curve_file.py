@@ -55,6 +55,8 @@ class Target:
     """Why there is no curve; the file has no array of this weight then."""
     runs: int = 1
     """Times that the product is launched: more than once where layers run in a loop."""
+    groups: int = 0
+    """Groups of outputs with factors of their own; 0 for a method that takes a weight whole."""
 
     @property
     def site(self) -> MatmulSite:
@@ -157,6 +159,7 @@ class Curves:
                 self.losses.get(w.module, none),
                 w.value_model,
                 w.failed,
+                w.groups,
             )
             for w in self.facts.weights
         }
@@ -315,6 +318,8 @@ def _check_facts(facts: Facts) -> None:
         seen.add(weight.module)
         if min(weight.rows, weight.columns) < 1:
             raise PlanError(f"{weight.module}: rows and columns must be positive")
+        if weight.groups < 0 or (weight.groups and weight.rows % weight.groups):
+            raise PlanError(f"{weight.module}: {weight.groups} groups of {weight.rows} outputs")
     _check_structures(facts)
     models = sorted(
         {weight.value_model for weight in facts.weights if not weight.failed}

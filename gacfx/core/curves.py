@@ -21,6 +21,9 @@ class Curve:
     value_model: str
     failed: str = ""
     """Why there is no curve, so that the weight stays dense; ``loss_nats`` is empty then."""
+    groups: int = 0
+    """Groups of outputs with factors of their own; entry r then is the rise at r components of all
+    of them together, the first ones of each in turn. 0 for a method that takes a weight whole."""
 
     @property
     def break_even(self) -> int:

@@ -20,6 +20,8 @@ class Gemm:
     k: int
     n: int
     bias: bool = False
+    count: int = 1
+    """Products of this shape that are one batched call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,14 @@ class Decision(ABC):
     def sizes(self, rows: int, columns: int) -> tuple[int, ...]:
         """The dims that it makes, which should be aligned."""
 
+    def latents(self, rows: int) -> int:
+        """Numbers for each token that its outputs can be made of again, group by group.
+
+        Args:
+            rows: outputs of the weight; as many, unless a kind is made for such a cache.
+        """
+        return rows
+
     def odd_integers(self, name: str, found: Sequence[int]) -> str:
         """What is wrong with the values of an integer tensor; empty where nothing is.
 
@@ -130,6 +140,21 @@ class Decision(ABC):
         """
         del rows, columns, step
         return (), f"is {cls.kind}"
+
+    @classmethod
+    def offers_in_groups(
+        cls, rows: int, columns: int, groups: int, step: int
+    ) -> "tuple[tuple[Decision, ...], str]":
+        """The same for a weight whose outputs a method takes in groups; most kinds know of none.
+
+        Args:
+            rows: outputs of the weight.
+            columns: inputs of the weight.
+            groups: of its outputs; 0 where the method has none.
+            step: every dim that a candidate makes is a multiple of this.
+        """
+        del groups
+        return cls.offers(rows, columns, step)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from gacfx.core.decision import Decision, Dense, LowRank, Pivot, PivotInOrder
+from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Each, Gone, Heads, Skip, Sliced, Width
@@ -38,6 +39,7 @@ BUILT_IN = (
     Kind(LowRank, "gacfx.modules.low_rank:LowRankLinear"),
     Kind(Pivot, "gacfx.modules.pivot:PivotLinear"),
     Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
+    Kind(GroupedLowRank, "gacfx.modules.grouped_low_rank:GroupedLowRankLinear"),
     Kind(Routed, "gacfx.modules.rank_experts:RankExpertLinear"),
     Kind(Sliced, "gacfx.modules.sliced:SlicedLinear"),
     Kind(Padded, "gacfx.modules.padded:PaddedLinear"),

@@ -15,6 +15,8 @@ from gacfx.graph.ops import Op
 _OPERANDS = ("query", "key", "value")
 _BETWEEN = ("dropout", "to", "_to_copy", "type_as", "clone", "contiguous", "slice", "mul")
 """What may stand between softmax and values."""
+_MASKED = ("add", "sub", "div", "masked_fill", "tanh")
+"""What may stand between the product of queries and keys and the softmax, besides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,10 @@ class Attention:
     """Its last axis but one runs over queries."""
     keys_of: Node
     """Its last axis but one runs over keys."""
+    queries: Node | None = None
+    """What keys are multiplied with; None where that is not known."""
+    keys: Node | None = None
+    """The same, or its transpose; None where that is not known."""
 
 
 def attentions(nodes: Iterable[Node]) -> tuple[Attention, ...]:
@@ -45,15 +51,29 @@ def _attention(node: Node) -> Attention | None:
         given = {**dict(zip(_OPERANDS, node.args, strict=False)), **node.kwargs}
         query, key, value = (given[name] for name in _OPERANDS)
         assert isinstance(query, Node) and isinstance(key, Node) and isinstance(value, Node)
-        return Attention(node, value, query, key)
+        return Attention(node, value, query, key, query, key)
     if op is not Op.MATMUL or len(ops.shape(node) or ()) < 4:
         return None
     scores, values = ops.operands(node)
     assert isinstance(values, Node)
-    return Attention(node, values, node, values) if _is_softmax(scores) else None
+    softmax = _softmax(scores)
+    if softmax is None:
+        return None
+    return Attention(node, values, node, values, *_scored(softmax.args[0]))
 
 
-def _is_softmax(node: object) -> bool:
+def _softmax(node: object) -> Node | None:
     while isinstance(node, Node) and ops.short_name(node) in _BETWEEN:
         node = node.args[0]
-    return isinstance(node, Node) and ops.short_name(node) in ("softmax", "_softmax")
+    found = isinstance(node, Node) and ops.short_name(node) in ("softmax", "_softmax")
+    return node if found and isinstance(node, Node) else None
+
+
+def _scored(node: object) -> tuple[Node | None, Node | None]:
+    """(queries, keys) whose product a softmax is taken of, scaled and masked in between."""
+    while isinstance(node, Node) and ops.short_name(node) in (*_BETWEEN, *_MASKED):
+        node = node.args[0]
+    if not isinstance(node, Node) or ops.op_of(node) is not Op.MATMUL:
+        return None, None
+    query, key = ops.operands(node)
+    return (query, key) if isinstance(query, Node) and isinstance(key, Node) else (None, None)

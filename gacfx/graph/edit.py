@@ -48,11 +48,18 @@ class Build:
     kind: str
     """Name of the class that stands in its place in the module."""
 
-    def call(self, target: Any, args: Sequence[Any], *, child: str = "") -> Node:
-        """A call inside the module, or inside one of its linear children."""
+    def call(self, target: Any, args: Sequence[Any], *, child: str = "", **named: Any) -> Node:
+        """A call inside the module, or inside one of its linear children.
+
+        Args:
+            target: an operator.
+            args: by place.
+            child: name of the linear child; empty for the module itself.
+            named: arguments by name.
+        """
         own = (*VALUE_KEYS, CUSTOM, "nn_module_stack")
         with self.gm.graph.inserting_before(self.like):
-            new = self.gm.graph.call_function(target, tuple(args))
+            new = self.gm.graph.call_function(target, tuple(args), named)
         new.meta.update({k: v for k, v in self.like.meta.items() if k not in own})
         inherit_custom(new, self.like)
         new.meta["nn_module_stack"] = self._stack(child)

@@ -87,6 +87,8 @@ class State(Offered):
     """Which weights lose channels or heads together; found with the dims."""
     whole: dict[str, str] = field(default_factory=dict)
     """Structure -> why the module's own code needs all of it, where the module was asked."""
+    heads: dict[str, int] = field(default_factory=dict)
+    """Module -> key-value heads that its outputs are, where targets are keys and values alone."""
     curves: "dict[str, Curve] | None" = None
     structure_curves: "tuple[StructureCurve, ...]" = ()
     """Of coupled structures, under the value model of the curves."""

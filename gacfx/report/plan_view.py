@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from gacfx.allocation.budget import bytes_of
 from gacfx.compressors.values import unit_of
 from gacfx.core.own_sizes import OWN_VALUE, is_own
 from gacfx.core.plan import LimitKept, Plan
@@ -64,6 +65,8 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
         yield sentence(own_line(plan, profile))
     if plan.budget.targeted_params < plan.budget.model_params / 2:
         yield sentence(targeted_line(plan))
+    if latents := latents_line(plan):
+        yield sentence(latents)
     yield from (sentence(limit_line(limit)) for limit in plan.limits)
     if plan.rules:
         yield Text(f"rules between weights kept: {plan.rules}")
@@ -171,6 +174,22 @@ def targeted_line(plan: Plan) -> str:
     """What the ratio is of, where that is the smaller part of the model."""
     share = plan.budget.targeted_params / plan.budget.model_params
     return f"only {share:.1%} of the model's parameters were there to choose from"
+
+
+def latents_line(plan: Plan) -> str:
+    """What a cache of latents would hold for a token, by arithmetic; empty where no decision of the
+    plan has latents."""
+    each = [(choice.decisions[w.module], w) for choice in plan.choices for w in choice.weights]
+    whole = sum(weight.rows for _, weight in each)
+    latents = sum(decision.latents(weight.rows) for decision, weight in each)
+    if latents == whole:
+        return ""
+    size = bytes_of(plan.provenance.dtype)
+    return (
+        f"keys and values: {latents * size:,} bytes for each token as latents, by arithmetic, and "
+        f"{whole * size:,} as they are ({latents / whole:.2f}); transformers' caches hold them as "
+        "they are"
+    )
 
 
 def budget_line(plan: Plan) -> str:

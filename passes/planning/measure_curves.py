@@ -111,6 +111,7 @@ class MeasureCurves(GacPass):
             list(by_name),
             lambda name: dense_weight(gm, by_name[name]),
             self.statistics.moments,
+            state(gm).heads,
         )
 
     def _made(
@@ -127,7 +128,8 @@ class MeasureCurves(GacPass):
         moments = self.statistics.moments.get(site.name)
         if moments is None:
             raise DecompositionFailed(site.name, "no calibration statistics")
-        return METHODS.find(self.method).decompose(dense_weight(gm, site), moments, site.name)
+        method = METHODS.find(self.method).for_heads(state(gm).heads.get(site.name, 0))
+        return method.decompose(dense_weight(gm, site), moments, site.name)
 
 
 def check_method(method: str, value: str = "two-sided", search: Search | None = None) -> None:

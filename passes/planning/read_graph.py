@@ -70,6 +70,7 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
                 dtype=site.dtype,
                 failed=curve.failed,
                 runs=site.runs,
+                groups=curve.groups,
             )
         )
     others = Counter[str]()

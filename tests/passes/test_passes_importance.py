@@ -85,6 +85,7 @@ def test_methods_have_the_proxies_of_table_1() -> None:
         "dobi-svd": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
+        "palu": "fisher",
         "llm-pruner": "taylor-first",
         "magnitude": "magnitude-l2",
         "random": "random",

@@ -22,7 +22,7 @@ def test_the_list_as_json(capsys: Printed) -> None:
     found = json.loads(capsys.readouterr().out)
     methods = {row["name"]: row for row in found["methods"]}
     assert list(methods) == [
-        *("svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "gfwsvd"),
+        *("svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "gfwsvd", "palu"),
         *("llm-pruner", "magnitude", "random"),
     ]
     assert methods["svd"]["settings"] == [] and "kept dense" not in methods["svd"]["allocates"]
@@ -79,6 +79,18 @@ def test_what_claims_say_is_what_the_benchmark_found() -> None:
         assert found[f"{one} below {other}"] == dict.fromkeys(ratios, True)
     assert found[f"{steep} below svd-llm"] == dict.fromkeys(ratios, False)
     assert found["svd-llm below asvd"] == {"0.2": False, "0.3": True, "0.4": True}
+
+
+def test_what_the_claims_of_palu_say_is_what_its_benchmark_found() -> None:
+    path = Path(__file__).parents[3] / "benchmarks" / "results" / "palu.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for said in METHODS.find("palu").claims:
+        assert said.command == "python -m benchmarks.palu" and said.found
+    always = dict.fromkeys(("0.3", "0.5"), True)
+    for other in ("allocation=uniform", "heads-per-group=1"):
+        assert found["claims"][f"palu below palu:{other}"] == always
+    assert all(r["odd_sizes"] == 0 for r in found["rows"] if r["sizes"].endswith("of 8"))
+    assert all(r["kept_params"] <= r["limit_params"] for r in found["rows"])
 
 
 @pytest.mark.parametrize("width", [40, 60, 100])

@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx import api
+from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.routed import Routed
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.carrier import Carrier
+from gacfx.modules.grouped_low_rank import GroupedLowRankLinear
 from gacfx.modules.install import compressed_modules, decisions_in
 from gacfx.modules.low_rank import LowRankLinear
 from gacfx.modules.pivot import PivotLinear
@@ -98,6 +100,7 @@ LAYERS: list[Callable[..., Carrier]] = [
     lambda **more: PivotLinear(7, 11, 3, **more),
     lambda **more: PivotInOrderLinear(11, 7, 3, **more),
     lambda **more: RankExpertLinear(11, 7, Routed(6, 4, 2, 2), **more),
+    lambda **more: GroupedLowRankLinear(11, 8, GroupedLowRank(2, 3), **more),
 ]
 
 

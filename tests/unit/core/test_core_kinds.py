@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gacfx.core.decision import DENSE, Decision, LowRank, Pivot
+from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.kinds import BUILT_IN, KINDS, Kind, read_decision, write_decision
 from gacfx.core.routed import Routed
 from gacfx.core.search import Search
@@ -22,6 +23,7 @@ DECISIONS = st.one_of(
     st.just(DENSE),
     st.builds(LowRank, st.integers(1, 10**9)),
     st.builds(Pivot, st.integers(1, 99)),
+    st.builds(GroupedLowRank, st.integers(-9, 10**9), st.integers(-9, 10**9)),
     st.builds(Routed, *4 * [st.integers(0, 10**9)]),
 )
 

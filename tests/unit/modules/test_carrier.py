@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 import gacfx
 from gacfx.core.decision import Decision, LowRank, Pivot, PivotInOrder
+from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.routed import Routed
 from gacfx.modules.carrier import NOTICE, Carrier
 from gacfx.modules.make import carrier_of
 from tests.families.test_families_uncommon import corpus, make
 
 KINDS: list[Decision] = [LowRank(4), Pivot(4), PivotInOrder(4), Routed(12, 4, 2, 2)]
+KINDS += [GroupedLowRank(4, 2), GroupedLowRank(1, 4)]
 CASES = [(kind, shape) for kind in KINDS for shape in ((12, 8), (8, 12))]
 
 
