@@ -12,12 +12,14 @@ from gacfx.compressors.allocate import wanted_rank
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import AllocationInputs, Decomposition
 from gacfx.compressors.values import TRIED
-from gacfx.core.decision import of_rank
+from gacfx.core.decision import DENSE, of_rank
 from gacfx.core.goal import Goal
-from gacfx.core.plan import Choice, Plan
+from gacfx.core.plan import Choice, Plan, Weight
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.settings import file_name
+from gacfx.core.shared_basis import SharedBasis
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.store import remembered_numbers
 from gacfx.errors import DecompositionFailed
 from gacfx.hardware.profile import Profile
@@ -49,13 +51,24 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     curves = study.curves(TRIED[0])
     facts, known = curves.facts, curves.curves
     budget = make_budget(facts, Goal(ratio=ratio))
-    shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
-    able = [name for name, curve in known.items() if not curve.failed]
+    groups = {module: one for one in curves.shared for module in one.facts.members}
+    shapes = {
+        groups[name].name if name in groups else name: (
+            groups[name].facts.shape if name in groups else (curve.rows, curve.columns)
+        )
+        for name, curve in known.items()
+    }
+    able = [name for name, curve in known.items() if not curve.failed and name not in groups]
     inputs = _inputs(study, able, budget.limit_params)
     ranks = METHODS.find(study.method).allocate(shapes, ratio, inputs)
+    shared = {one.name: one for one in curves.shared}
     choices = []
     for name, shape in shapes.items():
-        curve, wanted = known[name], wanted_rank(*shape, ratio)
+        wanted = wanted_rank(*shape, ratio)
+        if name in shared:
+            choices += _group_choices(shared[name], ranks[name], wanted)
+            continue
+        curve = known[name]
         decision = of_rank(None if curve.failed else ranks[name])
         loss = curve.loss(decision)
         choices.append(Choice.single(name, *shape, decision, wanted, loss, curve.failed))
@@ -75,6 +88,15 @@ def own_plan(study: "Study", ratio: str | float, profile: Profile) -> Planned:
     for module, reason in failed.items():
         raise DecompositionFailed(module, reason)
     return Planned(plan, factors)
+
+
+def _group_choices(curve: SharedCurve, rank: int | None, wanted: float) -> list[Choice]:
+    """The choice of a group that shares a basis; one for each weight where all stay dense."""
+    facts = curve.facts
+    weights = tuple(Weight(module, facts.rows, facts.columns) for module in facts.members)
+    if rank is None:
+        return [Choice(w.module, (w,), DENSE, None, 0.0) for w in weights]
+    return [Choice(curve.name, weights, SharedBasis(rank), wanted, float(curve.losses[rank]))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,14 +32,17 @@ def wanted_sizes(curves: Curves, budget: Budget, search: Search) -> dict[str, fl
 
 
 def wanted_ranks(facts: Facts, budget: Budget) -> dict[str, float]:
-    """Module -> d*: the rank at which every target keeps the same share of its parameters.
+    """Module, or group that may share a basis -> d*: the rank at which every target keeps the same
+    share of its parameters.
 
     That is the allocation of SVD-LLM v1, and the one that gacfx takes for all methods.
     """
     removed = str(1 - Fraction(budget.limit_params, max(budget.targeted_params, 1)))
     shapes = {(weight.rows, weight.columns) for weight in facts.weights}
+    shapes |= {group.shape for group in facts.shared}
     ranks = {shape: wanted_rank(*shape, removed) for shape in sorted(shapes)}
-    return {weight.module: ranks[weight.rows, weight.columns] for weight in facts.weights}
+    alone = {weight.module: ranks[weight.rows, weight.columns] for weight in facts.weights}
+    return {**alone, **{group.name: ranks[group.shape] for group in facts.shared}}
 
 
 def make_budget(facts: Facts, goal: Goal) -> Budget:

@@ -9,6 +9,7 @@ A name may carry settings, which ``gacfx methods NAME`` lists: ``asvd:alpha=0.3,
 """
 
 from gacfx.compressors.asvd import ASVD
+from gacfx.compressors.basis_sharing import BASIS_SHARING
 from gacfx.compressors.metrics import Method, Metric
 from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim, Compressor
 from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
@@ -43,6 +44,7 @@ LOW_RANK: dict[str, Method] = {
             ),
         ),
         SVD_LLM_V2,
+        BASIS_SHARING,
         Method("gfwsvd", Metric.MOMENT, Metric.MOMENT, "K-FAC metric, Martens and Grosse 2015"),
     )
 }
