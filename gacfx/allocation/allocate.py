@@ -162,7 +162,7 @@ def offer(
     known, wanted = curves.curves, wanted or {}
     without = lacking(without or {}, curves.unshared)
     structures = tuple(each for each in curves.structures if not each.facts.refused)
-    names = (each.name for each in (*structures, *curves.shared))
+    names = [each.name for each in structures] + [each.name for each in curves.shared]
     offers.check_bounds({**known, **dict.fromkeys(names)})
     structures = structures if offers.prune != "none" else ()
     _check_values(known, structures)

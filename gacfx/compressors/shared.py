@@ -160,6 +160,8 @@ def decompose_shared(
     for module, each in zip(modules, known, strict=True):
         if problem := each.problem():
             raise DecompositionFailed(name, f"{module}: {problem}")
+        if not bool(torch.isfinite(weights[module]).all()):
+            raise DecompositionFailed(name, f"{module}: NaN or infinite weight")
     try:
         stacked = stacked_moments(parts, known)
     except CalibrationError as error:

@@ -74,9 +74,7 @@ class SharedBasisLinear(Carrier):
                 f"{self.decision}: the layer that should hold its basis is a "
                 f"{type(lender).__name__}, which has none of {list(shape)}"
             )
-        up = self._modules.pop("up")
         self.down = found
-        self.up = up
 
     @classmethod
     def bias_name(cls, rows: int, columns: int) -> str:
