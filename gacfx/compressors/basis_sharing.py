@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gacfx.compressors.metrics import Method, Metric
-from gacfx.compressors.protocol import SIDE_BY_SIDE, Claim, Statistic
+from gacfx.compressors.protocol import Claim, Statistic
 from gacfx.core.search import Search
 from gacfx.core.settings import setting
 from gacfx.core.shared_basis import MOST_LAYERS, basis_group, layers_before
@@ -184,10 +184,5 @@ BASIS_SHARING = BasisSharing(
     Metric.IDENTITY,
     Metric.MOMENT,
     "Wang et al. 2024 (arXiv 2410.03765), q, k, v, gate and up of neighbouring layers; no refit",
-    (
-        Claim(
-            "lower perplexity than SVD-LLM with as many parameters",
-            SIDE_BY_SIDE,
-        ),
-    ),
+    (Claim("lower perplexity than SVD-LLM with as many parameters"),),
 )

@@ -82,6 +82,7 @@ def test_methods_have_the_proxies_of_table_1() -> None:
         "svd": "magnitude",
         "svd-llm": "magnitude",
         "svd-llm-v2": "magnitude",
+        "basis-sharing": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
         "llm-pruner": "taylor-first",

@@ -22,7 +22,8 @@ def test_the_list_as_json(capsys: Printed) -> None:
     found = json.loads(capsys.readouterr().out)
     methods = {row["name"]: row for row in found["methods"]}
     assert list(methods) == [
-        *("svd", "asvd", "svd-llm", "svd-llm-v2", "gfwsvd", "llm-pruner", "magnitude", "random")
+        *("svd", "asvd", "svd-llm", "svd-llm-v2", "basis-sharing", "gfwsvd"),
+        *("llm-pruner", "magnitude", "random"),
     ]
     assert methods["svd"]["settings"] == [] and "kept dense" not in methods["svd"]["allocates"]
     assert methods["asvd"]["settings"][0] == {

@@ -111,7 +111,7 @@ def placed(words: tuple[str, ...], places: dict[str, Path]) -> list[str]:
         ((*TWO, "--block", "0"), 2, "argument --block: 0 is not at least 1"),
         ((*TWO, "--prompt-tokens", "0"), 2, "argument --prompt-tokens: 0 is not at least 1"),
         ((*TWO, "--prompt-tokens", "95"), 1, "low: plans are judged behind the 95 tokens of a pr"),
-        ((*TWO, "--method", "qr"), 1, "no method 'qr'; known: svd, asvd, svd-llm, svd-llm-v2, g"),
+        ((*TWO, "--method", "qr"), 1, "no method 'qr'; known: svd, asvd, svd-llm, svd-llm-v2, b"),
         ((*TWO, "--method", "llm-pruner"), 1, "method llm-pruner only prunes, and makes no ranks"),
         ((*TWO, "--gpu", "abacus"), 1, "no profile 'abacus'"),
         ((*TWO, "--skip", "*"), 1, "no weight can be compressed: left out by skip=*"),

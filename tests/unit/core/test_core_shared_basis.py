@@ -1,4 +1,4 @@
-"""One basis for weights of several layers: decisions, whose basis it is, plans and curves of them."""
+"""One basis for weights of several layers: decisions, whose basis it is, plans, and curves."""
 
 import json
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """Basis Sharing through the doors: own ranks, plans, graph and module, folders, explanations."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests import tiny
 PROFILE = load_profile("h200")
 METHOD = "basis-sharing"
 SHARED = Search(align=2, form="shared-basis", value="two-sided")
+ANY = replace(SHARED, align=1)
 PAIRS = Search(align=1, form="pair", value="two-sided")
 SEVEN = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 
@@ -157,14 +159,12 @@ def test_layers_1_is_svd_llm() -> None:
 def test_uniform_ties_groups_of_a_type() -> None:
     found = study().with_method("basis-sharing:layers=1")
     assert found.plan("0.3", profile=PROFILE, search=PAIRS).plan.choices
-    tied = Search(align=1, form="shared-basis", value="two-sided", uniform=True)
+    tied = replace(ANY, uniform=True)
     assert shared(study().plan("0.3", profile=PROFILE, search=tied))
 
 
 def test_bounds_and_windows() -> None:
-    bound = Search(
-        align=1, form="shared-basis", value="two-sided", bounds=("*.[01].*.q_proj*=3:5",)
-    )
+    bound = replace(ANY, bounds=("*.[01].*.q_proj*=3:5",))
     choice = shared(study().plan("0.2", profile=PROFILE, search=bound))
     ranks = [c.rank for name, c in choice.items() if "q_proj" in name]
     assert ranks and all(rank is not None and 3 <= rank <= 5 for rank in ranks)
@@ -176,7 +176,7 @@ def test_bounds_and_windows() -> None:
 def test_an_explanation_of_a_group() -> None:
     name, choice = next(iter(shared(planned()).items()))
     seen = explain(planned().plan, study().curves_of(planned().plan), choice.weights[1].module)
-    assert seen.group == name and seen.params == choice.params
+    assert seen.module == name and seen.params == choice.params
     assert any("decided with" in note for note in seen.notes)
 
 
@@ -185,9 +185,7 @@ def test_what_is_refused() -> None:
         calibrated("svd-llm").with_method(METHOD)
     with pytest.raises(PipelineError, match="several layers at once"):
         gacfx.Request(method=METHOD, search=Search(prune="both"))
-    nothing = Search(
-        align=1, form="shared-basis", value="two-sided", bounds=("*.0.*.q_proj=1000:2000",)
-    )
+    nothing = replace(ANY, bounds=("*.0.*.q_proj=1000:2000",))
     with pytest.raises(PassError, match="no candidate is left"):
         study().plan("0.3", profile=PROFILE, search=nothing)
 
