@@ -72,8 +72,8 @@ class BasisSharing(Method):
 
     @property
     def minimises(self) -> str:
-        """The sum over the layers of a group."""
-        return "sum |D (sum A)^1/2|"
+        """A norm of the errors of all layers of a group, one above the other."""
+        return "|D (sum A)^1/2|"
 
     @property
     def allocates(self) -> str:
@@ -91,8 +91,8 @@ class BasisSharing(Method):
 
     @property
     def needs(self) -> tuple[Statistic, ...]:
-        """Inputs on both sides: moments are added up over layers."""
-        return Statistic.INPUT_MOMENT, Statistic.LONG_INPUT_MOMENT
+        """Those that can be added up over layers."""
+        return (Statistic.WHOLE_INPUT_MOMENT,)
 
     def offered(self, search: Search) -> tuple[str, ...]:
         """Ranks, for groups and for weights alone.

@@ -48,9 +48,9 @@ class Statistic(StrEnum):
     """Largest |x| of each input."""
     INPUT_MOMENT = "input moment"
     """A = E[x x^T] where that is the short side, else W A W^T."""
-    LONG_INPUT_MOMENT = "input moment of the long side"
-    """A also where that is the long side, of weights that share a basis: 8 bytes for each of its
-    entries and each of the two texts that are kept."""
+    WHOLE_INPUT_MOMENT = "whole input moment"
+    """A whichever side is the short one, of weights that may share a basis: where it is the long
+    one 8 bytes more for each of its entries and each of the two texts that are kept."""
     GRAD_MOMENT = "grad moment"
     """G = E[g g^T] of the output gradients where that is the short side, else W^T G W."""
     WEIGHT_GRADIENTS = "weight gradients"

@@ -86,7 +86,7 @@ def long_inputs(gm: GraphModule, method: Compressor) -> frozenset[str]:
 
     Those of any number of layers that may share a basis, so that statistics do for all of them.
     """
-    if Statistic.LONG_INPUT_MOMENT not in method.needs or method.shares == 1:
+    if Statistic.WHOLE_INPUT_MOMENT not in method.needs or method.shares == 1:
         return frozenset()
     known, closing = _candidates(gm), _closing(gm)
     return frozenset(

@@ -18,8 +18,14 @@ from gacfx.core.shared_basis import SharedBasis
 from gacfx.core.statistics import Moments
 from gacfx.errors import DecompositionFailed, PipelineError
 
-METHOD = METHODS.find("basis-sharing")
-assert isinstance(METHOD, BasisSharing)
+
+def method(name: str = "basis-sharing") -> BasisSharing:
+    found = METHODS.find(name)
+    assert isinstance(found, BasisSharing)
+    return found
+
+
+METHOD = method()
 TALL, FLAT, BOTH = (12, 7), (3, 9), (6, 9)
 """Each weight has more outputs; all together have fewer; only all together have more."""
 
@@ -105,8 +111,8 @@ def test_a_group_of_one_is_svd_llm(shape: tuple[int, int]) -> None:
     for rank in range(1, min(shape) + 1):
         ours, theirs = made.pair(rank), alone.pair(rank)
         torch.testing.assert_close(ours[0] @ ours[1], theirs[0] @ theirs[1], rtol=1e-9, atol=1e-9)
-    ours = made.losses(OutputWeight.MOMENT)
-    np.testing.assert_allclose(ours, alone.curve("two-sided").loss_nats, rtol=1e-8, atol=1e-9)
+    losses = made.losses(OutputWeight.MOMENT)
+    np.testing.assert_allclose(losses, alone.curve("two-sided").loss_nats, rtol=1e-8, atol=1e-9)
 
 
 def test_factors_have_one_basis_and_the_norms_of_half_precision() -> None:
@@ -154,8 +160,7 @@ def test_neighbours_share_and_the_last_one_is_alone() -> None:
     found = METHOD.group({**WEIGHTS, "lm_head": WEIGHT}, {}, ())
     assert found.groups == {f"{NAMES[0]}+1": (*NAMES[:2],), f"{NAMES[2]}+1": (*NAMES[2:4],)}
     assert found.reasons == {NAMES[4]: LONELY}
-    three = METHODS.find("basis-sharing:layers=3")
-    assert isinstance(three, BasisSharing)
+    three = method("basis-sharing:layers=3")
     assert list(map(len, three.group(WEIGHTS, {}, ()).groups.values())) == [3, 2]
 
 
@@ -187,15 +192,14 @@ def test_weights_that_share_nothing(
 
 
 def test_layers_in_between_are_needed() -> None:
-    three = METHODS.find("basis-sharing:layers=3")
-    assert isinstance(three, BasisSharing)
+    three = method("basis-sharing:layers=3")
     found = three.group({NAMES[0]: WEIGHT, NAMES[2]: WEIGHT}, {}, ())
     assert "are not of consecutive layers" in found.reasons[NAMES[2]] and not found.groups
 
 
 def test_one_layer_is_no_group() -> None:
-    one = METHODS.find("basis-sharing:layers=1")
-    assert isinstance(one, BasisSharing) and one.shares == 1
+    one = method("basis-sharing:layers=1")
+    assert one.shares == 1
     assert not one.group(WEIGHTS, {}, ()).groups
 
 

@@ -15,7 +15,7 @@ from gacfx.compressors.allocate import upstream_rank
 from gacfx.core.curve_file import load_curves, save_curves
 from gacfx.core.plan import Choice
 from gacfx.core.planned import Planned
-from gacfx.core.search import Search
+from gacfx.core.search import Bound, Search
 from gacfx.core.shared_basis import SharedBasis, basis_group
 from gacfx.core.sites import Workload
 from gacfx.errors import PassError, PipelineError, PlanError
@@ -164,7 +164,7 @@ def test_uniform_ties_groups_of_a_type() -> None:
 
 
 def test_bounds_and_windows() -> None:
-    bound = replace(ANY, bounds=("*.[01].*.q_proj*=3:5",))
+    bound = replace(ANY, bounds=(Bound("*.[01].*.q_proj*", 3, 5),))
     choice = shared(study().plan("0.2", profile=PROFILE, search=bound))
     ranks = [c.rank for name, c in choice.items() if "q_proj" in name]
     assert ranks and all(rank is not None and 3 <= rank <= 5 for rank in ranks)
@@ -185,7 +185,7 @@ def test_what_is_refused() -> None:
         calibrated("svd-llm").with_method(METHOD)
     with pytest.raises(PipelineError, match="several layers at once"):
         gacfx.Request(method=METHOD, search=Search(prune="both"))
-    nothing = replace(ANY, bounds=("*.0.*.q_proj=1000:2000",))
+    nothing = replace(ANY, bounds=(Bound("*.0.*.q_proj", 1000, 2000),))
     with pytest.raises(PassError, match="no candidate is left"):
         study().plan("0.3", profile=PROFILE, search=nothing)
 
