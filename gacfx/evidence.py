@@ -22,6 +22,7 @@ from gacfx.compressors.kept import KeptDecompositions
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Compressor, Decomposition, Statistic
 from gacfx.compressors.pruning.factors import structure_factors
+from gacfx.compressors.shared import SharedSvd, shared_factors
 from gacfx.compressors.values import NATS, unit_of
 from gacfx.core.curves import Curve
 from gacfx.core.decision import Decision
@@ -29,6 +30,8 @@ from gacfx.core.kept_factors import keep
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.plan import Choice, Plan, Weight
 from gacfx.core.pruning import GONE, Skip
+from gacfx.core.shared_basis import SharedBasis
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.sites import MatmulSite
 from gacfx.core.statistics import Moments, Statistics
 from gacfx.core.store import Store
@@ -41,6 +44,7 @@ from gacfx.errors import DecompositionFailed, UnsupportedModel
 from gacfx.graph.notes import state, target_sites
 from gacfx.modules.install import swapped
 from gacfx.modules.make import make_factors
+from gacfx.passes.planning.measure_bases import MeasureBases
 from gacfx.passes.planning.measure_curves import MeasureCurves, dense_weight
 from gacfx.passes.planning.measure_structures import MeasureStructures, measured_structure
 
@@ -63,6 +67,10 @@ class Evidence:
     """Value model -> curves of all targets."""
     structures: dict[str, tuple[StructureCurve, ...]] = field(default_factory=dict)
     """Value model -> curves of all coupled structures."""
+    shared: dict[str, tuple[tuple[SharedCurve, ...], dict[str, str]]] = field(default_factory=dict)
+    """Value model -> curves of weights that may share a basis, and why others do not."""
+    bases: dict[str, SharedSvd] = field(default_factory=dict)
+    """Group -> decomposition of its weights; none is kept where decompositions live in a store."""
     gradients: Gradients = field(default_factory=dict)
     """Module -> gradients of its weight; empty unless the method asked for them."""
     store: Store | None = None
@@ -83,7 +91,7 @@ class Evidence:
         kept: MutableMapping[str, Decomposition] = {}
         if isinstance(known, KeptDecompositions):
             kept = known.by(METHODS.find(method), heads)
-        return replace(self, decompositions=kept, curves={}, structures={})
+        return replace(self, decompositions=kept, curves={}, structures={}, shared={}, bases={})
 
     def measure(
         self,
@@ -114,7 +122,12 @@ class Evidence:
                 others=tables,
             )(gm)
             self.curves.update({**tables, value: state(gm).curves or {}})
-        state(gm).curves, state(gm).structure_curves = self.curves[value], ()
+        about = state(gm)
+        about.curves, about.structure_curves = self.curves[value], ()
+        if value not in self.shared:
+            self._bases(method, value)(gm)
+            self.shared[value] = about.shared_curves, about.unshared
+        about.shared_curves, about.unshared = self.shared[value]
         if skip_nats is None:
             return
         if value not in self.structures:
@@ -147,6 +160,11 @@ class Evidence:
                     name: keep(self.store, name, one, self.home) for name, one in made.items()
                 }
                 failed |= lost
+        for choice in several.values():
+            if isinstance(choice.decision, SharedBasis):
+                made, lost = self._shared(plan, gm, choice, choice.decision)
+                factors |= made
+                failed |= lost
         inside = {weight.module for choice in several.values() for weight in choice.weights}
         for module, decision in plan.decisions.items():
             if module in inside:
@@ -162,6 +180,22 @@ class Evidence:
         source = self.decompositions[weight.module]
         made = make_factors(source, decision, weight.rows, weight.columns, source.weight_MN.dtype)
         return keep(self.store, weight.module, made, self.home)
+
+    def _bases(self, method: str, value: str) -> MeasureBases:
+        bases = self.bases if self.store is None else None
+        return MeasureBases(method=method, value=value, statistics=self.statistics, bases=bases)
+
+    def _shared(
+        self, plan: Plan, gm: GraphModule, choice: Choice, decision: SharedBasis
+    ) -> tuple[FactorSet, Failed]:
+        """The tensors of one group that shares a basis."""
+        bases = self._bases(plan.provenance.method, plan.provenance.value_model)
+        modules = tuple(weight.module for weight in choice.weights)
+        try:
+            made = shared_factors(bases.decomposed(gm, choice.group, modules), decision)
+        except DecompositionFailed as error:
+            return {}, dict.fromkeys(modules, error.reason)
+        return {name: keep(self.store, name, one, self.home) for name, one in made.items()}, {}
 
     def _structure(
         self, plan: Plan, gm: GraphModule, structure: Structure, choice: Choice

@@ -13,7 +13,7 @@ from torch.fx import GraphModule
 
 from gacfx import pipelines
 from gacfx.allocation.allocate import Case, allocate, offer, restrict
-from gacfx.allocation.budget import wanted_sizes
+from gacfx.allocation.budget import wanted_ranks, wanted_sizes
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
 from gacfx.core.curve_file import Curves
@@ -167,7 +167,8 @@ def problem_again(
             f"{error}; the plan was made with {', '.join(search.limits)}: import the module "
             "that defines it first"
         ) from error
-    wanted = {c.group: c.wanted for c in plan.choices if c.wanted is not None}
+    wanted = wanted_ranks(curves.facts, plan.budget) if curves.shared else {}
+    wanted |= {c.group: c.wanted for c in plan.choices if c.wanted is not None}
     if search.prune == "only":  # a structure that stays whole is no choice of the plan
         wanted = wanted_sizes(curves, plan.budget, search)
     without = {weight.module: c.lacks for c in plan.choices for weight in c.weights}

@@ -42,6 +42,7 @@ from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
 from gacfx.modules.experts import unpacked
 from gacfx.modules.install import swapped
+from gacfx.passes.planning.measure_bases import long_inputs
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.read_graph import graph_curves, targeted_params
 from gacfx.progress import Count, Progress
@@ -155,7 +156,7 @@ class Study:
             (part, held_back),
             corpus.digest,
             known,
-            both_sides=found.both_sides,
+            both_sides=found.both_sides | long_inputs(graph, known),
             seed=seed,
             progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
             store=store,
@@ -181,8 +182,14 @@ class Study:
             UnsupportedModel: it treats none of them.
         """
         found = METHODS.find(method)
+        moments = self.full.statistics.moments
+        lacks_inputs = any(
+            moments[module].long_moment is None
+            for module in long_inputs(self.graph, found)
+            if module in moments
+        )
         lacks_gradients = Statistic.WEIGHT_GRADIENTS in found.needs and not self.full.gradients
-        if lacks_gradients or (found.prunes and not self.structures):
+        if lacks_inputs or lacks_gradients or (found.prunes and not self.structures):
             raise PlanError(
                 f"method {method!r} needs what this study did not gather; make it with "
                 f"Study.make(..., method={method!r})"

@@ -17,10 +17,12 @@ from gacfx.compressors.values import TRIED
 from gacfx.core.decision import DENSE, Decision
 from gacfx.core.goal import Goal
 from gacfx.core.own_sizes import OWN_RANKS, OWN_VALUE, OWN_WIDTHS
-from gacfx.core.plan import Budget, Choice, Plan
+from gacfx.core.plan import Budget, Choice, Plan, Weight
 from gacfx.core.planned import Planned
 from gacfx.core.provenance import Trial
 from gacfx.core.settings import file_name
+from gacfx.core.shared_basis import SharedBasis
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.store import remembered_numbers
 from gacfx.errors import DecompositionFailed, InfeasibleBudget
 from gacfx.evidence import Evidence
@@ -107,14 +109,24 @@ def _own_ranks(study: "Study", goal: Goal, profile: Profile) -> Plan:
     facts, known = curves.facts, curves.curves
     budget = make_budget(facts, goal)
     ratio = _share(goal, budget)
-    shapes = {name: (curve.rows, curve.columns) for name, curve in known.items()}
-    able = [name for name, curve in known.items() if not curve.failed]
+    groups = {module: one for one in curves.shared for module in one.facts.members}
+    shapes = {
+        groups[name].name if name in groups else name: (
+            groups[name].facts.shape if name in groups else (curve.rows, curve.columns)
+        )
+        for name, curve in known.items()
+    }
+    able = [name for name, curve in known.items() if not curve.failed and name not in groups]
     inputs = _inputs(study, able, budget.limit_params)
     ranks = METHODS.find(study.method).allocate(shapes, ratio, inputs)
+    shared = {one.name: one for one in curves.shared}
     choices = []
     for name, shape in shapes.items():
+        wanted = wanted_rank(*shape, ratio, known[name].groups if name in known else 0)
+        if name in shared:
+            choices += _group_choices(shared[name], ranks[name], wanted)
+            continue
         curve, rank = known[name], ranks[name]
-        wanted = wanted_rank(*shape, ratio, curve.groups)
         decision: Decision = DENSE
         if rank is not None and not curve.failed:
             decision = study.full.decompositions[name].decision(rank)
@@ -132,6 +144,15 @@ def _own_ranks(study: "Study", goal: Goal, profile: Profile) -> Plan:
         digests=facts.digests,
         refusals=facts.refusals,
     )
+
+
+def _group_choices(curve: SharedCurve, rank: int | None, wanted: float) -> list[Choice]:
+    """The choice of a group that shares a basis; one for each weight where all stay dense."""
+    facts = curve.facts
+    weights = tuple(Weight(module, facts.rows, facts.columns) for module in facts.members)
+    if rank is None:
+        return [Choice(w.module, (w,), DENSE, None, 0.0) for w in weights]
+    return [Choice(curve.name, weights, SharedBasis(rank), wanted, float(curve.losses[rank]))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from gacfx.allocation.joint import Joint, joint
 from gacfx.allocation.latency import ShareOfDense
 from gacfx.allocation.offers import BY, Offers
 from gacfx.allocation.problem import make_problem
+from gacfx.allocation.shared import lacking, shared_joint
 from gacfx.allocation.ties import tie_layers
 from gacfx.core.curve_file import Curves
 from gacfx.core.curves import Curve, ListedCurve
@@ -29,6 +30,7 @@ from gacfx.core.plan import Budget, Choice, LimitKept, Plan, Proof
 from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.pruning import Each
 from gacfx.core.search import DEFAULT_SEARCH, Prune, Search
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.sites import MatmulSite
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import GacError, InfeasibleBudget, PassError
@@ -47,6 +49,14 @@ class Known(Protocol):
     @property
     def structures(self) -> tuple[StructureCurve, ...]:
         """Those of coupled structures."""
+
+    @property
+    def shared(self) -> tuple[SharedCurve, ...]:
+        """Those of weights that may share a basis."""
+
+    @property
+    def unshared(self) -> Mapping[str, str]:
+        """Module -> why it keeps a basis of its own, where its type shares them."""
 
 
 class Limiter(Protocol):
@@ -149,14 +159,19 @@ def offer(
     Raises:
         PassError: a weight for which nothing is left, or a bound that speaks of none.
     """
-    known, wanted, without = curves.curves, wanted or {}, without or {}
+    known, wanted = curves.curves, wanted or {}
+    without = lacking(without or {}, curves.unshared)
     structures = tuple(each for each in curves.structures if not each.facts.refused)
-    offers.check_bounds({**known, **dict.fromkeys(each.name for each in structures)})
+    names = [each.name for each in structures] + [each.name for each in curves.shared]
+    offers.check_bounds({**known, **dict.fromkeys(names)})
     structures = structures if offers.prune != "none" else ()
     _check_values(known, structures)
     candidates, reasons = dict[str, Candidates](), dict[str, str]()
     members = {each.name: tuple(m.module for m in each.facts.members) for each in structures}
     owner = {module: each for each in structures for module in members[each.name]}
+    shared = curves.shared if offers.prune == "none" else ()
+    members |= {each.name: each.facts.members for each in shared}
+    lends = {module: each for each in shared for module in members[each.name]}
     groups = dict[str, Curve | Joint]()
     alike = dict[object, tuple[Candidates, str]]()
     for module, curve in known.items():
@@ -170,6 +185,17 @@ def offer(
                 )
                 groups[structure.name] = made
                 candidates[structure.name] = made.candidates
+            continue
+        if module in lends:
+            group = lends[module]
+            if group.name not in groups:
+                whole = [known[one] for one in members[group.name]]
+                size = wanted.get(group.name)
+                made = shared_joint(
+                    group, whole, offers, without=without, wanted=size, limited=limited
+                )
+                groups[group.name] = made
+                candidates[group.name] = made.candidates
             continue
         groups[module] = curve
         if offers.prune == "only":

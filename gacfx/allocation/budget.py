@@ -32,19 +32,21 @@ def wanted_sizes(curves: Curves, budget: Budget, search: Search) -> dict[str, fl
 
 
 def wanted_ranks(facts: Facts, budget: Budget) -> dict[str, float]:
-    """Module -> d*: the rank at which every target keeps the same share of its parameters.
+    """Module, or group that may share a basis -> d*: the rank at which every target keeps the same
+    share of its parameters.
 
     That is the allocation of SVD-LLM v1, and the one that gacfx takes for all methods.
     """
     removed = str(1 - Fraction(budget.limit_params, max(budget.targeted_params, 1)))
-    shapes = {
+    alone = {
         weight.module: (weight.rows, weight.columns, weight.groups) for weight in facts.weights
     }
+    shapes = alone | {group.name: (*group.shape, 0) for group in facts.shared}
     ranks = {
         (rows, columns, groups): wanted_rank(rows, columns, removed, groups)
         for rows, columns, groups in sorted({*shapes.values()})
     }
-    return {module: ranks[shape] for module, shape in shapes.items()}
+    return {name: ranks[shape] for name, shape in shapes.items()}
 
 
 def make_budget(facts: Facts, goal: Goal) -> Budget:

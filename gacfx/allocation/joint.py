@@ -96,7 +96,7 @@ class Front:
 
 
 @dataclass(frozen=True, slots=True)
-class _Options:
+class Options:
     """What one weight may become at one size of its structure."""
 
     decisions: tuple[Decision, ...]
@@ -148,14 +148,14 @@ class _Maker:
                 ranked = menu in ("both", "cautious") and size in self.curve.ranks
                 whole = size == self._whole
                 here += self._each(kinds) if whole else self._at(size, kinds if ranked else ())
-            found += _best(here)
+            found += best_of(here)
         skip_nats = self.curve.facts.skip_nats
         if skip_nats is not None and not self.offers.window and self._may_go:
             found.append((0, skip_nats, Skip()))
         unique = {each.label: (params, loss, each) for params, loss, each in found}
         rows = sorted(unique.values(), key=lambda row: (row[0], row[1]))
         if not self.limited:
-            rows = _best(rows)
+            rows = best_of(rows)
         if not rows:
             of_weights = (b for c in self.whole for b in self.offers.bounds_on(c.module))
             bounds = dict.fromkeys((*self._bounds, *of_weights))
@@ -241,7 +241,7 @@ class _Maker:
     def _each(self, kinds: tuple[str, ...]) -> list[tuple[int, float, Decision]]:
         """Nothing is pruned, and each weight may have a rank."""
         options = [self._options(curve, kinds) for curve in self.whole]
-        return [(params, loss, Each(parts)) for params, loss, parts in _ways(0.0, options)]
+        return [(params, loss, Each(parts)) for params, loss, parts in ways(0.0, options)]
 
     def _at(self, size: Size, kinds: tuple[str, ...]) -> list[tuple[int, float, Decision]]:
         """One size, and ranks of what is left of each weight."""
@@ -255,7 +255,7 @@ class _Maker:
             options.append(self._options(left, kinds, weight))
         units, heads = self.curve.kept(size)
         found: list[tuple[int, float, Decision]] = []
-        for params, loss, parts in _ways(self.curve.loss(size), options):
+        for params, loss, parts in ways(self.curve.loss(size), options):
             own = tuple(Sliced(*shape, part) for shape, part in zip(shapes, parts, strict=True))
             whole = [(c.rows, c.columns) for c in self.whole]
             made = tuple(
@@ -268,17 +268,26 @@ class _Maker:
                 found.append((params, loss, Heads(made, units, heads)))
         return found
 
-    def _options(self, curve: Curve, kinds: tuple[str, ...], weight: float = 1.0) -> _Options:
+    def _options(self, curve: Curve, kinds: tuple[str, ...], weight: float = 1.0) -> Options:
         lacks = self.without.get(curve.module, {})
-        decisions = self.offers.only(*kinds).without(*lacks).allowed(curve)
-        params = [each.params(curve.rows, curve.columns) for each in decisions]
-        losses = [0.0 if curve.failed else weight * curve.loss(each) for each in decisions]
-        return _Options(decisions, np.array(params, np.int64), np.array(losses))
+        return options_of(curve, self.offers.only(*kinds).without(*lacks), weight)
 
 
-def _ways(
-    loss: float, options: Sequence[_Options]
-) -> list[tuple[int, float, tuple[Decision, ...]]]:
+def options_of(curve: Curve, offers: Offers, weight: float = 1.0) -> Options:
+    """What one weight of a group may become by itself, whatever the window.
+
+    Args:
+        curve: of the weight.
+        offers: of the kinds that it can have.
+        weight: how often its losses count.
+    """
+    decisions = offers.allowed(curve)
+    params = [each.params(curve.rows, curve.columns) for each in decisions]
+    losses = [0.0 if curve.failed else weight * curve.loss(each) for each in decisions]
+    return Options(decisions, np.array(params, np.int64), np.array(losses))
+
+
+def ways(loss: float, options: Sequence[Options]) -> list[tuple[int, float, tuple[Decision, ...]]]:
     """Ways to choose an option for each weight that no other beats: (parameters, loss, parts); none
     where a weight has no option."""
     if not all(each.decisions for each in options):
@@ -293,7 +302,7 @@ def _ways(
     ]
 
 
-def _best(rows: list[tuple[int, float, Decision]]) -> list[tuple[int, float, Decision]]:
+def best_of(rows: list[tuple[int, float, Decision]]) -> list[tuple[int, float, Decision]]:
     """Those that no other beats, parameters rising."""
     if not rows:
         return rows

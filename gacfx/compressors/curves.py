@@ -90,10 +90,7 @@ class Tails:
         """
         output_SS *= self._input_gram
         output_SS.add_(self._white, alpha=DOUBT * mean)
-        # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
-        rows_S = output_SS.diagonal() + 2 * output_SS.triu(1).sum(1)
-        loss = 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0)
-        return loss.cummax(0).values.flip(0)
+        return tail_sums(output_SS).flip(0).cummax(0).values.flip(0)
 
     @cached_property
     def _white(self) -> Tensor:
@@ -122,3 +119,10 @@ class Tails:
         moments, inner_SS = self.moments, self.inner_SS
         middle_SS = moments.projected_moment if moments.wide else moments.side_moment
         return inner_SS.T @ middle_SS @ inner_SS
+
+
+def tail_sums(both_SS: Tensor) -> Tensor:
+    """[S + 1]: half the sum of the block [r:, r:] of a symmetric matrix, for r = 0 .. S."""
+    # Row i adds its diagonal entry and, by symmetry, twice what stands right of it.
+    rows_S = both_SS.diagonal() + 2 * both_SS.triu(1).sum(1)
+    return 0.5 * torch.cat([rows_S, rows_S.new_zeros(1)]).flip(0).cumsum(0).flip(0)

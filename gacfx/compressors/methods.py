@@ -9,6 +9,7 @@ A name may carry settings, which ``gacfx methods NAME`` lists: ``asvd:alpha=0.3,
 """
 
 from gacfx.compressors.asvd import ASVD
+from gacfx.compressors.basis_sharing import BASIS_SHARING
 from gacfx.compressors.dobi_svd import DOBI_SVD
 from gacfx.compressors.gfwsvd import GFWSVD
 from gacfx.compressors.metrics import Method, Metric
@@ -31,6 +32,7 @@ LOW_RANK: dict[str, Method] = {
         SVD_LLM,
         SVD_LLM_V2,
         DOBI_SVD,
+        BASIS_SHARING,
         GFWSVD,
     )
 }

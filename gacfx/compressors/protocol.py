@@ -48,6 +48,9 @@ class Statistic(StrEnum):
     """Largest |x| of each input."""
     INPUT_MOMENT = "input moment"
     """A = E[x x^T] where that is the short side, else W A W^T."""
+    WHOLE_INPUT_MOMENT = "whole input moment"
+    """A whichever side is the short one, of weights that may share a basis: where it is the long
+    one 8 bytes more for each of its entries and each of the two texts that are kept."""
     GRAD_MOMENT = "grad moment"
     """G = E[g g^T] of the output gradients where that is the short side, else W^T G W."""
     WEIGHT_GRADIENTS = "weight gradients"
@@ -329,6 +332,12 @@ class Compressor(ABC):
         """
         del curves, gone
         return {}
+
+    @property
+    def shares(self) -> int:
+        """Consecutive layers whose weights of one type share a basis; 1 for none. A method that
+        says more is a :class:`gacfx.compressors.basis_sharing.BasisSharing`."""
+        return 1
 
     @property
     def prunes(self) -> bool:

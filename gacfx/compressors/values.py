@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from gacfx.compressors.importance import importance, linear_losses
 from gacfx.core.curves import Curve
 from gacfx.core.own_sizes import OWN_VALUE
+from gacfx.core.shared_curves import SharedCurve, SharedFacts
 from gacfx.core.table import Table
 from gacfx.errors import DecompositionFailed, PipelineError
 
 if TYPE_CHECKING:
     from gacfx.compressors.curves import Tails
     from gacfx.compressors.protocol import Compressor, Decomposition
+    from gacfx.compressors.shared import SharedSvd
 
 Losses = NDArray[np.float64]
 
@@ -49,6 +51,9 @@ class ValueModel:
     structures: str = ""
     """What it puts in the place of G where units of a structure go, as
     :class:`gacfx.compressors.curves.OutputWeight` names it; empty where it says nothing of that."""
+    shared: "Callable[[SharedSvd], Losses] | None" = None
+    """The same of weights that share a basis, summed over them; None where it says nothing of
+    that."""
     by_proxy: bool = False
     """It counts by a proxy that goes with the method, and plans name both."""
 
@@ -78,6 +83,24 @@ class ValueModel:
             )
         return Curve(found.module, *shape, losses, self.label(found.method))
 
+    def shared_curve(self, found: "SharedSvd") -> SharedCurve:
+        """What every rank costs that weights have together.
+
+        Raises:
+            DecompositionFailed: the losses are not finite, or the value model says nothing of it.
+            PlanError: the value model gives no curve.
+        """
+        if self.shared is None:
+            raise DecompositionFailed(
+                found.name, f"value model {self.name!r} says nothing of what a shared basis costs"
+            )
+        losses = self.shared(found)
+        if not np.isfinite(losses).all():
+            raise DecompositionFailed(found.name, f"the {self.name} loss curve is not finite")
+        shape = len(found.weights[0]), found.weights[0].shape[1]
+        label = self.label(found.stacked.method)
+        return SharedCurve(SharedFacts(found.name, found.modules, *shape, label), losses)
+
 
 def _two_sided(found: "Decomposition") -> Losses:
     return _tail(found, "moment")
@@ -96,6 +119,24 @@ def _paper(found: "Decomposition") -> Losses:
     proxy = found.method.proxy
     score = importance(found.weight_MN, found.moments, proxy, module=found.module)
     return linear_losses(*found.moments.shape, score)
+
+
+def _shared_two_sided(found: "SharedSvd") -> Losses:
+    return _shared_tail(found, "moment")
+
+
+def _shared_fisher(found: "SharedSvd") -> Losses:
+    return _shared_tail(found, "mean")
+
+
+def _shared_relative(found: "SharedSvd") -> Losses:
+    return _shared_tail(found, "identity", shares=True)
+
+
+def _shared_tail(found: "SharedSvd", output: str, *, shares: bool = False) -> Losses:
+    from gacfx.compressors.curves import OutputWeight  # torch
+
+    return found.losses(OutputWeight(output), shares=shares)
 
 
 def _tail(found: "Decomposition", output: str) -> Losses:
@@ -147,6 +188,7 @@ VALUES: Table[ValueModel] = Table(
             "K-FAC, Martens and Grosse 2015",
             _two_sided,
             structures="moment",
+            shared=_shared_two_sided,
         ),
         ValueModel(
             "fisher",
@@ -155,6 +197,7 @@ VALUES: Table[ValueModel] = Table(
             "the same with one number for G",
             _fisher,
             structures="mean",
+            shared=_shared_fisher,
         ),
         ValueModel(
             "relative",
@@ -162,6 +205,7 @@ VALUES: Table[ValueModel] = Table(
             "tr(D A D^T), as a share of that of the weight",
             "energy of SVD-LLM, Wang et al. 2024",
             _relative,
+            shared=_shared_relative,
         ),
         ValueModel(
             "paper",

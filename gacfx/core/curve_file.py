@@ -19,20 +19,24 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from gacfx.core.curve_checks import check_facts, check_losses
 from gacfx.core.curves import Curve
 from gacfx.core.files.atomic import making, replacing
 from gacfx.core.files.reading import check_regular
 from gacfx.core.files.targets import check_file, writing
-from gacfx.core.names import is_group_name, is_module_name, odd_text, printable
+from gacfx.core.names import odd_text, printable
 from gacfx.core.provenance import Provenance
+from gacfx.core.shared_curves import SharedCurve, SharedFacts, shared_key
 from gacfx.core.sites import Extent, Layout, MatmulSite
 from gacfx.core.structure_curves import Size, StructureCurve, StructureFacts
 from gacfx.errors import CheckpointError, PlanError
 
 FORMAT = "gacfx-curves"
-VERSION = 2
-READS = (1, VERSION)
-"""Version 1 knows no structures."""
+VERSION = 3
+UNSHARED = 2
+"""Written where no basis is shared, for older readers."""
+READS = (1, UNSHARED, VERSION)
+"""Version 1 knows no structures, version 2 no shared bases."""
 _KEY = "gacfx"  # one key: the order of several is not fixed, and equal curves make equal files
 
 
@@ -97,6 +101,10 @@ class Facts:
     """Coupled structures of these weights, where they were measured."""
     ranked: dict[str, tuple[Size, ...]] = field(default_factory=dict)
     """Structure -> sizes at which what is left of its weights has curves."""
+    shared: tuple[SharedFacts, ...] = ()
+    """Groups of these weights that may share a basis."""
+    unshared: dict[str, str] = field(default_factory=dict)
+    """Module -> why it keeps a basis of its own, where its type shares them."""
 
     __pydantic_config__: ClassVar[dict[str, object]] = {
         "extra": "forbid",
@@ -119,16 +127,17 @@ class Curves:
     structures, see :func:`structure_arrays`."""
 
     def __post_init__(self) -> None:
-        _check_facts(self.facts)
+        check_facts(self.facts)
         expected = {w.module for w in self.facts.weights if not w.failed}
         expected |= {key for one in self.facts.structures for key in self._keys(one)}
+        expected |= {shared_key(one.name) for one in self.facts.shared}
         for module in sorted(expected ^ self.losses.keys()):
             what = "has no losses" if module in expected else "has losses but is no such weight"
             raise PlanError(f"{module}: {what}")
         for weight in self.facts.weights:
             if not weight.failed:
-                _check_losses(weight, self.losses[weight.module])
-        assert self.structures is not None  # each checks itself
+                check_losses(weight, self.losses[weight.module])
+        assert self.structures is not None and self.shared is not None  # each checks itself
 
     def corrected(self, corrections: Mapping[str, float]) -> "Curves":
         """The same with losses multiplied, and their provenance saying by how much in all.
@@ -138,8 +147,9 @@ class Curves:
         """
         if not corrections:
             return self
+        factors = {**self._shared_factors(corrections), **corrections}
         losses = {
-            key: array * corrections.get(key.partition(":")[0], 1.0)
+            key: array * factors.get(key.partition(":")[0], 1.0)
             for key, array in self.losses.items()
         }
         known = self.facts.provenance.corrections
@@ -179,6 +189,29 @@ class Curves:
             whole = np.zeros((0, 0)) if facts.refused else self.losses[_key(facts.name)]
             found.append(StructureCurve(facts, whole, ranks))
         return tuple(found)
+
+    @cached_property
+    def shared(self) -> tuple[SharedCurve, ...]:
+        """The curves of weights that may share a basis, in the order of the graph.
+
+        Raises:
+            PlanError: one of them is no curve.
+        """
+        return tuple(
+            SharedCurve(one, self.losses[shared_key(one.name)]) for one in self.facts.shared
+        )
+
+    @property
+    def unshared(self) -> Mapping[str, str]:
+        """Module -> why it keeps a basis of its own, where its type shares them."""
+        return self.facts.unshared
+
+    def _shared_factors(self, corrections: Mapping[str, float]) -> dict[str, float]:
+        """Group -> mean factor of its weights, for one that no plan has measured together."""
+        return {
+            one.name: sum(corrections.get(m, 1.0) for m in one.members) / len(one.members)
+            for one in self.facts.shared
+        }
 
     def _keys(self, facts: StructureFacts) -> list[str]:
         """Names of the arrays of a structure."""
@@ -229,7 +262,10 @@ def save_curves(path: str | Path, curves: Curves, *, overwrite: bool = False) ->
     except ValueError as error:
         raise PlanError(f"the curves' facts hold NaN or infinity: {error}") from error
     arrays = {module: np.ascontiguousarray(loss) for module, loss in curves.losses.items()}
-    head = {"format": FORMAT, "version": VERSION, "digest": digest(facts, arrays), "facts": facts}
+    version = VERSION if facts["shared"] or facts["unshared"] else UNSHARED
+    if version == UNSHARED:
+        del facts["shared"], facts["unshared"]
+    head = {"format": FORMAT, "version": version, "digest": digest(facts, arrays), "facts": facts}
     with writing(path), making(path.parent), replacing(path, overwrite=overwrite) as partial:
         save_file(arrays, partial, metadata={_KEY: json.dumps(head)})
 
@@ -305,86 +341,3 @@ def _read_facts(path: Path, raw: object) -> Facts:
         first = error.errors()[0]
         spot = ".".join(map(str, first["loc"])) or "facts"
         raise CheckpointError(f"{path}: {spot}: {first['msg']}") from error
-
-
-def _check_facts(facts: Facts) -> None:
-    if not facts.weights:
-        raise PlanError("curves of no weight at all")
-    seen: set[str] = set()
-    for weight in facts.weights:
-        if weight.module in seen or not is_module_name(weight.module):
-            what = "has two curves" if weight.module in seen else "is no name of a module"
-            raise PlanError(f"{printable(weight.module)}: {what}")
-        seen.add(weight.module)
-        if min(weight.rows, weight.columns) < 1:
-            raise PlanError(f"{weight.module}: rows and columns must be positive")
-        if weight.groups < 0 or (weight.groups and weight.rows % weight.groups):
-            raise PlanError(f"{weight.module}: {weight.groups} groups of {weight.rows} outputs")
-    _check_structures(facts)
-    models = sorted(
-        {weight.value_model for weight in facts.weights if not weight.failed}
-        | {each.value_model for each in facts.structures if not each.refused}
-    )
-    if len(models) > 1:
-        raise PlanError(f"value models {' and '.join(models)}: losses of two kinds do not add up")
-    targeted = sum(weight.rows * weight.columns for weight in facts.weights)
-    if targeted != facts.targeted_params:
-        raise PlanError(
-            f"targeted_params is {facts.targeted_params}, the weights have {targeted} parameters"
-        )
-    wrong = [dtype for dtype, params in facts.others.items() if params < 0]
-    if wrong or targeted + sum(facts.others.values()) != facts.model_params:
-        raise PlanError(
-            f"model_params is {facts.model_params}, but targeted_params and others come to "
-            f"{targeted + sum(facts.others.values())}"
-        )
-
-
-def _check_structures(facts: Facts) -> None:
-    shapes = {weight.module: (weight.rows, weight.columns) for weight in facts.weights}
-    seen = set[str]()
-    for one in facts.structures:
-        if not is_group_name(one.name) or one.name in seen:
-            what = "has two curves" if one.name in seen else "is no name of a structure"
-            raise PlanError(f"{printable(one.name)}: {what}")
-        seen.add(one.name)
-        if one.refused:
-            continue
-        if min(one.units, one.heads) < 1 or not one.members:
-            raise PlanError(f"{one.name}: a structure has units, heads and weights")
-        for member in one.members:
-            found = member.at((one.units, one.heads))
-            if shapes.get(member.module) != found:
-                raise PlanError(
-                    f"{one.name}: its {printable(member.module)} of {found[0]} x {found[1]} is no "
-                    "weight of the curves"
-                )
-            del shapes[member.module]  # a weight is in one structure only
-    for name, sizes in facts.ranked.items():
-        known = {one.name: one for one in facts.structures if not one.refused}
-        if name not in known or any(
-            not (1 <= units <= known[name].units and 1 <= heads <= known[name].heads)
-            for units, heads in sizes
-        ):
-            raise PlanError(f"{printable(name)}: sizes of a structure that there is not")
-
-
-def _check_losses(weight: Target, loss: NDArray[np.float64]) -> None:
-    expected = (min(weight.rows, weight.columns) + 1,)
-    if loss.shape != expected:
-        raise PlanError(
-            f"{weight.module}: losses of shape {loss.shape}; a weight of {weight.rows} x "
-            f"{weight.columns} has {expected[0]}, one for each rank from 0 on"
-        )
-    bad = np.flatnonzero(~np.isfinite(loss))
-    if len(bad):
-        raise PlanError(f"{weight.module}: the loss at rank {bad[0]} is {loss[bad[0]]}")
-    rises = np.flatnonzero(np.diff(loss) > 0)
-    if len(rises):
-        rank = int(rises[0]) + 1
-        raise PlanError(
-            f"{weight.module}: the loss rises from {loss[rank - 1]!r} at rank {rank - 1} to "
-            f"{loss[rank]!r} at rank {rank}; a larger rank never loses more"
-        )
-    if loss[-1] < 0:
-        raise PlanError(f"{weight.module}: the loss at full rank is {loss[-1]!r}, below 0")

@@ -107,6 +107,20 @@ class Decision(ABC):
     def tensors(self, rows: int, columns: int) -> dict[str, Stored]:
         """Name -> what is stored in place of the weight; empty for a weight that stays."""
 
+    def lender(self, module: str) -> str:
+        """Name of the module whose tensors it computes with beside its own; empty for none.
+
+        Args:
+            module: name of the one that the weight is of.
+        """
+        del module
+        return ""
+
+    def borrowed(self, rows: int, columns: int) -> dict[str, Stored]:
+        """Name -> what it computes with and its lender stores."""
+        del rows, columns
+        return {}
+
     @abstractmethod
     def sizes(self, rows: int, columns: int) -> tuple[int, ...]:
         """The dims that it makes, which should be aligned."""

@@ -15,6 +15,7 @@ from gacfx.core.names import printable
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Each, Gone, Heads, Skip, Sliced, Width
 from gacfx.core.routed import Routed
+from gacfx.core.shared_basis import SharedBasis
 from gacfx.core.table import Table
 from gacfx.errors import PlanError
 
@@ -41,6 +42,7 @@ BUILT_IN = (
     Kind(PivotInOrder, "gacfx.modules.pivot_in_order:PivotInOrderLinear"),
     Kind(GroupedLowRank, "gacfx.modules.grouped_low_rank:GroupedLowRankLinear"),
     Kind(Routed, "gacfx.modules.rank_experts:RankExpertLinear"),
+    Kind(SharedBasis, "gacfx.modules.shared_basis:SharedBasisLinear"),
     Kind(Sliced, "gacfx.modules.sliced:SlicedLinear"),
     Kind(Padded, "gacfx.modules.padded:PaddedLinear"),
     Kind(Gone),

@@ -18,6 +18,7 @@ from gacfx.core.plain import plain
 from gacfx.core.plan_versions import READS, VERSION, upgraded
 from gacfx.core.provenance import Provenance
 from gacfx.core.pruning import Heads, Skip, odd_parts
+from gacfx.core.shared_basis import odd_loans
 from gacfx.errors import PlanError
 
 
@@ -381,3 +382,6 @@ def _check(plan: Plan, where: str) -> None:
                 raise PlanError(f"{where}: {module}: rows and columns must be positive")
             if problem := choice.decision.of(at).problem(*shape):
                 raise PlanError(f"{where}: {module}: {problem}")
+        own = {weight.module: (weight.rows, weight.columns) for weight in choice.weights}
+        if odd := odd_loans(choice.decisions, own):
+            raise PlanError(f"{where}: {': '.join(odd)}")

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from gacfx.core.decision import DENSE, Decision, Stored, Work
 from gacfx.core.padding import Padded
+from gacfx.core.shared_basis import SharedBasis
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Sliced(Decision):
         for what, left, of in (("outputs", self.outputs, rows), ("inputs", self.inputs, columns)):
             if not 1 <= left <= of:
                 return f"{left} {what} are outside 1 .. {of}"
-        if isinstance(self.rest, Sliced | Gone | Padded):
+        if isinstance(self.rest, Sliced | Gone | Padded | SharedBasis):
             return f"what is left of a slice is no {self.rest.kind}"
         return self.rest.problem(self.outputs, self.inputs)
 
@@ -269,9 +270,13 @@ def odd_parts(decision: Decision, shapes: Sequence[tuple[int, int]]) -> str:
     problem = decision.misfit(len(shapes))
     if problem or isinstance(decision, Skip):
         return problem
+    if isinstance(decision, SharedBasis):
+        return decision.odd_shapes(shapes)
     parts = [decision.of(at) for at in range(len(shapes))]
     inside = isinstance(decision, Width | Heads)
     odd = Gone | Padded if inside else Gone | Padded | Sliced
+    if any(isinstance(part, SharedBasis) for part in parts):
+        return f"a shared basis is decided for a whole group, and is no part of {decision.kind}"
     if alone := [part for part in parts if isinstance(part, odd)]:
         return f"{alone[0]} outside of a width, heads or skip of its structure"
     lost = [

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from gacfx.allocation.allocate import Case, offer
+from gacfx.allocation.budget import wanted_ranks
 from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
 from gacfx.allocation.problem import make_problem
@@ -15,6 +16,7 @@ from gacfx.core.decision import DENSE
 from gacfx.core.offered import Candidates, Offered
 from gacfx.core.plan import Choice, Plan
 from gacfx.core.pruning import Each
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import PlanError, PlanMismatch
 from gacfx.explain.values import PARAMETERS, Price
@@ -28,15 +30,23 @@ SUMMED = 1e-12
 """Relative difference of a sum of losses that rounding makes."""
 
 
-def structure_of(plan: Plan, curves: Curves, name: str) -> StructureCurve | None:
-    """The structure of this name, or with this weight, if it was decided as a whole."""
-    if plan.provenance.search.prune == "none":
-        return None
-    for each in curves.structures:
-        members = [member.module for member in each.facts.members]
-        if not each.facts.refused and name in (each.name, *members):
-            return each
-    return None
+Several = StructureCurve | SharedCurve
+"""What is decided as a whole: a structure, or weights that may share a basis."""
+
+
+def structure_of(plan: Plan, curves: Curves, name: str) -> Several | None:
+    """The structure or group of this name, or with this weight, if it was decided as a whole."""
+    found: list[Several] = [*curves.shared]
+    if plan.provenance.search.prune != "none":
+        found = [each for each in curves.structures if not each.facts.refused]
+    return next((each for each in found if name in (each.name, *_modules(each))), None)
+
+
+def _modules(whole: Several) -> tuple[str, ...]:
+    """Those of its weights."""
+    if isinstance(whole, SharedCurve):
+        return whole.facts.members
+    return tuple(member.module for member in whole.facts.members)
 
 
 def choice_of(plan: Plan, curves: Curves, module: str) -> Choice:
@@ -63,7 +73,7 @@ def choice_of(plan: Plan, curves: Curves, module: str) -> Choice:
     raise PlanError(f"{module}: the plan has no such module; it has {', '.join(close[:3])}, ...")
 
 
-def _unpruned(plan: Plan, structure: StructureCurve) -> Choice:
+def _unpruned(plan: Plan, structure: Several) -> Choice:
     """The choices of all weights of a structure of which nothing goes, as one.
 
     Raises:
@@ -71,7 +81,7 @@ def _unpruned(plan: Plan, structure: StructureCurve) -> Choice:
     """
     alone = {choice.group: choice for choice in plan.choices if len(choice.weights) == 1}
     try:
-        own = [alone[member.module] for member in structure.facts.members]
+        own = [alone[module] for module in _modules(structure)]
     except KeyError as error:
         raise PlanMismatch(f"{structure.name}: the plan has no {error.args[0]}; {AGAIN}") from error
     return Choice(
@@ -188,22 +198,26 @@ def _alone(
 def whole_case(plan: Plan, curves: Curves, choice: Choice, offers: Offers) -> Case:
     """What a structure is offered, without limits and rules."""
     own = {weight.module: curves.curves[weight.module] for weight in choice.weights}
-    structure = next(each for each in curves.structures if each.name == choice.group)
+    structures = tuple(each for each in curves.structures if each.name == choice.group)
+    shared = tuple(each for each in curves.shared if each.name == choice.group)
+    wanted = wanted_ranks(curves.facts, plan.budget) if shared else None
     bounds = tuple(
         b for b in offers.bounds if any(fnmatchcase(n, b.pattern) for n in (*own, choice.group))
     )
     lacks = {w.module: c.lacks for c in plan.choices for w in c.weights}
     limited = bool(plan.provenance.search.limits)
-    known = _Whole(own, (structure,))
-    return offer(known, replace(offers, bounds=bounds), None, lacks, limited=limited)
+    known = _Whole(own, structures, shared, {})
+    return offer(known, replace(offers, bounds=bounds), wanted, lacks, limited=limited)
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """One structure."""
+    """One structure or group."""
 
     curves: Mapping[str, Curve]
     structures: tuple[StructureCurve, ...]
+    shared: tuple[SharedCurve, ...]
+    unshared: Mapping[str, str]
 
 
 def labels_taken(plan: Plan, offered: Offered) -> dict[str, Label]:

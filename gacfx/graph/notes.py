@@ -34,6 +34,7 @@ from gacfx.graph import ops
 
 if TYPE_CHECKING:
     from gacfx.core.curves import Curve
+    from gacfx.core.shared_curves import SharedCurve
     from gacfx.core.structure_curves import StructureCurve
 
 KEY = "gacfx"
@@ -92,9 +93,13 @@ class State(Offered):
     curves: "dict[str, Curve] | None" = None
     structure_curves: "tuple[StructureCurve, ...]" = ()
     """Of coupled structures, under the value model of the curves."""
+    shared_curves: "tuple[SharedCurve, ...]" = ()
+    """Of weights that may share a basis, under the value model of the curves."""
+    unshared: dict[str, str] = field(default_factory=dict)
+    """Module -> why it keeps a basis of its own, where its type shares them."""
     joints: dict[str, Any] | None = None
-    """Structure -> :class:`gacfx.allocation.joint.Joint`, what its candidates are worth; None where
-    pruning was not asked for."""
+    """Structure or group that may share a basis -> :class:`gacfx.allocation.joint.Joint`, what its
+    candidates are worth; None where there is neither."""
     plan: Plan | None = None
     stored_as: StoredAs | None = None
     """How the checkpoint of a skeleton has its weights, where another program quantized them."""

@@ -145,6 +145,17 @@ class Carrier(nn.Module, ABC):
         del decision, tensors, order_O
         return None
 
+    def borrow(self, lender: nn.Module) -> None:
+        """Compute with what another layer holds, as the decision says; nothing for most kinds.
+
+        Args:
+            lender: the layer in the place of the decision's lender.
+
+        Raises:
+            UnsupportedModel: it does not hold that.
+        """
+        del lender
+
     @property
     def placed(self) -> Decision:
         """What became of the dense weight: the decision, or a slice with the one of its rest."""

@@ -16,6 +16,7 @@ from gacfx.core.decision import Decision
 from gacfx.core.materialise import Factors
 from gacfx.core.padding import Padded
 from gacfx.core.pruning import Gone, Sliced
+from gacfx.core.shared_basis import odd_loans
 from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import Blocks, check_blocks, skipped_modules
 from gacfx.modules.carrier import Carrier
@@ -66,7 +67,9 @@ def install_(
             )
         if not (made.decision.is_dense or isinstance(made.decision, Gone)):
             carrier_of(made.decision)
-    pruned = check_blocks(model, blocks, {n: made.decision for n, made in factors.items()}, ties)
+    decisions = {name: made.decision for name, made in factors.items()}
+    _check_loans(decisions, {name: (made.rows, made.columns) for name, made in factors.items()})
+    pruned = check_blocks(model, blocks, decisions, ties)
     stays = {n: made for n, made in factors.items() if not isinstance(made.decision, Gone)}
     dense = {name: model.get_submodule(name) for name in stays}
     for name, made in stays.items():
@@ -74,6 +77,7 @@ def install_(
             model.set_submodule(name, _reordered(dense[name], made))
         else:
             _put_(model, name, _filled(dense[name], made, copy=copy))
+    _lend_(model, decisions)
     give_back = pruned.put_(model)
 
     def undo() -> None:
@@ -110,9 +114,11 @@ def skeleton_(
                 "decisions were made for?"
             )
         carrier_of(decision)
+    _check_loans(decisions, {name: features(model.get_submodule(name)) for name in decisions})
     pruned = check_blocks(model, blocks, decisions, ties, complete=False)
     for name, decision in decisions.items():
         _put_(model, name, _empty(model.get_submodule(name), decision))
+    _lend_(model, decisions)
     pruned.put_(model)
 
 
@@ -233,6 +239,23 @@ def _check_values(name: str, layer: nn.Module, made: Factors) -> None:
             raise UnsupportedModel(
                 f"{name}: its factors are NaN, infinite or too large for {dtype}"
             )
+
+
+def _check_loans(decisions: Mapping[str, Decision], shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Nothing when every layer that computes with what another one holds finds it there."""
+    if odd := odd_loans(decisions, shapes):
+        raise UnsupportedModel(
+            f"{': '.join(odd)}; decisions of all layers that share a basis belong together"
+        )
+
+
+def _lend_(model: nn.Module, decisions: Mapping[str, Decision]) -> None:
+    """Give layers what others hold for them; all are in their places."""
+    for name, decision in decisions.items():
+        if lender := decision.lender(name):
+            layer = model.get_submodule(name)
+            assert isinstance(layer, Carrier)
+            layer.borrow(model.get_submodule(lender))
 
 
 def _put_(model: nn.Module, name: str, layer: nn.Module) -> None:

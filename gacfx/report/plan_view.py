@@ -13,6 +13,7 @@ from gacfx.core.plan import LimitKept, Plan
 from gacfx.core.provenance import Provenance, Trial
 from gacfx.core.rise import rise_of, rise_text
 from gacfx.core.search import RULES_OF_THUMB
+from gacfx.core.shared_basis import SharedBasis
 from gacfx.hardware.profile import Profile
 from gacfx.report.changes import changes_of, kept_dense
 from gacfx.report.layout import GAP, Column, Flow, grid, listing, sentence, width_of
@@ -82,7 +83,9 @@ def parts(plan: Plan, profile: Profile | None, width: int) -> Iterator[Renderabl
 
 def is_pruned(plan: Plan) -> bool:
     """It was asked what may become of coupled structures."""
-    return plan.provenance.search.prune != "none" or any(len(c.weights) > 1 for c in plan.choices)
+    several = (choice for choice in plan.choices if len(choice.weights) > 1)
+    pruned = any(not isinstance(choice.decision, SharedBasis) for choice in several)
+    return plan.provenance.search.prune != "none" or pruned
 
 
 def changes(plan: Plan, width: int) -> Iterator[RenderableType]:

@@ -76,7 +76,9 @@ class MeasureCurves(GacPass):
                 if curves[site.name].failed:
                     for node in nodes[site.name]:
                         refuse(node, by=self.name, reason=curves[site.name].failed)
-        state(gm).curves, state(gm).structure_curves = curves, ()
+        about = state(gm)
+        about.curves, about.structure_curves = curves, ()
+        about.shared_curves, about.unshared = (), {}
         return False
 
     def _measured(

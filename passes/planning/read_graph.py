@@ -6,6 +6,7 @@ from torch.fx import GraphModule
 
 from gacfx.core.curve_file import Curves, Facts, Target, structure_arrays
 from gacfx.core.provenance import Provenance
+from gacfx.core.shared_curves import shared_key
 from gacfx.errors import PlanError, UnsupportedModel
 from gacfx.graph.notes import matmuls, note, state, target_nodes, target_sites, targets
 from gacfx.graph.ops import dtype_text
@@ -86,8 +87,11 @@ def graph_curves(gm: GraphModule, provenance: Provenance) -> Curves:
         refusals=refused_sites(gm),
         structures=tuple(each.facts for each in state(gm).structure_curves),
         ranked={s.name: tuple(s.ranks) for s in state(gm).structure_curves if s.ranks},
+        shared=tuple(each.facts for each in state(gm).shared_curves),
+        unshared=dict(state(gm).unshared),
     )
     losses = {m: curve.loss_nats for m, curve in known.items() if not curve.failed}
     for each in state(gm).structure_curves:
         losses |= structure_arrays(each)
+    losses |= {shared_key(each.name): each.losses for each in state(gm).shared_curves}
     return Curves(facts, losses)

@@ -15,6 +15,7 @@ from gacfx.allocation.joint import Joint
 from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
 from gacfx.core.search import COARSE, Bound, Prune, kinds_of
+from gacfx.core.shared_curves import SharedCurve
 from gacfx.core.structure_curves import StructureCurve
 from gacfx.errors import PassError
 from gacfx.graph.gacpass import GacPass, given, register
@@ -63,7 +64,7 @@ class SweepCandidates(GacPass):
         nodes = target_nodes(gm)
         for node, _ in targets(gm):
             forgive(node, by=self.name)
-        known = _Known(curves, about.structure_curves)
+        known = _Known(curves, about.structure_curves, about.shared_curves, about.unshared)
         case = offer(known, offers, self.wanted, limited=self.limited)
         for module, reason in case.reasons.items():
             for node in () if curves[module].failed else nodes.get(module, ()):
@@ -71,7 +72,7 @@ class SweepCandidates(GacPass):
         assert case.offered.candidates is not None
         about.offer(case.offered.candidates, case.offered.members)
         joints = {name: each for name, each in case.curves.items() if isinstance(each, Joint)}
-        about.joints = None if offers.prune == "none" else joints
+        about.joints = joints if joints or offers.prune != "none" else None
         return False
 
     def offers(self) -> Offers:
@@ -104,3 +105,5 @@ class _Known:
 
     curves: dict[str, Curve]
     structures: tuple[StructureCurve, ...]
+    shared: tuple[SharedCurve, ...]
+    unshared: dict[str, str]

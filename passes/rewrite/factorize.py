@@ -62,8 +62,9 @@ class Factorize(GacPass):
                 for node in nodes[module] if decision.is_dense else ():
                     refuse(node, by=self.name, reason=choice.reason or "the plan keeps it dense")
         left = {module: made for module, made in self.factors.items() if not _is_done(made)}
-        for module, made in left.items():
-            factorize_nodes(gm, nodes[module], sites[module], made.rest)
+        # Layers that compute with what others hold come after those.
+        for module in sorted(left, key=lambda name: bool(left[name].decision.lender(name))):
+            factorize_nodes(gm, nodes[module], sites[module], left[module].rest)
         state(gm).plan = self.plan
         return bool(left)
 
@@ -207,6 +208,9 @@ def factorize_nodes(
     decision, rows, columns = factors.decision, factors.rows, factors.columns
     carrier = carrier_of(decision)
     names = _put(gm, site, factors)
+    lender = decision.lender(site.name)
+    for name, stored in decision.borrowed(rows, columns).items():
+        names[name] = f"{lender}.{stored.parameter}"
     old = None if bias is None else str(bias.target)
     own = None if old is None else f"{site.name}.{carrier.bias_name(rows, columns)}"
     if own is not None and own != old:

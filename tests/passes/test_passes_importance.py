@@ -83,6 +83,7 @@ def test_methods_have_the_proxies_of_table_1() -> None:
         "svd-llm": "magnitude",
         "svd-llm-v2": "magnitude",
         "dobi-svd": "magnitude",
+        "basis-sharing": "magnitude",
         "asvd": "activation",
         "gfwsvd": "fisher",
         "palu": "fisher",

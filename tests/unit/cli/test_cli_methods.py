@@ -22,7 +22,7 @@ def test_the_list_as_json(capsys: Printed) -> None:
     found = json.loads(capsys.readouterr().out)
     methods = {row["name"]: row for row in found["methods"]}
     assert list(methods) == [
-        *("svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "gfwsvd", "palu"),
+        *("svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "basis-sharing", "gfwsvd", "palu"),
         *("llm-pruner", "magnitude", "random"),
     ]
     assert methods["svd"]["settings"] == [] and "kept dense" not in methods["svd"]["allocates"]

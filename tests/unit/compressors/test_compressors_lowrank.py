@@ -44,7 +44,9 @@ def test_full_rank_gives_the_weight_back(
 
 
 def test_known_names_and_metrics() -> None:
-    assert list(LOW_RANK) == ["svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "gfwsvd"]
+    assert list(LOW_RANK) == [
+        *("svd", "asvd", "svd-llm", "svd-llm-v2", "dobi-svd", "basis-sharing", "gfwsvd")
+    ]
     assert all(method.name == name and method.source for name, method in LOW_RANK.items())
     assert all(method.left is not Metric.CHANNEL_SCALE for method in LOW_RANK.values())
 

@@ -73,6 +73,7 @@ def test_ours_need_what_their_metrics_are_made_of() -> None:
         "svd-llm": (Statistic.INPUT_MOMENT,),
         "svd-llm-v2": (Statistic.INPUT_MOMENT,),
         "dobi-svd": (Statistic.INPUT_MOMENT,),
+        "basis-sharing": (Statistic.WHOLE_INPUT_MOMENT,),
         "gfwsvd": (Statistic.INPUT_MOMENT, Statistic.GRAD_MOMENT),
     }
     assert LOW_RANK["gfwsvd"].minimises == "|G^1/2 D A^1/2|"
