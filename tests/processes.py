@@ -1,6 +1,7 @@
 """Python programs in processes that begin with torch, transformers and gacfx imported.
 
-A fresh interpreter takes seconds to import them; the tests that need a fresh one start one.
+A fresh interpreter takes seconds to import them; the tests that need a fresh one start one, and
+those of what plain transformers does have :mod:`tests.stock`.
 """
 
 import multiprocessing as mp
@@ -27,6 +28,13 @@ class Done:
     stderr: str
 
 
+def context() -> Any:
+    """The multiprocessing context whose processes begin like that."""
+    found = mp.get_context("forkserver")
+    found.set_forkserver_preload(PRELOADED)
+    return found
+
+
 def start(words: Sequence[str], out: Path) -> Any:
     """``python WORDS`` in the root of the checkout; words are ``FILE ...`` or ``-m MODULE ...``.
 
@@ -36,9 +44,7 @@ def start(words: Sequence[str], out: Path) -> Any:
     Returns:
         A running multiprocessing.Process.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_program, args=(list(words), out))
+    process = context().Process(target=_program, args=(list(words), out))
     process.start()
     return process
 

@@ -78,16 +78,20 @@ class Extent:
 
     def at(self, workload: Workload) -> int:
         """The size under ``workload``, in elements."""
-        unit = {
-            "token": workload.new_tokens,
-            "query": workload.new_tokens // workload.batch,
-            "key": workload.seq,
-            "sequence": workload.batch,
-            "chunk": workload.batch * -(-workload.new_tokens // workload.batch // self.per),
-            "one": 1,
-        }[self.of]
-        if self.of == "chunk":
-            return self.times * unit
+        match self.of:
+            case "one":
+                unit = 1
+            case "token":
+                unit = workload.new_tokens
+            case "query":
+                unit = workload.new_tokens // workload.batch
+            case "key":
+                unit = workload.seq
+            case "sequence":
+                unit = workload.batch
+            case "chunk":
+                chunks = -(-workload.new_tokens // workload.batch // self.per)
+                return self.times * workload.batch * chunks
         return -(-self.times * unit // self.per)
 
 

@@ -157,7 +157,10 @@ def inherit_custom(new: Node, old: Node) -> None:
 
 def erase(node: Node, *names: str) -> None:
     """Forget some fields of the node's note, if it has one."""
-    if KEY in node.meta.get("custom", {}):
+    if KEY not in node.meta.get("custom", {}):
+        return
+    raw = _fresh(node)
+    if raw is None or not raw.keys().isdisjoint(names):
         blank = Note()
         annotate(node, **{name: getattr(blank, name) for name in names})
 
@@ -220,20 +223,20 @@ def facts(gm: GraphModule) -> frozenset[Fact]:
     """What holds for ``gm`` right now, read from its notes and its state.
 
     One matmul without a fresh note, such as another program's pass leaves behind, and the sites are
-    not known any more.
+    not known any more. What is stored of a note has the fields that are not empty, so that none has
+    to be read: facts are asked for before and after every pass.
     """
     raw = [(node, _fresh(node)) for node in gm.graph.nodes]
     seen = all(found is not None for node, found in raw if ops.op_of(node) is not None)
-    notes = (_read(found) for _, found in raw if found is not None)
-    known = [n for n in notes if n.site is not None] if seen else []
+    known = [found for _, found in raw if found is not None and "site" in found] if seen else []
     held: set[Fact] = set()
     if known:
         held.add(Fact.SITES)
-        if all(n.targeted is not None for n in known if isinstance(n.site, MatmulSite)):
+        if all("targeted" in found for found in known if found["kind"] == _KINDS[MatmulSite]):
             held.add(Fact.TARGETS)
-        if all(n.tier is not None for n in known):
+        if all("tier" in found for found in known):
             held.add(Fact.TIERS)
-        if all(n.latency_us is not None for n in known):
+        if all("latency_us" in found for found in known):
             held.add(Fact.LATENCY)
     about = state(gm)
     in_state = {

@@ -20,6 +20,8 @@ _CHOSEN: "WeakKeyDictionary[object, dict[object, int]]" = WeakKeyDictionary()
 
 def numbers(sizes: Sequence[int | SymInt]) -> tuple[int, ...] | None:
     """A shape as numbers; None where one of its sizes depends on data."""
+    if all(type(size) is int for size in sizes):
+        return tuple(map(int, sizes))
     if any(isinstance(size, SymInt) and free_unbacked_symbols(size) for size in sizes):
         return None
     return tuple(map(concrete, sizes))

@@ -1,5 +1,6 @@
 """Every causal family: statistics one decoder layer at a time are those of the whole model."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,10 @@ def corpus(seed: int) -> Corpus:
     return Corpus(tuple(torch.randint(3, VOCAB, (n,), generator=random) for n in lengths))
 
 
-def targets(model: Any) -> list[str]:
-    graph = export_model(model)
+@cache
+def targets(name: str) -> list[str]:
+    """Modules of the targeted weights of a family."""
+    graph = export_model(FAMILIES[name].make())
     Pipeline.parse(pipelines.SELECT).bind(skip=()).run(graph)
     return target_names(graph)
 
@@ -61,7 +64,7 @@ def assert_equal(whole: Statistics, parts: Statistics, most: float) -> None:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_by_layer_is_the_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FAMILIES[name].make()
-    names = targets(model)
+    names = targets(name)
     both, texts = set(names[-3:]), (corpus(0), corpus(1))
     before = {key: each.clone() for key, each in model.state_dict().items()}
     monkeypatch.setattr(by_layer, "SHARD_TOKENS", 60)
@@ -79,7 +82,7 @@ def test_a_head_in_parts_gives_the_whole_to_rounding(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FAMILIES[name].make()
-    names = targets(model)
+    names = targets(name)
     monkeypatch.setattr(predictions, "LOGITS", 7 * VOCAB)
     with WorkFolder(tmp_path / "work", {}) as store:
         (parts,) = gather_texts(model, (corpus(0),), names, store=store)
@@ -102,7 +105,7 @@ def test_statistics_do_not_depend_on_what_is_read_together(
     experts = name in ("mixtral", "qwen3moe", "deepseekv3")
     model, most = FAMILIES[name].make(), 1e-5 if experts else 1e-9
     model = model if experts else model.double()
-    names = targets(model)
+    names = targets(name)
     together = gather(model, corpus(0), names, both_sides=set(names))
     monkeypatch.setattr(batches, "MOST_TOKENS", 1)
     assert_equal(gather(model, corpus(0), names, both_sides=set(names)), together, most)

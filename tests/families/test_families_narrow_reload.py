@@ -1,8 +1,6 @@
 """Every causal family pruned, saved, loaded again: the same tokens, and a refusal without gacfx."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from gacfx.core.pruning import Skip
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.install import decisions_in
 from gacfx.tracing.skeleton import read_config, skeleton
+from tests import stock
 from tests.families.narrow import LAYOUTS, attention, decision_of, mlp, plan_of
 from tests.families.test_families_narrow import CAUSAL, SKIP_MLP, generated
 from tests.families.zoo import FAMILIES
@@ -108,7 +107,6 @@ def test_plain_transformers_refuses_it(tmp_path: Path) -> None:
         gacfx.apply_(model, plan_of(model, (block, skip or decision_of(block, (1,)))))
         model.save_pretrained(tmp_path / str(at))
     folders = [str(tmp_path / str(at)) for at in range(4)]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *folders], capture_output=True, text=True, check=True
-    )
+    done = stock.run(WITHOUT, *folders)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["refused"] * 4, done.stderr[-500:]

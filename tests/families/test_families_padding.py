@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from gacfx.modules.blocks import blocks_in
 from gacfx.modules.install import decisions_in
 from gacfx.padding import pad_, save_padded
 from gacfx.tracing.skeleton import read_config, skeleton
+from tests import stock
 from tests.families.odd import ODD, WIDTH
 from tests.families.test_families_narrow_reload import WITHOUT
 from tests.families.zoo import VOCAB
@@ -141,7 +140,6 @@ def test_longer_heads_need_gacfx_and_plain_transformers_refuses_them(tmp_path: P
         pad_(model, align=8, heads=heads)
         folders.append(str(tmp_path / f"{family}-{heads}"))
         save_padded(model, folders[-1])
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, *folders], capture_output=True, text=True, check=True
-    )
+    done = stock.run(WITHOUT, *folders)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["loaded", "refused", "refused"]

@@ -107,7 +107,7 @@ def test_calibration_refuses_a_model_that_sees_the_future() -> None:
 
 def unlearned() -> Any:
     """A Llama that is sure of what is not there: it pays far more than guessing costs."""
-    model = tiny.llama()
+    model = tiny.llama(layers=1)
     with torch.no_grad():
         model.lm_head.weight.mul_(200)
     return model

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from gacfx.cli import main
 from gacfx.errors import CheckpointError
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules, install_
-from tests import tiny
+from tests import stock, tiny
 from tests.unit.checkpoint.tiny_models import factors_for, llama, plan_for, token_ids
 
 FIRST = Path(__file__).parents[2] / "fixtures" / "checkpoint-format-1"
@@ -68,10 +66,8 @@ print("RANDOM", not torch.equal(weight(), weight()), "gacfx" in sys.modules)
 
 
 def test_item_1_without_gacfx_the_load_stops_and_says_what_to_do(saved: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, str(saved)], capture_output=True, text=True, check=True
-    )
-    assert "STOPPED" in done.stdout
+    done = stock.run(STOCK, str(saved))
+    assert done.returncode == 0 and "STOPPED" in done.stdout, done.stderr[-2000:]
     assert f"self_attn.q_proj.{NOTICE}" in done.stderr
     # It cannot be prevented that somebody asks for random weights; docs/file-format.md says so.
     assert "RANDOM True False" in done.stdout

@@ -1,7 +1,5 @@
 """save_plain: a uniform pruned model is an ordinary folder; anything else is refused by name."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from gacfx.core.decision import LowRank
 from gacfx.core.pruning import Skip
 from gacfx.errors import CheckpointError
 from gacfx.modules.install import install_
+from tests import stock
 from tests.families.narrow import LAYOUTS, attention, decision_of, mlp, plan_of
 from tests.families.zoo import FAMILIES
 from tests.unit.checkpoint.tiny_models import factors_for
@@ -97,12 +96,8 @@ def test_plain_transformers_loads_it_without_gacfx(tmp_path: Path) -> None:
         "import sys; from transformers import AutoModelForCausalLM as A; "
         "print(A.from_pretrained(sys.argv[1]).num_parameters(), 'gacfx' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = stock.run(code, str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [str(model.num_parameters()), "False"]
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from gacfx.cli import main
 from gacfx.errors import CheckpointError
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.routing_hooks import detach_, pools, router_of
+from tests import stock
 from tests.unit.modules.routed_models import (
     DECISION,
     by_hand_,
@@ -190,10 +189,8 @@ except RuntimeError as error:
 
 @pytest.mark.exhaustive  # as for any other kind
 def test_without_gacfx_the_load_stops_and_says_what_to_do(saved: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, str(saved)], capture_output=True, text=True, check=True
-    )
-    assert "STOPPED" in done.stdout and "False" in done.stdout
+    done = stock.run(STOCK, str(saved))
+    assert done.returncode == 0 and "STOPPED" in done.stdout and "False" in done.stdout
     assert f"self_attn.q_proj.{NOTICE}" in done.stderr
 
 

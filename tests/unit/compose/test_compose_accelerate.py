@@ -1,8 +1,6 @@
 """A compressed folder under accelerate: layers on disk and CPU, training, files that it writes."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import gacfx
 from gacfx.modules.carrier import NOTICE
 from gacfx.modules.install import compressed_modules
+from tests import stock
 from tests.unit.compose import compressed
 from tests.unit.compose.compressed import ids, logits, small
 
@@ -139,9 +138,8 @@ def test_what_an_accelerator_writes_is_loaded_and_still_guarded(
     for again in (found, gacfx.load(tmp_path)[0]):
         assert torch.equal(logits(again), logits(small()))
         assert again.state_dict().keys() == small().state_dict().keys()
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = stock.run(STOCK, str(tmp_path))
+    assert done.returncode == 0, done.stderr[-2000:]
     assert "STOPPED" in done.stdout and done.stdout.strip().endswith("False")
 
 

@@ -20,7 +20,7 @@ from gacfx.core.search import Search
 from gacfx.errors import CalibrationError, CheckpointError, PassError, WorkerFailed
 from gacfx.study import Study
 from gacfx.work import Work
-from tests import tiny
+from tests import processes, tiny
 from tests.unit.calibration.samples import Toy
 from tests.unit.calibration.samples import corpus as corpus_of
 from tests.unit.doors.test_doors_shards import corpus, difference, llama
@@ -30,7 +30,7 @@ PROFILE, SEARCH = load_profile("h200"), Search(align=8)
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Executor]:
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as found:
+    with ProcessPoolExecutor(2, mp_context=processes.context()) as found:
         yield found
 
 

@@ -52,9 +52,9 @@ def rewritten(made: Planned) -> GraphModule:
     return apply_to_graph(study().graph, made)
 
 
-def pairs(made: Planned) -> dict[str, tuple[int, int, int]]:
+def pairs(made: Planned, gm: GraphModule) -> dict[str, tuple[int, int, int]]:
     """Module -> (K, rank, N) of its two weights in the rewritten graph."""
-    gm, found = rewritten(made), {}
+    found = {}
     for module in made.plan.ranks:
         down = gm.get_parameter(f"{module}.down.weight")
         up = gm.get_parameter(f"{module}.up.weight")
@@ -137,12 +137,12 @@ def test_every_part_of_every_pair_is_legal_and_the_budget_kept(
         made = planned(f"0.{thousandths}", quant=quant, tp=tp, align=align)
     except InfeasibleBudget:
         return
-    for columns, rank, rows in pairs(made).values():
+    plan, gm = made.plan, rewritten(made)
+    for columns, rank, rows in pairs(made, gm).values():
         assert rank % tp == rank // tp % (align or 8) == 0
         if quant is not None:
             k, n = CONTRACTS[quant].k, CONTRACTS[quant].n
             assert columns % k == rank // tp % n == rank // tp % k == rows % n == 0
-    plan, gm = made.plan, rewritten(made)
     kept = sum(
         gm.get_parameter(f"{choice.group}{side}.weight").numel()
         for choice in plan.choices
@@ -161,7 +161,7 @@ def test_a_weight_that_the_format_cannot_store_stays_dense_and_says_why() -> Non
 
 def test_bounds_hold_for_the_ranks_they_match() -> None:
     made = planned(bounds=(("*.up_proj", 64, 96), ("model.layers.0.*", 1, 127)))
-    found = pairs(made)
+    found = pairs(made, rewritten(made))
     for layer in (0, 1):
         assert 64 <= found[f"model.layers.{layer}.mlp.up_proj"][1] <= 96
     assert sum(module.startswith("model.layers.0.") for module in found) == 7

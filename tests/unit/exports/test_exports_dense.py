@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +19,7 @@ from gacfx.modules.carrier import Carrier
 from gacfx.modules.experts import ungrouped, unpack_
 from gacfx.modules.grouped import group_experts_
 from gacfx.modules.install import compressed_modules, install_
+from tests import stock
 from tests.families.narrow import attention, mlp, plan_of
 from tests.families.zoo import FAMILIES
 from tests.svd import Svd
@@ -66,7 +65,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         np.save(folder / "ids.npy", ids := ids_of(3, 17))
         np.save(folder / "logits.npy", logits_of(model, ids))
         folders.append(str(folder))
-    done = subprocess.run([sys.executable, "-c", CHILD, *folders], capture_output=True, text=True)
+    done = stock.run(CHILD, *folders)
     assert done.returncode == 0, done.stderr[-2000:]
     read: dict[str, Any] = json.loads(done.stdout)
     return read
