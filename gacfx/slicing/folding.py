@@ -187,7 +187,8 @@ def folded(
     for name in residual.norms:
         forms[name].neutral_(made.get_submodule(name), shift=1.0)
     made.generation_config = copy.deepcopy(model.generation_config)
-    return made.train(model.training)
+    made.train(model.training)
+    return made
 
 
 def _fold_layer(
@@ -230,7 +231,8 @@ def _built(model: "PreTrainedModel", config: Any) -> "PreTrainedModel":
             f"{cls.__name__}: cannot be built with a hidden size of "
             f"{text_config(config).hidden_size}: {one_line(error)}"
         ) from error
-    return made.to(model.device)
+    made.to(model.device)  # type: ignore[arg-type]
+    return made
 
 
 def _scale(model: "PreTrainedModel") -> float:

@@ -78,7 +78,7 @@ def gather_moments(
             if gradients:
                 rows_RV = batch.rows(logits_BTV)
                 # The sum: each token's gradient is that of its own log-likelihood.
-                nn.functional.cross_entropy(rows_RV, torch.cat(labels), reduction="sum").backward()  # type: ignore[no-untyped-call]
+                nn.functional.cross_entropy(rows_RV, torch.cat(labels), reduction="sum").backward()
             progress(len(batch.documents))
     return {name: each.moments(name, corpus.tokens, gradients) for name, each in sums.items()}
 
@@ -240,7 +240,7 @@ class _Pairs:
         _check_tokens(name, self._tokens, tokens)
         ridge = RIDGE * self._square.diagonal().mean()
         square = self._square + ridge * torch.eye(self._basis.size).to(self._square)
-        found = torch.linalg.solve(square, (self._cross + ridge * self._basis.read_HD).T).T
+        found: Tensor = torch.linalg.solve(square, (self._cross + ridge * self._basis.read_HD).T).T
         if not bool(found.isfinite().all()):
             raise CalibrationError(
                 f"{name}: no least squares on this text; take readers='rotated', or more text"

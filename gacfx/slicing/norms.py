@@ -10,6 +10,7 @@ The class is tried with random parameters, so that those of the model cannot hid
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def read_norm(module: nn.Module, name: str, size: int) -> NormForm:
             f"{name}: a norm with the parameters {', '.join(sorted(held))}; weight and bias are "
             "what can be folded"
         )
-    tried, made = copy.deepcopy(module).double(), torch.Generator().manual_seed(0)
+    tried: Any = copy.deepcopy(module).double()
+    made = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in tried.parameters():
             parameter.copy_(torch.randn(size, generator=made, dtype=torch.float64))
@@ -77,7 +79,7 @@ def read_norm(module: nn.Module, name: str, size: int) -> NormForm:
     tried_shift = tried.bias.detach() if bias is not None else 0.0
     for centred in (False, True):
         for neutral in (1.0, 0.0):
-            gain_H = tried.weight.detach() + (1.0 - neutral)  # type: ignore[operator]
+            gain_H = tried.weight.detach() + (1.0 - neutral)
             expected_RH = gain_H * normalised(x_RH.to(gain_H.device), centred) + tried_shift
             if (given_RH - expected_RH).abs().max() <= CLOSE * expected_RH.abs().max():
                 gain = held["weight"].detach().double() + (1.0 - neutral)

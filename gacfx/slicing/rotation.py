@@ -79,7 +79,7 @@ def principal(covariance_SS: Tensor) -> Tensor:
     damped_SS = covariance_SS + damping * torch.eye(len(covariance_SS)).to(covariance_SS)
     try:
         vectors_SS: Tensor = torch.linalg.eigh(damped_SS).eigenvectors
-    except torch.linalg.LinAlgError as error:
+    except RuntimeError as error:
         raise CalibrationError(
             f"the covariance of the residual stream has no eigenvectors ({error}); give more text"
         ) from error
@@ -115,7 +115,7 @@ def descend(moments_PSS: Tensor, gradients_PSS: Tensor, start_SL: Tensor) -> Ten
         if float(found.detach()) < least:
             least, best_SL = float(found.detach()), lost_SL.detach()
         descent.zero_grad()
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()
         descent.step()
     return best_SL
 

@@ -71,7 +71,8 @@ def test_the_stream_that_is_cut_is_divided_by_the_old_hidden_size(name: str) -> 
         def forward(self, x: Tensor) -> Tensor:
             kept = x @ turn
             kept = kept / (kept.square().sum(-1, keepdim=True) / HIDDEN + self.eps).sqrt()
-            return (kept @ turn.T) * self.weight
+            found: Tensor = (kept @ turn.T) * self.weight
+            return found
 
     large = copy.deepcopy(model)
     for norm in found.residual.norms:
@@ -101,7 +102,8 @@ def test_regressions_of_a_norm_are_what_its_readers_see() -> None:
     plain = folded(model, found.residual, found.forms, basis)
     other = folded(model, found.residual, found.forms, basis, reads)
     for name, twice in (("self_attn.q_proj", 2.0), ("mlp.up_proj", 1.0)):
-        one, two = (each.get_submodule(f"model.layers.0.{name}").weight for each in (plain, other))
+        pair: Any = (each.get_submodule(f"model.layers.0.{name}").weight for each in (plain, other))
+        one, two = pair
         assert torch.allclose(twice * one, two)
 
 

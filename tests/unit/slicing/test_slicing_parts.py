@@ -117,7 +117,9 @@ def ask(**more: Any) -> Any:
     return largest_size(SHAPES, ROLES, **given)
 
 
-@pytest.mark.parametrize(("ratio", "align"), [*itertools.product(("0.1", "0.25", "0.6"), (1, 3, 4))])
+@pytest.mark.parametrize(
+    ("ratio", "align"), [*itertools.product(("0.1", "0.25", "0.6"), (1, 3, 4))]
+)
 def test_the_size_is_the_largest_within_the_budget(ratio: str, align: int) -> None:
     found = ask(ratio=ratio, align=align)
     assert found.params == 25 + 69 * found.hidden <= found.limit
