@@ -4,7 +4,7 @@
 
 Each model is sliced with the paper's choices, and with each of gacfx's own in turn: directions by
 what their loss costs, readers that are refitted. Calibrated on stories 0-47, judged on stories
-600-631, of each the first window (256 tokens) only, in steps of 1. Beside them stands one plan of
+600-631, of each the first window (256 tokens) only, in steps of 8. Beside them stands one plan of
 factors with the parameters that the sliced models have.
 """
 
@@ -28,7 +28,7 @@ FOLDERS = {"babyllama": "models/babyllama-tok105-1M", "stories260K": "models/sto
 STORIES, CALIBRATION, EVALUATION = "tinystories_stories.jsonl", slice(0, 48), slice(600, 632)
 RATIOS = ("0.1", "0.2", "0.3")
 WINDOW = 256
-SEARCH = Search(align=1, value="two-sided")
+SEARCH = Search(align=8, value="two-sided")
 CHOICES: tuple[tuple[Rotation, Readers], ...] = (
     ("pca", "rotated"),
     ("two-sided", "rotated"),
@@ -74,7 +74,7 @@ def rows_of(name: str, data: Path) -> list[Row]:
                 tokenizer,
                 calibration=fit,
                 ratio=ratio,
-                align=1,
+                align=8,
                 rotation=rotation,
                 readers=readers,
                 force=True,

@@ -43,9 +43,9 @@ def _parts(sliced: Sliced) -> Iterator[RenderableType]:
 
 def _why(sliced: Sliced) -> str:
     size = sliced.size
-    if size.next_params is None:
+    if size.next_hidden is None or size.next_params is None:
         return "no larger multiple is below the dense hidden size"
     return (
-        f"{size.hidden + size.align:,}, the next multiple of {size.align}, has "
+        f"{size.next_hidden:,}, the next size in steps of {size.align}, has "
         f"{size.next_params:,} of {size.limit:,} that are allowed"
     )

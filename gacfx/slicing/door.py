@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -36,7 +37,14 @@ from gacfx.modules.install import decisions_in
 from gacfx.progress import Progress
 from gacfx.slicing.basis import Basis, basis_of
 from gacfx.slicing.equal import check_equal
-from gacfx.slicing.folding import check_layers, check_plain, folded, is_tied, roles_of
+from gacfx.slicing.folding import (
+    check_layers,
+    check_plain,
+    folded,
+    is_tied,
+    refuses_size,
+    roles_of,
+)
 from gacfx.slicing.moments import gather_moments, regressions
 from gacfx.slicing.norms import NormForm, read_norm
 from gacfx.slicing.rotation import ROTATIONS, Rotation, kept_directions
@@ -250,6 +258,7 @@ def size_for(
         ratio=ratio,
         align=align,
         tied=tied,
+        refuses=partial(refuses_size, model),
     )
 
 

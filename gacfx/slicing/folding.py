@@ -104,6 +104,17 @@ def small_config(model: "PreTrainedModel", size: int) -> Any:
     return whole
 
 
+def refuses_size(model: "PreTrainedModel", size: int) -> str:
+    """What the configuration has against a hidden size; empty where it takes it."""
+    whole = small_config(model, size)
+    for config in (whole, text_config(whole)):
+        try:
+            getattr(config, "validate", lambda: None)()
+        except Exception as error:  # whatever a configuration raises
+            return one_line(error.__cause__ or error)
+    return ""
+
+
 def is_tied(model: nn.Module) -> bool:
     """The head is the embedding."""
     first, last = _ends(model)
@@ -173,9 +184,9 @@ def folded(
     made = _built(model, small_config(model, basis.size))
     scale = _scale(model) / _scale(made)
     state = dict(made.named_parameters()) | dict(made.named_buffers())
-    kept = set(model.state_dict())
+    kept = set(model.state_dict()) - roles_of(model, residual).keys()
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers()):
-        if name in kept and name in state and state[name].shape == tensor.shape:
+        if name in kept and name in state:
             _put(made, name, tensor.detach())
     with torch.no_grad():
         for name in residual.embeddings:

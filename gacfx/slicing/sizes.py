@@ -1,10 +1,11 @@
 """How many coordinates fit: (parameters, axes that are the hidden size, limit) -> hidden size.
 
 The count is a polynomial of the size that rises with it, so the largest multiple of ``align``
-within the limit is the answer, and the next multiple is the proof: it is over.
+within the limit is the answer, and the next multiple is the proof: it is over. Architectures may
+take some sizes only: that of a Llama is a multiple of its heads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -19,8 +20,10 @@ class Size:
     hidden: int
     params: int
     """Of the whole model with it, a head of its own included."""
+    next_hidden: int | None
+    """The next size that could be; None where that is above the dense one."""
     next_params: int | None
-    """Of the next multiple of ``align``; None where that is above the dense hidden size."""
+    """Parameters with it, which are more than allowed."""
     limit: int
     """Parameters that the budget allows."""
     dense_params: int
@@ -55,6 +58,7 @@ def largest_size(
     ratio: float | str,
     align: int,
     tied: str = "",
+    refuses: Callable[[int], str] = lambda _: "",
 ) -> Size:
     """The largest hidden size within a budget.
 
@@ -66,30 +70,46 @@ def largest_size(
         ratio: share of them to remove; text is read exactly.
         align: sizes are multiples of this.
         tied: parameter that the small model has and the dense one shares with its embedding.
+        refuses: why the architecture has no such hidden size; empty where it has.
 
     Raises:
-        PlanError: a ratio or an ``align`` that cannot be.
+        PlanError: a ratio or an ``align`` that cannot be, or sizes that are all refused.
         InfeasibleBudget: even the smallest size is over.
     """
     limit = kept_budget(dense, ratio)
     if type(align) is not int or not 1 <= align <= hidden:
         raise PlanError(f"align {align!r}: give a whole number from 1 to {hidden}, the hidden size")
+    refused: dict[int, str] = {}
+
+    def allowed(d: int) -> bool:
+        if d not in refused:
+            refused[d] = refuses(d)
+        return not refused[d]
+
     sizes = range(align, hidden + 1, align)
-    fitting = [d for d in sizes if params_at(shapes, roles, d) <= limit]
-    if not fitting:
-        least = params_at(shapes, roles, align)
+    within = [d for d in sizes if params_at(shapes, roles, d) <= limit]
+    size = next(filter(allowed, reversed(within)), None)
+    above = next((d for d in sizes[len(within) :] if allowed(d)), None)
+    if size is None and above is None:
+        raise PlanError(
+            f"no multiple of {align} up to {hidden} is a hidden size that this architecture "
+            f"accepts: {refused[sizes[-1]]}; give another align (--align)"
+        )
+    if size is None:
+        assert above is not None
+        least = params_at(shapes, roles, above)
         raise InfeasibleBudget(
-            f"a hidden size of {align} already has {least} parameters, and {limit} are allowed; "
-            "remove less, or take a smaller align (--align)",
+            f"a hidden size of {above}, the smallest multiple of {align} that there is, already "
+            f"has {least} parameters, and {limit} are allowed; remove less, or take a smaller "
+            "align (--align)",
             needed=least,
             budget=limit,
         )
-    size = fitting[-1]
-    above = size + align
     return Size(
         hidden=size,
         params=params_at(shapes, roles, size),
-        next_params=params_at(shapes, roles, above) if above <= hidden else None,
+        next_hidden=above,
+        next_params=None if above is None else params_at(shapes, roles, above),
         limit=limit,
         dense_params=dense,
         untied_params=params_at({tied: shapes[tied]}, roles, size) if tied else 0,

@@ -85,6 +85,7 @@ def test_nothing_of_the_dense_model_changes() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found, config = taken_apart(model), model.config.to_dict()
     check_equal(model, found.residual, found.forms, some_basis(found, 16))
+    folded(model, found.residual, found.forms, some_basis(found, HIDDEN))
     small = folded(model, found.residual, found.forms, some_basis(found, 16))
     assert all(torch.equal(before[name], found) for name, found in model.state_dict().items())
     assert model.config.to_dict() == config

@@ -129,6 +129,17 @@ def test_the_size_is_the_largest_within_the_budget(ratio: str, align: int) -> No
     assert found.next_params is not None or found.hidden + align > 16
 
 
+def test_sizes_that_the_architecture_refuses_are_left_out() -> None:
+    found = ask(refuses=lambda d: "odd" if d in (12, 16) else "")
+    assert (found.hidden, found.next_hidden, found.next_params) == (8, None, None)
+    found = ask(ratio="0.6", align=1, refuses=lambda d: "" if d in (3, 9) else "odd")
+    assert (found.hidden, found.next_hidden, found.next_params) == (3, 9, 25 + 69 * 9)
+    with pytest.raises(PlanError, match="that this architecture accepts: odd"):
+        ask(refuses=lambda _: "odd")
+    with pytest.raises(InfeasibleBudget, match="a hidden size of 16, the smallest"):
+        ask(ratio="0.6", refuses=lambda d: "" if d == 16 else "odd")
+
+
 def test_a_head_that_was_the_embedding_is_counted_twice() -> None:
     dense = params_at(SHAPES, ROLES, 16) - 20 * 16
     found = ask(dense=dense, ratio="0.1", tied="e", align=1)
@@ -154,7 +165,7 @@ def test_an_align_that_cannot_be(align: Any) -> None:
 
 
 def test_a_budget_that_nothing_fits() -> None:
-    with pytest.raises(InfeasibleBudget, match="a hidden size of 4 already has 301") as error:
+    with pytest.raises(InfeasibleBudget, match="a hidden size of 4, .* already has 301") as error:
         ask(ratio="0.9")
     assert (error.value.needed, error.value.budget) == (301, 112)
 
