@@ -123,8 +123,10 @@ class _Walk:
             if node.op != "get_attr" or str(node.target) not in self._params:
                 continue
             axes = self._params[str(node.target)]
-            if len(axes) == 1 and self._is_stream(axes) and not any(map(_adds_bias, node.users)):
-                found.setdefault(str(node.target).rpartition(".")[0], []).append(str(node.target))
+            module = str(node.target).rpartition(".")[0]
+            along = len(axes) == 1 and self._is_stream(axes)
+            if module and along and not any(map(_adds_bias, node.users)):
+                found.setdefault(module, []).append(str(node.target))
         return found
 
     def _axes(self, node: object) -> Axes:
@@ -190,7 +192,7 @@ class _Walk:
         if same and len(inputs) == 1 and (name in _KEEPS or self._scales(node, name, inputs)):
             self._carries[node] = kinds.pop()
             return
-        norm = next((p for p, _ in ops.module_stack(node)[::-1] if p in self._norm_modules), None)
+        norm = _path(node) if _path(node) in self._norm_modules else None
         if norm is not None and kinds <= {STREAM, norm}:
             self._norms[norm] = None
             self._seen |= set(self._norm_modules[norm])
@@ -210,6 +212,8 @@ class _Walk:
         """A whole vector is multiplied by one number."""
         if name not in _SCALES or (name.startswith("div") and node.args[0] not in inputs):
             return False
+        if sum(each in inputs for each in node.args if isinstance(each, Node)) != 1:
+            return False  # a square
         others = [each for each in node.all_input_nodes if each not in inputs]
         return all((ops.shape(each) or (1,))[-1] == 1 for each in others)
 

@@ -381,6 +381,9 @@ def save_sliced(sliced: Sliced, out: str | Path, *, overwrite: bool = False) -> 
 
 def _check_reloads(model: "PreTrainedModel", folder: Path) -> None:
     again, _ = load_dense(folder)
+    way = model.config._attn_implementation
+    if way != again.config._attn_implementation:
+        again.set_attn_implementation(way)
     made = torch.Generator().manual_seed(0)
     ids_BT = torch.randint(0, vocabulary(model), (1, SEQ), generator=made)
     found = []

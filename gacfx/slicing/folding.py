@@ -252,7 +252,6 @@ def _scale(model: "PreTrainedModel") -> float:
     with torch.no_grad():
         table.weight.fill_(1.0)
         found: Tensor = table(torch.zeros(1, 1, dtype=torch.long, device=table.weight.device))
-        table.padding_idx = None
     return float(found.double().mean())
 
 

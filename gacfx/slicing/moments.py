@@ -74,11 +74,12 @@ def gather_moments(
             for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):
                 logits_TV = logits_BTV[row, : len(ids_T)].detach()
                 check_logits(logits_TV, corpus.number(index))
-                labels.append(sample_labels(logits_TV, generator_of(seed, ids_T)))
+                if gradients:
+                    labels.append(sample_labels(logits_TV, generator_of(seed, ids_T)))
             if gradients:
-                rows_RV = batch.rows(logits_BTV)
                 # The sum: each token's gradient is that of its own log-likelihood.
-                nn.functional.cross_entropy(rows_RV, torch.cat(labels), reduction="sum").backward()
+                rows_RV, drawn_R = batch.rows(logits_BTV), torch.cat(labels)
+                nn.functional.cross_entropy(rows_RV, drawn_R, reduction="sum").backward()
             progress(len(batch.documents))
     return {name: each.moments(name, corpus.tokens, gradients) for name, each in sums.items()}
 
