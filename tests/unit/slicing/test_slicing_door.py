@@ -184,7 +184,7 @@ def test_a_loss_that_rises_too_much_is_refused() -> None:
         ({"readers": "best"}, PlanError, "choose one of refitted, rotated"),
         ({"max_loss": 0}, PlanError, "max_loss 0"),
         ({"align": None, "gpu": "abacus"}, ProfileError, "abacus"),
-        ({"calibration": corpus(1)}, CalibrationError, ""),
+        ({"calibration": corpus(1)}, CalibrationError, "cannot be split"),
         ({"calibration": ["text"]}, CalibrationError, "tokenizer"),
     ],
 )
