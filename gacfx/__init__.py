@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gacfx.modules.grouped import group_experts_
     from gacfx.padding import pad_, save_padded
     from gacfx.request import Request
+    from gacfx.slicing.door import save_sliced, slice_hidden
     from gacfx.tracing.capture import capture
     from gacfx.work import Work
 
@@ -59,6 +60,8 @@ __all__ = [
     "plan",
     "save",
     "save_padded",
+    "save_sliced",
+    "slice_hidden",
     "unpacked",
 ]
 
@@ -80,6 +83,8 @@ _HOME = {
     "make_backend": "gacfx.dynamo.backend",
     "pad_": "gacfx.padding",
     "save_padded": "gacfx.padding",
+    "save_sliced": "gacfx.slicing.door",
+    "slice_hidden": "gacfx.slicing.door",
     "unpacked": "gacfx.modules.experts",
 }
 

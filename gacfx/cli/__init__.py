@@ -167,6 +167,7 @@ def parser() -> argparse.ArgumentParser:
         profiles,
         route,
         run,
+        slice_hidden,
         statistics,
         verify,
     )
@@ -187,6 +188,7 @@ def parser() -> argparse.ArgumentParser:
         heal,
         route,
         pad,
+        slice_hidden,
         verify,
         export,
         evaluate,

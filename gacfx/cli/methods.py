@@ -14,6 +14,7 @@ from gacfx.cli import options
 if TYPE_CHECKING:
     from gacfx.compressors.protocol import Compressor
     from gacfx.compressors.values import ValueModel
+    from gacfx.compressors.whole import WholeMethod
 
 
 def add(commands: Any) -> None:
@@ -36,9 +37,17 @@ def run(arguments: argparse.Namespace) -> int:
     from gacfx.cli import screen
     from gacfx.compressors.methods import METHODS
     from gacfx.compressors.values import VALUES
-    from gacfx.report.method_view import method_view
+    from gacfx.compressors.whole import WHOLE
+    from gacfx.report.method_view import method_view, whole_view
     from gacfx.report.methods_view import methods_view
 
+    if arguments.name in WHOLE:
+        whole = WHOLE[arguments.name]
+        if arguments.json:
+            print(json.dumps(_whole(whole), indent=1))
+        else:
+            screen.console().print(whole_view(whole))
+        return 0
     if arguments.name is not None:
         method = METHODS.find(arguments.name)
         if arguments.json:
@@ -48,10 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     methods, values = METHODS.everything(), VALUES.everything()
     if arguments.json:
-        rows = {"methods": [*map(_method, methods)], "values": [*map(_value, values)]}
+        rows = {
+            "methods": [*map(_method, methods)],
+            "whole": [*map(_whole, WHOLE.values())],
+            "values": [*map(_value, values)],
+        }
         print(json.dumps(rows, indent=1))
     else:
-        screen.console().print(methods_view(methods, values))
+        screen.console().print(methods_view(methods, values, tuple(WHOLE.values())))
     return 0
 
 
@@ -71,6 +84,12 @@ def _method(method: "Compressor") -> dict[str, Any]:
         "settings": [asdict(setting) for setting in settings_of(method)],
         "claims": [{**asdict(claim), "command": claim.command or None} for claim in method.claims],
     }
+
+
+def _whole(method: "WholeMethod") -> dict[str, Any]:
+    """All that is known of a method with a door of its own."""
+    claims = [{**asdict(claim), "command": claim.command or None} for claim in method.claims]
+    return {**asdict(method), "claims": claims}
 
 
 def _value(model: "ValueModel") -> dict[str, Any]:

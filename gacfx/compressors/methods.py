@@ -19,8 +19,10 @@ from gacfx.compressors.pruning.baselines import MAGNITUDE, RANDOM
 from gacfx.compressors.pruning.llm_pruner import LLM_PRUNER
 from gacfx.compressors.svd_llm import SVD_LLM
 from gacfx.compressors.svd_llm_v2 import SVD_LLM_V2
+from gacfx.compressors.whole import WHOLE
 from gacfx.core.settings import AFTER, with_settings
 from gacfx.core.table import Table
+from gacfx.errors import PipelineError
 
 __all__ = ["DEFAULT", "LOW_RANK", "METHODS", "Method", "MethodTable", "Metric", "register"]
 
@@ -47,9 +49,15 @@ class MethodTable(Table[Compressor]):
 
         Raises:
             PipelineError: a setting that it has not, or a value that cannot be; lists those that
-                there are. Or the entry point of this name does not bring a method.
+                there are. Or it is a method with a door of its own, or the entry point of this name
+                does not bring a method.
         """
         base, after, said = name.partition(AFTER)
+        if base in WHOLE:
+            raise PipelineError(
+                f"{base} treats the model as a whole, so no plan chooses sizes for it; it has a "
+                f"command of its own: {WHOLE[base].door}"
+            )
         found = super().seek(base)
         return with_settings(found, said) if found is not None and after else found
 

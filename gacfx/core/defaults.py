@@ -14,3 +14,7 @@ PROXIES = ("magnitude", "activation", "fisher", "gradient")
 """Importance of a weight, as Table 1 of GAC-v2 names it."""
 PREVALENCE_RATIOS = ("0.1", "0.2", "0.3", "0.5")
 """Shares to remove for which ranks are counted: those of GAC-v1."""
+ROTATIONS = ("two-sided", "pca")
+"""How the directions of a residual stream are chosen that stay; the first is the default."""
+READERS = ("refitted", "rotated")
+"""How layers read what is left of a residual stream; the first is the default."""

@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from gacfx.compressors.protocol import Claim, Compressor
+from gacfx.compressors.whole import WholeMethod
 from gacfx.core.settings import AFTER, settings_of
 from gacfx.report.layout import GAP
 
@@ -19,12 +20,13 @@ NONE_YET = "none yet"
 class MethodView:
     """Renders a method for whatever width the console has."""
 
-    method: Compressor
+    name: str
+    rows: Sequence[tuple[str, Sequence[str]]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        rows = list(_rows(self.method))
+        rows = self.rows
         wide = max(len(heading) for heading, _ in rows) + len(GAP)
-        yield Text(self.method.name, style="bold")
+        yield Text(self.name, style="bold")
         for heading, texts in rows:
             lines = [line for text in texts for line in _wrapped(text, options.max_width - wide)]
             for number, line in enumerate(lines):
@@ -33,7 +35,22 @@ class MethodView:
 
 def method_view(method: Compressor) -> RenderableType:
     """A method in full."""
-    return MethodView(method)
+    return MethodView(method.name, list(_rows(method)))
+
+
+def whole_view(method: WholeMethod) -> RenderableType:
+    """A method with a door of its own in full."""
+    rows: list[tuple[str, Sequence[str]]] = [
+        ("command", [method.door]),
+        ("minimises", [method.minimises]),
+        ("statistics", [", ".join(method.needs) or "none"]),
+        ("by itself", [method.allocates]),
+        ("refuses", method.leaves),
+        ("source", [method.source]),
+        ("options", method.settings),
+        ("claims", [*map(_claim, method.claims)] or ["none of a paper"]),
+    ]
+    return MethodView(method.name, rows)
 
 
 def _rows(method: Compressor) -> Iterator[tuple[str, Sequence[str]]]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from gacfx.compressors.methods import DEFAULT
 from gacfx.compressors.protocol import Compressor
 from gacfx.compressors.values import NATS, TRIED, ValueModel
+from gacfx.compressors.whole import WholeMethod
 from gacfx.core.settings import settings_of
 from gacfx.report.layout import GAP, Column, grid, sentence, width_of
 
@@ -18,6 +19,7 @@ METHODS = (
     "proxy: importance under the value model paper; kinds: what can become of a weight. "
     f"--method NAME or NAME:SETTING=VALUE,... (default: {DEFAULT}); gacfx methods NAME says more"
 )
+WHOLE = "These change the whole model at once and have a command of their own, not --method."
 VALUES = (
     "Only nats add up to a forecast of the loss. --value NAME (default: auto, a plan for each of "
     f"{', '.join(TRIED)}; the one with the lowest loss on held-back text is kept)"
@@ -30,18 +32,26 @@ class MethodsView:
 
     methods: Sequence[Compressor]
     values: Sequence[ValueModel]
+    whole: Sequence[WholeMethod] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         yield table(_methods(self.methods), width)
         yield from (Text(), sentence(METHODS), Text())
+        if self.whole:
+            yield table(_whole(self.whole), width)
+            yield from (Text(), sentence(WHOLE), Text())
         yield table(_values(self.values), width)
         yield from (Text(), sentence(VALUES))
 
 
-def methods_view(methods: Sequence[Compressor], values: Sequence[ValueModel]) -> RenderableType:
-    """One row for each method, then one for each value model."""
-    return MethodsView(methods, values)
+def methods_view(
+    methods: Sequence[Compressor],
+    values: Sequence[ValueModel],
+    whole: Sequence[WholeMethod] = (),
+) -> RenderableType:
+    """One row for each method, then those with a door of their own, then the value models."""
+    return MethodsView(methods, values, whole)
 
 
 def table(columns: Sequence[Column], width: int) -> Text:
@@ -69,6 +79,16 @@ def _methods(methods: Sequence[Compressor]) -> list[Column]:
         Column("kinds", kinds),
         Column("source", [m.source for m in methods]),
         Column("settings", [", ".join(map(str, settings_of(m))) for m in methods]),
+    ]
+
+
+def _whole(methods: Sequence[WholeMethod]) -> list[Column]:
+    return [
+        Column("whole model", [m.name for m in methods]),
+        Column("command", [m.door for m in methods]),
+        Column("minimises", [m.minimises for m in methods]),
+        Column("source", [m.source for m in methods]),
+        Column("options", [", ".join(m.settings) for m in methods]),
     ]
 
 

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
         "api applying verification study summary inspection pipelines replan sweep "
         "speedup explain bench zeroshot request refit gated suitable evidence trials corrections "
         "dynamo exports best_plan judging upstream padding padding_parts progress work captured "
-        "shards routing healing comparison prevalence",
+        "shards routing healing slicing comparison prevalence",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),
