@@ -60,7 +60,7 @@ def _excess(axes: "Axes", rows: Sequence[Row], colours: Mapping[str, str]) -> No
 def _promises(axes: "Axes", rows: Sequence[Row], colours: Mapping[str, str]) -> None:
     shown = [row for row in rows if (row["promised_nats"] or 0) >= LEAST <= row["excess_nats"]]
     for row in shown:
-        place = {"color": colours[row["row"]], "markersize": 5}
+        place: dict[str, Any] = {"color": colours[row["row"]], "markersize": 5}
         axes.plot(row["promised_nats"], row["excess_nats"], "o", **place)
     values = [row[key] for row in shown for key in ("promised_nats", "excess_nats")]
     ends = [min(values, default=LEAST) / FACTOR, max(values, default=1.0) * FACTOR]

@@ -48,6 +48,11 @@ class Subject:
         """Longest window of the judging text, tokens; windows do not overlap."""
         return max_positions(self.model)
 
+    def evaluation(self, text: str) -> dict[str, Any]:
+        """What the judging text is, for results."""
+        windows = {"window": self.window, "stride": self.window, "dtype": "fp32"}
+        return {"text": text, "tokens": self.judge.tokens, **windows}
+
     def seq(self, asked: int) -> int:
         """Tokens that a measurement reads, with a place left for one that is decoded."""
         return min(asked, max_positions(self.model, most=asked + 1) - 1)

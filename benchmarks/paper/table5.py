@@ -58,9 +58,9 @@ def line(row: Mapping[str, Any]) -> list[str]:
     times, gpus = row.get("latency", {}), row.get("forecast", {})
     return [
         name,
-        _number(size.get("kept_share"), ".3f"),
-        _number(size.get("aligned"), ".0%"),
-        _number(quality.get("perplexity"), ".2f"),
+        shown(size.get("kept_share"), ".3f"),
+        tables.percent(size.get("aligned")),
+        shown(quality.get("perplexity"), ".2f"),
         *(_accuracy(tasks.get(task, {})) for task in ("piqa", "hellaswag")),
         *(
             _ratio(times.get(f"{mode} {dtype}", {}))
@@ -68,14 +68,15 @@ def line(row: Mapping[str, Any]) -> list[str]:
             for mode in ("prefill", "decode")
         ),
         *(
-            _number(gpus.get(gpu, {}).get(mode, {}).get("times_as_fast"), ".2f")
+            shown(gpus.get(gpu, {}).get(mode, {}).get("times_as_fast"), ".2f")
             for gpu in ("a100", "h100", "h200")
             for mode in ("prefill", "decode")
         ),
     ]
 
 
-def _number(value: float | None, form: str) -> str:
+def shown(value: float | None, form: str) -> str:
+    """A number, or a dash."""
     return NONE if value is None else format(value, form)
 
 
@@ -129,18 +130,18 @@ def main(given: Sequence[str] | None = None) -> int:
     heals = Heals(asked.heal_tokens, asked.heal_minutes)
     rows = Table(subject, asked.ratio, settings, heals).run([*seeded(chosen, seeds)], asked.cells)
     print(view(rows).markdown())
+    for row in rows:
+        if row.get(FAILED):
+            print(f"{row['name']}: {row[FAILED]}")
     results = {
         "model": subject.folder.name,
         "ratio": asked.ratio,
         "calibration_tokens": subject.calibration.tokens,
-        "evaluation": {
-            "text": asked.text, "tokens": subject.judge.tokens, "window": subject.window,
-            "stride": subject.window,
-        },
+        "evaluation": subject.evaluation(asked.text),
         "seconds": seconds_of(rows),
         "rows": rows,
         "printed": {"what": V2, "rows": {name: row._asdict() for name, row in TABLE5.items()}},
-    }  # fmt: skip
+    }
     print(record.write(NAME, results, asked.out))
     return 0
 
