@@ -17,6 +17,8 @@ from gacfx.errors import CheckpointError
 Found = dict[str, Any]
 """Plain JSON values."""
 KEY, FOUND, SECONDS = "key", "found", "seconds"
+FAILED = "failed"
+"""In what a step found: why there is nothing else."""
 
 
 def remembered(path: Path, key: Mapping[str, Any], make: Callable[[], Found]) -> Found:

@@ -18,20 +18,19 @@ healing promises nothing. Rows are kept one by one, and a run that was killed go
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.gpu import tables
-from benchmarks.gpu.tables import NONE
+from benchmarks.paper import views
 from benchmarks.paper.cells import in_nats
-from benchmarks.paper.kept import Found, recall, remembered
+from benchmarks.paper.kept import FAILED, Found, recall, remembered
 from benchmarks.paper.numbers_plot import plot
 from benchmarks.paper.recipes import ALIGN, OURS, PLAN, Recipe, make
-from benchmarks.paper.rows import FAILED, GPU, Heals, digest_of, say
+from benchmarks.paper.rows import GPU, Heals, digest_of, say
 from benchmarks.paper.subject import Subject, add_arguments, read_subject
 from gacfx import api
 from gacfx.calibration.evaluate import evaluate
@@ -40,7 +39,7 @@ from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.planned import Planned
 from gacfx.core.search import Search
 from gacfx.core.work_folder import remove_work
-from gacfx.errors import InfeasibleBudget, NotHealed
+from gacfx.errors import HealingError, InfeasibleBudget, NotHealed
 from gacfx.healing.door import heal
 from gacfx.study import Study
 
@@ -139,10 +138,11 @@ class Numbers:
                 calibration=self.subject.calibration,
                 tokens=self.heals.tokens,
                 minutes=self.heals.minutes,
+                step_tokens=self.heals.step_tokens,
                 work=self.healing(ratio),
                 temporary=True,
             )
-        except NotHealed as error:
+        except (NotHealed, HealingError) as error:
             return {FAILED: str(error)}
         nats = evaluate(found.model, self.subject.judge).checked().nats_per_token
         plan = found.planned.plan
@@ -210,26 +210,6 @@ class Numbers:
         }
 
 
-def view(rows: Sequence[Found]) -> tables.Table:
-    """Excess of every row, with its promise behind it."""
-    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
-    return tables.table(("row", *(f">{ratio}" for ratio in ratios)), _lines(rows, ratios))
-
-
-def _lines(rows: Sequence[Found], ratios: Sequence[str]) -> Iterator[list[str]]:
-    known = {(row["row"], row["ratio"]): row for row in rows}
-    for label in dict.fromkeys(row["row"] for row in rows):
-        yield [label, *(_cell(known.get((label, ratio))) for ratio in ratios)]
-
-
-def _cell(row: Found | None) -> str:
-    if row is None or row[FAILED]:
-        return NONE
-    promised = row["promised_nats"]
-    behind = "" if promised is None else f" ({promised:.3f})"
-    return f"{row['excess_nats']:.3f}{behind}"
-
-
 def main(given: Sequence[str] | None = None) -> int:
     """0: a row that cannot be made is a result."""
     parser = argparse.ArgumentParser(description="What each part of a plan brings.")
@@ -243,18 +223,18 @@ def main(given: Sequence[str] | None = None) -> int:
     subject = read_subject(asked, "numbers")
     numbers = Numbers(subject, Heals(asked.heal_tokens, asked.heal_minutes))
     rows = numbers.run(asked.rows, asked.ratios)
-    print(view(rows).markdown())
-    results = {
+    print(views.numbers(rows).markdown())
+    results: dict[str, Any] = {
         "model": subject.folder.name,
         "calibration_tokens": subject.calibration.tokens,
-        "evaluation": {"text": asked.text, "tokens": subject.judge.tokens},
+        "evaluation": subject.evaluation(asked.text),
         "dense_nats_per_token": numbers.dense_nats,
         "rows": rows,
     }
-    path = record.write(NAME, results, asked.out)
-    print(path)
+    picture = asked.plot or (asked.out or record.RESULTS / NAME).with_suffix(".svg")
     if any(not row[FAILED] for row in rows):
-        print(plot(rows, asked.plot or path.with_suffix(".svg"), subject.folder.name))
+        results["picture"] = plot(rows, picture, subject.folder.name).name
+    print(record.write(NAME, results, asked.out))
     return 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.paper.cells import MEASURES, Row, Settings, key_of, plan_of
-from benchmarks.paper.kept import Found, recall, remembered
+from benchmarks.paper.kept import FAILED, Found, recall, remembered
 from benchmarks.paper.recipes import Recipe, make
 from benchmarks.paper.subject import Subject
 from gacfx import api
@@ -23,13 +23,13 @@ from gacfx.checkpoint.checksums import FILES
 from gacfx.checkpoint.save import save_checkpoint
 from gacfx.core.files.reading import read_text
 from gacfx.core.planned import Planned
-from gacfx.errors import InfeasibleBudget, NotHealed
+from gacfx.errors import HealingError, InfeasibleBudget, NotHealed
 from gacfx.healing.door import heal
+from gacfx.healing.settings import STEP_TOKENS
 from gacfx.study import Study
 
 GPU = "h200"
 """Whose name plans carry; sizes are multiples of 8 on all of them."""
-FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Heals:
 
     tokens: int = 60_000
     minutes: float = 10.0
+    step_tokens: int = STEP_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,11 @@ class Table:
                 calibration=self.subject.calibration,
                 tokens=self.heals.tokens,
                 minutes=self.heals.minutes,
+                step_tokens=self.heals.step_tokens,
                 seed=row.seed,
                 work=self.subject.work / f"{row.name}.healing",
             )
-        except NotHealed as error:
+        except (NotHealed, HealingError) as error:
             return {FAILED: str(error)}
         self.save(row, found.model, found.planned)
         return {FAILED: "", "healing": found.healing}

@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import record
-from benchmarks.gpu import tables
-from benchmarks.gpu.tables import NONE
+from benchmarks.paper import views
 from benchmarks.paper.printed import TABLE2, V1
 from benchmarks.planning_problems import LLAMA_8B
 from gacfx.allocation.offers import window_of
@@ -57,8 +56,6 @@ STRATEGIES = (
     "exact",
     "any rank",
 )
-PRINTED = {"greedy": "gac"}
-"""Strategy -> its name in the printed table, where that is another."""
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -101,7 +98,7 @@ class Row:
 
 def shapes() -> dict[str, tuple[int, int]]:
     """Matrix -> (rows, columns), of Llama-3-8B."""
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for kind, (rows, columns, count) in enumerate(LLAMA_8B.weights):
         found |= {f"kind{kind}.{number}": (rows, columns) for number in range(count)}
     return found
@@ -217,46 +214,6 @@ def row(known: Shapes, align: int, ratio: str, strategy: str, seeds: int, repeat
     )
 
 
-def view(rows: Sequence[Mapping[str, Any]]) -> tables.Table:
-    """The table, what the paper prints in brackets."""
-    header = (
-        "a",
-        "ratio",
-        "strategy",
-        ">aligned",
-        ">importance",
-        ">over budget",
-        ">unspent",
-        ">ms",
-    )
-    return tables.table(header, map(line, rows))
-
-
-def line(found: Mapping[str, Any]) -> list[str]:
-    """A row of it."""
-    name = PRINTED.get(found["strategy"], found["strategy"])
-    key = (found["align"], found["ratio"], name)
-    said = next((one for one in TABLE2 if (one.align, one.ratio, one.strategy) == key), None)
-    over = f"{found['over_budget']} of {found['draws']}"
-    over += f", {found['over_most']:.2%} at most" if found["over_budget"] else ""
-    cells = (
-        f"{found['aligned']:.1%}",
-        f"{found['importance']:.3f}",
-        f"{found['milliseconds']:.1f}",
-    )
-    printed = (
-        ("", "", "")
-        if said is None
-        else (f" [{said.aligned:.1%}]", f" [{said.importance:.3f}]", f" [{said.milliseconds}]")
-    )
-    aligned, importance, spent = (a + b for a, b in zip(cells, printed, strict=True))
-    unspent = NONE if found["over_budget"] == found["draws"] else f"{found['unspent']:.3%}"
-    return [
-        str(found["align"]), found["ratio"], found["strategy"], aligned, importance, over, unspent,
-        spent,
-    ]  # fmt: skip
-
-
 def main(given: Sequence[str] | None = None) -> int:
     """0: a budget that is exceeded is a result."""
     parser = argparse.ArgumentParser(description="Table 2 of GAC-v1 at Llama-3-8B's shapes.")
@@ -273,7 +230,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for ratio in RATIOS
         for strategy in STRATEGIES
     ]
-    print(view(rows).markdown())
+    print(views.solver(rows).markdown())
     results = {
         "what": "SYNTHETIC importance scores, seeded; shapes of Llama-3-8B",
         **busy,

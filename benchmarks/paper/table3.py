@@ -10,47 +10,19 @@ the work folder, and a run that was killed goes on; statistics are those of tabl
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from benchmarks import record
-from benchmarks.gpu import tables
-from benchmarks.gpu.tables import NONE
-from benchmarks.paper import recipes
+from benchmarks.paper import recipes, views
 from benchmarks.paper.cells import CELLS, Settings
 from benchmarks.paper.printed import TABLE3, V1
-from benchmarks.paper.rows import FAILED, Heals, Table, seconds_of, seeded
+from benchmarks.paper.rows import Heals, Table, seconds_of, seeded
 from benchmarks.paper.subject import add_arguments, read_subject
-from benchmarks.paper.table5 import shown
 from gacfx.zeroshot.harness import check_installed
 
 NAME, RATIO, GPU, TOKENS = "paper_table3", "0.2", "a100", 512
 TASKS = ("piqa", "hellaswag", "arc_easy", "arc_challenge")
 MEASURED = tuple(cell for cell in CELLS if cell != "latency")
-HEADER = ("row", ">params", ">aligned", ">ms", ">times as fast", ">perplexity", ">zero-shot")
-
-
-def view(rows: Sequence[Mapping[str, Any]]) -> tables.Table:
-    """The table."""
-    return tables.table(HEADER, [line(row) for row in rows])
-
-
-def line(row: Mapping[str, Any]) -> list[str]:
-    """A row of it."""
-    if row.get(FAILED):
-        return [row["row"], *[NONE] * (len(HEADER) - 1)]
-    size, mean = row.get("sizes", {}), row.get("zeroshot", {}).get("mean", {})
-    gpu = row.get("forecast", {}).get(GPU, {}).get("prefill", {})
-    params, error = size.get("model_params"), mean.get("acc_stderr")
-    return [
-        row["row"],
-        NONE if params is None else f"{params / 1e6:,.1f} M",
-        tables.percent(size.get("aligned")),
-        shown(gpu.get("ms"), ".2f"),
-        shown(gpu.get("times_as_fast"), ".2f"),
-        shown(row.get("quality", {}).get("perplexity"), ".2f"),
-        shown(mean.get("acc"), ".3f") + ("" if error is None else f" ± {error:.3f}"),
-    ]
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -70,7 +42,8 @@ def main(given: Sequence[str] | None = None) -> int:
     subject = read_subject(asked, "table3")
     chosen = recipes.named(recipes.table3(asked.first), asked.rows)
     rows = Table(subject, asked.ratio, settings, Heals()).run([*seeded(chosen, 1)], asked.cells)
-    print(view(rows).markdown())
+    print(views.table3(rows).markdown())
+    print("\n".join(views.failures(rows)))
     results = {
         "model": subject.folder.name,
         "ratio": asked.ratio,

@@ -21,78 +21,18 @@ model, which is not changed but for what is added.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from benchmarks import record
-from benchmarks.gpu import tables
-from benchmarks.gpu.tables import NONE
-from benchmarks.paper import recipes
+from benchmarks.paper import recipes, views
 from benchmarks.paper.cells import CELLS, Settings
 from benchmarks.paper.printed import TABLE5, V2
-from benchmarks.paper.rows import FAILED, Heals, Table, seconds_of, seeded
+from benchmarks.paper.rows import Heals, Table, seconds_of, seeded
 from benchmarks.paper.subject import add_arguments, read_subject
 from gacfx.zeroshot.harness import check_installed
 
 NAME, RATIO = "paper_table5", "0.15"
 SAMPLES, SEEDS = 200, 3
-HEADER = (
-    *("row", ">kept", ">aligned", ">perplexity", ">PIQA", ">HellaSwag"),
-    *(">prefill fp32", ">decode fp32", ">prefill bf16", ">decode bf16"),
-    *(">a100 prefill", ">decode", ">h100 prefill", ">decode", ">h200 prefill", ">decode"),
-)
-
-
-def view(rows: Sequence[Mapping[str, Any]]) -> tables.Table:
-    """The table; times are how many times as fast as the dense model."""
-    return tables.table(HEADER, [line(row) for row in rows])
-
-
-def line(row: Mapping[str, Any]) -> list[str]:
-    """A row of it."""
-    name = row["row"] + (f", seed {row['seed']}" if row["seed"] else "")
-    if row.get(FAILED):
-        return [name, *[NONE] * (len(HEADER) - 1)]
-    size, quality = row.get("sizes", {}), row.get("quality", {})
-    tasks = row.get("zeroshot", {}).get("tasks", {})
-    times, gpus = row.get("latency", {}), row.get("forecast", {})
-    return [
-        name,
-        shown(size.get("kept_share"), ".3f"),
-        tables.percent(size.get("aligned")),
-        shown(quality.get("perplexity"), ".2f"),
-        *(_accuracy(tasks.get(task, {})) for task in ("piqa", "hellaswag")),
-        *(
-            _ratio(times.get(f"{mode} {dtype}", {}))
-            for dtype in ("fp32", "bf16")
-            for mode in ("prefill", "decode")
-        ),
-        *(
-            shown(gpus.get(gpu, {}).get(mode, {}).get("times_as_fast"), ".2f")
-            for gpu in ("a100", "h100", "h200")
-            for mode in ("prefill", "decode")
-        ),
-    ]
-
-
-def shown(value: float | None, form: str) -> str:
-    """A number, or a dash."""
-    return NONE if value is None else format(value, form)
-
-
-def _accuracy(found: Mapping[str, Any]) -> str:
-    if found.get("acc") is None:
-        return NONE
-    error = found.get("acc_stderr")
-    return f"{found['acc']:.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def _ratio(found: Mapping[str, Any]) -> str:
-    """``1.13 (1.10–1.15)``; milliseconds for the dense model."""
-    ratio = found.get("times_as_fast")
-    if ratio is not None:
-        return f"{ratio[0]:.2f} ({ratio[1]:.2f}{NONE}{ratio[2]:.2f})"
-    return NONE if found.get("ms") is None else f"{found['ms']:.1f} ms"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,13 +69,14 @@ def main(given: Sequence[str] | None = None) -> int:
     seeds = asked.seeds or (SEEDS if asked.full else 1)
     heals = Heals(asked.heal_tokens, asked.heal_minutes)
     rows = Table(subject, asked.ratio, settings, heals).run([*seeded(chosen, seeds)], asked.cells)
-    print(view(rows).markdown())
-    for row in rows:
-        if row.get(FAILED):
-            print(f"{row['name']}: {row[FAILED]}")
+    for each in (views.quality5(rows), views.times5(rows), views.forecasts5(rows)):
+        print(each.markdown())
+    print("\n".join(views.failures(rows)))
     results = {
         "model": subject.folder.name,
         "ratio": asked.ratio,
+        "asvd": all_rows[1].method,
+        "first": asked.first,
         "calibration_tokens": subject.calibration.tokens,
         "evaluation": subject.evaluation(asked.text),
         "seconds": seconds_of(rows),
