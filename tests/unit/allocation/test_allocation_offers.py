@@ -1,6 +1,7 @@
 """Offers: every candidate keeps to the step in all its sizes, and says why there is none."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gacfx.allocation.allocate import offer
 from gacfx.allocation.offers import Offers
 from gacfx.core.curves import Curve
 from gacfx.core.decision import DENSE, Copy, Decision, LowRank, Pivot
+from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.search import Bound, Form, Quant, Search, Solver
 from gacfx.errors import PassError, PlanError
 from gacfx.hardware.contracts import CONTRACTS, step_of
@@ -279,3 +281,13 @@ def test_a_weight_that_a_format_cannot_store_has_no_form_in_it(quant: str) -> No
 def test_options_out_of_their_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PassError, match=f"^sweep-candidates: {message}"):
         Offers(**options)
+
+
+def test_a_window_of_groups_stands_around_as_many_parameters() -> None:
+    """12.8 latents of two groups are a rank of 6.4 for each, of 32 + 2 x 64 parameters a rank."""
+    known = Curve("layers.0.k", 32, 64, np.zeros(33), "fisher", groups=2)
+    offers = Offers(align=1, kinds=("grouped-low-rank",), window=3)
+    found, reason = offers.candidates(known, 12.8)
+    assert found == (*(GroupedLowRank(2, rank) for rank in (5, 6, 7)), DENSE) and not reason
+    none, why = offers.candidates(replace(known, groups=0), 12.8)
+    assert none == (DENSE,) and "its groups are not known" in why
