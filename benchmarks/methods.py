@@ -39,6 +39,8 @@ METHODS = (
     "svd-llm",
     "svd-llm-v2",
     "svd-llm-v2:shift=1",
+    "basis-sharing",
+    "basis-sharing:layers=5",
     "gfwsvd",
     f"llm-pruner:{LAYERS}",
     f"llm-pruner:{LAYERS},score=taylor-mix",
@@ -55,6 +57,7 @@ CLAIMS = (
     ("svd-llm", "asvd"),
     ("svd-llm-v2", "svd-llm"),
     ("svd-llm-v2:shift=1", "svd-llm"),
+    ("basis-sharing", "svd-llm"),
     (f"llm-pruner:{LAYERS}", "magnitude"),
     (f"llm-pruner:{LAYERS}", "random"),
 )
