@@ -42,6 +42,8 @@ METHODS = (
     "svd-llm-v2",
     "svd-llm-v2:shift=1",
     "dobi-svd",
+    "basis-sharing",
+    "basis-sharing:layers=5",
     "gfwsvd",
     f"llm-pruner:{LAYERS}",
     f"llm-pruner:{LAYERS},score=taylor-mix",
@@ -61,6 +63,7 @@ CLAIMS = (
     ("svd-llm:update=true", "svd-llm"),
     ("dobi-svd", "svd-llm"),
     ("dobi-svd", "asvd"),
+    ("basis-sharing", "svd-llm"),
     (f"llm-pruner:{LAYERS}", "magnitude"),
     (f"llm-pruner:{LAYERS}", "random"),
 )

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.paper.kept import Found, remembered
 from torch import Tensor, nn
 
 from benchmarks import record
+from benchmarks.paper.kept import Found, remembered
 from benchmarks.quality import SUBJECTS, Subject, texts_of
 from gacfx import api
 from gacfx.calibration.counting import Counting

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu import tables
-from benchmarks.gpu.tables import NONE
+from benchmarks.gpu.tables import NONE as NONE
 from benchmarks.paper.kept import FAILED
 from benchmarks.paper.printed import TABLE2, TABLE3, TABLE5, EndToEnd, Measured
 

@@ -13,8 +13,10 @@ from benchmarks.paper import cells, recipes, rows, views
 from benchmarks.paper.cells import CELLS, Settings
 from benchmarks.paper.recipes import GatePruner, Recipe, table5, wanted_of
 from benchmarks.paper.rows import Heals, Table, seconds_of, seeded
+from benchmarks.paper.subject import Subject
 from gacfx import api
 from gacfx.calibration.evaluate import evaluate
+from gacfx.compressors.methods import METHODS
 from gacfx.core.goal import Goal
 from gacfx.errors import NoLmEval, TaskError
 from gacfx.modules.install import decisions_in
@@ -35,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def subject(root: Path) -> subjects.Subject:
+def subject(root: Path) -> Subject:
     data = root / "data" / "zeroshot"
     data.mkdir(parents=True)
     items = [
@@ -47,7 +49,7 @@ def subject(root: Path) -> subjects.Subject:
 
 
 @pytest.fixture(scope="module")
-def table(subject: subjects.Subject) -> Table:
+def table(subject: Subject) -> Table:
     return Table(subject, RATIO, SETTINGS, HEALS)
 
 
@@ -91,7 +93,7 @@ def test_sizes_keep_the_budget_and_gac_rows_are_aligned(made: dict[str, Any]) ->
 
 
 def test_losses_are_those_of_the_checkpoints(
-    made: dict[str, Any], table: Table, subject: subjects.Subject
+    made: dict[str, Any], table: Table, subject: Subject
 ) -> None:
     for name in ("llm-pruner", "ours-healed"):
         model, _ = api.load(table.folder(name))
@@ -204,7 +206,7 @@ def test_without_lm_eval_scores_are_refused(
         odd.run([*seeded([recipes.SVD_LLM], 1)], ["zeroshot"])
 
 
-def test_the_knapsack_stands_around_the_own_ranks(subject: subjects.Subject) -> None:
+def test_the_knapsack_stands_around_the_own_ranks(subject: Subject) -> None:
     recipe = recipes.asvd()[0]
     with subject.study(recipes.OURS) as study:
         own = study.with_method(recipe.method).upstream(RATIO, profile=api.load_profile("h200"))
@@ -224,4 +226,4 @@ def test_rows_know_what_they_gather() -> None:
     known: Sequence[Recipe] = table5()
     assert {recipe.gathers for recipe in known} == {recipes.OURS, recipes.PRUNER}
     assert [recipe.name for recipe in table5(table=True)][1:3] == ["asvd-table", "asvd-table-gac"]
-    assert isinstance(recipes.METHODS.find(f"{recipes.PRUNER}:first=1"), GatePruner)
+    assert isinstance(METHODS.find(f"{recipes.PRUNER}:first=1"), GatePruner)
