@@ -11,7 +11,7 @@ model, tokenizer = gacfx.load("out")
 import copy
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
@@ -20,6 +20,7 @@ from torch import nn
 
 from gacfx import replan
 from gacfx.applying import apply, apply_, apply_to_graph
+from gacfx.calibration.counting import Counting
 from gacfx.calibration.text import (
     Corpus,
     max_positions,
@@ -84,7 +85,12 @@ Text: TypeAlias = "str | Path | Iterable[str | Mapping[str, object]] | Corpus"
 
 
 def read_calibration(
-    source: "Text", model: nn.Module, tokenizer: Any, calibration_tokens: int | str | None = None
+    source: "Text",
+    model: nn.Module,
+    tokenizer: Any,
+    calibration_tokens: int | str | None = None,
+    *,
+    counting: Counting | None = None,
 ) -> Corpus:
     """Token ids of a text file, of texts or rows with a ``text``, or a corpus as it is.
 
@@ -96,6 +102,7 @@ def read_calibration(
         tokenizer: the model's; not needed when ``source`` is a Corpus.
         calibration_tokens: tokens to use, at most: a number, text such as ``500k``, or ``all``; if
             None as many as 256 full windows have.
+        counting: which of them count in second moments; None for all, or as a Corpus has it.
 
     Raises:
         CalibrationError: the text cannot be read or is too short, a tokenizer is missing or gives
@@ -107,13 +114,13 @@ def read_calibration(
                 f"calibration_tokens {calibration_tokens}: a Corpus has its tokens already; leave "
                 "it out, or give the text"
             )
-        return source
+        return source if counting is None else replace(source, counting=counting)
     if tokenizer is None:
         raise CalibrationError("calibration text needs the model's tokenizer; pass tokenizer=...")
     window = max_positions(model)
     limit = token_limit(calibration_tokens, window)
     documents = read_documents(source) if isinstance(source, str | Path) else source
-    return tokenize(documents, tokenizer, window, limit)
+    return replace(tokenize(documents, tokenizer, window, limit), counting=counting or Counting())
 
 
 @plain_torch()

@@ -51,6 +51,27 @@ class Counting:
                 f"clip {clip!r}: give the most that a gradient may have, in mean norms, such as 3"
             )
 
+    @staticmethod
+    def parse(text: str) -> "Counting":
+        """What ``first=4,last=2,clip=3`` says; any of the three.
+
+        Raises:
+            CalibrationError: another name, one said twice, or a value that cannot be.
+        """
+        said: dict[str, int | float] = {}
+        for part in text.split(","):
+            name, _, given = part.strip().partition("=")
+            if name not in ("first", "last", "clip") or name in said:
+                raise CalibrationError(
+                    f"{part.strip()!r}: give first=N, last=N or clip=C, each once, as in "
+                    "first=4,clip=3"
+                )
+            try:
+                said[name] = float(given) if name == "clip" else int(given)
+            except ValueError:
+                raise CalibrationError(f"{part.strip()!r}: {given!r} is no number") from None
+        return Counting(**said)  # type: ignore[arg-type]
+
     @property
     def all(self) -> bool:
         """Every token counts as it is."""

@@ -145,12 +145,15 @@ def model_and_text(
 
 def calibration_text(arguments: argparse.Namespace) -> "tuple[Any, Any, Corpus]":
     """(model, tokenizer, text) that ``plan`` and ``compress`` name."""
-    return model_and_text(
+    model, tokenizer, corpus = model_and_text(
         arguments.model,
         arguments.calibration,
         arguments.calibration_tokens,
         options.dtype_of(arguments),
     )
+    if arguments.count is not None:
+        corpus = replace(corpus, counting=arguments.count)
+    return model, tokenizer, corpus
 
 
 def from_curves(arguments: argparse.Namespace, curves: "Curves") -> Made:
@@ -214,6 +217,7 @@ def check(arguments: argparse.Namespace) -> None:
             "the model": arguments.model,
             "--calibration": arguments.calibration,
             "--calibration-tokens": arguments.calibration_tokens,
+            "--count": arguments.count,
             "--method": arguments.method,
             "--seed": arguments.seed is not None,
             "--dtype": arguments.dtype,
@@ -234,7 +238,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise options.WrongUse("give --calibration FILE (.jsonl or .txt), or --synthetic DECAY")
     if arguments.synthetic is None:
         return
-    if arguments.out or arguments.calibration or arguments.calibration_tokens:
+    if arguments.out or arguments.calibration or arguments.calibration_tokens or arguments.count:
         raise options.WrongUse("--synthetic has no factors to write and reads no text; see --json")
     if getattr(arguments, "work", None):
         raise options.WrongUse("--synthetic computes nothing to keep; leave out --work")

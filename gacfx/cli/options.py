@@ -13,6 +13,7 @@ from gacfx.core.search import Bound, Candidates, Prune, Quant, Search, Solver
 if TYPE_CHECKING:
     import torch
 
+    from gacfx.calibration.counting import Counting
     from gacfx.core.goal import Goal
     from gacfx.core.sites import Workload
     from gacfx.hardware.profile import Profile
@@ -69,6 +70,13 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
         metavar="N",
         type=tokens,
         help="use at most N tokens of it: 500k, or all (default: 256 windows of at most 2048)",
+    )
+    command.add_argument(
+        "--count",
+        metavar="RULE",
+        type=counting,
+        help="which tokens count in moments, as first=4,last=2,clip=3: positions of each window "
+        "that do not, and the most of a gradient in mean norms (default: all, as they are)",
     )
     command.add_argument("--seed", type=whole, metavar="N", help="of sampled labels (default: 0)")
     command.add_argument("--force", action="store_true", help="go on whatever the losses are")
@@ -326,6 +334,17 @@ def tokens(text: str) -> str:
     except CalibrationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def counting(text: str) -> "Counting":
+    """Which tokens count."""
+    from gacfx.calibration.counting import Counting
+    from gacfx.errors import CalibrationError
+
+    try:
+        return Counting.parse(text)
+    except CalibrationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def nbytes(text: str) -> int:

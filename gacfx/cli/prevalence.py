@@ -83,6 +83,7 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.calibration is None:
         needless = {
             "--calibration-tokens": arguments.calibration_tokens,
+            "--count": arguments.count,
             "--seed": arguments.seed,
             "--force": arguments.force or None,
             "--work": arguments.work,

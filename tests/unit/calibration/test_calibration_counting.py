@@ -165,3 +165,34 @@ def test_a_module_that_is_not_told_which_token_is_which_is_named() -> None:
         gather(Toy("every second"), text, ["wide", "narrow"])
     clipped = replace(text, counting=Counting(clip=2.0))
     assert gather(Toy("every second"), clipped, ["wide"]).moments["wide"].tokens_seen == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("first=4", Counting(first=4)),
+        ("last=2,clip=3", Counting(last=2, clip=3.0)),
+        ("clip=0.5, first=1", Counting(first=1, clip=0.5)),
+    ],
+)
+def test_a_rule_is_read(text: str, wanted: Counting) -> None:
+    assert Counting.parse(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "''"),
+        ("4", "'4'"),
+        ("first=4,first=5", "first=5"),
+        ("middle=4", "middle=4"),
+        ("first=x", "'x' is no number"),
+        ("first=1.5", "'1.5' is no number"),
+        ("first=-1", "first -1"),
+        ("clip=0", "clip 0.0"),
+        ("clip=nan", "clip nan"),
+    ],
+)
+def test_a_bad_rule_is_refused(text: str, said: str) -> None:
+    with pytest.raises(CalibrationError, match=said):
+        Counting.parse(text)

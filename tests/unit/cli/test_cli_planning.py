@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gacfx.cli import main, options, parser
+from gacfx.calibration.counting import Counting
+from gacfx.cli import made, main, options, parser
 from gacfx.core.goal import Goal
 from gacfx.core.search import Bound, Search
 
@@ -249,6 +250,15 @@ def test_compress_takes_the_same_options(
     assert "80k parameters of the model" in capsys.readouterr().out
 
 
+def test_a_rule_of_what_counts_reaches_the_text(dense: Path, text: Path) -> None:
+    words = ["plan", str(dense), "--calibration", str(text)]
+    rule = Counting(first=2, clip=3.0)
+    _, _, some = made.calibration_text(parser().parse_args([*words, "--count", "first=2,clip=3"]))
+    _, _, every = made.calibration_text(parser().parse_args(words))
+    assert (some.counting, every.counting) == (rule, Counting())
+    assert some.counted_tokens == every.tokens - 2 * len(every.documents)
+
+
 # -- what is refused -----------------------------------------------------------------------------
 
 
@@ -260,6 +270,7 @@ def test_compress_takes_the_same_options(
         (("--candidates", "full", "--window", "4"), "--window goes with --candidates window"),
         (("--params", "80k", "--ratio-of", "model"), "--ratio-of goes with --ratio"),
         (("--value", "fisher"), "--synthetic has no losses to measure"),
+        (("--count", "first=4"), "--synthetic has no factors to write and reads no text"),
     ],
     ids=str,
 )
@@ -290,6 +301,8 @@ def test_options_that_contradict_each_other_exit_with_2(
         (("--latency-share", "half"), "'half' is not a number such as 0.8"),
         (("--window", "2.5"), "'2.5' is not a whole number such as 8"),
         (("--seed", "x"), "'x' is not a whole number such as 8"),
+        (("--count", "first=x"), "'first=x': 'x' is no number"),
+        (("--count", "middle=1"), "'middle=1': give first=N, last=N or clip=C"),
         (("--synthetic", "x"), "'x' is not a number such as 0.8"),
         (("--time-limit", "0"), "0 is not a finite number above 0"),
         (("--gap", "nan"), "nan is not a finite number above 0"),
