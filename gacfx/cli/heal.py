@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
         type=options.above_0,
         metavar="X",
         help="learning rate to try, as a share of the size of each tensor; give it again for "
-        "further ones (default: 3e-4, 1e-3 and 3e-3; with --lora 1e-3, 3e-3 and 1e-2)",
+        "further ones (default: up to four of 3e-5 ... 3e-3, with --lora of 1e-4 ... 1e-2)",
     )
     command.add_argument(
         "--lora",

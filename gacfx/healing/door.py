@@ -217,7 +217,7 @@ def _opened(
 
 
 def _plain(settings: Healing) -> dict[str, Any]:
-    said = {**asdict(settings), "tokens": settings.most_tokens, "rates": list(settings.tried)}
+    said = {**asdict(settings), "tokens": settings.most_tokens, "rates": list(settings.offered)}
     return said
 
 

@@ -2,14 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gacfx.errors import HealingError
-from gacfx.healing.settings import EVALUATIONS, PROBE_SHARE, Healing
+from gacfx.healing.settings import EVALUATIONS, MOST_TRIALS, PROBE_SHARE, Healing
 
 MOST_JUDGED, LEAST_JUDGED = 16_384, 4096
 """Held-back tokens on which a state is judged, at most; and those that a short training gets, where
@@ -66,7 +66,7 @@ def plan_schedule(settings: Healing, speed: Speed, held_tokens: int) -> Schedule
         HealingError: too few steps would be done; says what to raise.
     """
     seconds = 60 * settings.minutes * USED_SHARE
-    probes = len(settings.tried) if len(settings.tried) > 1 else 0
+    probes = settings.trials
     judgements = 1 + probes + EVALUATIONS
     # By tokens and not by seconds where that is possible: equal runs then do equal things.
     fair = int(JUDGED_TOKENS_SHARE * settings.most_tokens / judgements)
@@ -99,6 +99,31 @@ def _refuse(settings: Healing, by_time: bool, steps: int, share: float, speed: S
         f"tokens {settings.tokens}: that makes {steps} steps of {settings.step_tokens} tokens, at "
         f"least {LEAST_STEPS} are needed; allow {needed:,} (--tokens), or take a smaller window"
     )
+
+
+def searched(count: int, kl_of: Callable[[int], float], unhealed: float) -> dict[int, float]:
+    """Place of a learning rate -> KL behind its trial, of those that were tried.
+
+    From the middle one upwards if its trial brought the model closer to the dense one, else
+    downwards, as long as that gets better; downwards also where the first step upwards did not.
+
+    Args:
+        count: of the rates, which rise.
+        kl_of: makes the trial of one.
+        unhealed: KL of the model as it came.
+    """
+    middle = count // 2
+    known = {middle: kl_of(middle)}
+    for way in (1, -1) if known[middle] < unhealed else (-1,):
+        at = middle
+        while 0 <= at + way < count and len(known) < MOST_TRIALS:
+            known[at + way] = kl_of(at + way)
+            if not known[at + way] < known[at]:
+                break
+            at += way
+        if at != middle:
+            break
+    return known
 
 
 def rate_share(step: int, steps: int) -> float:

@@ -12,13 +12,16 @@ MINUTES = 30.0
 WINDOW = 512
 STEP_TOKENS = 512
 """Tokens of a step, at least one window: small steps, as there is little text and little time."""
-RATES = (3e-4, 1e-3, 3e-3)
-"""Learning rates that are tried, as shares of the root mean square of each tensor: a share means
-the same in models with larger and with smaller weights. Pivots like the smaller ones and pairs the
-larger ones; ``benchmarks/results/heal.json`` has what was taken."""
-LORA_RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+"""Learning rates that are searched from the middle one on, as shares of the root mean square of
+each tensor: a share means the same in models with larger and with smaller weights. Pivots like
+smaller ones than pairs, and large models smaller ones than small models;
+``benchmarks/results/heal.json`` has what was taken."""
+LORA_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """The same for adapters, as shares of the root mean square of the weight that each one adds to:
 both sides of a product of small rank have to go further than the weight itself."""
+MOST_TRIALS = 4
+"""Of those rates, so many are tried at most."""
 PROBE_SHARE = 0.1
 """Steps of the trial of a rate, as a share of those of the training."""
 EVALUATIONS = 8
@@ -42,8 +45,8 @@ class Healing:
     step_tokens: int = STEP_TOKENS
     """Most tokens of a step; at least one window."""
     rates: tuple[float, ...] = ()
-    """Learning rates to try, relative to the root mean square of each tensor; none: the default
-    ones. A single one is not tried, but taken."""
+    """Learning rates to try, all of them, relative to the root mean square of each tensor; none:
+    the best of the usual ones is searched for. A single one is not tried, but taken."""
     lora: int | None = None
     """Rank of LoRA adapters that are trained in the place of factors; None for the factors."""
     seed: int = 0
@@ -77,10 +80,17 @@ class Healing:
         return read_count(self.tokens, "tokens", "500k")
 
     @property
-    def tried(self) -> tuple[float, ...]:
-        """The learning rates, rising."""
+    def offered(self) -> tuple[float, ...]:
+        """The learning rates that may be tried, rising."""
         usual = RATES if self.lora is None else LORA_RATES
         return tuple(sorted(set(self.rates or usual)))
+
+    @property
+    def trials(self) -> int:
+        """How many of them are tried, at most."""
+        if not self.rates:
+            return MOST_TRIALS
+        return len(self.offered) if len(self.offered) > 1 else 0
 
 
 def _is_number(given: object) -> bool:

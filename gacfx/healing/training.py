@@ -19,7 +19,7 @@ from gacfx.core.caches import cacheless
 from gacfx.core.store import Store
 from gacfx.errors import CalibrationError
 from gacfx.healing.divergence import Judgement, judge, reading
-from gacfx.healing.schedule import Schedule, Speed, plan_schedule, steps_of
+from gacfx.healing.schedule import Schedule, Speed, plan_schedule, searched, steps_of
 from gacfx.healing.settings import Healing
 from gacfx.healing.steps import Training
 from gacfx.healing.trainable import Learner, Student
@@ -128,12 +128,11 @@ class Healer:
                     "the compressed model gives no numbers, or no probability to what the dense "
                     "one holds possible, on held-back text; check it with gacfx eval"
                 )
-            tried = self._probes(schedule, text)
-            rate = min(tried, key=lambda one: tried[one]) if tried else self.settings.tried[0]
+            tried = self._probes(schedule, text, before.kl)
+            rate = min(tried, key=lambda one: tried[one]) if tried else self.settings.offered[0]
             if tried and not math.isfinite(tried[rate]):
-                return Outcome(
-                    schedule, tried, rate, before, (), (), self._tokens(schedule, 0), None
-                )
+                tokens = self._tokens(schedule, len(tried), 0)
+                return Outcome(schedule, tried, rate, before, (), (), tokens, None)
             return self._train(schedule, text, before, tried, rate)
 
     def _schedule(self) -> Schedule:
@@ -142,7 +141,7 @@ class Healer:
         if known is not None:
             return Schedule(*(int(known[name]) for name in ("steps", "probe_steps", "judged")))
         if self.store is not None:  # what was done under another schedule is of no use
-            for name in ("unhealed", "training", *map(_probe, range(len(self.settings.tried)))):
+            for name in ("unhealed", "training", *map(_probe, range(len(self.settings.offered)))):
                 self.store.drop(name)
         made = plan_schedule(self.settings, self._speed(), self.held.tokens)
         self._keep(
@@ -173,20 +172,28 @@ class Healer:
         self.learner.restart()
         return Speed(sorted(taken[1:])[TIMED_STEPS // 2], judged)
 
-    def _probes(self, schedule: Schedule, text: Corpus) -> dict[float, float]:
+    def _probes(self, schedule: Schedule, text: Corpus, unhealed: float) -> dict[float, float]:
         """Learning rate -> KL behind a short training from the same start on the same windows."""
-        rates, steps = self.settings.tried, schedule.probe_steps
-        tried: dict[float, float] = {}
-        for at, rate in enumerate(rates if steps else ()):
+        rates, steps = self.settings.offered, schedule.probe_steps
+        done: list[int] = []
+
+        def kl_of(at: int) -> float:
             name = _probe(at)
-            training = None if self._known(name) else self._training(rate, steps)
+            training = None if self._known(name) else self._training(rates[at], steps)
             while training is not None and not training.finished:
                 training.step()
-                self.progress(PROBING, at * steps + training.done, len(rates) * steps)
+                total = self.settings.trials * steps
+                self.progress(PROBING, len(done) * steps + training.done, total)
+            done.append(at)
             broken = training is not None and training.diverged
             found = self._judged(name, text, broken=broken)
-            tried[rate] = math.inf if math.isnan(found.kl) else found.kl
-        return tried
+            return math.inf if math.isnan(found.kl) else found.kl
+
+        if not steps:
+            return {}
+        if self.settings.rates:
+            return {rate: kl_of(at) for at, rate in enumerate(rates)}
+        return {rates[at]: kl for at, kl in searched(len(rates), kl_of, unhealed).items()}
 
     def _train(
         self,
@@ -212,7 +219,7 @@ class Healer:
             self._keep("training", {**training.state(), "judged": _rows(seen), **held})
         if best is not None:
             self.student.take(best)
-        tokens = self._tokens(schedule, training.done)
+        tokens = self._tokens(schedule, len(tried), training.done)
         return Outcome(
             schedule, tried, rate, before, tuple(seen), tuple(training.losses), tokens, best
         )
@@ -260,12 +267,12 @@ class Healer:
     def _judge(self, text: Corpus) -> Judgement:
         return judge(self.dense, self.student.running, text, self.judged_reads)
 
-    def _tokens(self, schedule: Schedule, done: int) -> int:
+    def _tokens(self, schedule: Schedule, trials: int, done: int) -> int:
         """That were trained on, trials included."""
         settings = self.settings
         order = steps_of(self.windows, settings.step_tokens, settings.seed, schedule.steps)
         each = [sum(len(self.windows[place]) for place in step) for step in order]
-        probes = len(settings.tried) * sum(each[: schedule.probe_steps])
+        probes = trials * sum(each[: schedule.probe_steps])
         return probes + sum(each[:done])
 
     def _known(self, name: str) -> dict[str, Tensor] | None:

@@ -1,6 +1,7 @@
 """How many steps fit into tokens and minutes, what they read, and settings that make no sense."""
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,9 +15,10 @@ from gacfx.healing.schedule import (
     Speed,
     plan_schedule,
     rate_share,
+    searched,
     steps_of,
 )
-from gacfx.healing.settings import EVALUATIONS, RATES, Healing
+from gacfx.healing.settings import EVALUATIONS, MOST_TRIALS, RATES, Healing
 
 FAST = Speed(step_s=1e-3, judged_token_s=1e-7)
 SLOW = Speed(step_s=2.0, judged_token_s=2e-3)
@@ -25,7 +27,7 @@ PLENTY = 10**6
 
 def test_tokens_limit_a_fast_machine_trials_included() -> None:
     made = plan_schedule(Healing(tokens=1_000_000), FAST, PLENTY)
-    used = (made.steps + len(RATES) * made.probe_steps) * 512
+    used = (made.steps + MOST_TRIALS * made.probe_steps) * 512
     assert 0.99 * 1_000_000 < used <= 1_000_000
     assert made.probe_steps == made.steps // 10
     assert made.judged_tokens == MOST_JUDGED
@@ -33,8 +35,8 @@ def test_tokens_limit_a_fast_machine_trials_included() -> None:
 
 def test_minutes_limit_a_slow_one_and_judging_takes_its_share() -> None:
     made = plan_schedule(Healing(), SLOW, PLENTY)
-    judging = (1 + len(RATES) + EVALUATIONS) * made.judged_tokens * SLOW.judged_token_s
-    training = (made.steps + len(RATES) * made.probe_steps) * SLOW.step_s
+    judging = (1 + MOST_TRIALS + EVALUATIONS) * made.judged_tokens * SLOW.judged_token_s
+    training = (made.steps + MOST_TRIALS * made.probe_steps) * SLOW.step_s
     assert 0.85 * 1800 < judging + training <= 0.9 * 1800
     assert judging <= 0.25 * 0.9 * 1800
     assert plan_schedule(Healing(minutes=60), SLOW, PLENTY).steps > 1.5 * made.steps
@@ -48,7 +50,7 @@ def test_a_single_rate_is_not_tried() -> None:
 def test_a_short_training_is_judged_on_less() -> None:
     assert plan_schedule(Healing(tokens="50k"), FAST, PLENTY).judged_tokens == LEAST_JUDGED
     middle = plan_schedule(Healing(tokens="180k"), FAST, PLENTY).judged_tokens
-    assert middle == 180_000 * 2 // (3 * 12)
+    assert middle == 180_000 * 2 // (3 * 13)
     assert (
         plan_schedule(Healing(tokens="180k"), replace(FAST, step_s=1e-2), PLENTY).judged_tokens
         == middle
@@ -63,7 +65,7 @@ def test_no_more_is_judged_than_is_held_back() -> None:
     ("settings", "says"),
     [
         ({"minutes": 0.1}, r"minutes 0.1: 1 steps of 512 tokens fit .* allow about 0.5\d minutes"),
-        ({"tokens": 3000}, r"tokens 3000: that makes 3 steps .* allow 5,632 \(--tokens\)"),
+        ({"tokens": 3000}, r"tokens 3000: that makes 3 steps .* allow 6,144 \(--tokens\)"),
     ],
 )
 def test_too_little_is_refused_with_what_is_needed(settings: dict[str, Any], says: str) -> None:
@@ -72,7 +74,7 @@ def test_too_little_is_refused_with_what_is_needed(settings: dict[str, Any], say
 
 
 def test_what_a_refusal_asks_for_is_enough() -> None:
-    assert plan_schedule(Healing(tokens=5632), FAST, PLENTY).steps == EVALUATIONS
+    assert plan_schedule(Healing(tokens=6144), FAST, PLENTY).steps == EVALUATIONS
     assert plan_schedule(Healing(minutes=0.6), SLOW, PLENTY).steps >= EVALUATIONS
 
 
@@ -132,6 +134,32 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], says: st
 
 
 def test_rates_are_tried_once_each_from_the_smallest() -> None:
-    assert Healing(rates=(3e-3, 1e-4, 3e-3)).tried == (1e-4, 3e-3)
-    assert Healing().tried == RATES
-    assert min(Healing(lora=4).tried) > min(RATES)
+    assert Healing(rates=(3e-3, 1e-4, 3e-3)).offered == (1e-4, 3e-3)
+    assert Healing().offered == RATES
+    assert min(Healing(lora=4).offered) > min(RATES)
+    trials = [Healing(rates=(1e-3,)).trials, Healing(rates=(1e-3, 1e-4)).trials, Healing().trials]
+    assert trials == [0, 2, MOST_TRIALS]
+
+
+@pytest.mark.parametrize(
+    ("losses", "tried"),
+    [
+        ([9, 9, 0.5, 0.4, 0.3], [2, 3, 4]),  # up to the end
+        ([9, 9, 0.5, 0.4, 0.6], [2, 3, 4]),
+        ([9, 9, 0.5, 0.6, 0.1], [2, 3, 1]),  # one up is worse, so one down is tried
+        ([0.3, 0.4, 0.5, 0.6, 9], [2, 3, 1, 0]),
+        ([0.7, 0.8, 1.5, 0.1, 0.1], [2, 1, 0]),  # the middle one harms: only down
+        ([0.7, 2.0, 1.5, 0.1, 0.1], [2, 1]),
+        ([9, 9, 0.5, inf, inf], [2, 3, 1]),
+        ([9, inf, inf, inf, inf], [2, 1]),
+    ],
+)
+def test_rates_are_searched_from_the_middle(losses: list[float], tried: list[int]) -> None:
+    order: list[int] = []
+
+    def kl_of(at: int) -> float:
+        order.append(at)
+        return losses[at]
+
+    assert searched(len(losses), kl_of, 1.0) == {at: losses[at] for at in tried}
+    assert order == tried

@@ -20,7 +20,7 @@ from gacfx.errors import CalibrationError, HealingError
 from gacfx.healing.adapters import LoraLearner
 from gacfx.healing.divergence import Judgement, judge
 from gacfx.healing.schedule import Schedule
-from gacfx.healing.settings import Healing
+from gacfx.healing.settings import MOST_TRIALS, RATES, Healing
 from gacfx.healing.steps import Training
 from gacfx.healing.trainable import Learner, Student, healed_plan, trained_names
 from gacfx.healing.training import PROBING, TRAINING, Healer, Outcome, is_better
@@ -30,7 +30,7 @@ from tests.families.narrow import decision_of, mlp, plan_of
 from tests.families.zoo import FAMILIES
 from tests.unit.healing import patients
 
-SETTINGS = Healing(tokens=5_000, step_tokens=192)
+SETTINGS = Healing(tokens=5_000, step_tokens=192, rates=(3e-4, 1e-3, 3e-3))
 """20 steps, trials of two."""
 
 
@@ -99,7 +99,7 @@ def test_a_training_makes_the_model_better_by_the_factors_and_norms_alone() -> N
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != (name in names), name
     assert found.tokens <= 5_000
-    assert list(found.tried) == list(SETTINGS.tried)
+    assert list(found.tried) == list(SETTINGS.offered)
     assert found.rate == min(found.tried, key=lambda rate: found.tried[rate])
 
 
@@ -192,6 +192,17 @@ def test_a_state_that_pays_more_for_the_text_is_not_kept(monkeypatch: pytest.Mon
     monkeypatch.setattr("gacfx.healing.training.judge", paying)
     found = here.run()
     assert min(made) < found.before.kl and found.best is None
+
+
+def test_the_usual_rates_are_searched_and_the_best_of_those_that_were_tried_is_taken() -> None:
+    settings = replace(SETTINGS, rates=())
+    found = healer(settings).run()
+    assert 2 <= len(found.tried) <= MOST_TRIALS and set(found.tried) <= set(RATES)
+    assert RATES[len(RATES) // 2] in found.tried
+    assert found.rate == min(found.tried, key=lambda rate: found.tried[rate])
+    assert found.after.kl < found.before.kl
+    steps = len(found.tried) * found.schedule.probe_steps + found.schedule.steps
+    assert 0.9 * found.tokens <= 192 * steps and found.tokens <= 5_000
 
 
 def test_a_rate_that_diverges_is_a_result() -> None:
