@@ -5,6 +5,7 @@
 # make test-quant                 what needs torchao, in the same way
 # make test-exhaustive            every case of the tests whose cases take long
 # make bench   the benchmarks that need this checkout alone; bench-data and bench-engines: the others
+# make table5 SMOLLM2=FOLDER      Table 5 of GAC-v2 on SmolLM2-135M, kept in WORK; table5-full: all of it
 # make test-long                  100,000 random planning problems, ten minutes on two cores
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,9 +20,11 @@ LONG_SEED ?= 0
 
 CASES ?= ../shared/cases
 DATA ?= ../shared/data
+SMOLLM2 ?=
+WORK ?= .work/paper
 
 .PHONY: demo test cases test-zeroshot test-quant test-long check format goldens bench bench-data \
-  bench-engines pages clean
+  bench-engines table5 table5-full papers pages clean
 
 demo: $(INSTALLED)
 	$(BIN)/gacfx demo
@@ -86,8 +89,27 @@ bench-engines: $(INSTALLED)
 	$(BIN)/python -m benchmarks.exports
 	$(BIN)/python -m benchmarks.latency
 
+# 70 to 90 minutes of two cores; what WORK has is not done again. Scores need lm-eval.
+table5: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
+	  --editable '.[dev,zeroshot]'
+	$(BIN)/python -m benchmarks.paper.table5 --data $(DATA) --smollm2 "$(SMOLLM2)" --work $(WORK)
+
+# The same in a day: every item, ASVD's own table of losses, three seeds.
+table5-full: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
+	  --editable '.[dev,zeroshot]'
+	$(BIN)/python -m benchmarks.paper.table5 --data $(DATA) --smollm2 "$(SMOLLM2)" --work $(WORK) \
+	  --full
+
+# The solver's table needs no weights; the page has what was run.
+papers: $(INSTALLED)
+	$(BIN)/python -m benchmarks.paper.solver
+	$(BIN)/python -m benchmarks.paper.pages
+
 pages: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu.summarise
+	$(BIN)/python -m benchmarks.paper.pages
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -29,7 +29,7 @@ from benchmarks.paper import views
 from benchmarks.paper.cells import in_nats
 from benchmarks.paper.kept import FAILED, Found, recall, remembered
 from benchmarks.paper.numbers_plot import plot
-from benchmarks.paper.recipes import ALIGN, OURS, PLAN, Recipe, make
+from benchmarks.paper.recipes import ALIGN, OURS, PLAN, Recipe, make, named
 from benchmarks.paper.rows import GPU, Heals, digest_of, say
 from benchmarks.paper.subject import Subject, add_arguments, read_subject
 from gacfx import api
@@ -79,14 +79,16 @@ class Numbers:
     heals: Heals
 
     def run(self, names: Sequence[str], ratios: Sequence[str]) -> list[Found]:
-        """Every row at every ratio; what is missing is made first, by one study."""
+        """Every row at every ratio, and those that they begin with; one study makes what is
+        missing."""
+        names = [recipe.name for recipe in named([*RECIPES.values()], names)]
         wanted = [(RECIPES[name], ratio) for ratio in ratios for name in names]
         todo = [one for one in wanted if one[0].name != HEALED and not self.there(*one)]
         for ratio in ratios if HEALED in names else ():
             start = (RECIPES[RECIPES[HEALED].start], ratio)
             if not self.there(RECIPES[HEALED], ratio) and not self.checkpoint(ratio):
                 self.file(*start).unlink(missing_ok=True)  # the plan is made again
-                todo += [start] if start not in todo else []
+                todo += [] if start in todo else [start]
         if todo:
             with self.subject.study(OURS) as study:
                 for recipe, ratio in todo:

@@ -52,6 +52,7 @@ def _excess(axes: "Axes", rows: Sequence[Row], colours: Mapping[str, str]) -> No
         places, nats = [x for x, _ in drawn], [y for _, y in drawn]
         axes.plot(places, nats, "-o", color=colour, markersize=4, linewidth=1.4, label=label)
     axes.set_yscale("log")
+    axes.set_xticks(sorted({100 * float(row["ratio"]) for row in rows}))
     axes.set_xlabel("removed of the targeted parameters, %")
     axes.set_ylabel("rise of the loss, nats per token")
     axes.legend(loc="lower right", fontsize=7.5)

@@ -41,13 +41,14 @@ SOLVER = """\
 {matrices} matrices of Llama-3-8B's shapes, {billions:.2f} billion parameters. Importance scores
 are **synthetic** (seeded draws, {draws} of them), as no weights of that size are here; so what is
 aligned and kept is that of such scores. Brackets: printed. Importance is score x rank (Eq. 1 of
-GAC-v1) against the unconstrained ranks; times are of the processor.
+GAC-v1) against the unconstrained ranks; times are of the processor. {busy}
 
 {table}
 - Aligned sizes are chosen among fewer, so the same objective under the same budget cannot come out
   higher than its best unaligned plan (*any rank*). Keeping more than the unconstrained ranks, as
   printed (1.064, 1.072), says that those were not the best ones for Eq. 1: they are in proportion
-  to importance, while a straight line has its best plan at the ends of what is offered.
+  to importance, while a straight line has its best plan at the ends of what is offered. A plan
+  that may go far from those ranks (*exact*) keeps more than one near them (*exact, window*).
 - Table 2 prints that Round-Nearest keeps the budget in all four cases. Rounding may exceed it;
   *over budget* counts how often.
 """
@@ -126,6 +127,7 @@ TITLES = {
         "numbers --smollm2 FOLDER --work FOLDER",
     ),
 }
+BUSY = "Other programs were at work."
 TEXTS = {"wikitext": "WikiText-2 test", "stories": "TinyStories"}
 
 
@@ -154,6 +156,7 @@ def solver(found: Results) -> str:
         billions=found["params"] / 1e9,
         draws=found["rows"][0]["draws"],
         table=views.solver(found["rows"]).markdown(),
+        busy=BUSY if found.get("busy") else "",
     )
 
 
@@ -183,7 +186,7 @@ def table5(found: Results) -> str:
         machine=found["machine"],
         threads=_one(cells, "threads"),
         seq=_one(cells, "seq"),
-        busy="Other programs were at work." if any(cell["busy"] for cell in cells) else "",
+        busy=BUSY if any(cell["busy"] for cell in cells) else "",
         times=views.times5(rows).markdown(),
         forecast=_one(forecasts, "seq"),
         forecasts=views.forecasts5(rows).markdown(),

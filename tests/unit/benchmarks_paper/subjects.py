@@ -1,5 +1,6 @@
 """A tiny model as the subject of a table."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,13 @@ from tests import tiny, two_kinds
 
 
 def subject(root: Path, part: str = "rows") -> Subject:
-    """A random Llama of two layers and text of made-up words."""
+    """A Llama of two layers that knows made-up words, and text of them."""
     torch.set_num_threads(1)
-    folder = two_kinds.checkpoint(root / "dense", layers=2, hidden=64, width=96)
-    return read(root, folder, part)
-
-
-def read(root: Path, folder: Path, part: str = "rows") -> Subject:
-    """The same once its folder is there."""
-    model: Any = two_kinds.model(layers=2, hidden=64, width=96)
+    model = trained()
+    model.save_pretrained(root / "dense")
+    tiny.tokenizer().save_pretrained(root / "dense")
     return Subject(
-        folder=folder,
+        folder=root / "dense",
         model=model,
         tokenizer=tiny.tokenizer(),
         calibration=corpus(),
@@ -32,6 +29,20 @@ def read(root: Path, folder: Path, part: str = "rows") -> Subject:
         data=root / "data",
         digest=model_digest(model),
     )
+
+
+@cache
+def trained(steps: int = 80) -> Any:
+    """The model, after a second of training."""
+    model = tiny.llama(hidden=32, width=48)
+    ids_BT = torch.stack(corpus(40, seed=9).documents)
+    rule = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(steps):
+        part_bT = ids_BT[step % 5 :: 5]
+        model(input_ids=part_bT, labels=part_bT).loss.backward()
+        rule.step()
+        rule.zero_grad()
+    return model.eval().requires_grad_(False)
 
 
 def corpus(count: int = 24, seed: int = 0) -> Corpus:

@@ -1,7 +1,6 @@
 """Numbers on a tiny model: rows one by one, healing from what was kept, and the picture."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,17 @@ import pytest
 from benchmarks.paper import numbers, table3, table5, views
 from benchmarks.paper.numbers import Numbers
 from benchmarks.paper.numbers_plot import plot
+from benchmarks.paper.recipes import Recipe
 from benchmarks.paper.rows import Heals
 from gacfx import api
 from gacfx.calibration.evaluate import evaluate
-from gacfx.core.search import Search
 from gacfx.errors import CheckpointError, NoLmEval
 from tests.unit.benchmarks_paper import subjects
 
 NAMES, RATIOS = ("svd-llm", "pairs", "corrected", "healed"), ("0.4",)
+
+START = Recipe("corrected", "something to heal", "own", "svd-llm")
+"""Corrections are tried in the tests of table 5, and leave little to heal here."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Numbers:
 @pytest.fixture(scope="module")
 def found(known: Numbers) -> dict[str, Any]:
     patch = pytest.MonkeyPatch()
-    plain = Search(align=8, value="two-sided")  # corrections are tried in the tests of table 5
-    start = replace(numbers.RECIPES["corrected"], search=plain)
-    patch.setitem(numbers.RECIPES, "corrected", start)
+    patch.setitem(numbers.RECIPES, "corrected", START)
     try:
         return {row["name"]: row for row in known.run(NAMES, RATIOS)}
     finally:
@@ -50,9 +50,10 @@ def test_rows_are_measured_against_the_dense_model(found: dict[str, Any], known:
         nats = study.measure(made, subject.judge)
     assert found["svd-llm"]["excess_nats"] == pytest.approx(nats - dense, abs=2e-6)
     assert found["svd-llm"]["promised_nats"] == pytest.approx(made.plan.loss_nats, abs=1e-6)
-    for name in ("pairs", "corrected", "healed"):
-        assert found[name]["aligned"] == 1 and found[name]["kept_share"] <= 0.6
-        assert (found[name]["promised_nats"] is None) == (name == "healed")
+    assert found["pairs"]["aligned"] == 1 and found["svd-llm"]["aligned"] < 1
+    for name, row in found.items():
+        assert 0.5 < row["kept_share"] <= 0.6
+        assert (row["promised_nats"] is None) == (name == "healed")
     assert found["pairs"]["excess_nats"] < found["svd-llm"]["excess_nats"]
     assert found["healed"]["excess_nats"] < found["corrected"]["excess_nats"]
 
@@ -72,15 +73,14 @@ def test_known_rows_are_not_made_again(
 
     monkeypatch.setattr(api, "calibrate", never)
     monkeypatch.setattr(numbers, "heal", never)
-    names = ("pairs", "svd-llm")
-    assert known.run(names, RATIOS) == [found[name] for name in names]
+    again = known.run(["pairs", "svd-llm"], RATIOS)
+    assert again == [found["svd-llm"], found["pairs"]]  # in the order of the table
 
 
 def test_a_plan_is_made_again_for_a_healing_alone(
     found: dict[str, Any], known: Numbers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = replace(numbers.RECIPES["corrected"], search=Search(align=8, value="two-sided"))
-    monkeypatch.setitem(numbers.RECIPES, "corrected", plain)
+    monkeypatch.setitem(numbers.RECIPES, "corrected", START)
     known.file(numbers.RECIPES["healed"], "0.4").unlink()
     healed = {"failed": "", "excess_nats": 0.0, "seconds": 0.0}
     begins: list[bool] = []
@@ -90,7 +90,8 @@ def test_a_plan_is_made_again_for_a_healing_alone(
         return healed
 
     monkeypatch.setattr(Numbers, "healed", heal)
-    (row,) = known.run(["healed"], RATIOS)
+    start, row = known.run(["healed"], RATIOS)
+    assert start["name"] == "corrected"
     assert begins == [True] and row["excess_nats"] == 0 and "seconds" in row
 
 

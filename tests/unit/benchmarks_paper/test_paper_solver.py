@@ -42,6 +42,19 @@ def test_every_strategy_says_what_it_keeps(align: int) -> None:
     assert all(each.milliseconds >= 0 for each in found.values())
 
 
+def test_a_window_stands_around_the_free_rank() -> None:
+    value = dict.fromkeys(SMALL, 1.0)
+    free = proportional_ranks(SMALL, value, "0.2")
+    near = solver.problem(SMALL, value, free, 8, window=3)
+    everything = solver.problem(SMALL, value, free, 8)
+    for group, whole in zip(near.groups, everything.groups, strict=True):
+        rows, columns = SMALL[group.name]
+        rank = free.ranks[group.name]
+        assert len(group.labels) == 3 and {*group.labels} < {*whole.labels}
+        assert min(abs(int(label) - rank) for label in group.labels) < 8
+        assert max(int(label) for label in whole.labels) * (rows + columns) <= rows * columns
+
+
 def test_importance_over_all_is_that_of_score_times_rank() -> None:
     value = {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.5}
     free = proportional_ranks(SMALL, value, "0.2")
