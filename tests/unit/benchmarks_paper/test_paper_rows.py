@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu.tables import NONE
 from benchmarks.paper import cells, recipes, rows, views
 from benchmarks.paper.cells import CELLS, Settings
 from benchmarks.paper.recipes import GatePruner, Recipe, table5, wanted_of
 from benchmarks.paper.rows import Heals, Table, seconds_of, seeded
+from benchmarks.paper.subject import Subject
 from gacfx import api
 from gacfx.calibration.evaluate import evaluate
+from gacfx.compressors.methods import METHODS
 from gacfx.core.goal import Goal
 from gacfx.errors import NoLmEval, TaskError
 from gacfx.modules.install import decisions_in
@@ -41,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def subject(root: Path) -> subjects.Subject:
+def subject(root: Path) -> Subject:
     data = root / "data" / "zeroshot"
     data.mkdir(parents=True)
     items = [
@@ -53,7 +56,7 @@ def subject(root: Path) -> subjects.Subject:
 
 
 @pytest.fixture(scope="module")
-def table(subject: subjects.Subject) -> Table:
+def table(subject: Subject) -> Table:
     return Table(subject, RATIO, SETTINGS, HEALS)
 
 
@@ -97,7 +100,7 @@ def test_sizes_keep_the_budget_and_gac_rows_are_aligned(made: dict[str, Any]) ->
 
 
 def test_losses_are_those_of_the_checkpoints(
-    made: dict[str, Any], table: Table, subject: subjects.Subject
+    made: dict[str, Any], table: Table, subject: Subject
 ) -> None:
     for name in ("llm-pruner", "ours-healed"):
         model, _ = api.load(table.folder(name))
@@ -182,7 +185,7 @@ def test_what_cannot_be_made_is_a_row_that_says_why(table: Table) -> None:
     assert "may remain" in asvd["failed"] and "quality" not in asvd
     assert "ours, with which it begins, was not made" in healed["failed"]
     assert views.failures([asvd, healed])[0].startswith("ASVD: ")
-    assert {*views.quality5([asvd]).rows[0][1:]} == {views.NONE}
+    assert {*views.quality5([asvd]).rows[0][1:]} == {NONE}
 
 
 def test_a_seed_has_files_of_its_own() -> None:
@@ -212,7 +215,7 @@ def test_without_lm_eval_scores_are_refused(
         odd.run([*seeded([recipes.SVD_LLM], 1)], ["zeroshot"])
 
 
-def test_the_knapsack_stands_around_the_own_ranks(subject: subjects.Subject) -> None:
+def test_the_knapsack_stands_around_the_own_ranks(subject: Subject) -> None:
     recipe = recipes.asvd()[0]
     with subject.study(recipes.OURS) as study:
         own = study.with_method(recipe.method).upstream(RATIO, profile=api.load_profile("h200"))
@@ -232,4 +235,4 @@ def test_rows_know_what_they_gather() -> None:
     known: Sequence[Recipe] = table5()
     assert {recipe.gathers for recipe in known} == {recipes.OURS, recipes.PRUNER}
     assert [recipe.name for recipe in table5(table=True)][1:3] == ["asvd-table", "asvd-table-gac"]
-    assert isinstance(recipes.METHODS.find(f"{recipes.PRUNER}:first=1"), GatePruner)
+    assert isinstance(METHODS.find(f"{recipes.PRUNER}:first=1"), GatePruner)
