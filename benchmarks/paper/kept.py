@@ -43,7 +43,8 @@ def remembered(path: Path, key: Mapping[str, Any], make: Callable[[], Found]) ->
 
 
 def recall(path: Path, key: Mapping[str, Any]) -> Found | None:
-    """What is kept under this key; None where nothing is, or what is there is of another key.
+    """What is kept under this key; None where nothing is, or what is there is of another key. A
+    key that was kept with more entries is this one, too.
 
     Raises:
         CheckpointError: the file is no such record.
@@ -53,7 +54,8 @@ def recall(path: Path, key: Mapping[str, Any]) -> Found | None:
     record = read_table(path)
     if set(record) != {KEY, FOUND} or not all(isinstance(each, dict) for each in record.values()):
         raise CheckpointError(f"{path}: is no step of this benchmark; remove it, or name a folder")
-    same = bool(record[KEY] == json.loads(json.dumps(dict(key))))
+    asked, kept = json.loads(json.dumps(dict(key))), record[KEY]
+    same = all(name in kept and kept[name] == value for name, value in asked.items())
     return record[FOUND] if same else None
 
 

@@ -97,7 +97,7 @@ class Table:
             return {FAILED: str(error)}
         model = api.apply(self.subject.model, made)
         self.save(row, model, made)
-        return {FAILED: "", "held_back": _held_back(made)}
+        return {FAILED: "", "versions": record.versions(), "held_back": _held_back(made)}
 
     def healed(self, row: Seeded) -> Found:
         """Heal one checkpoint; that nothing came out better is a result."""
@@ -117,7 +117,7 @@ class Table:
         except (NotHealed, HealingError) as error:
             return {FAILED: str(error)}
         self.save(row, found.model, found.planned)
-        return {FAILED: "", "healing": found.healing}
+        return {FAILED: "", "versions": record.versions(), "healing": found.healing}
 
     def save(self, row: Seeded, model: Any, made: Planned) -> None:
         """Write the checkpoint."""
@@ -172,7 +172,6 @@ class Table:
             "seed": row.seed,
             "heals": asdict(self.heals) if healed else None,
             "start": self.start_digest(row) if healed else None,
-            "versions": record.versions(),
         }
 
     def start_digest(self, row: Seeded) -> str | None:

@@ -21,6 +21,8 @@ def test_a_step_is_done_once_for_each_key(tmp_path: Path) -> None:
     assert remembered(path, {"tokens": [1, 2]}, make) == first  # JSON knows no tuples
     assert remembered(path, {"tokens": [1, 3]}, make)["made"] == 2
     assert recall(path, {"tokens": [1, 2]}) is None
+    assert recall(path, {"tokens": [1, 3], "text": "other"}) is None
+    assert recall(path, {}) == {"made": 2, "seconds": remembered(path, {}, make)["seconds"]}
     assert len(calls) == 2
 
 
