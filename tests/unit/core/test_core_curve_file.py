@@ -114,7 +114,11 @@ def places(raw: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from places(value, (*at, key))
 
 
-PLACES = list(places(asdict(made_curves.facts())))
+PLACES = [
+    place
+    for place in places(asdict(made_curves.facts()))
+    if place[0] not in ("shared", "unshared")  # not written where no basis is shared
+]
 
 
 def put(raw: Any, place: tuple[Any, ...], value: Any) -> None:
@@ -187,7 +191,7 @@ HALVES = [2.0**-rank for rank in range(9)]
     ("how", "error", "message"),
     [
         (set_head(format="gacfx-factors-1"), CheckpointError, "says 'gacfx-curves'"),
-        (set_head(version=3), CheckpointError, "curves version 3; this gacfx reads 1 and 2"),
+        (set_head(version=4), CheckpointError, "version 4; this gacfx reads 1 and 2 and 3"),
         (set_head(version=True), CheckpointError, "curves version True"),
         (set_head(version=None), CheckpointError, "curves version None"),
         (set_head(facts=None), CheckpointError, "facts"),

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from gacfx.core.curve_file import Curves, Facts, Target, load_curves, save_curves
+from gacfx.core.curve_file import Curves, Facts, Target, _read, load_curves, save_curves
 from gacfx.core.decision import DENSE, Gemm, LowRank, Stored
 from gacfx.core.kinds import read_decision, write_decision
 from gacfx.core.plan import Budget, Choice, Plan, Weight
@@ -18,7 +19,7 @@ from gacfx.core.pruning import Each, Sliced, odd_parts
 from gacfx.core.shared_basis import SharedBasis, basis_group, layers_before, odd_loans
 from gacfx.core.shared_curves import SharedCurve, SharedFacts, shared_key
 from gacfx.core.sites import Extent, Layout
-from gacfx.errors import PlanError
+from gacfx.errors import CheckpointError, PlanError
 
 Q = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(4)]
 SHAPE = (6, 8)
@@ -208,6 +209,17 @@ def test_curves_without_groups_are_as_older_readers_want_them(tmp_path: Path) ->
     head = (tmp_path / "curves").read_bytes()
     assert b'\\"version\\": 2' in head and b"unshared" not in head
     assert load_curves(tmp_path / "curves").shared == ()
+
+
+@pytest.mark.parametrize("field", ["shared", "unshared"])
+def test_what_a_file_says_of_groups_is_held_by_its_digest(field: str, tmp_path: Path) -> None:
+    save_curves(tmp_path / "curves", curves(unshared={Q[2]: "no neighbour"}))
+    head, arrays = _read(tmp_path / "curves")
+    assert head["version"] == 3
+    del head["facts"][field]
+    save_file(arrays, tmp_path / "curves", metadata={"gacfx": json.dumps(head)})
+    with pytest.raises(CheckpointError, match="changed after it was written"):
+        load_curves(tmp_path / "curves")
 
 
 def test_corrections_of_a_group_and_of_its_weights() -> None:
