@@ -129,7 +129,7 @@ def test_the_tolerance_of_the_check_counts(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("kind", "more", "why"),
     [
-        ("GPT2", {"n_embd": 48, "n_head": 6, "n_layer": 2}, "no configuration says this model"),
+        ("OPT", {"ffn_dim": 88}, "no configuration says this model"),
         ("GPTNeoX", {}, "no configuration says this model"),
     ],
 )

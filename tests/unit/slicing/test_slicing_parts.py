@@ -23,9 +23,15 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def moment(size: int, seed: int) -> Tensor:
-    x = draw(3 * size, size, seed=seed) * torch.linspace(0.2, 2.0, size, dtype=F64)
+def moment(size: int, seed: int, least: float = 0.2) -> Tensor:
+    x = draw(8 * size, size, seed=seed) * torch.linspace(least, 2.0, size, dtype=F64)
     return x.T @ x / len(x)
+
+
+def turned_moment(size: int, seed: int) -> Tensor:
+    """Its long directions are others, and the same for every seed."""
+    turn = torch.linalg.qr(draw(size, size, seed=77)).Q
+    return turn @ moment(size, seed, 0.02) @ turn.T
 
 
 def test_the_command_line_knows_every_choice() -> None:
@@ -183,7 +189,7 @@ def test_principal_components_come_with_the_largest_first() -> None:
 
 def points(gradients: bool = True) -> dict[str, NormMoments]:
     return {
-        f"n{at}": NormMoments(moment(8, at), moment(8, 9 - at).flip(0, 1) if gradients else None)
+        f"n{at}": NormMoments(moment(8, at, 1.5), turned_moment(8, at) if gradients else None)
         for at in range(3)
     }
 
@@ -207,7 +213,7 @@ def test_the_two_sided_rotation_is_orthonormal_and_cheaper(centred: bool) -> Non
         lost = torch.linalg.qr(found, mode="complete").Q[:, 5:]
         both.append(float(cost(moments, gradients, lost)))
     two_sided, pca = both
-    assert two_sided < 0.9 * pca
+    assert two_sided < 0.7 * pca
 
 
 def test_the_cost_is_that_of_the_projectors() -> None:
