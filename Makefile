@@ -89,13 +89,14 @@ bench-engines: $(INSTALLED)
 	$(BIN)/python -m benchmarks.exports
 	$(BIN)/python -m benchmarks.latency
 
-# 70 to 90 minutes of two cores; what WORK has is not done again. Scores need lm-eval.
+# About 90 minutes of two idle cores, by arithmetic; what WORK has is not done again. Scores need
+# lm-eval.
 table5: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
 	  --editable '.[dev,zeroshot]'
 	$(BIN)/python -m benchmarks.paper.table5 --data $(DATA) --smollm2 "$(SMOLLM2)" --work $(WORK)
 
-# The same in a day: every item, ASVD's own table of losses, three seeds.
+# All items, ASVD by its table of losses, three seeds: about half a day, by arithmetic.
 table5-full: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt \
 	  --editable '.[dev,zeroshot]'

@@ -29,6 +29,7 @@ from benchmarks.paper.cells import CELLS, Settings
 from benchmarks.paper.printed import TABLE5, V2
 from benchmarks.paper.rows import Heals, Table, seconds_of, seeded
 from benchmarks.paper.subject import add_arguments, read_subject
+from benchmarks.paper.views import TASKS
 from gacfx.zeroshot.harness import check_installed
 
 NAME, RATIO = "paper_table5", "0.15"
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", nargs="+", choices=names, help="some of them (all)")
     made.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS))
     made.add_argument("--samples", type=int, default=SAMPLES, help=f"of each task ({SAMPLES})")
+    made.add_argument("--tasks", nargs="+", default=[*TASKS], help=f"({' '.join(TASKS)})")
     made.add_argument("--full", action="store_true", help="all items, losses of ASVD, three seeds")
     made.add_argument("--seeds", type=int, help="of what is random (1; 3 with --full)")
     made.add_argument("--first", type=int, default=3, help="first layer that LLM-Pruner prunes (3)")
@@ -60,7 +62,10 @@ def main(given: Sequence[str] | None = None) -> int:
     if "zeroshot" in asked.cells:
         check_installed()  # before an hour of work
     settings = Settings(
-        samples=None if asked.full else asked.samples, prefill=asked.prefill, runs=asked.runs
+        tasks=tuple(asked.tasks),
+        samples=None if asked.full else asked.samples,
+        prefill=asked.prefill,
+        runs=asked.runs,
     )
     subject = read_subject(asked, "table5")
     all_rows = recipes.table5(asked.first, table=asked.full)
