@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.running import borrowed, device_of, runnable
+from gacfx.calibration.running import borrowed, device_of, logits_of, runnable
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.protocol import Decomposition
-from gacfx.core.caches import without_cache
 from gacfx.modules.dense import bias_of
 from gacfx.modules.low_rank import balanced
 
@@ -139,6 +138,6 @@ def instead(model: nn.Module, forwards: Mapping[str, Callable[[Tensor], Tensor]]
 
 def _loss(model: nn.Module, ids_T: Tensor) -> Tensor:
     """Sum of the losses of a window from its second token on, nats."""
-    logits_TV = model(ids_T[None], **without_cache(model)).logits[0, :-1]
+    logits_TV = logits_of(model, ids_T)[:-1]
     wide = torch.promote_types(logits_TV.dtype, torch.float32)
     return nn.functional.cross_entropy(logits_TV.to(wide), ids_T[1:], reduction="sum")

@@ -20,7 +20,7 @@ from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.captured import captured, treated
 from gacfx.compressors.methods import METHODS
-from gacfx.compressors.protocol import Statistic
+from gacfx.compressors.protocol import Compressor, Statistic
 from gacfx.compressors.values import TRIED, VALUES
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
@@ -32,6 +32,7 @@ from gacfx.core.planned import Planned
 from gacfx.core.provenance import Provenance
 from gacfx.core.search import DEFAULT_SEARCH, Search
 from gacfx.core.settings import file_name
+from gacfx.core.statistics import Statistics
 from gacfx.core.store import Store
 from gacfx.core.structures import Structure
 from gacfx.core.surroundings import plain_torch
@@ -164,6 +165,11 @@ class Study:
             executor=executor,
             shards=shards,
         )
+        if _lacks_inputs(graph, known, full.statistics):
+            raise PlanError(
+                f"method {method!r} needs the input moments of weights with more inputs than "
+                "outputs, which this work folder was filled without; take a new one"
+            )
         if heads := state(own).heads:
             fit, full = fit.afresh(method, heads), full.afresh(method, heads)
         made = (model, own, method, fit, full, held_back, dense, progress, found.structures)
@@ -182,12 +188,7 @@ class Study:
             UnsupportedModel: it treats none of them.
         """
         found = METHODS.find(method)
-        moments = self.full.statistics.moments
-        lacks_inputs = any(
-            moments[module].long_moment is None
-            for module in long_inputs(self.graph, found)
-            if module in moments
-        )
+        lacks_inputs = _lacks_inputs(self.graph, found, self.full.statistics)
         lacks_gradients = Statistic.WEIGHT_GRADIENTS in found.needs and not self.full.gradients
         if lacks_inputs or lacks_gradients or (found.prunes and not self.structures):
             raise PlanError(
@@ -368,3 +369,10 @@ class Study:
             seed=known.seed,
             dense_nats_per_token=self.dense_nats,
         )
+
+
+def _lacks_inputs(graph: GraphModule, method: Compressor, known: Statistics) -> bool:
+    """Whether input moments that the method asks for were not gathered."""
+    moments = known.moments
+    wanted = (module for module in long_inputs(graph, method) if module in moments)
+    return any(moments[module].long_moment is None for module in wanted)

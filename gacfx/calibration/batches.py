@@ -52,6 +52,11 @@ class Batch:
         return sum(len(each) for each in self.documents)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(B, T)."""
+        return len(self.documents), len(self.documents[0])
+
+    @property
     def ids(self) -> Tensor:
         """[B, T] token ids; a document that is shorter goes on with its last token."""
         longest = len(self.documents[0])

@@ -321,7 +321,7 @@ class ByLayer:
             for shard in shards:
                 made = []
                 for index, batch in enumerate(shard.batches):
-                    inputs.counts = batch.counted(corpus.counting)
+                    inputs.counts, inputs.shape = batch.counted(corpus.counting), batch.shape
                     made.append(self._through(at, shard, index, further))
                     inputs.flush()
                 if further:

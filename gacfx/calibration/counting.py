@@ -46,10 +46,13 @@ class Counting:
                     f"{name} {count!r}: give a number of positions that are left out, 0 or more"
                 )
         clip = self.clip
-        if clip is not None and not (isinstance(clip, int | float) and 0 < clip < math.inf):
+        if clip is None:
+            return
+        if isinstance(clip, bool) or not (isinstance(clip, int | float) and 0 < clip < math.inf):
             raise CalibrationError(
                 f"clip {clip!r}: give the most that a gradient may have, in mean norms, such as 3"
             )
+        object.__setattr__(self, "clip", float(clip))
 
     @staticmethod
     def parse(text: str) -> "Counting":
@@ -122,6 +125,8 @@ class Call:
     counts: Tensor | None
     """[B x T]; None where all do."""
     clip: float | None
+    shape: tuple[int, int] = (1, 0)
+    """(B, T) of the batch; looked at where gradients are cut."""
     scale_R1: Tensor | None = field(default=None)
     """[R, 1] factor of the gradient of each row that counts; known when the gradient came."""
 
@@ -134,26 +139,25 @@ class Call:
         rows = found.reshape(-1, columns)
         if self.counts is None:
             return rows
-        if len(rows) != len(self.counts):
-            raise CalibrationError(
-                f"{self.module}: is called with {len(rows)} rows where the text has "
-                f"{len(self.counts)} tokens, so no positions of it can be left out; count all"
-            )
+        self._check_told(len(rows), len(self.counts))
         return rows[self.counts.to(rows.device)]
 
     def cut(self, grad: Tensor) -> Tensor:
         """[R, M]: the gradient at the rows that count, cut.
 
         Args:
-            grad: [B, T, M], or [rows, M] of a module that is not told of windows: the mean is then
-                that of all of them.
+            grad: [B, T, M] or [B x T, M].
+
+        Raises:
+            CalibrationError: the module is not told which token a row is.
         """
         rows_RM = self.rows(grad, grad.shape[-1])
         if self.clip is None:
             return rows_RM
         dtype = torch.promote_types(grad.dtype, torch.float32)
         norms = torch.linalg.vector_norm(grad, dim=-1, dtype=dtype)
-        norms_BT = norms if norms.dim() > 1 else norms[None]
+        self._check_told(norms.numel(), self.shape[0] * self.shape[1])
+        norms_BT = norms.view(self.shape)
         counts_BT = torch.ones_like(norms_BT, dtype=torch.bool)
         if self.counts is not None:
             counts_BT = self.counts.to(grad.device).view_as(norms_BT)
@@ -162,6 +166,13 @@ class Call:
         scale_BT = (most_B1 / norms_BT.clamp_min(torch.finfo(dtype).tiny)).clamp_max(1.0)
         self.scale_R1 = self.rows(scale_BT[..., None], 1)
         return rows_RM * self.scale_R1.to(grad.dtype)
+
+    def _check_told(self, rows: int, tokens: int) -> None:
+        if rows != tokens:
+            raise CalibrationError(
+                f"{self.module}: is called with {rows} rows where the text has {tokens} tokens, so "
+                "none of them can be left out or cut; count all as they are"
+            )
 
     def cut_alike(self, grad: Tensor) -> Tensor:
         """[R, N]: the gradient at the input of the same call, cut as the one at its output was."""

@@ -28,7 +28,7 @@ def warn_of_few_tokens(model: nn.Module, texts: Iterable[Corpus], modules: Itera
     """
     ranks = {name: min(features(module)) for name, module in targets(model, modules).items()}
     name = max(ranks, key=ranks.__getitem__)
-    tokens, wanted = sum(text.tokens for text in texts), ranks[name]
+    tokens, wanted = sum(text.counted_tokens for text in texts), ranks[name]
     if tokens < wanted:
         warnings.warn(
             f"the calibration text has {tokens:,} tokens, and {name} has {wanted:,} directions: "

@@ -146,6 +146,7 @@ def _statistics(
     return Statistics(
         moments=moments,
         tokens=text.counted_tokens,
+        left_out=text.tokens - text.counted_tokens,
         text_digest=text.digest,
         seed=seed,
         dense_nats_per_token=nats,
@@ -200,7 +201,7 @@ def gather(
     try:
         with borrowed(model):
             for batch in batches(corpus.documents, reads):
-                inputs.counts = batch.counted(corpus.counting)
+                inputs.counts, inputs.shape = batch.counted(corpus.counting), batch.shape
                 with torch.enable_grad():
                     logits_BTV = batch_logits(model, batch.ids)
                     inputs.counts = None

@@ -222,6 +222,7 @@ def _statistics(
             float(store.get(WHOLE, f"{index}|nats")),
             digests,
             len(text.documents),
+            text.tokens - text.counted_tokens,
         )
         for index, text in enumerate(texts)
     )

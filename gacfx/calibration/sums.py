@@ -81,12 +81,14 @@ class InputSums:
         self._names: list[str] = []
         self.counts: Tensor | None = None
         """[B x T] where the tokens of the batch are that count; None where all do."""
+        self.shape = (1, 0)
+        """(B, T) of the batch."""
         self.clip = clip
         """Most of the gradient of a token: :attr:`gacfx.calibration.counting.Counting.clip`."""
 
     def call(self, module: str) -> Call:
         """What a call of a module in this batch counts."""
-        return Call(module, self.counts, self.clip)
+        return Call(module, self.counts, self.clip, self.shape)
 
     def add(self, name: str, fed: Tensor, rows_TN: Tensor) -> None:
         """Count the input of one call.

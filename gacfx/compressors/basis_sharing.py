@@ -105,6 +105,11 @@ class BasisSharing(Method):
                 f"method {self.name!r} decides for weights of several layers at once, and pruning "
                 "for those of one block; take prune 'none', or another method"
             )
+        if self.layers > 1 and search.solver in ("greedy", "round"):
+            raise PipelineError(
+                f"method {self.name!r} offers ranks of single weights and of groups, and solver "
+                f"{search.solver!r} knows one kind only; take solver 'core', dp or ilp"
+            )
         return super().offered(search)
 
     def group(

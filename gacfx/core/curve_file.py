@@ -262,9 +262,12 @@ def save_curves(path: str | Path, curves: Curves, *, overwrite: bool = False) ->
     except ValueError as error:
         raise PlanError(f"the curves' facts hold NaN or infinity: {error}") from error
     arrays = {module: np.ascontiguousarray(loss) for module, loss in curves.losses.items()}
-    version = VERSION if facts["shared"] or facts["unshared"] else UNSHARED
-    if version == UNSHARED:
+    grouped = any(weight["groups"] for weight in facts["weights"])
+    version = VERSION if grouped or facts["shared"] or facts["unshared"] else UNSHARED
+    if version == UNSHARED:  # as readers of before know it
         del facts["shared"], facts["unshared"]
+        for weight in facts["weights"]:
+            del weight["groups"]
     head = {"format": FORMAT, "version": version, "digest": digest(facts, arrays), "facts": facts}
     with writing(path), making(path.parent), replacing(path, overwrite=overwrite) as partial:
         save_file(arrays, partial, metadata={_KEY: json.dumps(head)})

@@ -17,7 +17,7 @@ SIZES = get_args(Sizes)
 
 OWN_VALUE = "upstream"
 """What a plan of a method's own ranks has in place of a value model."""
-OWN_RANKS = Search(align=1, form="pair")
+OWN_RANKS = Search(align=1)
 """What such a plan says of its search."""
 OWN_WIDTHS = replace(Search.paper("only"), align=1, window=1)
 """The search for a method's own widths: nothing else is in the window."""

@@ -195,6 +195,8 @@ class Statistics:
     """Module name -> sha256 of the weight (weights lock)."""
     windows: int = 0
     """Windows of the text, of each of which the first token is not predicted."""
+    left_out: int = 0
+    """Tokens that are predicted and not counted."""
 
 
 def input_count(tokens_seen: int, tokens: int) -> int:

@@ -223,7 +223,7 @@ def merge(parts: Sequence[Statistics], text_digest: str) -> Statistics:
             this order.
         text_digest: sha256 of the token ids of all texts together.
     """
-    predicted = [part.tokens - part.windows for part in parts]
+    predicted = [part.tokens + part.left_out - part.windows for part in parts]
     nats = sum(
         part.dense_nats_per_token * count for part, count in zip(parts, predicted, strict=True)
     )
@@ -235,4 +235,5 @@ def merge(parts: Sequence[Statistics], text_digest: str) -> Statistics:
         dense_nats_per_token=nats / sum(predicted),
         digests=parts[0].digests,
         windows=sum(part.windows for part in parts),
+        left_out=sum(part.left_out for part in parts),
     )

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gacfx.core.shared_basis import SharedBasis
 from gacfx.errors import HealingError, NoPeft
 from gacfx.healing.trainable import Learner
 from gacfx.modules.dense import is_conv1d
+from gacfx.modules.install import decisions_in
 
 ADAPTER = "heal"
 """Name of the adapters inside of PEFT."""
@@ -52,6 +54,11 @@ class LoraLearner(Learner):
             NoPeft: PEFT is not installed.
         """
         peft = check_peft()
+        if shared := [n for n, one in decisions_in(model).items() if one.kind == SharedBasis.kind]:
+            raise HealingError(
+                f"{shared[0]}: shares its basis with another layer, which adapters cannot stand "
+                "on; heal the factors themselves (leave out lora)"
+            )
         super().__init__(model, names)
         self.weights = {name: name.removesuffix(".weight") for name in self._linears()}
         if not self.weights:

@@ -218,6 +218,7 @@ def _opened(
 
 def _plain(settings: Healing) -> dict[str, Any]:
     said = {**asdict(settings), "tokens": settings.most_tokens, "rates": list(settings.offered)}
+    said["searched"] = not settings.rates
     return said
 
 

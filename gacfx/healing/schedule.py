@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -118,8 +119,8 @@ def searched(count: int, kl_of: Callable[[int], float], unhealed: float) -> dict
         at = middle
         while 0 <= at + way < count and len(known) < MOST_TRIALS:
             known[at + way] = kl_of(at + way)
-            if not known[at + way] < known[at]:
-                break
+            if not known[at + way] < known[at] and not (way < 0 and known[at + way] == inf):
+                break  # a rate that diverges says that smaller ones are worth a trial
             at += way
         if at != middle:
             break

@@ -29,13 +29,21 @@ def trained_names(model: nn.Module) -> tuple[str, ...]:
     Raises:
         HealingError: there are none.
     """
-    ties = tied_modules(model)
-    owners = {*decisions_in(model), *_norms(model)}
+    ties, compressed = tied_modules(model), {*decisions_in(model)}
+    owners = {*compressed, *_norms(model)}
+
+    def stays(module: str) -> bool:
+        """It shares a parameter, and not with compressed layers alone, as those of one basis do."""
+        other = ties.get(module)
+        return other is not None and not (
+            _within(module, compressed) and _within(other, compressed)
+        )
+
     names = tuple(
         name
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point()
-        if _within(name, owners) and name.rpartition(".")[0] not in ties
+        if _within(name, owners) and not stays(name.rpartition(".")[0])
     )
     if not names:
         raise HealingError(f"{type(model).__name__}: has no layer that a plan changed")

@@ -35,7 +35,12 @@ def corpus(seed: int) -> Corpus:
 @cache
 def targets(name: str) -> list[str]:
     """Modules of the targeted weights of a family."""
-    graph = export_model(FAMILIES[name].make())
+    return targets_of(FAMILIES[name].make())
+
+
+def targets_of(model: Any) -> list[str]:
+    """Modules of the targeted weights of a model."""
+    graph = export_model(model)
     Pipeline.parse(pipelines.SELECT).bind(skip=()).run(graph)
     return target_names(graph)
 

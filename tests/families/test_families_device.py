@@ -41,7 +41,7 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("name", CAUSAL)
 def test_statistics_and_losses_are_the_same(name: str, tmp_path: Path, lent: list[int]) -> None:
     model, text = FAMILIES[name].make(), corpus(0)
-    names = targets(model)
+    names = targets(name)
     addresses = {key: each.data_ptr() for key, each in model.state_dict().items()}
     with WorkFolder(tmp_path / "work", {}) as store:
         (found,) = gather_texts(model, (text,), names, store=store, device=CPU)
@@ -64,7 +64,7 @@ def test_half_precision_that_is_slow_is_computed_in_float32(
 ) -> None:
     monkeypatch.setattr(running, "multiplies_bfloat16", lambda: False)
     model, text = FAMILIES[name].make().to(dtype), corpus(0)
-    names, before = targets(model), {key: each.dtype for key, each in model.state_dict().items()}
+    names, before = targets(name), {key: each.dtype for key, each in model.state_dict().items()}
     with WorkFolder(tmp_path / "work", {}) as store:
         (found,) = gather_texts(model, (text,), names, store=store)
     exact = FAMILIES[name].make().to(dtype).float()

@@ -7,7 +7,7 @@ import torch
 
 from gacfx.calibration.gather import NotByLayer, gather, gather_texts
 from gacfx.core.store import MemoryStore
-from tests.families.test_families_by_layer import assert_equal, corpus, targets
+from tests.families.test_families_by_layer import assert_equal, corpus, targets_of
 from tests.families.zoo import VOCAB
 
 SIZES: dict[str, Any] = {
@@ -93,7 +93,7 @@ def test_layers_of_several_kinds_are_the_whole(name: str) -> None:
     model = make(*HYBRIDS[name])
     kinds = {frozenset(dict(layer.named_modules())) for layer in model.model.layers}
     assert len(kinds) > 1 or len({*model.config.layer_types}) > 1
-    names = targets(model)
+    names = targets_of(model)
     (found,) = gather_texts(model, (corpus(0),), names, store=MemoryStore())
     assert_equal(gather(model, corpus(0), names), found, 0.0)
 

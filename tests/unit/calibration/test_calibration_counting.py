@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gacfx.calibration.counting import Counting
+from gacfx.calibration.counting import Call, Counting
 from gacfx.calibration.gather import gather, gather_texts
 from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.shards import Shard
 from gacfx.calibration.text import Corpus, split
 from gacfx.core.statistics import Moments
 from gacfx.core.store import MemoryStore
+from gacfx.core.stored_moments import merge
 from gacfx.errors import CalibrationError
 from tests.unit.calibration.samples import Toy, corpus, linears, llama
 from tests.unit.calibration.test_calibration_gather import same
@@ -137,6 +138,7 @@ def test_what_counts_is_in_the_digest_of_a_text() -> None:
         ({"last": 1.5}, "last 1.5"),
         ({"first": True}, "first True"),
         ({"clip": 0.0}, "clip 0.0"),
+        ({"clip": True}, "clip True"),
         ({"clip": float("nan")}, "clip nan"),
         ({"clip": float("inf")}, "clip inf"),
     ],
@@ -164,7 +166,34 @@ def test_a_module_that_is_not_told_which_token_is_which_is_named() -> None:
     with pytest.raises(CalibrationError, match=r"wide: is called with 20 rows .* 40 tokens"):
         gather(Toy("every second"), text, ["wide", "narrow"])
     clipped = replace(text, counting=Counting(clip=2.0))
-    assert gather(Toy("every second"), clipped, ["wide"]).moments["wide"].tokens_seen == 20
+    with pytest.raises(CalibrationError, match=r"wide: is called with 20 rows .* 40 tokens"):
+        gather(Toy("every second"), clipped, ["wide"])
+
+
+def test_losses_of_parts_weigh_by_their_predicted_tokens() -> None:
+    model, names = llama(), ["model.layers.0.mlp.up_proj"]
+    text = replace(corpus(60, 33), counting=Counting(first=6))
+    parts = [gather(model, text.part([place]), names) for place in (0, 1)]
+    whole = gather(model, text, names)
+    merged = merge(parts, "")
+    assert merged.dense_nats_per_token == pytest.approx(whole.dense_nats_per_token)
+    assert (merged.tokens, merged.left_out) == (whole.tokens, whole.left_out) == (81, 12)
+
+
+def test_gradients_are_cut_by_their_own_window_however_rows_lie() -> None:
+    grads_BTM = torch.randn(2, 5, 3, dtype=torch.float64)
+    grads_BTM[1] *= 100
+    together = Call("x", None, 1.0, (2, 5))
+    flat = Call("x", None, 1.0, (2, 5)).cut(grads_BTM.flatten(0, 1))
+    alone = [Call("x", None, 1.0, (1, 5)).cut(each[None]) for each in grads_BTM]
+    torch.testing.assert_close(together.cut(grads_BTM), torch.cat(alone))
+    torch.testing.assert_close(flat, torch.cat(alone))
+
+
+def test_equal_rules_are_one_rule() -> None:
+    text = corpus(40)
+    one, other = Counting(clip=3), Counting(clip=3.0)
+    assert replace(text, counting=one).digest == replace(text, counting=other).digest
 
 
 @pytest.mark.parametrize(

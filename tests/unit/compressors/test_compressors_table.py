@@ -31,7 +31,7 @@ made = Method("mine", Metric.IDENTITY, Metric.IDENTITY, "a test")
 
 def test_a_mapping_of_what_is_known() -> None:
     found = table()
-    assert list(found) == [*LOW_RANK] and len(found) == 5
+    assert list(found) == [*LOW_RANK] and len(found) == 7
     assert found["asvd"] is LOW_RANK["asvd"] is METHODS["asvd"]
 
 

@@ -117,7 +117,7 @@ def places(raw: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 PLACES = [
     place
     for place in places(asdict(made_curves.facts()))
-    if place[0] not in ("shared", "unshared")  # not written where no basis is shared
+    if place[0] not in ("shared", "unshared") and "groups" not in place  # not written without them
 ]
 
 

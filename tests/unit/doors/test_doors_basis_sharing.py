@@ -18,8 +18,10 @@ from gacfx.core.planned import Planned
 from gacfx.core.search import Bound, Search
 from gacfx.core.shared_basis import SharedBasis, basis_group
 from gacfx.core.sites import Workload
-from gacfx.errors import PassError, PipelineError, PlanError
+from gacfx.errors import HealingError, PassError, PipelineError, PlanError
 from gacfx.explain import explain
+from gacfx.healing.adapters import LoraLearner
+from gacfx.healing.trainable import trained_names
 from gacfx.replan import plan_from_curves, problem_of
 from gacfx.study import Study
 from tests import tiny
@@ -198,3 +200,26 @@ def test_a_work_folder_gives_the_same_plan(tmp_path: Path) -> None:
         for name, tensor in one.tensors.items():
             torch.testing.assert_close(made.factors[module].tensors[name], tensor)
     found.close()
+
+
+def test_a_work_folder_of_another_method_that_lacks_moments_is_refused(tmp_path: Path) -> None:
+    calibrated("svd-llm", work=tmp_path / "work").close()
+    with pytest.raises(PlanError, match="which this work folder was filled without"):
+        calibrated(work=tmp_path / "work")
+
+
+def test_a_basis_learns_once_in_a_healing() -> None:
+    model = apply(study().model, planned())
+    names = trained_names(model)
+    bases = {f"{one.weights[0].module}.down.weight" for one in shared(planned()).values()}
+    others = {f"{one.weights[1].module}.down.weight" for one in shared(planned()).values()}
+    assert bases and bases <= {*names} and not others & {*names}
+    with pytest.raises(HealingError, match="shares its basis with another layer"):
+        LoraLearner(model, names, 2, 0)
+
+
+@pytest.mark.parametrize("solver", ["greedy", "round"])
+def test_rules_of_thumb_know_no_groups(solver: Any) -> None:
+    with pytest.raises(PipelineError, match="take solver 'core'"):
+        gacfx.Request(method=METHOD, search=Search(solver=solver, form="pair"))
+    gacfx.Request(method=f"{METHOD}:layers=1", search=Search(solver=solver, form="pair"))

@@ -14,6 +14,7 @@ from gacfx.api import calibrate, compress, load_profile
 from gacfx.calibration.evaluate import evaluate
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.allocate import upstream_rank
+from gacfx.compressors.methods import METHODS
 from gacfx.compressors.values import NATS, unit_of
 from gacfx.core.curve_file import load_curves
 from gacfx.core.goal import Goal
@@ -78,6 +79,11 @@ def test_the_search_of_a_request_is_that_of_own_sizes() -> None:
 def test_what_is_searched_is_refused_beside_own_sizes(search: Search, named: str) -> None:
     with pytest.raises(PlanError, match=f"chooses by itself.*leave out {named}, or take sizes"):
         Request(method="svd", sizes="own", search=search)
+
+
+@pytest.mark.parametrize("method", [*METHODS])
+def test_own_sizes_can_be_asked_of_every_method(method: str) -> None:
+    assert Request(method=method, sizes="own").sizes == "own"
 
 
 def test_unknown_sizes_are_refused() -> None:

@@ -151,7 +151,8 @@ def test_rates_are_tried_once_each_from_the_smallest() -> None:
         ([0.7, 0.8, 1.5, 0.1, 0.1], [2, 1, 0]),  # the middle one harms: only down
         ([0.7, 2.0, 1.5, 0.1, 0.1], [2, 1]),
         ([9, 9, 0.5, inf, inf], [2, 3, 1]),
-        ([9, inf, inf, inf, inf], [2, 1]),
+        ([9, inf, inf, inf, inf], [2, 1, 0]),
+        ([0.5, inf, inf, inf, inf], [2, 1, 0]),
     ],
 )
 def test_rates_are_searched_from_the_middle(losses: list[float], tried: list[int]) -> None:
