@@ -13,7 +13,7 @@ from torch import Tensor
 from gacfx.api import calibrate, load_profile
 from gacfx.calibration.text import Corpus
 from gacfx.compressors.methods import METHODS
-from gacfx.gated import Gated, instead, windows
+from gacfx.gated import Gated, _loss, instead, windows
 from gacfx.modules.install import swapped
 from gacfx.study import Study
 from tests import tiny
@@ -102,6 +102,15 @@ def test_a_model_without_numbers_has_no_loss_and_no_gradient() -> None:
     loss = gated()
     broken = {name: torch.full_like(each, torch.inf) for name, each in ones().items()}
     nats, slopes = loss(broken, 48, 0)
+    assert nats == float("inf") and not any(bool(each.any()) for each in slopes.values())
+
+
+def test_an_infinite_loss_with_finite_gradients_has_none_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of a token that the model masks."""
+    monkeypatch.setattr("gacfx.gated._loss", lambda *given: _loss(*given) + torch.inf)
+    nats, slopes = gated()(ones(), 48, 0)
     assert nats == float("inf") and not any(bool(each.any()) for each in slopes.values())
 
 
