@@ -77,16 +77,11 @@ TABLE5 = """\
 
 {model}, calibrated on {calibration:,} tokens; {tokens:,} tokens of {text}, windows of {window},
 stride {stride}. *Aligned* is the share of the dims that were changed and are multiples of 8.
-{asvd} LLM-Pruner prunes MLPs (root gate_proj) and leaves the first {first} layers alone. No row
-but the last was tuned afterwards.
+{asvd} LLM-Pruner prunes MLPs (root gate_proj) and leaves the first {first} layers alone.
+{healed}
 
 {quality}
-{failed}Times on this machine ({machine}, {threads} threads), batch 1, prompts and caches of {seq}
-tokens: times as fast as the dense model, which was timed in turn with each row; in brackets the
-interval of the median. {busy}
-
-{times}
-**Forecasts** from rules, not measured, in bf16, batch 1, {forecast} tokens: times as fast as the
+{failed}{times}**Forecasts** from rules, not measured, in bf16, batch 1, {forecast} tokens: times as fast as the
 dense model.
 
 {forecasts}
@@ -169,6 +164,17 @@ def table3(found: Results) -> str:
     )
 
 
+TIMES = """\
+Times on this machine ({machine}, {threads} threads), batch 1, prompts and caches of {seq}
+tokens: times as fast as the dense model, which was timed in turn with each row; in brackets the
+interval of the median. {busy}
+
+{table}
+"""
+HEALED = "No row but the healed one was tuned afterwards."
+UNHEALED = "No row was tuned afterwards; the healed one is not made yet."
+
+
 def table5(found: Results) -> str:
     """The section of table 5."""
     rows = found["rows"]
@@ -183,14 +189,21 @@ def table5(found: Results) -> str:
         first=found["first"],
         quality=views.quality5(rows).markdown(),
         failed=f"{failed}\n" if failed else "",
-        machine=found["machine"],
-        threads=_one(cells, "threads"),
-        seq=_one(cells, "seq"),
-        busy=BUSY if any(cell["busy"] for cell in cells) else "",
-        times=views.times5(rows).markdown(),
+        healed=HEALED if any(row["name"].startswith("ours-healed") for row in rows) else UNHEALED,
+        times=_times(found["machine"], rows, cells) if cells else "",
         forecast=_one(forecasts, "seq"),
         forecasts=views.forecasts5(rows).markdown(),
         printed=views.printed5().markdown(),
+    )
+
+
+def _times(machine: str, rows: list[Results], cells: list[Results]) -> str:
+    return TIMES.format(
+        machine=machine,
+        threads=_one(cells, "threads"),
+        seq=_one(cells, "seq"),
+        busy=BUSY if any(cell["busy"] for cell in cells) else "",
+        table=views.times5(rows).markdown(),
     )
 
 
