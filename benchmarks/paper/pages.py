@@ -81,8 +81,8 @@ stride {stride}. *Aligned* is the share of the dims that were changed and are mu
 {healed}
 
 {quality}
-{failed}{times}**Forecasts** from rules, not measured, in bf16, batch 1, {forecast} tokens: times as fast as the
-dense model.
+{failed}{times}**Forecasts** from rules, not measured, in bf16, batch 1, {forecast} tokens:
+times as fast as the dense model.
 
 {forecasts}
 **Printed**, Llama-3-8B, 200 items of each task, milliseconds of a prefill of 1,024 tokens on an
