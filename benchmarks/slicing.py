@@ -2,8 +2,8 @@
 
     python -m benchmarks.slicing [--data ../shared/data] [--models babyllama stories260K]
 
-Each model is sliced with the paper's choices, and with each of gacfx's own in turn: directions by
-what their loss costs, readers that are refitted. Calibrated on stories 0-47, judged on stories
+Each model is sliced with the paper's choices, and with gacfx's own, alone and together: directions
+by what their loss costs, readers that are refitted. Calibrated on stories 0-47, judged on stories
 600-631, of each the first window (256 tokens) only, in steps of 8. Beside them stands one plan of
 factors with the parameters that the sliced models have.
 """
@@ -32,6 +32,7 @@ SEARCH = Search(align=8, value="two-sided")
 CHOICES: tuple[tuple[Rotation, Readers], ...] = (
     ("pca", "rotated"),
     ("two-sided", "rotated"),
+    ("pca", "refitted"),
     ("two-sided", "refitted"),
 )
 

@@ -49,9 +49,8 @@ SLICEGPT = WholeMethod(
     settings=("--rotation two-sided|pca", "--readers refitted|rotated"),
     claims=(
         Claim(
-            "directions by PCA of the residual stream can go with little loss",
-            "python -m benchmarks.slicing",
-            "not in models of a million parameters: see docs/slicing.md",
+            "25 % of the parameters go and 99 % of the zero-shot scores of Llama-2-70B and OPT-66B "
+            "stay, 90 % of Phi-2's, with a rotation for each layer",
         ),
     ),
 )

@@ -31,7 +31,8 @@ def moment(size: int, seed: int, least: float = 0.2) -> Tensor:
 def turned_moment(size: int, seed: int) -> Tensor:
     """Its long directions are others, and the same for every seed."""
     turn = torch.linalg.qr(draw(size, size, seed=77)).Q
-    return turn @ moment(size, seed, 0.02) @ turn.T
+    found: Tensor = turn @ moment(size, seed, 0.02) @ turn.T
+    return found
 
 
 def test_the_command_line_knows_every_choice() -> None:
