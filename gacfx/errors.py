@@ -4,6 +4,7 @@
     ├── UnsupportedModel      the model, or a part of it that was asked for, cannot be handled
     ├── CaptureError          torch.export could not turn the model into one graph
     ├── CalibrationError      the text or the statistics made from it cannot be used
+    │   ├── NoNumbers             the model's logits are NaN or infinite on a document
     │   └── DecompositionFailed   one weight cannot be factorized: keep it dense, say why
     ├── PipelineError         a pipeline is wrong before anything ran
     ├── PassError             a pass failed, or its result is not what it promised
@@ -42,6 +43,10 @@ class CaptureError(GacError):
 
 class CalibrationError(GacError):
     """The calibration text, or the statistics made from it, cannot be used."""
+
+
+class NoNumbers(CalibrationError):  # noqa: N818 - says what is missing
+    """The logits of the model are NaN or infinite on a document; others may be good."""
 
 
 class DecompositionFailed(CalibrationError):  # noqa: N818

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 import gacfx
 from gacfx.best_plan import best_plan
 from gacfx.calibration.evaluate import evaluate, token_losses
+from gacfx.calibration.readable import of_readable
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split
 from gacfx.captured import captured, treated
@@ -102,7 +103,8 @@ class Study:
     ) -> "Study":
         """Capture the model, choose targets and gather statistics.
 
-        A quarter of the windows is held back for comparing value models.
+        A quarter of the windows is held back for comparing value models. Windows on which the
+        model's logits are NaN or infinite are left out, with a warning that counts them.
 
         Args:
             model: dense, in evaluation mode.
@@ -130,7 +132,8 @@ class Study:
             UnsupportedModel: no weight of the model can be compressed; lists the reasons. Or it
                 sees the future, so that its loss means nothing.
             PoorQuality: the dense model does not know this text.
-            CalibrationError: too little text, or weights that are not finite.
+            CalibrationError: too little text, weights that are not finite, or no window that the
+                model has numbers for.
             WorkerFailed: a worker of the executor died.
         """
         check_asked(skip=skip, seed=seed, force=force)
@@ -146,24 +149,32 @@ class Study:
         graph = found.graph
         own = treated(graph, known)
         progress("capture", 1, 1)
-        part, held_back = split(corpus)
-        check_causal(model, corpus)
-        if not force:
-            check_reads(model, held_back, store, device)
         rounds = 1 + (Statistic.WEIGHT_GRADIENTS in known.needs)
-        fit, full, dense = gather_evidence(
-            model,
-            graph,
-            (part, held_back),
-            corpus.digest,
-            known,
-            both_sides=found.both_sides | long_inputs(graph, known),
-            seed=seed,
-            progress=Count(progress, "calibrate", len(corpus.documents) * rounds),
-            store=store,
-            device=device,
-            executor=executor,
-            shards=shards,
+
+        def gathered(text: Corpus) -> tuple[Corpus, Corpus, tuple[Evidence, Evidence, float]]:
+            """(to fit, held back, what is known of them)."""
+            part, held_back = split(text)
+            check_causal(model, text)
+            if not force:
+                check_reads(model, held_back, store, device)
+            evidence = gather_evidence(
+                model,
+                graph,
+                (part, held_back),
+                corpus.digest,
+                known,
+                both_sides=found.both_sides | long_inputs(graph, known),
+                seed=seed,
+                progress=Count(progress, "calibrate", len(text.documents) * rounds),
+                store=store,
+                device=device,
+                executor=executor,
+                shards=shards,
+            )
+            return part, held_back, evidence
+
+        part, held_back, (fit, full, dense) = of_readable(
+            gathered, model, corpus, store=store, device=device
         )
         if _lacks_inputs(graph, known, full.statistics):
             raise PlanError(

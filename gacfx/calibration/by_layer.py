@@ -73,7 +73,8 @@ class ByLayer:
             device: where the moments are when they are read.
 
         Raises:
-            CalibrationError: logits that are not finite, a token without probability.
+            NoNumbers: logits that are not finite.
+            CalibrationError: a token without probability.
             CheckpointError: the store has no room for all that.
             UnsupportedModel: the layers do not run one at a time; nothing was measured.
         """
@@ -201,9 +202,9 @@ class ByLayer:
         except UnsupportedModel as error:
             part = self.layered.part(at)
             for place, ids_T in zip(batch.indices, batch.documents, strict=True):
-                if why := self.layered.fault(ids_T):
-                    number = self.texts[shard.text].number(place)
-                    raise CalibrationError(f"{part} fails on document {number}: {why}") from error
+                number = self.texts[shard.text].number(place)
+                if why := self.layered.fault(ids_T, f"{part} fails on document {number}"):
+                    raise why from error
             raise
 
     def _done(self, batch: Batch) -> None:

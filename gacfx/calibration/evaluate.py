@@ -14,7 +14,7 @@ from gacfx.calibration.faults import no_numbers
 from gacfx.calibration.predictions import predicting
 from gacfx.calibration.running import borrowed, impossible, runnable
 from gacfx.calibration.text import Corpus, check_fits
-from gacfx.errors import CalibrationError
+from gacfx.errors import CalibrationError, NoNumbers
 from gacfx.modules.routing_hooks import picked
 
 
@@ -31,14 +31,18 @@ class Evaluation:
     problem: str = ""
     """Why the loss says nothing of the model: logits that are no numbers, or a token that it gives
     no probability; else empty."""
+    has_numbers: bool = True
+    """No logits are NaN or infinite."""
 
     def checked(self) -> "Evaluation":
         """The evaluation itself.
 
         Raises:
-            CalibrationError: logits are NaN, or the text has a token that the model gives no
-                probability.
+            NoNumbers: logits are NaN or infinite.
+            CalibrationError: the text has a token that the model gives no probability.
         """
+        if not self.has_numbers:
+            raise NoNumbers(self.problem)
         if self.problem:
             raise CalibrationError(self.problem)
         return self
@@ -64,11 +68,12 @@ def evaluate(model: nn.Module, corpus: Corpus, *, device: torch.device | None = 
     for index, ids_T in enumerate(corpus.documents):
         problem = problem or impossible(found[index], ids_T, corpus.number(index))
     with borrowed(model), torch.inference_mode():
-        for index in [index for index, nats in enumerate(found) if bool(nats.isnan().any())][:1]:
+        broken = [index for index, nats in enumerate(found) if bool(nats.isnan().any())]
+        for index in broken[:1]:
             problem = no_numbers(runnable(model), corpus.documents[index], corpus.number(index))
     tokens, nats = sum(map(len, found)), mean_loss(found)
     # exp overflows a float above 709.78 nats.
-    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem)
+    return Evaluation(nats, math.exp(nats) if nats < 709 else math.inf, tokens, problem, not broken)
 
 
 def token_losses(

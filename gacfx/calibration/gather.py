@@ -35,7 +35,7 @@ from gacfx.calibration.text import Corpus, check_fits
 from gacfx.core.statistics import Moments, Statistics, weight_digest
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import StoredMoments, moments_tensors
-from gacfx.errors import CalibrationError, UnsupportedModel
+from gacfx.errors import CalibrationError, NoNumbers, UnsupportedModel
 from gacfx.modules.dense import weight_of
 
 WHOLE = "moments.whole"
@@ -227,7 +227,7 @@ def _go_back(
         logits_TV = logits_BTV[row, : len(ids_T)].detach()
         number = corpus.number(index)
         if not finite_logits(logits_TV):
-            raise CalibrationError(no_numbers(model, ids_T, number))
+            raise NoNumbers(no_numbers(model, ids_T, number))
         nats_T = token_nats(logits_TV, ids_T)
         if why := impossible(nats_T, ids_T, number):
             raise CalibrationError(why)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gacfx.calibration.text import document_digest
-from gacfx.errors import CalibrationError
+from gacfx.errors import NoNumbers
 
 
 def sample_labels(logits_TV: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,14 +40,18 @@ def finite_logits(logits_TV: Tensor) -> bool:
     return bool(torch.isfinite(logits_TV.amax(-1)).all())
 
 
-def check_logits(logits_TV: Tensor, number: int) -> None:
-    """Nothing when every position of a document predicts something.
+def check_logits(logits_TV: Tensor, number: int | None = None) -> None:
+    """Nothing when every position predicts something.
+
+    Args:
+        logits_TV: of a document, or of some.
+        number: of the document, for the message; None where nobody knows it.
 
     Raises:
-        CalibrationError: NaN or infinity.
+        NoNumbers: NaN or infinity.
     """
     if not finite_logits(logits_TV):
-        raise CalibrationError(
-            f"the model's logits are NaN or infinite on document {number}; "
-            "run it in bfloat16 or float32"
+        on = "" if number is None else f" on document {number}"
+        raise NoNumbers(
+            f"the model's logits are NaN or infinite{on}; run it in bfloat16 or float32"
         )

@@ -24,7 +24,7 @@ from gacfx.calibration.faults import REMEDY
 from gacfx.calibration.running import device_of, raised
 from gacfx.core.caches import without_cache
 from gacfx.core.placed import placed_on, tensors_of
-from gacfx.errors import GacError, UnsupportedModel
+from gacfx.errors import CalibrationError, GacError, NoNumbers, UnsupportedModel
 
 PROBE_TOKENS = 8
 """Length of the text on which the parts are compared with the whole."""
@@ -184,19 +184,25 @@ class Layered:
             raise UnsupportedModel(f"{part}: gives NaN or infinity, or needs more than its input")
         return made
 
-    def fault(self, ids_T: Tensor) -> str:
-        """Why the whole model cannot read a document either; empty when it can.
+    def fault(self, ids_T: Tensor, said: str) -> CalibrationError | None:
+        """Why the whole model cannot read a document either; None when it can.
 
         Inside :meth:`parted`, for a document that a part could not read.
+
+        Args:
+            ids_T: token ids of the document.
+            said: begins the message: which part failed on which document.
         """
         try:
             logits = self.between(ids_T[None], -1, until=len(self.layers) + 1, finite=False)
         except UnsupportedModel as error:
             cause = error.__cause__
-            return "" if cause is None else f"{raised(self.model, cause)}; mend the model"
+            if cause is None:
+                return None
+            return CalibrationError(f"{said}: {raised(self.model, cause)}; mend the model")
         if bool(torch.isfinite(logits.amax(-1)).all()):
-            return ""
-        return f"it gives NaN or infinity; {REMEDY}"
+            return None
+        return NoNumbers(f"{said}: it gives NaN or infinity; {REMEDY}")
 
     def part(self, at: int) -> str:
         """What begins at a boundary, by name."""

@@ -93,8 +93,8 @@ def check_reads(
         device: where layers compute; None for where the model is.
 
     Raises:
-        CalibrationError: logits are NaN, or the text has a token that the model gives no
-            probability.
+        NoNumbers: logits are NaN or infinite.
+        CalibrationError: the text has a token that the model gives no probability.
         PoorQuality: its loss is above ln(vocabulary) + 0.5, or not finite.
     """
     sample = corpus.sample(SAMPLE_TOKENS)

@@ -25,7 +25,7 @@ from gacfx.calibration.sums import own_tensor
 from gacfx.calibration.targets import check_finite, targets
 from gacfx.calibration.text import Corpus, check_fits
 from gacfx.core.taylor import TaylorSums
-from gacfx.errors import CalibrationError
+from gacfx.errors import CalibrationError, NoNumbers
 from gacfx.modules.dense import dense_weight
 
 
@@ -78,7 +78,7 @@ def _one_document(model: nn.Module, ids_T: Tensor, number: int) -> None:
     nats_T = token_nats(logits_of(model, ids_T), ids_T)
     seen_T = nats_T.detach()
     if bool(seen_T.isnan().any()):
-        raise CalibrationError(no_numbers(model, ids_T, number))
+        raise NoNumbers(no_numbers(model, ids_T, number))
     if why := impossible(seen_T, ids_T, number):
         raise CalibrationError(why)
     if nats_T.requires_grad:

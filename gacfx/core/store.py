@@ -42,6 +42,10 @@ class Store(ABC):
         """Nobody needs it any more; nothing happens if it is not there."""
 
     @abstractmethod
+    def clear(self) -> None:
+        """Drop all sets, and in a folder whatever else lies in it."""
+
+    @abstractmethod
     def size(self, name: str) -> int:
         """Bytes of a set; 0 where it is not there."""
 
@@ -74,6 +78,9 @@ class MemoryStore(Store):
 
     def drop(self, name: str) -> None:
         self._sets.pop(name, None)
+
+    def clear(self) -> None:
+        self._sets.clear()
 
     def size(self, name: str) -> int:
         return sum(tensor.nbytes for tensor in self._sets.get(name, {}).values())

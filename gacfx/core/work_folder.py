@@ -161,6 +161,13 @@ class WorkFolder(Store):
         with suppress(FileNotFoundError):
             self._file(name).unlink()
 
+    def clear(self) -> None:
+        for name in [*self._files]:
+            self._forget(name)
+        self._write()
+        with writing(self.path):
+            _empty(self.path)
+
     def size(self, name: str) -> int:
         return self._file(name).stat().st_size if name in self else 0
 

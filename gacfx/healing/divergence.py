@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, Reads, batches, how_read
 from gacfx.calibration.divergence import divergences
+from gacfx.calibration.labels import check_logits
 from gacfx.calibration.running import batch_logits
 from gacfx.calibration.text import Corpus, embedding_rows
 
@@ -61,6 +62,9 @@ def learn_from(
         windows: token ids [T] each.
         reads: which of them are read together.
 
+    Raises:
+        NoNumbers: ``dense`` gives NaN or infinity for one of them.
+
     Returns:
         Nats per token. It may be NaN or infinite, and no slopes are made of it then.
     """
@@ -68,7 +72,7 @@ def learn_from(
     nats = 0.0
     for batch in batches(windows, reads):
         with torch.no_grad():
-            known_RV = batch_logits(dense, batch.ids).flatten(0, 1)
+            known_RV = _known(dense, batch)
         found_BTV = batch_logits(model, batch.ids)
         found_RV = found_BTV.detach().flatten(0, 1)
         kl = float(_slopes_in_place(known_RV, found_RV, _predicting(batch), tokens))
@@ -88,11 +92,14 @@ def judge(dense: nn.Module, model: nn.Module, corpus: Corpus, reads: Reads) -> J
         model: that is judged, in evaluation mode.
         corpus: held-back text.
         reads: which windows are read together.
+
+    Raises:
+        NoNumbers: ``dense`` gives NaN or infinity for a window.
     """
     kl, nats = torch.zeros(2, dtype=torch.float64)
     for batch in batches(corpus.documents, reads):
         ids_BT = batch.ids
-        known_RV = batch_logits(dense, ids_BT).flatten(0, 1)
+        known_RV = _known(dense, batch)
         found_RV = batch_logits(model, ids_BT).flatten(0, 1)
         real_R, next_R = _predicting(batch), ids_BT.roll(-1, dims=1).flatten()
         for part in _parts(found_RV):
@@ -103,6 +110,13 @@ def judge(dense: nn.Module, model: nn.Module, corpus: Corpus, reads: Reads) -> J
             nats -= own[real].double().sum().cpu()
     tokens = corpus.tokens - len(corpus.documents)
     return Judgement(float(kl) / tokens, float(nats) / tokens, tokens)
+
+
+def _known(dense: nn.Module, batch: Batch) -> Tensor:
+    """[R, V] logits of the dense model."""
+    logits_BTV = batch_logits(dense, batch.ids)
+    check_logits(batch.rows(logits_BTV))
+    return logits_BTV.flatten(0, 1)
 
 
 def _slopes_in_place(known_RV: Tensor, found_RV: Tensor, real_R: Tensor, tokens: int) -> Tensor:

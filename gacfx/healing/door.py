@@ -13,6 +13,7 @@ import torch
 
 import gacfx
 from gacfx.api import Text
+from gacfx.calibration.readable import of_readable
 from gacfx.calibration.running import runnable
 from gacfx.calibration.sanity import check_reads
 from gacfx.calibration.text import (
@@ -26,6 +27,7 @@ from gacfx.calibration.text import (
 )
 from gacfx.checkpoint.card import HEALED, healings_in
 from gacfx.core.planned import Planned
+from gacfx.core.store import Store
 from gacfx.core.surroundings import plain_torch
 from gacfx.core.work_folder import WorkFolder
 from gacfx.errors import CalibrationError, HealingError, NotHealed
@@ -100,20 +102,14 @@ def heal(
     corpus = healing_text(calibration, source, settings)
     longest = max(map(len, corpus.documents))
     settings = replace(settings, step_tokens=max(settings.step_tokens, longest))
-    texts = split(corpus, HELD_BACK)
-    if not force:
-        check_reads(source.dense, corpus, None, None)
-    names = trained_names(source.model)
     with _opened(work, source, corpus, settings, temporary=temporary) as store:
-        student = Student(source.model, names)
-        learner = (
-            Learner(source.model, names)
-            if settings.lora is None
-            else LoraLearner(source.model, names, settings.lora, settings.seed)
-        )
-        dense = runnable(source.dense).eval().requires_grad_(False)
-        healer = Healer(student, learner, dense, texts, settings, store=store, progress=progress)
-        found = healer.run()
+
+        def trained(text: Corpus) -> Outcome:
+            if not force:
+                check_reads(source.dense, text, None, None)
+            return _trained(source, text, settings, store, progress)
+
+        found = of_readable(trained, source.dense, corpus, store=store)
     if found.best is None:
         raise NotHealed(_not_healed(found))
     said = healing_of(found, settings, source, corpus)
@@ -121,6 +117,22 @@ def heal(
     planned = healed_plan(source.planned, source.model)
     seconds = time.perf_counter() - begin
     return Healed(source.model, source.tokenizer, planned, said, report, seconds)
+
+
+def _trained(
+    source: Source, corpus: Corpus, settings: Healing, store: Store | None, progress: Progress
+) -> Outcome:
+    """What became of the source; it holds the best that was found."""
+    names = trained_names(source.model)
+    student = Student(source.model, names)
+    learner = (
+        Learner(source.model, names)
+        if settings.lora is None
+        else LoraLearner(source.model, names, settings.lora, settings.seed)
+    )
+    dense = runnable(source.dense).eval().requires_grad_(False)
+    texts = split(corpus, HELD_BACK)
+    return Healer(student, learner, dense, texts, settings, store=store, progress=progress).run()
 
 
 def asked_settings(settings: Healing | None, asked: dict[str, Any]) -> Healing:

@@ -2,17 +2,17 @@
 
 # H hidden size, D that of the small model
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
 from gacfx.api import Text, read_calibration
 from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.readable import of_readable
 from gacfx.calibration.running import batch_logits, borrowed
 from gacfx.calibration.sanity import check_causal, check_reads
 from gacfx.calibration.text import Corpus, split, usage
@@ -34,7 +34,7 @@ from gacfx.graph.ops import dtype_text
 from gacfx.hardware.profile import Profile, load_profile
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.install import decisions_in
-from gacfx.progress import Progress
+from gacfx.progress import Count, Progress
 from gacfx.slicing.basis import Basis, basis_of
 from gacfx.slicing.equal import check_equal
 from gacfx.slicing.folding import (
@@ -171,33 +171,39 @@ def slice_hidden(
     size = size_for(model, found.residual, ratio=ratio, align=align_of(model, align, gpu))
     check_plain(model, found.residual, size.hidden)
     corpus = read_calibration(calibration, model, tokenizer, calibration_tokens)
-    check_causal(model, corpus)
-    if not force:
-        check_reads(model, corpus, None, None)
-    fit, held_back = split(corpus, HELD_BACK)
-    basis, energy = _basis(model, fit, found, size.hidden, rotation, seed, progress)
-    difference = check_equal(model, found.residual, found.forms, basis)
-    reads: dict[str, Tensor] | None = None
-    if readers == "refitted":
-        step = _counted(progress, "readers", len(fit.documents))
-        reads = regressions(model, fit, found.forms, basis, progress=step)
-    small = folded(model, found.residual, found.forms, basis, reads)
-    _check_count(small, size)
-    dense_nats = evaluate(model, held_back).checked().nats_per_token
-    nats = evaluate(small, held_back).nats_per_token
-    sliced = Sliced(
-        model=small,
-        tokenizer=tokenizer,
-        size=size,
-        hidden_before=found.residual.size,
-        rotation=rotation,
-        readers=readers,
-        dense_nats=dense_nats,
-        nats=nats,
-        kept_energy=energy,
-        difference=difference,
-        text=usage(corpus),
-    )
+
+    def made(text: Corpus) -> Sliced:
+        check_causal(model, text)
+        if not force:
+            check_reads(model, text, None, None)
+        fit, held_back = split(text, HELD_BACK)
+        basis, energy = _basis(model, fit, found, size.hidden, rotation, seed, progress)
+        difference = check_equal(model, found.residual, found.forms, basis)
+        step = Count(progress, "readers", len(fit.documents))
+        reads = (
+            regressions(model, fit, found.forms, basis, progress=step)
+            if readers == "refitted"
+            else None
+        )
+        small = folded(model, found.residual, found.forms, basis, reads)
+        _check_count(small, size)
+        dense_nats = evaluate(model, held_back).checked().nats_per_token
+        nats = evaluate(small, held_back).nats_per_token
+        return Sliced(
+            model=small,
+            tokenizer=tokenizer,
+            size=size,
+            hidden_before=found.residual.size,
+            rotation=rotation,
+            readers=readers,
+            dense_nats=dense_nats,
+            nats=nats,
+            kept_energy=energy,
+            difference=difference,
+            text=usage(text),
+        )
+
+    sliced = of_readable(made, model, corpus)
     if not force and not sliced.rise <= max_loss:
         raise PoorQuality(
             f"the loss would rise by {sliced.rise:.2f} nats/token on held-back text with a hidden "
@@ -288,7 +294,7 @@ def _basis(
         found.embedding,
         gradients=rotation == "two-sided",
         seed=seed,
-        progress=_counted(progress, "calibrate", len(corpus.documents)),
+        progress=Count(progress, "calibrate", len(corpus.documents)),
     )
     kept_HK = kept_directions(
         moments, size - found.centred, centred=found.centred, rotation=rotation
@@ -298,17 +304,6 @@ def _basis(
         for each in moments.values()
     ]
     return basis_of(kept_HK, found.centred), sum(shares) / len(shares)
-
-
-def _counted(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def step(count: int) -> None:
-        nonlocal done
-        done += count
-        progress(stage, done, total)
-
-    return step
 
 
 def _check(model: "PreTrainedModel") -> None:

@@ -79,6 +79,9 @@ class Stopping(Store):
     def drop(self, name: str) -> None:
         self.inside.drop(name)
 
+    def clear(self) -> None:
+        self.inside.clear()
+
     def size(self, name: str) -> int:
         return self.inside.size(name)
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import gacfx
 from gacfx.calibration.evaluate import evaluate
+from gacfx.calibration.readable import UnreadableWindows
 from gacfx.calibration.text import Corpus
 from gacfx.core.decision import LowRank
 from gacfx.core.plan_folder import load_plan
@@ -202,3 +203,34 @@ def test_settings_are_one_value_or_names(pair: tuple[Path, Path]) -> None:
         asked_settings(Healing(), {"lora": 2})
     with pytest.raises(HealingError, match="token is no setting of a healing; known: tokens, min"):
         gacfx.heal(pair[0], against=pair[1], calibration=patients.corpus(), token=5)
+
+
+def test_windows_that_the_dense_model_has_no_numbers_for_are_left_out(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, windows = patients.corpus(), [tuple(ids) for ids in patients.corpus().documents]
+    bad = [corpus.documents[place] for place in (4, 11)]  # to learn from, and held back
+
+    def spoilt(checkpoint: str | Path, against: str | Path) -> Any:
+        found = read_source(checkpoint, against)
+        own = found.dense.forward
+
+        def forward(input_ids: torch.Tensor, *args: Any, **more: Any) -> Any:
+            made = own(input_ids, *args, **more)
+            for row, ids in enumerate(input_ids):
+                if any(torch.equal(ids[: len(each)], each) for each in bad):
+                    made.logits[row] = torch.nan
+            return made
+
+        found.dense.forward = forward
+        return found
+
+    monkeypatch.setattr("gacfx.healing.door.read_source", spoilt)
+    small, dense = pair
+    asked = {"against": dense, "work": tmp_path / "work", **FAST}
+    with pytest.warns(UnreadableWindows, match=f"^2 of {len(windows)} windows"):
+        healed = gacfx.heal(small, calibration=corpus, **asked)
+    monkeypatch.undo()
+    left = Corpus(tuple(ids for place, ids in enumerate(corpus.documents) if place not in (4, 11)))
+    wanted = gacfx.heal(small, against=dense, calibration=left, **FAST)
+    assert healed.healing["after"] == wanted.healing["after"]
