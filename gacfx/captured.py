@@ -10,6 +10,7 @@ from gacfx import pipelines
 from gacfx.compressors.protocol import Compressor
 from gacfx.core.structures import Structure
 from gacfx.coupling.structures import coupled_structures
+from gacfx.errors import UnsupportedModel
 from gacfx.graph import edit
 from gacfx.graph.notes import KEY, state
 from gacfx.graph.pipeline import Pipeline
@@ -38,6 +39,22 @@ class Captured:
         """Modules whose moments are wanted on both sides: those of structures that may go."""
         pruned = [each for each in self.structures if not untreated(self.graph, each)]
         return frozenset(module for each in pruned for module in each.modules)
+
+    def check_prunes(self, method: str) -> None:
+        """Nothing when some structure may go.
+
+        Args:
+            method: that makes nothing but sizes of structures, for the message.
+
+        Raises:
+            UnsupportedModel: none may; lists the reasons.
+        """
+        if not self.both_sides:
+            reasons = sorted({untreated(self.graph, each) for each in self.structures})
+            raise UnsupportedModel(
+                f"method {method!r} prunes MLPs and attentions, and none of this model can be: "
+                f"{'; '.join(reasons) or 'none was found'}"
+            )
 
 
 def captured(

@@ -129,8 +129,9 @@ class Study:
 
         Raises:
             PipelineError: no such method.
-            UnsupportedModel: no weight of the model can be compressed; lists the reasons. Or it
-                sees the future, so that its loss means nothing.
+            UnsupportedModel: no weight of the model can be compressed, or pruned by a method that
+                does nothing else; lists the reasons. Or it sees the future, so that its loss means
+                nothing.
             PoorQuality: the dense model does not know this text.
             CalibrationError: too little text, weights that are not finite, or no window that the
                 model has numbers for.
@@ -146,6 +147,8 @@ class Study:
         known = METHODS.find(method)
         method = known.name  # the one spelling of its settings
         found = captured(model, skip=skip, seq=seq, structures=structures or known.prunes)
+        if known.prunes:
+            found.check_prunes(method)
         graph = found.graph
         own = treated(graph, known)
         progress("capture", 1, 1)
