@@ -7,7 +7,7 @@ plan itself then uses the evidence of all text.
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from math import isfinite
+from math import inf, isfinite
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from gacfx.core.pruning import Sliced
 from gacfx.core.search import Prune, Search
 from gacfx.core.settings import file_name
 from gacfx.core.store import remembered
-from gacfx.corrections import TOKENS, Corrections, check_in_nats, correct, divergence
+from gacfx.corrections import TOKENS, Corrections, as_seen, check_in_nats, correct, divergence
 from gacfx.coupling.feeders import feeders
 from gacfx.coupling.structures import coupled_structures
 from gacfx.errors import DecompositionFailed, PlanError
@@ -60,8 +60,14 @@ def best_plan(
         case, corrections = case.pruning(prune), Corrections()
         if search.corrections:
             corrections = _corrections(study, value, case)
-            fitted = _solve(study, value, case, study.fit, (), corrections) if trials else None
-            trials = tuple(_again(study, t, fitted) if fitted and t.chosen else t for t in trials)
+            if chosen:
+                fitted = _solve(study, value, case, study.fit, (), corrections)
+                seen = _again(study, chosen, fitted)
+                trials = tuple(seen if each.chosen else each for each in trials)
+                rise = (
+                    inf if seen.nats_per_token is None else seen.nats_per_token - study.dense_nats
+                )
+                corrections = as_seen(corrections, fitted.plan.loss_nats, rise)
         made = _solve(study, value, case, study.full, trials, corrections)
         keep_curves(study.full.store, lambda: study.curves_of(made.plan))
         return made

@@ -6,6 +6,7 @@ that no copy of the logits is kept for a backward: the slopes take the place of 
 
 # B windows, T tokens of each, R = B x T positions, V vocabulary
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,16 @@ class Judgement:
     """Negative log-likelihood of the text, nats per token."""
     tokens: int
     """That were predicted: all but the first of each window."""
+
+    @property
+    def score(self) -> float:
+        """What is to be least: KL and loss together, nats per token; infinite without numbers.
+
+        The loss of the text says more of a language model than its likeness to another one, and is
+        the noisier of both.
+        """
+        found = self.kl + self.nats
+        return math.inf if math.isnan(found) else found
 
 
 def reading(model: nn.Module, windows: Sequence[Tensor], at_once: int) -> Reads:

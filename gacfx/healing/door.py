@@ -235,7 +235,7 @@ def _plain(settings: Healing) -> dict[str, Any]:
 
 
 def healing_of(found: Outcome, settings: Healing, source: Source, corpus: Corpus) -> dict[str, Any]:
-    """What healing did, as plain JSON values; a rate that diverged has no KL."""
+    """What healing did, as plain JSON values; a rate that diverged has no numbers."""
     before, after = found.before, found.after
     return {
         "tokens": found.tokens,
@@ -244,8 +244,8 @@ def healing_of(found: Outcome, settings: Healing, source: Source, corpus: Corpus
         "step_tokens": settings.step_tokens,
         "rate": found.rate,
         "tried": [
-            {"rate": rate, "kl": kl if math.isfinite(kl) else None}
-            for rate, kl in found.tried.items()
+            {"rate": rate, "kl": _finite(each.kl), "nats": _finite(each.nats)}
+            for rate, each in found.tried.items()
         ],
         "lora": settings.lora,
         "seed": settings.seed,
@@ -253,7 +253,7 @@ def healing_of(found: Outcome, settings: Healing, source: Source, corpus: Corpus
         "before": asdict(before),
         "after": asdict(after),
         "seen": [
-            {"step": step, "kl": each.kl if math.isfinite(each.kl) else None}
+            {"step": step, "kl": _finite(each.kl), "nats": _finite(each.nats)}
             for step, each in found.seen
         ],
         "text_digest": corpus.digest,
@@ -263,8 +263,12 @@ def healing_of(found: Outcome, settings: Healing, source: Source, corpus: Corpus
     }
 
 
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
 def _not_healed(found: Outcome) -> str:
-    rates = ", ".join(f"{rate:g}" for rate in (found.tried or {found.rate: 0.0}))
+    rates = ", ".join(f"{rate:g}" for rate in (found.tried or (found.rate,)))
     if not found.seen:
         return (
             f"every learning rate diverged ({rates}); give smaller ones (--rate), or look at the "

@@ -102,23 +102,23 @@ def _refuse(settings: Healing, by_time: bool, steps: int, share: float, speed: S
     )
 
 
-def searched(count: int, kl_of: Callable[[int], float], unhealed: float) -> dict[int, float]:
-    """Place of a learning rate -> KL behind its trial, of those that were tried.
+def searched(count: int, score_of: Callable[[int], float], unhealed: float) -> dict[int, float]:
+    """Place of a learning rate -> score of its trial, of those that were tried.
 
-    From the middle one upwards if its trial brought the model closer to the dense one, else
-    downwards, as long as that gets better; downwards also where the first step upwards did not.
+    From the middle one upwards if its trial made the model better, else downwards, as long as that
+    gets better; downwards also where the first step upwards did not.
 
     Args:
         count: of the rates, which rise.
-        kl_of: makes the trial of one.
-        unhealed: KL of the model as it came.
+        score_of: makes the trial of one; the least is the best.
+        unhealed: score of the model as it came.
     """
     middle = count // 2
-    known = {middle: kl_of(middle)}
+    known = {middle: score_of(middle)}
     for way in (1, -1) if known[middle] < unhealed else (-1,):
         at = middle
         while 0 <= at + way < count and len(known) < MOST_TRIALS:
-            known[at + way] = kl_of(at + way)
+            known[at + way] = score_of(at + way)
             if not known[at + way] < known[at] and not (way < 0 and known[at + way] == inf):
                 break  # a rate that diverges says that smaller ones are worth a trial
             at += way

@@ -12,7 +12,7 @@ MINUTES = 30.0
 WINDOW = 512
 STEP_TOKENS = 512
 """Tokens of a step, at least one window: small steps, as there is little text and little time."""
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 """Learning rates that are searched from the middle one on, as shares of the root mean square of
 each tensor: a share means the same in models with larger and with smaller weights. Pivots like
 smaller ones than pairs, and large models smaller ones than small models;

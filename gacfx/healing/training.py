@@ -40,9 +40,9 @@ class Outcome:
     """What became of a healing."""
 
     schedule: Schedule
-    tried: dict[float, float]
-    """Learning rate -> KL behind its trial, nats per token; infinite where it diverged. Empty where
-    only one was asked for."""
+    tried: dict[float, Judgement]
+    """Learning rate -> what became of its trial; infinite where it diverged. Empty where only one
+    was asked for."""
     rate: float
     """That the training had."""
     before: Judgement
@@ -60,7 +60,7 @@ class Outcome:
     @property
     def best_step(self) -> int:
         """Steps that were done when the best was found; 0 for the model as it came."""
-        better = [(_kl(each), at) for at, each in self.seen if is_better(each, self.before)]
+        better = [(each.score, at) for at, each in self.seen if is_better(each, self.before)]
         return min(better)[1] if better else 0
 
     @property
@@ -128,9 +128,11 @@ class Healer:
                     "the compressed model gives no numbers, or no probability to what the dense "
                     "one holds possible, on held-back text; check it with gacfx eval"
                 )
-            tried = self._probes(schedule, text, before.kl)
-            rate = min(tried, key=lambda one: tried[one]) if tried else self.settings.offered[0]
-            if tried and not math.isfinite(tried[rate]):
+            tried = self._probes(schedule, text, before.score)
+            rate = self.settings.offered[0]
+            if tried:
+                rate = min(tried, key=lambda one: tried[one].score)
+            if tried and not math.isfinite(tried[rate].score):
                 tokens = self._tokens(schedule, len(tried), 0)
                 return Outcome(schedule, tried, rate, before, (), (), tokens, None)
             return self._train(schedule, text, before, tried, rate)
@@ -172,35 +174,38 @@ class Healer:
         self.learner.restart()
         return Speed(sorted(taken[1:])[TIMED_STEPS // 2], judged)
 
-    def _probes(self, schedule: Schedule, text: Corpus, unhealed: float) -> dict[float, float]:
-        """Learning rate -> KL behind a short training from the same start on the same windows."""
+    def _probes(self, schedule: Schedule, text: Corpus, unhealed: float) -> dict[float, Judgement]:
+        """Learning rate -> what a short training with it gives, from the same start on the same
+        windows."""
         rates, steps = self.settings.offered, schedule.probe_steps
-        done: list[int] = []
+        found: dict[int, Judgement] = {}
 
-        def kl_of(at: int) -> float:
+        def score_of(at: int) -> float:
             name = _probe(at)
             training = None if self._known(name) else self._training(rates[at], steps)
             while training is not None and not training.finished:
                 training.step()
                 total = self.settings.trials * steps
-                self.progress(PROBING, len(done) * steps + training.done, total)
-            done.append(at)
+                self.progress(PROBING, len(found) * steps + training.done, total)
             broken = training is not None and training.diverged
-            found = self._judged(name, text, broken=broken)
-            return math.inf if math.isnan(found.kl) else found.kl
+            found[at] = self._judged(name, text, broken=broken)
+            return found[at].score
 
         if not steps:
             return {}
         if self.settings.rates:
-            return {rate: kl_of(at) for at, rate in enumerate(rates)}
-        return {rates[at]: kl for at, kl in searched(len(rates), kl_of, unhealed).items()}
+            for at in range(len(rates)):
+                score_of(at)
+        else:
+            searched(len(rates), score_of, unhealed)
+        return {rates[at]: each for at, each in found.items()}
 
     def _train(
         self,
         schedule: Schedule,
         text: Corpus,
         before: Judgement,
-        tried: dict[float, float],
+        tried: dict[float, Judgement],
         rate: float,
     ) -> Outcome:
         training = self._training(rate, schedule.steps)
@@ -212,7 +217,7 @@ class Healer:
                 continue
             self.student.take(self.learner.values())
             found = self._judge(text)
-            if _kl(found) < _least(before, seen) and found.nats <= before.nats:
+            if is_better(found, before) and found.score < _least(before, seen):
                 best = self.student.holds()
             seen.append((training.done, found))
             held = {f"{BEST}{name}": value for name, value in (best or {}).items()}
@@ -289,19 +294,14 @@ def _probe(at: int) -> str:
     return f"probe.{at}"
 
 
-def _kl(found: Judgement) -> float:
-    return math.inf if math.isnan(found.kl) else found.kl
-
-
 def is_better(found: Judgement, before: Judgement) -> bool:
     """It is closer to the dense model than before, and pays no more for the text itself."""
-    return _kl(found) < before.kl and found.nats <= before.nats
+    return found.kl < before.kl and found.nats <= before.nats
 
 
 def _least(before: Judgement, seen: Sequence[tuple[int, Judgement]]) -> float:
-    """KL of the best so far."""
-    better = [_kl(each) for _, each in seen if is_better(each, before)]
-    return min([before.kl, *better])
+    """Score of the best so far."""
+    return min([before.score, *(each.score for _, each in seen if is_better(each, before))])
 
 
 def _rows(seen: Sequence[tuple[int, Judgement]]) -> Tensor:

@@ -37,13 +37,14 @@ def healing_view(said: Mapping[str, Any], seconds: float) -> RenderableType:
         f"{_time(seconds)}",
     ]
     if said["tried"]:
-        tried = ", ".join(f"{each['rate']:g}: {_kl(each['kl'])}" for each in said["tried"])
-        lines.append(f"KL behind the trial of each rate: {tried}")
+        tried = ", ".join(f"{each['rate']:g}: {_trial(each)}" for each in said["tried"])
+        lines.append(f"KL and nats/token behind the trial of each rate: {tried}")
     return Group(Text("healed", style="bold"), table, Text(), *map(sentence, lines))
 
 
-def _kl(found: float | None) -> str:
-    return "diverged" if found is None else f"{found:.4f}"
+def _trial(said: dict[str, float | None]) -> str:
+    kl, nats = said["kl"], said["nats"]
+    return "diverged" if kl is None or nats is None else f"{kl:.4f} and {nats:.4f}"
 
 
 def _time(seconds: float) -> str:

@@ -21,7 +21,7 @@ from gacfx.core.provenance import Trial
 from gacfx.core.pruning import Skip
 from gacfx.core.search import Bound, Search
 from gacfx.core.structures import Member, Structure
-from gacfx.corrections import MOST, NOISE, STEP, correct, parts_of
+from gacfx.corrections import LEAST_RISE, MOST, NOISE, STEP, as_seen, correct, parts_of
 from gacfx.errors import PlanError
 from gacfx.replan import plan_from_curves
 from gacfx.report.plan_view import plan_view
@@ -382,3 +382,35 @@ def test_corrections_that_cannot_be_are_refused() -> None:
     text = planned(2).plan.to_json().replace('"corrections": {', '"corrections": {"a": 0.0,', 1)
     with pytest.raises(PlanError, match=r"provenance\.corrections: a: 0\.0 is not above 0"):
         Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("rise", "factor"),
+    [
+        (0.5, 2.5),
+        (0.1, 0.5),
+        (0.01, LEAST_RISE),  # chance: no text is as cheap as that
+        (-0.2, LEAST_RISE),
+        (math.inf, 1.0),
+        (math.nan, 1.0),
+    ],
+)
+def test_a_plan_promises_the_rise_that_it_was_seen_to_bring(rise: float, factor: float) -> None:
+    found = as_seen({"a": 2.0, "b": 0.5}, 0.2, rise)
+    assert found == pytest.approx({"a": 2.0 * factor, "b": 0.5 * factor})
+    assert as_seen({"a": 2.0}, 0.0, rise) == {"a": 2.0}
+
+
+def test_the_level_of_a_plan_is_that_of_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(1).plan
+    trial = next(each for each in plan.provenance.trials if each.chosen)
+    assert trial.promised_nats and trial.nats_per_token is not None
+    rise = trial.nats_per_token - study().dense_nats
+    monkeypatch.setattr("gacfx.best_plan.as_seen", lambda corrections, *_: corrections)
+    measured = planned.__wrapped__(1).plan
+    factor = max(rise / trial.promised_nats, LEAST_RISE)
+    assert plan.provenance.corrections == pytest.approx(
+        {name: factor * each for name, each in measured.provenance.corrections.items()}
+    )
+    assert plan.loss_nats == pytest.approx(factor * measured.loss_nats)
+    assert plan.decisions == measured.decisions

@@ -94,13 +94,13 @@ def test_a_training_makes_the_model_better_by_the_factors_and_norms_alone() -> N
     found = here.run()
     assert found.after.kl < 0.9 * found.before.kl
     assert found.after == judge(dense(), model, here.held, here.judged_reads)
-    assert found.after.kl == min(each.kl for _, each in found.seen)
+    assert found.after.score == min(each.score for _, each in found.seen)
     names = trained_names(model)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != (name in names), name
     assert found.tokens <= 5_000
     assert list(found.tried) == list(SETTINGS.offered)
-    assert found.rate == min(found.tried, key=lambda rate: found.tried[rate])
+    assert found.rate == min(found.tried, key=lambda rate: found.tried[rate].score)
 
 
 def test_factors_biases_and_norms_learn_and_nothing_that_is_dense_or_shared() -> None:
@@ -176,9 +176,10 @@ def test_better_is_closer_to_the_dense_model_and_no_worse_on_the_text() -> None:
     assert not is_better(Judgement(0.4, 2.1, 9), before)
     assert not is_better(Judgement(0.5, 1.0, 9), before)
     assert not is_better(Judgement(math.nan, 1.0, 9), before)
-    seen = ((3, Judgement(0.4, 1.9, 9)), (6, Judgement(0.1, 2.1, 9)), (9, Judgement(0.4, 1.8, 9)))
+    seen = ((3, Judgement(0.3, 1.9, 9)), (6, Judgement(0.1, 2.1, 9)), (9, Judgement(0.4, 1.7, 9)))
     found = replace(healer_result(), before=before, seen=seen)
-    assert found.best_step == 3 and found.after == seen[0][1]
+    assert found.best_step == 9 and found.after == seen[2][1]  # by both together
+    assert Judgement(math.nan, 1.0, 9).score == Judgement(1.0, math.inf, 9).score == math.inf
 
 
 def test_a_state_that_pays_more_for_the_text_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +200,7 @@ def test_the_usual_rates_are_searched_and_the_best_of_those_that_were_tried_is_t
     found = healer(settings).run()
     assert 2 <= len(found.tried) <= MOST_TRIALS and set(found.tried) <= set(RATES)
     assert RATES[len(RATES) // 2] in found.tried
-    assert found.rate == min(found.tried, key=lambda rate: found.tried[rate])
+    assert found.rate == min(found.tried, key=lambda rate: found.tried[rate].score)
     assert found.after.kl < found.before.kl
     steps = len(found.tried) * found.schedule.probe_steps + found.schedule.steps
     assert 0.9 * found.tokens <= 192 * steps and found.tokens <= 5_000
@@ -207,7 +208,7 @@ def test_the_usual_rates_are_searched_and_the_best_of_those_that_were_tried_is_t
 
 def test_a_rate_that_diverges_is_a_result() -> None:
     found = healer(replace(SETTINGS, rates=(1e-3, 1e30))).run()
-    assert found.tried[1e30] == math.inf and math.isfinite(found.tried[1e-3])
+    assert found.tried[1e30].kl == math.inf and math.isfinite(found.tried[1e-3].score)
     assert found.rate == 1e-3 and found.best is not None
     found = healer(replace(SETTINGS, rates=(1e29, 1e30))).run()
     assert found.best is None and found.seen == () and found.after == found.before

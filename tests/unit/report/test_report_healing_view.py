@@ -13,7 +13,10 @@ SAID: dict[str, Any] = {
     "best_step": 1502,
     "step_tokens": 512,
     "rate": 1e-3,
-    "tried": [{"rate": 3e-4, "kl": 0.07571}, {"rate": 3e-3, "kl": None}],
+    "tried": [
+        {"rate": 3e-4, "kl": 0.07571, "nats": 1.0512},
+        {"rate": 3e-3, "kl": None, "nats": None},
+    ],
     "lora": None,
     "trained_params": 529_792,
     "before": {"kl": 0.0945, "nats": 1.0816, "tokens": 16_313},
@@ -37,7 +40,8 @@ def test_a_table_of_before_and_after_and_what_was_done() -> None:
     assert "on 16,313 held-back tokens; factors and norms: 529,792 parameters changed" in text
     assert "1,502 steps of 512 tokens at a rate of 0.001; 999,936 tokens in all" in text
     assert "of a text of 119,514; 70 s" in text
-    assert text.endswith("KL behind the trial of each rate: 0.0003: 0.0757, 0.003: diverged")
+    trials = "0.0003: 0.0757 and 1.0512, 0.003: diverged"
+    assert text.endswith(f"KL and nats/token behind the trial of each rate: {trials}")
 
 
 @pytest.mark.parametrize(
