@@ -33,6 +33,7 @@ from gacfx.evidence import Evidence
 from gacfx.hardware.profile import Profile
 from gacfx.judging import Judge, Judged
 from gacfx.modules.in_order import in_order
+from gacfx.on_text import losses_on_text
 from gacfx.passes.planning.limiting import bound_to, limiting_passes
 from gacfx.suitable import check_tp
 from gacfx.trials import Case, best_of, tries_of
@@ -86,7 +87,15 @@ def _tries(study: "Study", search: Search) -> tuple[tuple[str, Prune], ...]:
             f"prune {search.prune!r}: this study gathered nothing for it; make it with "
             "Study.make(..., structures=True)"
         )
-    return tries_of(search, study.method)
+    tries = tries_of(search, study.method)
+    if search.value != "auto":
+        return tries
+    return tuple(each for each in tries if _told(study, each[0]))
+
+
+def _told(study: "Study", value: str) -> bool:
+    """A value model has something to say of the study's weights."""
+    return not VALUES.find(value).on_text or bool(losses_on_text(study))
 
 
 def _trials(study: "Study", tries: tuple[tuple[str, Prune], ...], case: Case) -> tuple[Trial, ...]:

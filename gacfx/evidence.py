@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, isfinite
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -100,6 +102,7 @@ class Evidence:
         value: str,
         skip_nats: Mapping[str, float] | None = None,
         others: Iterable[str] = (),
+        measured: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         """Leave the curves of all targets in the graph.
 
@@ -110,6 +113,7 @@ class Evidence:
             skip_nats: structure -> rise without its block; None to leave structures alone.
             others: value models whose curves will be asked for, too: each weight is decomposed and
                 read once for all of them.
+            measured: module -> losses at every rank, for a value model that is measured on text.
         """
         if value not in self.curves:
             tables = {name: dict[str, Curve]() for name in others if name not in self.curves}
@@ -120,6 +124,7 @@ class Evidence:
                 decompositions=self.decompositions,
                 executor=self.executor,
                 others=tables,
+                measured=measured,
             )(gm)
             self.curves.update({**tables, value: state(gm).curves or {}})
         about = state(gm)

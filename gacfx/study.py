@@ -5,6 +5,7 @@ planned = study.plan("0.2", profile=h200)          # seconds: nothing is calibra
 upstream = study.upstream("0.2", profile=h200)     # the method's own irregular ranks
 """
 
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from gacfx.calibration.text import Corpus, split
 from gacfx.captured import captured, treated
 from gacfx.compressors.methods import METHODS
 from gacfx.compressors.protocol import Compressor, Statistic
-from gacfx.compressors.values import TRIED, VALUES
+from gacfx.compressors.values import TRIED, VALUES, Losses
 from gacfx.core.asked import check_asked
 from gacfx.core.curve_file import Curves
 from gacfx.core.goal import Goal, as_goal
@@ -44,6 +45,7 @@ from gacfx.graph.ops import DTYPES
 from gacfx.hardware.profile import Profile
 from gacfx.modules.experts import unpacked
 from gacfx.modules.install import swapped
+from gacfx.on_text import losses_on_text
 from gacfx.passes.planning.measure_bases import long_inputs
 from gacfx.passes.planning.measure_curves import check_method
 from gacfx.passes.planning.read_graph import graph_curves, targeted_params
@@ -80,6 +82,8 @@ class Study:
     """Where layers compute, one at a time; None for where the model is."""
     measured: dict[str, list[float]] = field(default_factory=dict)
     """What methods measured for sizes of their own; filled when they are asked for."""
+    on_text: dict[str, Mapping[str, Losses]] = field(default_factory=dict)
+    """Method -> losses of its factors, measured on held-back text when they are first asked for."""
     fitted: Corpus | None = None
     """The text of ``fit``, for methods that refit factors in the compressed model."""
 
@@ -279,7 +283,10 @@ class Study:
         if structures and not self.skips:
             text = self.full.statistics, self.held_back
             self.skips.update(skip_losses(self.model, self.structures, *text))
-        known.measure(self.graph, self.method, value, self.skips if structures else None, others)
+        skips = self.skips if structures else None
+        on_text = losses_on_text(self) if VALUES.find(value).on_text else None
+        others = tuple(each for each in others if not VALUES.find(each).on_text)
+        known.measure(self.graph, self.method, value, skips, others, on_text)
         model = VALUES.find(value).label(METHODS.find(self.method))
         found = graph_curves(self.graph, self._provenance(model))
         facts = replace(

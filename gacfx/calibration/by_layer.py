@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from gacfx.calibration.batches import Batch, Reads, batches, how_read
-from gacfx.calibration.cost import calibration_bytes, moment_bytes, plan_bytes
+from gacfx.calibration.cost import Shape, calibration_bytes, moment_bytes, plan_bytes
 from gacfx.calibration.labels import check_logits, generator_of, sample_labels
 from gacfx.calibration.layered import Layered
 from gacfx.calibration.predictions import positions
 from gacfx.calibration.running import device_of, impossible
 from gacfx.calibration.sums import InputSums, LinearSums
 from gacfx.calibration.text import Corpus
-from gacfx.core.statistics import Moments
 from gacfx.core.steps import Step, make
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import StoredMoments, moments_tensors
@@ -78,8 +77,23 @@ class ByLayer:
             CheckpointError: the store has no room for all that.
             UnsupportedModel: the layers do not run one at a time; nothing was measured.
         """
+        sets = self.walk()
+        return tuple(
+            (
+                StoredMoments(self.store, str(text), sets, device),
+                float(self.store.get(NATS, str(text))) / (each.tokens - len(each.documents)),
+            )
+            for text, each in enumerate(self.texts)
+        )
+
+    def walk(self) -> dict[str, str]:
+        """Do all of it; module -> set of the store with what was measured of it.
+
+        Raises:
+            CalibrationError, CheckpointError, UnsupportedModel: as :meth:`moments`.
+        """
         measured = [index for index, names in self.names.items() if names]
-        wanted = [NATS, *(_moments(index) for index in sorted(measured, reverse=True))]
+        wanted = [NATS, *(_measured(index) for index in sorted(measured, reverse=True))]
         try:
             with self.layered.parted(self.texts[0].documents[0]):
                 self.reads = self._how_read()
@@ -91,14 +105,27 @@ class ByLayer:
             self._tidy()
             raise
         self._tidy()
-        sets = {name: _moments(index) for index in sorted(measured) for name in self.names[index]}
-        return tuple(
-            (
-                StoredMoments(self.store, str(text), sets, device),
-                float(self.store.get(NATS, str(text))) / (each.tokens - len(each.documents)),
-            )
-            for text, each in enumerate(self.texts)
-        )
+        return {name: _measured(index) for index in sorted(measured) for name in self.names[index]}
+
+    def _sums_of(self, name: str, module: nn.Module, inputs: InputSums) -> Any:
+        """What is to be counted of a module, ready to be attached to it."""
+        return LinearSums(name, module, inputs, both_sides=name in self.both_sides)
+
+    def _tensors(self, text: int, sums: dict[str, Any], tokens: int) -> dict[str, Tensor]:
+        """What is kept of the sums of one layer on one text, which are spent."""
+        found = {name: sums.pop(name).moments(tokens) for name in list(sums)}
+        return moments_tensors(str(text), found)
+
+    def _shapes(self) -> list[list[Shape]]:
+        """Of the weights whose sums are kept, by layer."""
+        model = self.layered.model
+        return [
+            [
+                (*dense_weight(model.get_submodule(name)).shape, name in self.both_sides)
+                for name in names
+            ]
+            for _, names in sorted(self.names.items())
+        ]
 
     def _how_read(self) -> Reads:
         model, top = self.layered.model, len(self.layered.layers) + 1
@@ -119,10 +146,7 @@ class ByLayer:
             for names in self.names.values()
             for name in names
         }
-        shapes = [
-            [(*weights[name].shape, name in self.both_sides) for name in names]
-            for _, names in sorted(self.names.items())
-        ]
+        shapes = self._shapes()
         embedding: Any = model.get_input_embeddings()  # type: ignore[operator]  # transformers
         weight, tokens = embedding.weight, sum(text.tokens for text in self.texts)
         number = (self.layered.dtype or weight.dtype).itemsize
@@ -151,7 +175,7 @@ class ByLayer:
             under = range(0 if not below else at, at)
             spends = (*needs, *(name for i in under for name in self._sets("hidden", i)))
             run = partial(self._backward, at, at > lowest)
-            yield Step((_moments(at), *below), needs, run, spends=spends)
+            yield Step((_measured(at), *below), needs, run, spends=spends)
 
     def _tidy(self) -> None:
         """Drop what a run that was stopped has left on its way."""
@@ -304,19 +328,14 @@ class ByLayer:
             shards = [shard for shard in self._shards if shard.text == text]
             with self.layered.at_hand(at):
                 found = self._sums(at, shards, corpus, further)
-            made |= moments_tensors(str(text), found)
-        self.store.put(_moments(at), made)
+            made |= self._tensors(text, found, corpus.counted_tokens)
+        self.store.put(_measured(at), made)
 
-    def _sums(
-        self, at: int, shards: list[_Shard], corpus: Corpus, further: bool
-    ) -> dict[str, Moments]:
-        """Moments of one layer on one text."""
+    def _sums(self, at: int, shards: list[_Shard], corpus: Corpus, further: bool) -> dict[str, Any]:
+        """What was counted of one layer on one text."""
         inputs, model = InputSums(corpus.counting.clip), self.layered.model
         modules = {name: model.get_submodule(name) for name in self.names[at]}
-        sums = {
-            name: LinearSums(name, module, inputs, both_sides=name in self.both_sides)
-            for name, module in modules.items()
-        }
+        sums = {name: self._sums_of(name, module, inputs) for name, module in modules.items()}
         hooks = [hook for name, module in modules.items() for hook in sums[name].attach(module)]
         try:
             for shard in shards:
@@ -330,7 +349,7 @@ class ByLayer:
         finally:
             for hook in hooks:
                 hook.remove()
-        return {name: sums.pop(name).moments(corpus.counted_tokens) for name in modules}
+        return sums
 
     def _through(self, at: int, shard: _Shard, index: int, further: bool) -> Tensor:
         """Gradient [B, T, D] at boundary ``at`` of one batch; its hooks count on the way."""
@@ -343,7 +362,7 @@ class ByLayer:
         return torch.zeros_like(hidden) if hidden.grad is None else hidden.grad
 
 
-def _moments(at: int) -> str:
+def _measured(at: int) -> str:
     return f"moments.{at}"
 
 
@@ -372,4 +391,4 @@ def moments_sets(names: Mapping[int, list[str]]) -> dict[str, list[str]]:
     Args:
         names: layer -> its targeted modules.
     """
-    return {_moments(index): modules for index, modules in sorted(names.items()) if modules}
+    return {_measured(index): modules for index, modules in sorted(names.items()) if modules}

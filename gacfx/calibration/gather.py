@@ -205,7 +205,7 @@ def gather(
                 with torch.enable_grad():
                     logits_BTV = batch_logits(model, batch.ids)
                     inputs.counts = None
-                    nats += _go_back(model, logits_BTV, batch, corpus, seed)
+                    nats += go_back(model, logits_BTV, batch, corpus, seed)
                 inputs.flush()
                 if progress is not None:
                     for ids_T in batch.documents:
@@ -218,9 +218,7 @@ def gather(
     return _statistics(corpus, moments, seed, nats_per_token, digests)
 
 
-def _go_back(
-    model: nn.Module, logits_BTV: Tensor, batch: Batch, corpus: Corpus, seed: int
-) -> float:
+def go_back(model: nn.Module, logits_BTV: Tensor, batch: Batch, corpus: Corpus, seed: int) -> float:
     """Runs the model backward; the loss of the documents, nats."""
     nats, labels = 0.0, []
     for row, (index, ids_T) in enumerate(zip(batch.indices, batch.documents, strict=True)):

@@ -38,6 +38,20 @@ DOUBT = 1e-12
 saw would otherwise be worth nothing, and a factorization that drops them as good as the weight."""
 
 
+def terms_of(weight_MN: Tensor, inner_SS: Tensor, outer_SS: Tensor) -> tuple[Tensor, Tensor]:
+    """(u [M, S], v [S, N]) in float64: the weight as a sum of u_i v_i^T, the best term first.
+
+    Args:
+        weight_MN: any floating dtype.
+        inner_SS: see :attr:`gacfx.compressors.protocol.Decomposition.components`.
+        outer_SS: the other half of it.
+    """
+    weight_MN = weight_MN.to(inner_SS)
+    if len(weight_MN) > weight_MN.shape[1]:
+        return weight_MN @ inner_SS, outer_SS
+    return inner_SS, outer_SS @ weight_MN
+
+
 class Tails:
     """The curves of one decomposition; what they have in common is computed once."""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gacfx.compressors.lowrank import WeightedSvd, checked_components
-from gacfx.compressors.values import VALUES
+from gacfx.compressors.values import VALUES, Losses
 from gacfx.core.curves import Curve
 from gacfx.core.grouped_low_rank import GroupedLowRank
 from gacfx.core.statistics import Moments
@@ -38,7 +38,7 @@ class GroupedSvd(WeightedSvd):
         """Groups of equal rank; what a rank has beyond a multiple of the groups is left out."""
         return GroupedLowRank(self.groups, rank // self.groups)
 
-    def curve(self, value_model: str = "two-sided") -> Curve:
+    def curve(self, value_model: str = "two-sided", measured: Losses | None = None) -> Curve:
         """What every number of components costs, those of all groups together.
 
         Raises:
@@ -48,7 +48,7 @@ class GroupedSvd(WeightedSvd):
         if VALUES.find(value_model).by_proxy:
             reason = f"value model {value_model!r} counts the parameters of a pair, not of groups"
             raise DecompositionFailed(self.module, reason)
-        return replace(super().curve(value_model), groups=self.groups)
+        return replace(super().curve(value_model, measured), groups=self.groups)
 
 
 def decompose(weight_MN: Tensor, moments: Moments, method: "Palu", module: str = "") -> GroupedSvd:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gacfx.compressors.pruning.scores import Evidence
+    from gacfx.compressors.values import Losses
     from gacfx.core.curves import Curve
     from gacfx.core.materialise import Factors
     from gacfx.core.statistics import Moments
@@ -104,8 +105,8 @@ class Decomposition(ABC):
         """
         return LowRank(rank)
 
-    def curve(self, value_model: str = "two-sided") -> "Curve":
-        """What every rank 0 .. S costs with these factors, under a value model.
+    def curve(self, value_model: str = "two-sided", measured: "Losses | None" = None) -> "Curve":
+        """What every rank 0 .. S costs under a value model; ``measured`` by one on text.
 
         Raises:
             PipelineError: no value model has this name.
@@ -113,7 +114,7 @@ class Decomposition(ABC):
         """
         from gacfx.compressors.values import VALUES
 
-        return VALUES.find(value_model).curve(self)
+        return VALUES.find(value_model).curve(self, measured)
 
 
 SIDE_BY_SIDE = "python -m benchmarks.methods"

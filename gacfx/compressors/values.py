@@ -56,6 +56,8 @@ class ValueModel:
     that."""
     by_proxy: bool = False
     """It counts by a proxy that goes with the method, and plans name both."""
+    on_text: bool = False
+    """It is measured on text (:mod:`gacfx.calibration.tails`), and ``losses`` only looks at it."""
 
     @property
     def in_nats(self) -> bool:
@@ -66,14 +68,19 @@ class ValueModel:
         """As plans and curves name it: ``two-sided``, ``paper:fisher``."""
         return f"{self.name}:{method.proxy}" if self.by_proxy else self.name
 
-    def curve(self, found: "Decomposition") -> Curve:
+    def curve(self, found: "Decomposition", measured: Losses | None = None) -> Curve:
         """What every rank costs with the factors of a decomposition.
+
+        Args:
+            found: the decomposition.
+            measured: [S + 1] losses that were measured on text, for a value model of these.
 
         Raises:
             DecompositionFailed: the losses are not finite, or cannot be told of this decomposition.
             PipelineError: the value model is no curve: another length, below 0 or increasing.
         """
-        losses, shape = self.losses(found), found.moments.shape
+        shape = found.moments.shape
+        losses = _given(self.name, found, measured) if self.on_text else self.losses(found)
         if not np.isfinite(losses).all():
             raise DecompositionFailed(found.module, f"the {self.name} loss curve is not finite")
         if losses.shape != (min(shape) + 1,) or losses[-1] < 0 or (np.diff(losses) > 0).any():
@@ -100,6 +107,15 @@ class ValueModel:
         shape = len(found.weights[0]), found.weights[0].shape[1]
         label = self.label(found.stacked.method)
         return SharedCurve(SharedFacts(found.name, found.modules, *shape, label), losses)
+
+
+def _given(name: str, found: "Decomposition", measured: Losses | None) -> Losses:
+    if measured is None:
+        raise DecompositionFailed(
+            found.module,
+            f"value model {name!r} is measured on text, and nothing was of this weight",
+        )
+    return measured
 
 
 def _two_sided(found: "Decomposition") -> Losses:
@@ -200,6 +216,15 @@ VALUES: Table[ValueModel] = Table(
             shared=_shared_fisher,
         ),
         ValueModel(
+            "per-token",
+            NATS,
+            "1/2 E[(g^T D x)^2], token by token",
+            "exact Fisher, Amari 1998",
+            _two_sided,
+            structures="moment",
+            on_text=True,
+        ),
+        ValueModel(
             "relative",
             SHARE,
             "tr(D A D^T), as a share of that of the weight",
@@ -220,7 +245,7 @@ VALUES: Table[ValueModel] = Table(
 )
 """Name -> value model; :func:`register` and entry points of ``gacfx.values`` add to it."""
 
-TRIED = ("two-sided", "fisher", "relative")
+TRIED = ("two-sided", "per-token", "fisher", "relative")
 """What ``auto`` tries; the best one on held-back text is kept."""
 
 

@@ -105,7 +105,7 @@ class Search:
     align: int | None = None
     """Multiple of every rank; None for the one that the profile prefers."""
     value: str = "auto"
-    """Value model: ``auto`` tries three on held-back text; ``paper`` is Eq. 4 of GAC-v2. Other
+    """Value model: ``auto`` tries four on held-back text; ``paper`` is Eq. 4 of GAC-v2. Other
     packages may bring more, so the name is looked up by whoever makes the losses."""
     candidates: Candidates = "full"
     """Every rank that saves parameters, or a window around the compressor's own rank."""

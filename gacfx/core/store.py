@@ -58,6 +58,40 @@ class Store(ABC):
         return
 
 
+class Drawer(Store):
+    """A store inside a store: its sets have a word before their names."""
+
+    def __init__(self, inside: Store, word: str) -> None:
+        self._inside, self._word = inside, word
+
+    def _name(self, name: object) -> str:
+        return f"{self._word}.{name}"
+
+    def __contains__(self, name: object) -> bool:
+        return self._name(name) in self._inside
+
+    def keys(self, name: str) -> tuple[str, ...]:
+        return self._inside.keys(self._name(name))
+
+    def get(self, name: str, key: str) -> Tensor:
+        return self._inside.get(self._name(name), key)
+
+    def put(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        self._inside.put(self._name(name), tensors)
+
+    def drop(self, name: str) -> None:
+        self._inside.drop(self._name(name))
+
+    def clear(self) -> None:
+        raise NotImplementedError("a drawer does not know which sets are its own")
+
+    def size(self, name: str) -> int:
+        return self._inside.size(self._name(name))
+
+    def room(self) -> float:
+        return self._inside.room()
+
+
 class MemoryStore(Store):
     """Tensors as they are."""
 

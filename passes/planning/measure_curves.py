@@ -4,12 +4,13 @@ Before:  layers.0.mlp.up_proj  [14336, 4096]  targeted
 After:   layers.0.mlp.up_proj  loss(0) = 1.9, loss(1024) = 0.012, ..., loss(4096) = 0.0 nats/token
 """
 
-from collections.abc import Generator, MutableMapping, Sequence
+from collections.abc import Generator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule
 
@@ -51,6 +52,8 @@ class MeasureCurves(GacPass):
     """Module -> decomposition; filled by this pass, so that a second run reuses the work."""
     others: dict[str, dict[str, Curve]] | None = given()
     """Value model -> curves: tables to fill on the way, while a decomposition is at hand."""
+    measured: Mapping[str, NDArray[np.float64]] | None = given()
+    """Module -> losses at every rank, for a value model that is measured on text."""
     executor: Executor | None = given()
     """Whose workers decompose the weights, see :mod:`gacfx.compressors.parallel`; None for this
     process."""
@@ -90,7 +93,11 @@ class MeasureCurves(GacPass):
             found = self._found(gm, site, ahead)
         except DecompositionFailed as error:
             found = error
-        return {value: curve_of(found, site, value) for value in values}
+        losses = (self.measured or {}).get(site.name)
+        return {
+            value: curve_of(found, site, value, losses if VALUES.find(value).on_text else None)
+            for value in values
+        }
 
     def _found(self, gm: GraphModule, site: MatmulSite, ahead: Ahead) -> Decomposition:
         """The decomposition of one weight, known or made."""
@@ -147,12 +154,24 @@ def check_method(method: str, value: str = "two-sided", search: Search | None = 
         found.offered(search)
 
 
-def curve_of(found: Decomposition | DecompositionFailed, site: MatmulSite, value: str) -> Curve:
-    """The curve of a decomposition under a value model; one that offers nothing where it failed."""
+def curve_of(
+    found: Decomposition | DecompositionFailed,
+    site: MatmulSite,
+    value: str,
+    measured: NDArray[np.float64] | None = None,
+) -> Curve:
+    """The curve of a decomposition under a value model; one that offers nothing where it failed.
+
+    Args:
+        found: the decomposition, or why there is none.
+        site: of the weight.
+        value: name of the value model.
+        measured: [S + 1] losses, for one that is measured on text.
+    """
     if isinstance(found, DecompositionFailed):
         return failed_curve(site, value, found.reason)
     try:
-        return found.curve(value)
+        return found.curve(value) if measured is None else found.curve(value, measured)
     except DecompositionFailed as error:
         return failed_curve(site, value, error.reason)
 

@@ -23,9 +23,9 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (
         "the doors       ",
         "api applying verification study summary inspection pipelines replan sweep "
-        "speedup explain bench zeroshot request refit gated suitable evidence trials corrections "
-        "dynamo exports best_plan judging upstream padding padding_parts progress work captured "
-        "shards routing healing slicing comparison prevalence",
+        "speedup explain bench zeroshot request refit gated on_text suitable evidence trials "
+        "corrections dynamo exports best_plan judging upstream padding padding_parts progress "
+        "work captured shards routing healing slicing comparison prevalence",
     ),
     ("verbs           ", "passes"),
     ("curves to a plan", "allocation"),
