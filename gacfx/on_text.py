@@ -38,7 +38,8 @@ def losses_on_text(study: "Study") -> Mapping[str, NDArray[np.float64]]:
     """
     known = study.on_text.get(study.method)
     if known is None:
-        weights = study.curves(TRIED[0], study.fit).facts.weights  # decomposes them
+        # Decomposes them, and reads them once for all that auto tries.
+        weights = study.curves(TRIED[0], study.fit, others=TRIED).facts.weights
         text, store = study.held_back.sample(TOKENS), study.fit.store
         names = tuple(weight.module for weight in weights if not weight.failed)
         terms = _Terms(study.fit.decompositions, names)

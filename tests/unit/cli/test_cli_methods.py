@@ -42,6 +42,7 @@ def test_the_list_as_json(capsys: Printed) -> None:
     assert units == {
         "two-sided": (True, "nats"),
         "fisher": (True, "nats"),
+        "per-token": (True, "nats"),
         "relative": (False, "share"),
         "paper": (False, "importance x params"),
     }
@@ -138,7 +139,7 @@ def test_what_does_not_fit_stands_below_its_row() -> None:
         ),
         (
             ("--value", "gold"),
-            "no value model 'gold'; known: auto, two-sided, fisher, relative, paper\n",
+            "no value model 'gold'; known: auto, two-sided, fisher, per-token, relative, paper\n",
         ),
     ],
 )
