@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 import gacfx
+from gacfx.api import load_profile
+from gacfx.calibration.text import Corpus
 from gacfx.core.decision import LowRank, Pivot
 from gacfx.core.materialise import Factors, FactorSet
 from gacfx.core.pruning import Skip, Sliced
 from gacfx.core.structures import Structure
 from gacfx.modules.dense import dense_weight
 from gacfx.modules.install import install_
+from gacfx.study import Study
 from tests.families.narrow import attention, decision_of, mlp, plan_of, sliced
 from tests.families.odd import ODD
 from tests.families.zoo import FAMILIES, VOCAB
@@ -119,6 +122,26 @@ def conv1d() -> Any:
     return model
 
 
+def _by_itself(method: str, kind: str) -> Any:
+    """The dense model with the sizes that a method has by itself."""
+    model, draw = dense(), torch.Generator().manual_seed(0)
+    text = Corpus(tuple(torch.randint(3, VOCAB, (40,), generator=draw) for _ in range(6)))
+    study = Study.make(model, text, method=method, force=True)
+    made = study.upstream("0.3", profile=load_profile("h200"))
+    assert kind in {each.kind for each in made.plan.decisions.values()}
+    return gacfx.apply(model, made)
+
+
+def grouped_low_rank() -> Any:
+    """Keys and values by groups of heads."""
+    return _by_itself("palu:heads-per-group=2", "grouped-low-rank")
+
+
+def shared_basis() -> Any:
+    """Two layers that share their bases."""
+    return _by_itself("basis-sharing", "shared-basis")
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     "low rank": low_rank,
     "pivot": pivot,
@@ -128,6 +151,8 @@ KINDS: dict[str, Callable[[], Any]] = {
     "skipped": skipped,
     "padded": padded,
     "gpt2": conv1d,
+    "grouped low rank": grouped_low_rank,
+    "shared basis": shared_basis,
 }
 SOME = ("pivot", "narrow")
 """In every run; the others take up to half a minute each."""

@@ -35,7 +35,10 @@ from tests.unit.exports.kinds import (
     narrow_low_rank,
 )
 
-FACTORED = ["low rank", "pivot", "pivot in order", "narrow, low rank", "gpt2"]
+FACTORED = [
+    *("low rank", "pivot", "pivot in order", "narrow, low rank", "gpt2"),
+    *("grouped low rank", "shared basis"),
+]
 CHILD = """
 import json, sys
 from pathlib import Path
