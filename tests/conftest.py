@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,11 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # what is printed would be as wide as the terminal of the day
+
+# Compiled modules are kept in __pycache__ even where the environment says no: else every process
+# of the tests, and every interpreter that they start, compiles gacfx anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("gacfx", derandomize=True, deadline=None)
 settings.load_profile("gacfx")

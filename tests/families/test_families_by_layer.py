@@ -17,7 +17,8 @@ from gacfx.core.work_folder import WorkFolder
 from gacfx.graph.pipeline import Pipeline
 from gacfx.passes.planning.read_graph import target_names
 from gacfx.tracing.export import export_model
-from tests.families.zoo import FAMILIES, VOCAB
+from tests.families.zoo import CORNERS, FAMILIES, VOCAB
+from tests.few import few
 
 CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
 TENSORS = (
@@ -66,7 +67,7 @@ def assert_equal(whole: Statistics, parts: Statistics, most: float) -> None:
         assert difference(found, parts.moments[name]) <= most, name
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", few(CAUSAL, *CORNERS))
 def test_by_layer_is_the_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FAMILIES[name].make()
     names = targets(name)
@@ -116,7 +117,7 @@ def test_statistics_do_not_depend_on_what_is_read_together(
     assert_equal(gather(model, corpus(0), names, both_sides=set(names)), together, most)
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", few(CAUSAL, *CORNERS))
 def test_runs_from_boundary_to_boundary(name: str) -> None:
     model: Any = FAMILIES[name].make()
     layered, ids_BT = Layered(model), FAMILIES[name].inputs(2, 17)["input_ids"]

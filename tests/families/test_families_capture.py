@@ -21,7 +21,8 @@ from gacfx.tracing.attention import _spy
 from gacfx.tracing.export import export_model
 from gacfx.tracing.inputs import example_inputs
 from gacfx.tracing.skeleton import known_configs, read_config, skeleton
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 WORKLOAD = Workload(batch=2, seq=13)
 
@@ -40,7 +41,7 @@ def matmul_of(gm: GraphModule, name: str) -> MatmulSite:
     return next(site for _, site in matmuls(gm) if site.name.endswith(name))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_graph_computes_what_the_model_computes(name: str) -> None:
     model = FAMILIES[name].make()
     inputs = FAMILIES[name].export_kwargs(3, 17)
@@ -49,14 +50,14 @@ def test_graph_computes_what_the_model_computes(name: str) -> None:
     assert torch.linalg.vector_norm(got - want) <= 1e-5 * torch.linalg.vector_norm(want)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_every_site_has_a_tier_and_a_latency(name: str) -> None:
     rows = read_rows(graph(name), WORKLOAD)
     assert any(r.kernel for r in rows)
     assert all(r.tier in (1, 2, 3, 4) and r.latency_us > 0 for r in rows)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_recorded_attention_calls_are_those_of_the_real_model(name: str) -> None:
     model = FAMILIES[name].make()
     with torch.no_grad(), _spy() as calls:
@@ -66,7 +67,7 @@ def test_recorded_attention_calls_are_those_of_the_real_model(name: str) -> None
     assert recorded
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_no_attention_site_fell_back_to_the_graph(name: str) -> None:
     for node, site in sites(graph(name)):
         if isinstance(site, AttentionSite):
@@ -155,7 +156,7 @@ def test_targets_are_the_linears_of_the_layers_and_others_have_a_reason() -> Non
     assert "no Linear" in refused["model.layers.0.mlp.gate"]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_layers_are_those_that_the_names_of_weights_count(name: str) -> None:
     layers = layers_of(graph(name))
     for node, site in matmuls(graph(name)):

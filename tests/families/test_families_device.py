@@ -14,7 +14,8 @@ from gacfx.calibration.gather import gather, gather_texts
 from gacfx.core.placed import placed_on, tensors_of
 from gacfx.core.work_folder import WorkFolder
 from tests.families.test_families_by_layer import CAUSAL, assert_equal, corpus, difference, targets
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 CPU = torch.device("cpu")
 
@@ -38,7 +39,7 @@ def lent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", few(CAUSAL, *CORNERS))
 def test_statistics_and_losses_are_the_same(name: str, tmp_path: Path, lent: list[int]) -> None:
     model, text = FAMILIES[name].make(), corpus(0)
     names = targets(name)

@@ -13,7 +13,8 @@ from gacfx.errors import UnsupportedModel
 from gacfx.modules.blocks import blocks_in
 from gacfx.modules.install import decisions_in, install_, swapped
 from tests.families.narrow import LAYOUTS, attention, decision_of, masked, mlp, sliced
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
 DENSE_MLP = [name for name in FAMILIES if LAYOUTS[name].opening]
@@ -91,7 +92,7 @@ def attributes(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("family", DENSE_MLP)
+@pytest.mark.parametrize("family", few(DENSE_MLP, *CORNERS))
 def test_channels_of_an_mlp(family: str) -> None:
     structure = mlp(made(family), family, 1)
     kept = tuple(unit for unit in range(88) if unit % 3)
@@ -103,7 +104,7 @@ def test_channels_of_an_mlp(family: str) -> None:
 HEADS = [name for name in FAMILIES if name != "t5"]
 
 
-@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("family", few(HEADS, *CORNERS))
 @pytest.mark.parametrize("layer", [0, 1])
 def test_key_value_heads(family: str, layer: int) -> None:
     structure = attention(made(family), family, layer)
@@ -114,14 +115,14 @@ def test_key_value_heads(family: str, layer: int) -> None:
     ]
 
 
-@pytest.mark.parametrize("family", GROUPED)
+@pytest.mark.parametrize("family", few(GROUPED, *CORNERS))
 @pytest.mark.parametrize("heads", [((0, 2), (1, 2)), ((2,), (0,))])
 def test_query_heads_inside_their_groups(family: str, heads: tuple[tuple[int, ...], ...]) -> None:
     structure = attention(made(family), family, 0)
     compared(family, (structure, decision_of(structure, (0, 1), heads)))
 
 
-@pytest.mark.parametrize("family", GROUPED)
+@pytest.mark.parametrize("family", few(GROUPED, *CORNERS))
 def test_both_at_once_and_another_number_in_each_layer(family: str) -> None:
     model = made(family)
     one, two = attention(model, family, 0), attention(model, family, 1)
@@ -141,18 +142,18 @@ SKIP_ATTENTION = [name for name in FAMILIES if name not in ("bert", "t5")]
 SKIP_MLP = [name for name in DENSE_MLP if name not in ("bert", "opt")]
 
 
-@pytest.mark.parametrize("family", SKIP_ATTENTION)
+@pytest.mark.parametrize("family", few(SKIP_ATTENTION, *CORNERS))
 @pytest.mark.parametrize("layer", [0, 1])
 def test_skipped_attention(family: str, layer: int) -> None:
     compared(family, (attention(made(family), family, layer), Skip()))
 
 
-@pytest.mark.parametrize("family", SKIP_MLP)
+@pytest.mark.parametrize("family", few(SKIP_MLP, *CORNERS))
 def test_skipped_mlp(family: str) -> None:
     compared(family, (mlp(made(family), family, 1), Skip()))
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", few(CAUSAL, *CORNERS))
 def test_every_attention_skipped(family: str) -> None:
     model = made(family)
     compared(family, *((attention(model, family, layer), Skip()) for layer in (0, 1)))

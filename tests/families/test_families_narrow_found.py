@@ -13,7 +13,8 @@ from gacfx.modules.install import swapped
 from tests.families.narrow import decision_of, masked, sliced
 from tests.families.test_families_coupling import captured
 from tests.families.test_families_narrow import logits, made
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 
 @cache
@@ -21,7 +22,7 @@ def structures(family: str) -> tuple[Structure, ...]:
     return coupled_structures(captured(family).graph)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", few(FAMILIES, *CORNERS))
 def test_units_that_may_go_can_be_taken_out_of_the_modules(family: str) -> None:
     found = [each for each in structures(family) if not each.refused]
     assert found
@@ -33,7 +34,7 @@ def test_units_that_may_go_can_be_taken_out_of_the_modules(family: str) -> None:
             torch.testing.assert_close(logits(model, family), want, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", few(FAMILIES, *CORNERS))
 def test_blocks_that_may_go_can_be_skipped_and_others_say_why(family: str) -> None:
     model = made(family)
     for structure in structures(family):

@@ -20,7 +20,8 @@ from gacfx.tracing.skeleton import read_config, skeleton
 from tests import stock
 from tests.families.narrow import LAYOUTS, attention, decision_of, mlp, plan_of
 from tests.families.test_families_narrow import CAUSAL, SKIP_MLP, generated
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 
 def pruned(family: str) -> tuple[Any, Planned]:
@@ -43,7 +44,7 @@ def pruned(family: str) -> tuple[Any, Planned]:
     return model, planned
 
 
-@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("family", few(CAUSAL, *CORNERS))
 def test_what_is_loaded_again_writes_the_same_tokens(family: str, tmp_path: Path) -> None:
     model, planned = pruned(family)
     want, logits = generated(model), model(**FAMILIES[family].inputs()).logits

@@ -9,7 +9,8 @@ import torch
 import gacfx
 from gacfx.calibration.text import Corpus
 from gacfx.core.search import Search
-from tests.families.zoo import FAMILIES, VOCAB
+from tests.families.zoo import CORNERS, FAMILIES, VOCAB
+from tests.few import few
 
 SEARCH = Search(value="two-sided")
 CAUSAL = [name for name in FAMILIES if name not in ("bert", "t5", "vit")]
@@ -20,7 +21,7 @@ def corpus() -> Corpus:
     return Corpus(tuple(torch.randint(3, VOCAB, (40,), generator=random) for _ in range(8)))
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", few(CAUSAL, *CORNERS))
 def test_family_is_compressed_saved_and_reloaded(name: str, tmp_path: Path) -> None:
     model: Any = FAMILIES[name].make()
     made = gacfx.compress(model, calibration=corpus(), ratio=0.15, search=SEARCH)

@@ -12,7 +12,8 @@ from gacfx.coupling.terms import find, resized
 from gacfx.graph.ops import Op, op_of, operands, weight_name
 from tests.families.slicing import difference, prune_structure
 from tests.families.test_families_coupling import captured
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 
 
 @cache
@@ -178,7 +179,7 @@ def whole(structure: Structure) -> tuple[int, ...]:
     return tuple(range(structure.units))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", few(FAMILIES, *CORNERS))
 def test_slicing_a_width_is_masking_it(name: str) -> None:
     case = captured(name)
     widths = [s for s in structures(name).values() if s.kind == "width" and not s.refused]
@@ -197,7 +198,7 @@ BY_WEIGHTS = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "gptneox", "bert",
 GROUPED = ("llama", "qwen2", "qwen3", "mistral", "gemma3", "mixtral", "qwen3moe")
 
 
-@pytest.mark.parametrize("name", [*BY_WEIGHTS, "qwen3moe", "deepseekv3"])
+@pytest.mark.parametrize("name", few([*BY_WEIGHTS, "qwen3moe", "deepseekv3"], *CORNERS))
 def test_slicing_key_value_heads_is_masking_them(name: str) -> None:
     case = captured(name)
     for structure in structures(name).values():

@@ -143,3 +143,6 @@ _ALL = (
 )
 
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
+CORNERS = ("llama", "gpt2", "phi3", "mixtral", "deepseekv3", "t5", "bert")
+"""Families that differ most: grouped heads, Conv1D, fused projections, experts, latent attention,
+an encoder with a decoder, and an encoder; every run tries them."""

@@ -14,6 +14,7 @@ from gacfx.core.search import Search
 from gacfx.core.sites import Workload
 from gacfx.hardware.profile import load
 from tests import tiny
+from tests.few import few
 
 SEARCH = Search(value="two-sided")
 
@@ -85,7 +86,7 @@ def parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(model.named_parameters(remove_duplicate=False))
 
 
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("look", few(LOOKS, "inspect", "check_saves", "plan and verify"))
 @pytest.mark.parametrize("kind", MODELS)
 def test_looking_changes_nothing(kind: str, look: str) -> None:
     model = MODELS[kind]()

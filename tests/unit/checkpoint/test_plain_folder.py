@@ -16,7 +16,8 @@ from gacfx.errors import CheckpointError
 from gacfx.modules.install import install_
 from tests import stock
 from tests.families.narrow import LAYOUTS, attention, decision_of, mlp, plan_of
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 from tests.unit.checkpoint.tiny_models import factors_for
 
 DENSE_MLP = [
@@ -54,7 +55,7 @@ def same(model: Any, folder: Path) -> Any:
     return back
 
 
-@pytest.mark.parametrize("family", DENSE_MLP)
+@pytest.mark.parametrize("family", few(DENSE_MLP, *CORNERS))
 def test_equal_widths_are_a_plain_folder(family: str, tmp_path: Path) -> None:
     model = narrow(family, heads=False)
     config = model.config.to_dict()

@@ -13,6 +13,7 @@ from gacfx.calibration.text import Corpus
 from gacfx.cli import main
 from gacfx.errors import CalibrationError
 from tests import tiny
+from tests.few import few
 
 SIZES = {"hidden": 32, "width": 48}
 WORKS = pytest.mark.parametrize("work", [None, "work"], ids=["whole", "by layer"])
@@ -115,7 +116,7 @@ def test_fewer_tokens_than_the_widest_rank_are_said_once(work: str | None, tmp_p
         api.calibrate(model, calibration=random_corpus(48, 48), force=True)
 
 
-@pytest.mark.parametrize("command", ["compress", "statistics", "plan"])
+@pytest.mark.parametrize("command", few(["compress", "statistics", "plan"], "compress"))
 def test_commands_say_it_as_a_warning(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +137,7 @@ def test_commands_say_it_as_a_warning(
 # -- more tokens than positions ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["compress", "statistics"])
+@pytest.mark.parametrize("command", few(["compress", "statistics"], "statistics"))
 def test_documents_longer_than_the_positions_are_cut_and_it_is_said(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from gacfx.calibration.counting import Counting
 from gacfx.cli import made, main, options, parser
 from gacfx.core.goal import Goal
 from gacfx.core.search import Bound, Search
+from tests.few import few
 
 needs_highs = pytest.mark.skipif(find_spec("highspy") is None, reason="highspy is not installed")
 
@@ -105,6 +106,11 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
     assert options.search_of(read(*words)) == search
 
 
+def later(*words: str) -> Any:
+    """A case for ``make test-exhaustive``: others have options of the same kind."""
+    return pytest.param(words, marks=pytest.mark.exhaustive)
+
+
 # -- every option on the quick way ---------------------------------------------------------------
 
 
@@ -113,22 +119,22 @@ def test_the_search_is_what_the_options_say(words: tuple[str, ...], search: Sear
     [
         ("--paper",),
         ("--solver", "core"),
-        ("--solver", "dp"),
+        later("--solver", "dp"),
         ("--solver", "ilp"),
-        ("--solver", "cbc"),
+        later("--solver", "cbc"),
         pytest.param(("--solver", "highs", "--time-limit", "60"), marks=needs_highs),
-        ("--solver", "greedy"),
-        ("--solver", "round"),
+        later("--solver", "greedy"),
+        later("--solver", "round"),
         ("--candidates", "window"),
-        ("--form", "pair"),
+        later("--form", "pair"),
         ("--form", "pivot"),
         ("--tp", "2", "--align", "4"),
         ("--quant", "int8"),
         ("--bound", "*.q_proj=8:16"),
         ("--uniform",),
-        ("--params", "80k"),
-        ("--bytes", "340kB"),
-        ("--latency-share", "1.6"),
+        later("--params", "80k"),
+        later("--bytes", "340kB"),
+        later("--latency-share", "1.6"),
         ("--latency-share", "1.6", "--solver", "ilp", "--mode", "decode"),
         ("--latency-us", "140", "--bytes", "340kB"),
     ],
@@ -386,7 +392,7 @@ def test_bad_requests_fail_before_the_model_is_read(capsys: pytest.CaptureFixtur
         ("4", "tp 4 does not divide the 2 key-value heads of the model (num_key_value_heads)"),
     ],
 )
-@pytest.mark.parametrize("command", ["synthetic", "plan", "compress"])
+@pytest.mark.parametrize("command", few(["synthetic", "plan", "compress"], "synthetic", "compress"))
 def test_item_5_tp_that_does_not_divide_the_heads_is_refused(
     dense: Path,
     text: Path,

@@ -15,6 +15,7 @@ from gacfx.cli import main
 from gacfx.modules.routing_hooks import pick_for, pools, router_of
 from gacfx.routing.timing import AGGREGATED, GATHERED, WHOLE
 from tests import two_kinds
+from tests.few import few
 
 KINDS = ("low", "num")
 BLOCK = ("--block", "4")
@@ -152,7 +153,7 @@ def test_picks_are_nearer_to_the_dense_model(
         assert other == {**row, **without}
 
 
-@pytest.mark.parametrize("against", [True, False], ids=["against dense", "alone"])
+@pytest.mark.parametrize("against", few([True, False], True), ids=["against dense", "alone"])
 def test_the_table_of_picks_fits(
     against: bool,
     routed: Path,
@@ -185,7 +186,7 @@ def test_prompts_shorter_than_half_a_window_are_judged(
     assert low["tokens"] == low["prompts"] * (33 - 5)
 
 
-@pytest.mark.parametrize("against", [True, False], ids=["against dense", "alone"])
+@pytest.mark.parametrize("against", few([True, False], True), ids=["against dense", "alone"])
 def test_every_way_is_timed(against: bool, routed: Path, dense: Path, capsys: Printed) -> None:
     more = ("--against", dense) if against else ()
     cells = printed_json(
@@ -250,11 +251,7 @@ def test_everything_may_be_stored(
 
 @pytest.mark.parametrize(
     "method",
-    [
-        "svd",
-        "svd-llm",
-        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("asvd", "gfwsvd")),
-    ],
+    few(["svd", "svd-llm", "asvd", "gfwsvd"], "svd-llm"),
 )
 def test_every_method_makes_a_checkpoint_that_loads(
     method: str, dense: Path, kinds: list[str], tmp_path: Path, capsys: Printed
@@ -271,7 +268,10 @@ def test_every_method_makes_a_checkpoint_that_loads(
 
 @pytest.mark.parametrize(
     ("picks", "tried"),
-    [("static", "static mask"), ("domain", "domain masks"), ("linear", "linear router")],
+    few(
+        [("static", "static mask"), ("domain", "domain masks"), ("linear", "linear router")],
+        ("linear", "linear router"),
+    ),
 )
 def test_picks_inside_one_basis_are_trained_and_told(
     picks: str,

@@ -12,7 +12,8 @@ from gacfx.graph.notes import state
 from gacfx.passes.analysis.annotate_sites import AnnotateSites
 from gacfx.passes.analysis.couple_dims import CoupleDims
 from gacfx.tracing.export import export_model
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 from tests.passes.graphs import graph_of, run
 
 DENSE = ("bert", "gemma3", "gpt2", "gptneox", "llama", "mistral", "opt", "qwen2", "qwen3", "vit")
@@ -133,7 +134,7 @@ def test_channels_that_leave_the_model_are_refused() -> None:
     assert feeders(run(export_model(Seen(), {"x": torch.randn(3, 17, 12)}), AnnotateSites())) == {}
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", few(sorted(FAMILIES), *CORNERS, "opt"))
 def test_coupling_says_the_same_of_every_family(family: str) -> None:
     gm = run(graph_of(family), AnnotateSites(), CoupleDims())
     known, dims = feeders(gm), state(gm).dims

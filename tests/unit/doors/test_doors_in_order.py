@@ -24,6 +24,7 @@ from gacfx.speedup import graph_speedup
 from gacfx.study import Study
 from tests.families.test_families_road import corpus
 from tests.families.zoo import FAMILIES
+from tests.few import few
 
 PROFILE, RATIO = load_profile("h200"), "0.5"
 SEARCH = Search(value="two-sided", form="pivot")
@@ -88,7 +89,7 @@ def test_it_is_explained_as_the_pivot_that_was_chosen(search: Search) -> None:
     assert said.decision.label not in {other.decision.label for other in (*said.below, *said.above)}
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2", "opt", "gptneox"])
+@pytest.mark.parametrize("name", few(["llama", "qwen2", "gpt2", "opt", "gptneox"], "llama", "gpt2"))
 def test_it_is_saved_loaded_and_generates(name: str, tmp_path: Path) -> None:
     model: Any = FAMILIES[name].make()
     with torch.no_grad():

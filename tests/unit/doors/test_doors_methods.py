@@ -25,6 +25,7 @@ from gacfx.modules.install import swapped
 from gacfx.replan import plan_from_curves
 from gacfx.study import Study
 from tests import tiny
+from tests.few import few
 
 PROFILE = load_profile("h200")
 SPELLED, NAME = "asvd:scale=abs-max,alpha=0.30,tokens=64", "asvd:alpha=0.3,scale=abs-max,tokens=64"
@@ -71,7 +72,7 @@ def test_settings_change_the_factors_and_so_the_plan() -> None:
 
 
 @pytest.mark.parametrize("allocation", ["strs", "stable-rank", "uniform"])
-@pytest.mark.parametrize("ratio", ["0.1", "0.45"])
+@pytest.mark.parametrize("ratio", few(["0.1", "0.45"], "0.45"))
 def test_ranks_of_asvd_keep_the_budget(allocation: str, ratio: str) -> None:
     plan = own(f"asvd:tokens=64,allocation={allocation}", ratio).plan
     assert 0 < plan.kept_params <= plan.budget.limit_params
@@ -127,7 +128,7 @@ def test_below_its_table_asvd_says_what_to_do() -> None:
     assert not own("asvd:tokens=64", "0").plan.decisions
 
 
-@pytest.mark.parametrize("ratio", ["0.15", "0.3", "0.6"])
+@pytest.mark.parametrize("ratio", few(["0.15", "0.3", "0.6"], "0.3"))
 @pytest.mark.parametrize("value", ["two-sided", "relative"])
 def test_the_planner_loses_no_more_than_svd_llm_v2_on_the_same_curves(
     ratio: str, value: str

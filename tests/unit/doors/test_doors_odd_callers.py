@@ -18,6 +18,7 @@ from gacfx.core.planned import Planned
 from gacfx.errors import CheckpointError, GacError, PlanError, UnsupportedModel
 from gacfx.modules.install import compressed_modules
 from tests import tiny
+from tests.few import few
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -250,8 +251,8 @@ def test_two_threads_that_compress_do_not_meet(planned: Planned) -> None:
     [
         lambda: torch.autocast("cpu", torch.bfloat16),
         lambda: torch.device("meta"),
-        torch.inference_mode,
-        torch.no_grad,
+        pytest.param(torch.inference_mode, marks=pytest.mark.exhaustive),
+        pytest.param(torch.no_grad, marks=pytest.mark.exhaustive),
     ],
     ids=["autocast", "device", "inference", "no_grad"],
 )
@@ -283,7 +284,9 @@ def compile_layer(model: Any, backend: Callable[..., Any]) -> None:
     model.model.layers[0].compile(backend=backend)
 
 
-@pytest.mark.parametrize("compiles", [compile_in_place, compile_forward, compile_layer])
+@pytest.mark.parametrize(
+    "compiles", few([compile_in_place, compile_forward, compile_layer], compile_forward)
+)
 def test_a_compiled_module_is_not_compiled_anew_for_every_text(
     compiles: Callable[..., None],
 ) -> None:

@@ -15,6 +15,7 @@ from gacfx.core.rise import MAX_LOSS_NATS, Rise, check_rise, rise_of, rise_text,
 from gacfx.core.search import Search
 from gacfx.errors import PoorQuality, UnsupportedModel
 from tests import tiny
+from tests.few import few
 
 TOLD: dict[str, Any] = {"calibration": tiny.texts(), "ratio": "0.3"}
 
@@ -98,7 +99,9 @@ def test_too_much_loss_is_refused_by_name(plan: Plan, nats: float | None) -> Non
         check_rise(found, 1.01)
 
 
-@pytest.mark.parametrize("search", [Search(), Search(value="two-sided"), Search.paper()])
+@pytest.mark.parametrize(
+    "search", few([Search(), Search(value="two-sided"), Search.paper()], Search.paper())
+)
 def test_compress_refuses_and_leaves_the_model_as_it_was(search: Search) -> None:
     model = tiny.llama()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

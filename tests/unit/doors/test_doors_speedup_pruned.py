@@ -32,6 +32,7 @@ from gacfx.sweep import forecast_us
 from gacfx.tracing.export import export_model
 from tests import tiny
 from tests.families.narrow import decision_of, plan_of
+from tests.few import few
 from tests.passes.graphs import annotated, graph_of, h200, model_of
 from tests.svd import Svd
 from tests.unit import made_structures
@@ -92,7 +93,7 @@ def check(gm: GraphModule, one: Planned, execution: Execution) -> None:
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "phi3"])
+@pytest.mark.parametrize("family", few(["llama", "gpt2", "opt", "phi3"], "llama", "gpt2"))
 def test_a_pruned_plan_takes_the_time_of_its_graph(family: str, execution: Execution) -> None:
     gm = annotated(graph_of(family))
     check(gm, made(family, gm, model_of(family)), execution)

@@ -19,6 +19,7 @@ from gacfx.errors import CalibrationError, CheckpointError
 from gacfx.study import Study
 from gacfx.work import PLANNED, plan_digest, work_key
 from tests import tiny
+from tests.few import few
 
 PROFILE = load_profile("h200")
 SEARCHES = (
@@ -46,7 +47,7 @@ def calibrated(work: Path | None, layers: int = 2, **asked: Any) -> Study:
 
 @pytest.mark.parametrize(
     "search",
-    [pytest.param(SEARCHES[0], marks=pytest.mark.exhaustive), *SEARCHES[1:]],
+    few(SEARCHES, *SEARCHES[2:]),
     ids=lambda one: f"{one.prune} {one.form} {one.align} {one.corrections}",
 )
 def test_a_plan_is_the_same_with_and_without(search: Search, tmp_path: Path) -> None:
@@ -83,7 +84,9 @@ def test_another_method_takes_the_same_statistics(tmp_path: Path) -> None:
         assert ours.plan.to_json() == alone.plan.to_json()
 
 
-@pytest.mark.parametrize("search", [Search(align=8), SEARCHES[3]], ids=["values", "corrections"])
+@pytest.mark.parametrize(
+    "search", few([Search(align=8), SEARCHES[3]], SEARCHES[3]), ids=["values", "corrections"]
+)
 def test_what_is_there_is_not_measured_again(
     search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,7 +140,7 @@ def test_curves_that_were_harmed_are_measured_again(tmp_path: Path) -> None:
     load_curves(path)
 
 
-@pytest.mark.parametrize("asked", [{"seed": 1}, {"skip": ("*.q_proj",)}])
+@pytest.mark.parametrize("asked", few([{"seed": 1}, {"skip": ("*.q_proj",)}], {"seed": 1}))
 def test_a_folder_of_other_work_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     calibrated(tmp_path / "work")
     with pytest.raises(CheckpointError, match="is of other work"):

@@ -18,6 +18,7 @@ from gacfx.errors import PlanError
 from gacfx.knapsack.certificate.check import check
 from gacfx.knapsack.solution import Solution
 from tests import tiny
+from tests.few import few
 from tests.unit.dynamo.compiled import ids
 
 SIZES = (8, 256, 1024, 1024, 4096, 65536, 180224, 264192)
@@ -157,24 +158,23 @@ class Watched(gacfx.ActivationBudgetSolver):
         return super().__call__(memory, graph, share, info, nodes)
 
 
-def test_a_step_of_training_has_the_gradients_of_eager_mode() -> None:
+@pytest.mark.parametrize("share", few([0.1, 0.5], 0.5))
+def test_a_step_of_training_has_the_gradients_of_eager_mode(share: float) -> None:
     tokens, want = ids(4, 32), step(tiny.llama().train(), ids(4, 32))
-    for share in (0.1, 0.5):
-        torch._dynamo.reset()
-        solver: Any = Watched()
-        settings = {"activation_memory_budget": share, "activation_memory_budget_solver": solver}
-        with config.patch(settings):
-            model = tiny.llama().train()
-            run: Any = torch.compile(model, backend="aot_eager_decomp_partition")
-            with torch.enable_grad():
-                run(tokens, labels=tokens, use_cache=False).loss.backward()
-        assert solver.solution is not None and solver.solution.status == "optimal"
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(parameter.grad, want[name], rtol=0, atol=1e-6)
-        times = [float(partitioners.estimate_runtime(node)) for node in solver.nodes]
-        assert max(times) > 1e5, "operations of a product"
-        with no_dispatch():
-            assert runtimes(solver.nodes) == times, "asked inside a solver, they are the same"
+    solver: Any = Watched()
+    settings = {"activation_memory_budget": share, "activation_memory_budget_solver": solver}
+    with config.patch(settings):
+        model = tiny.llama().train()
+        run: Any = torch.compile(model, backend="aot_eager_decomp_partition")
+        with torch.enable_grad():
+            run(tokens, labels=tokens, use_cache=False).loss.backward()
+    assert solver.solution is not None and solver.solution.status == "optimal"
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, want[name], rtol=0, atol=1e-6)
+    times = [float(partitioners.estimate_runtime(node)) for node in solver.nodes]
+    assert max(times) > 1e5, "operations of a product"
+    with no_dispatch():
+        assert runtimes(solver.nodes) == times, "asked inside a solver, they are the same"
 
 
 def test_an_id_tells_the_solver_from_others() -> None:

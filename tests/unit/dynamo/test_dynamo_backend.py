@@ -13,10 +13,11 @@ import gacfx
 from gacfx.dynamo.options import Options
 from gacfx.errors import GacError, PipelineError
 from tests import tiny
+from tests.few import few
 from tests.unit.dynamo.compiled import SEARCHES, compiled, ids, planned, through
 
 
-@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("kind", few(SEARCHES, "low-rank", "all at once"))
 def test_every_kind_of_decision_is_carried_out(kind: str) -> None:
     model, plan = tiny.llama(), planned(kind)
     assert plan.plan.decisions
@@ -96,7 +97,7 @@ def test_under_autocast_and_in_inference_mode() -> None:
         assert torch.equal(compiled(model, plan)(ids()), want(ids()).logits)
 
 
-@pytest.mark.parametrize("cache", ["static", None])
+@pytest.mark.parametrize("cache", few(["static", None], "static"))
 def test_generation_is_token_for_token_that_of_the_rewritten_model(cache: str | None) -> None:
     model, plan = tiny.llama(), planned()
     asked = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids())}

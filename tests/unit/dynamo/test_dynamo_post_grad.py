@@ -339,8 +339,12 @@ def test_an_id_is_the_same_in_every_process_and_another_for_other_options() -> N
 @pytest.mark.parametrize(
     "changed",
     [
-        *("graph/ops.py", "core/sites.py", "hardware/gemm.py", "hardware/profiles/h200.json"),
-        *("passes/analysis/annotate_sites.py", "dynamo/report.py", "inspection.py"),
+        *("graph/ops.py", "hardware/profiles/h200.json", "passes/analysis/annotate_sites.py"),
+        "inspection.py",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("core/sites.py", "hardware/gemm.py", "dynamo/report.py")
+        ),
     ],
 )
 def test_an_id_is_another_after_a_change_of_the_source(tmp_path: Path, changed: str) -> None:

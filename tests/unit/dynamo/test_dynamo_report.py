@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import gacfx
@@ -11,6 +12,7 @@ from gacfx.core.sites import Workload
 from gacfx.hardware.profile import load_profile
 from gacfx.inspection import annotate_graph
 from tests import tiny
+from tests.few import few
 from tests.unit.dynamo.compiled import compiled, ids, planned, through
 
 
@@ -38,20 +40,19 @@ def test_two_models_of_one_report(tmp_path: Path) -> None:
         assert len(read(Path(name))) == 2
 
 
-def test_sites_are_those_of_the_model_with_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dynamic", few([False, True], True))
+def test_sites_are_those_of_the_model_with_the_plan(dynamic: bool, tmp_path: Path) -> None:
     model, plan = tiny.llama(), planned("all at once")
-    for dynamic in (False, True):
-        torch._dynamo.reset()
-        path = tmp_path / f"{dynamic}.json"
-        compiled(model, plan, report=path, dynamic=dynamic)(ids())
-        (graph,) = read(path)
-        assert graph["decisions"] == {m: str(d) for m, d in plan.plan.decisions.items()}
-        again = gacfx.capture(gacfx.apply(model, plan))
-        run = Workload(2, 11, execution="compiled")
-        want = annotate_graph(again, load_profile("h200"), run, "").rows
-        got = {(row["name"], row["sizes"], row["tier"], row["kernel"]) for row in graph["rows"]}
-        assert got == {(row.name, row.sizes, row.tier, row.kernel) for row in want}
-        assert not any(row["note"].startswith("the eager call") for row in graph["rows"])
+    path = tmp_path / "graphs.json"
+    compiled(model, plan, report=path, dynamic=dynamic)(ids())
+    (graph,) = read(path)
+    assert graph["decisions"] == {m: str(d) for m, d in plan.plan.decisions.items()}
+    again = gacfx.capture(gacfx.apply(model, plan))
+    run = Workload(2, 11, execution="compiled")
+    want = annotate_graph(again, load_profile("h200"), run, "").rows
+    got = {(row["name"], row["sizes"], row["tier"], row["kernel"]) for row in graph["rows"]}
+    assert got == {(row.name, row.sizes, row.tier, row.kernel) for row in want}
+    assert not any(row["note"].startswith("the eager call") for row in graph["rows"])
 
 
 def test_one_new_token(tmp_path: Path) -> None:

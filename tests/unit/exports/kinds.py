@@ -97,6 +97,15 @@ def _with_ranks(model: Any, block: Structure) -> FactorSet:
     return made
 
 
+def narrow_and_skipped() -> Any:
+    """One attention with one key-value head of two query heads, and one that is gone."""
+    model = dense()
+    heads, gone = attention(model, "llama", 0), attention(model, "llama", 1)
+    decided = decision_of(heads, (1,), ((0, 2),))
+    gacfx.apply_(model, plan_of(model, (heads, decided), (gone, Skip())))
+    return model
+
+
 def skipped() -> Any:
     """The first attention and the last MLP."""
     model = dense()
@@ -149,6 +158,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "narrow": narrow,
     "narrow, low rank": narrow_low_rank,
     "skipped": skipped,
+    "narrow and skipped": narrow_and_skipped,
     "padded": padded,
     "gpt2": conv1d,
     "grouped low rank": grouped_low_rank,

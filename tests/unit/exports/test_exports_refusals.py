@@ -30,7 +30,10 @@ def check_installed(to: str) -> None:
 
 @pytest.mark.parametrize(
     ("to", "most_bytes"),
-    [("pt2", 300), ("pt2", 60_000), ("onnx", 60_000), ("openvino", 60_000), ("dense", 60_000)],
+    [
+        pytest.param("pt2", 300, marks=pytest.mark.exhaustive),
+        *(("pt2", 60_000), ("onnx", 60_000), ("openvino", 60_000), ("dense", 60_000)),
+    ],
 )
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     tmp_path: Path, to: str, most_bytes: int

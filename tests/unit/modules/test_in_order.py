@@ -28,7 +28,8 @@ from gacfx.modules.install import swapped
 from gacfx.modules.pivot_in_order import PivotInOrderLinear
 from gacfx.passes.planning.measure_curves import dense_weight
 from gacfx.tracing.export import export_model
-from tests.families.zoo import FAMILIES
+from tests.families.zoo import CORNERS, FAMILIES
+from tests.few import few
 from tests.passes.graphs import annotated, planned
 from tests.svd import Svd
 
@@ -119,8 +120,10 @@ def apart(one: Callable[..., Any], other: Callable[..., Any], name: str) -> floa
     return float((ours - theirs).norm() / theirs.norm())
 
 
-@pytest.mark.parametrize("neighbour", NEIGHBOURS)
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "opt", "gptneox", "gemma3"])
+@pytest.mark.parametrize("neighbour", few(NEIGHBOURS, "pair", "pivots"))
+@pytest.mark.parametrize(
+    "name", few(["llama", "qwen3", "gpt2", "opt", "gptneox", "gemma3"], "llama", "gpt2")
+)
 def test_it_is_the_same_function(name: str, neighbour: str) -> None:
     made = family(name, NEIGHBOURS[neighbour])
     assert len(made.modules) == 2
@@ -131,7 +134,7 @@ def test_it_is_the_same_function(name: str, neighbour: str) -> None:
     assert isinstance(layer, PivotInOrderLinear) and "order" not in layer.state_dict()
 
 
-@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("name", few(CAUSAL, *CORNERS, "opt"))
 def test_every_family_is_exact_or_left_alone(name: str) -> None:
     made = Made(model_of(name), lambda _: Pivot(8))
     assert bool(made.modules) == (name not in ("phi3", "mixtral", "qwen3moe"))
@@ -142,7 +145,7 @@ def test_every_family_is_exact_or_left_alone(name: str) -> None:
     assert made.ordered.plan.loss_nats == made.normal.plan.loss_nats
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", few([torch.bfloat16, torch.float16], torch.bfloat16))
 def test_narrow_dtypes_stay_within_their_rounding(dtype: torch.dtype) -> None:
     made = family("llama", NEIGHBOURS["pivots"], dtype)
     ordered, normal = (gacfx.apply(made.model, each) for each in (made.ordered, made.normal))
@@ -150,8 +153,8 @@ def test_narrow_dtypes_stay_within_their_rounding(dtype: torch.dtype) -> None:
     assert {each.dtype for each in ordered.parameters()} == {dtype}
 
 
-@pytest.mark.parametrize("neighbour", NEIGHBOURS)
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("neighbour", few(NEIGHBOURS, "pair", "pivots"))
+@pytest.mark.parametrize("name", few(["llama", "gpt2", "opt"], "gpt2"))
 def test_graph_and_module_compute_the_very_same(name: str, neighbour: str) -> None:
     made = family(name, NEIGHBOURS[neighbour])
     graph = gacfx.apply(made.graph, made.ordered)

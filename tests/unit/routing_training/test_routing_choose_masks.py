@@ -35,6 +35,7 @@ from gacfx.routing.study import RoutingStudy, static_plan
 from gacfx.routing.train import RoutedModel, save, train
 from gacfx.routing.trials import Trial
 from tests import two_kinds
+from tests.few import few
 from tests.two_kinds import PROMPT
 
 module = import_module("gacfx.routing.one_basis.choose_masks")
@@ -191,7 +192,7 @@ def test_the_linear_router_picks_as_its_masks_do() -> None:
     assert all(rows[0].tolist() == list(range(len(rows[0]))) for rows in nothing.blocks.values())
 
 
-@pytest.mark.parametrize("stored", ["0.5", "0.75", "1.0", 3, None])
+@pytest.mark.parametrize("stored", few(["0.5", "0.75", "1.0", 3, None], "0.75", None))
 def test_pools_are_as_wide_as_the_budget_has_room(stored: Any) -> None:
     static = static_plan(study(), Budgets("0.5", stored, BLOCK, ALIGN))
     plan = widened(static, pool=widest(static, stored), shared=0.5, block=BLOCK)
