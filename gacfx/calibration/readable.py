@@ -53,10 +53,11 @@ def of_readable(
         NoNumbers: the model has none for any window, or none in its weights.
     """
     if store is not None and UNREADABLE in store:
-        return make(_without(corpus, store.get(UNREADABLE, UNREADABLE).tolist()))
+        return make(_without(corpus, store.get(UNREADABLE, UNREADABLE).tolist(), ""))
     try:
         return make(corpus)
-    except NoNumbers:
+    except NoNumbers as error:
+        said = f"; {error}"
         with borrowed(model):
             if not_finite(model):
                 raise
@@ -66,7 +67,7 @@ def of_readable(
     if store is not None:
         store.clear()
         store.put(UNREADABLE, {UNREADABLE: torch.tensor(unread)})
-    return make(_without(corpus, unread))
+    return make(_without(corpus, unread, said))
 
 
 def _unread(model: nn.Module, corpus: Corpus, device: torch.device | None) -> list[int]:
@@ -87,13 +88,13 @@ def _unread(model: nn.Module, corpus: Corpus, device: torch.device | None) -> li
     return sorted(found)
 
 
-def _without(corpus: Corpus, unread: list[int]) -> Corpus:
+def _without(corpus: Corpus, unread: list[int], why: str) -> Corpus:
     """The other windows, with a warning."""
     numbers = sorted({corpus.number(place) for place in unread})
-    said = ", ".join(map(str, numbers[:5])) + (" ..." if len(numbers) > 5 else "")
+    listed = ", ".join(map(str, numbers[:5])) + (" ..." if len(numbers) > 5 else "")
     warnings.warn(
         f"{len(unread)} of {len(corpus.documents)} windows are left out, as the model's logits are "
-        f"NaN or infinite on them (document {said}); run it in bfloat16 or float32 to use them",
+        f"NaN or infinite on them (document {listed}){why}",
         UnreadableWindows,
         stacklevel=2,
     )

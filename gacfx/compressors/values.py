@@ -128,7 +128,8 @@ def _fisher(found: "Decomposition") -> Losses:
 
 def _relative(found: "Decomposition") -> Losses:
     losses = _tail(found, "identity")
-    return np.asarray(losses / max(losses[0], np.finfo(np.float64).tiny))
+    with np.errstate(invalid="ignore"):  # infinite losses are no curve, which is said later
+        return np.asarray(losses / max(losses[0], np.finfo(np.float64).tiny))
 
 
 def _paper(found: "Decomposition") -> Losses:
