@@ -70,5 +70,5 @@ def _promises(axes: "Axes", rows: Sequence[Row], colours: Mapping[str, str]) -> 
     axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("promised before anything ran, nats per token")
+    axes.set_xlabel("promised by the plan, nats per token")
     axes.set_ylabel("measured; shaded: within a factor of two")

@@ -108,7 +108,7 @@ NUMBERS = """\
     {command}
 
 {model}: rise of the loss over dense, nats per token, on {tokens:,} tokens of {text}; in brackets
-what the loss curves promised before anything was run. Sizes are multiples of 8 where nothing else
+what the plan promised, without a look at that text. Sizes are multiples of 8 where nothing else
 is said; *healed* is the row above it, once it learnt from the dense model.
 
 {table}{picture}"""
