@@ -76,8 +76,8 @@ class Timed(Store):
     def drop(self, name: str) -> None:
         self.inside.drop(name)
 
-    def clear(self) -> None:
-        self.inside.clear()
+    def names(self) -> tuple[str, ...]:
+        return self.inside.names()
 
     def size(self, name: str) -> int:
         return self.inside.size(name)

@@ -16,7 +16,7 @@ Source: natural gradient, Amari 1998; that K-FAC takes x and g for independent: 
 # T tokens, M outputs, N inputs, S = min(M, N) components
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from gacfx.calibration.batches import batches, how_read
 from gacfx.calibration.by_layer import ByLayer
 from gacfx.calibration.cost import Shape
-from gacfx.calibration.counting import Call
+from gacfx.calibration.counting import Call, Counting
 from gacfx.calibration.gather import go_back
 from gacfx.calibration.layered import Layered, modules_by_layer
 from gacfx.calibration.running import batch_logits, borrowed, computing_dtype, runnable
@@ -69,6 +69,7 @@ def token_tails(
     """
     if not components:
         return {}
+    text = replace(text, counting=Counting())
     if store is not None:
         try:
             layered = Layered(model, device, computing_dtype(model, device))

@@ -57,7 +57,7 @@ class ValueModel:
     by_proxy: bool = False
     """It counts by a proxy that goes with the method, and plans name both."""
     on_text: bool = False
-    """It is measured on text (:mod:`gacfx.calibration.tails`), and ``losses`` only looks at it."""
+    """It is measured on text (:mod:`gacfx.calibration.tails`); ``losses`` is not asked then."""
 
     @property
     def in_nats(self) -> bool:

@@ -42,8 +42,13 @@ class Store(ABC):
         """Nobody needs it any more; nothing happens if it is not there."""
 
     @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of all its sets."""
+
     def clear(self) -> None:
         """Drop all sets, and in a folder whatever else lies in it."""
+        for name in self.names():
+            self.drop(name)
 
     @abstractmethod
     def size(self, name: str) -> int:
@@ -82,8 +87,9 @@ class Drawer(Store):
     def drop(self, name: str) -> None:
         self._inside.drop(self._name(name))
 
-    def clear(self) -> None:
-        raise NotImplementedError("a drawer does not know which sets are its own")
+    def names(self) -> tuple[str, ...]:
+        start = self._name("")
+        return tuple(n.removeprefix(start) for n in self._inside.names() if n.startswith(start))
 
     def size(self, name: str) -> int:
         return self._inside.size(self._name(name))
@@ -113,8 +119,8 @@ class MemoryStore(Store):
     def drop(self, name: str) -> None:
         self._sets.pop(name, None)
 
-    def clear(self) -> None:
-        self._sets.clear()
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._sets)
 
     def size(self, name: str) -> int:
         return sum(tensor.nbytes for tensor in self._sets.get(name, {}).values())

@@ -161,8 +161,11 @@ class WorkFolder(Store):
         with suppress(FileNotFoundError):
             self._file(name).unlink()
 
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
     def clear(self) -> None:
-        for name in [*self._files]:
+        for name in self.names():
             self._forget(name)
         self._write()
         with writing(self.path):

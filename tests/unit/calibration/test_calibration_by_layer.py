@@ -79,8 +79,8 @@ class Stopping(Store):
     def drop(self, name: str) -> None:
         self.inside.drop(name)
 
-    def clear(self) -> None:
-        self.inside.clear()
+    def names(self) -> tuple[str, ...]:
+        return self.inside.names()
 
     def size(self, name: str) -> int:
         return self.inside.size(name)

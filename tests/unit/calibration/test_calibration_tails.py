@@ -1,5 +1,6 @@
 """Losses of every rank, token by token: against errors of the weight itself, whole and by layer."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gacfx.calibration import batches
+from gacfx.calibration.counting import Counting
 from gacfx.calibration.labels import generator_of, sample_labels
 from gacfx.calibration.tails import token_tails
 from gacfx.calibration.text import Corpus
@@ -80,6 +82,18 @@ def test_a_rank_costs_what_the_error_of_its_weight_costs_each_token(
         assert found[name].shape == (ranks + 1,) and found[name].dtype == torch.float64
         assert torch.allclose(found[name], losses, rtol=1e-3, atol=1e-6 * float(losses[0]))
         assert float(found[name][-1]) == 0.0 and float(losses[0]) > 0
+
+
+def test_every_token_counts_whatever_counts_in_moments() -> None:
+    model: Any = FAMILIES["llama"].make()
+    text, terms = corpus(), components(model, NAMES["llama"][:1])
+    fewer = replace(text, counting=Counting(first=8, last=3))
+    for by_layer in (False, True):
+        every, some = (
+            token_tails(model, one, terms, seed=7, store=MemoryStore() if by_layer else None)
+            for one in (text, fewer)
+        )
+        assert all(torch.equal(every[name], some[name]) for name in terms)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])
