@@ -19,6 +19,7 @@
     ├── WorkerFailed          a worker of an executor died, or failed at what it was given
     ├── TaskError             a zero-shot task is unknown, or cannot be scored
     ├── CheckpointError       a checkpoint folder cannot be read or written
+    │   └── NoRoom            a work folder may not take as much disk as a step needs
     ├── ExportError           a model has no such form, or an exporter or its engine failed
     │   └── NoExporter        a package that the form needs is not installed
     ├── ProfileError          a hardware profile is unknown or malformed
@@ -123,6 +124,10 @@ class TaskError(GacError):
 
 class CheckpointError(GacError):
     """A checkpoint folder cannot be read or written."""
+
+
+class NoRoom(CheckpointError):  # noqa: N818 - says what is missing
+    """A work folder may not take as much disk as a step needs."""
 
 
 class ExportError(GacError):

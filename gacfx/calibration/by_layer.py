@@ -29,7 +29,7 @@ from gacfx.calibration.text import Corpus
 from gacfx.core.steps import Step, make
 from gacfx.core.store import Store
 from gacfx.core.stored_moments import StoredMoments, moments_tensors
-from gacfx.errors import CalibrationError, CheckpointError, UnsupportedModel
+from gacfx.errors import CalibrationError, NoRoom, UnsupportedModel
 from gacfx.modules.dense import dense_weight
 
 SHARD_TOKENS = 16_384
@@ -74,7 +74,7 @@ class ByLayer:
         Raises:
             NoNumbers: logits that are not finite.
             CalibrationError: a token without probability.
-            CheckpointError: the store has no room for all that.
+            NoRoom: the store has none for all that.
             UnsupportedModel: the layers do not run one at a time; nothing was measured.
         """
         sets = self.walk()
@@ -90,7 +90,7 @@ class ByLayer:
         """Do all of it; module -> set of the store with what was measured of it.
 
         Raises:
-            CalibrationError, CheckpointError, UnsupportedModel: as :meth:`moments`.
+            CalibrationError, NoRoom, UnsupportedModel: as :meth:`moments`.
         """
         measured = [index for index, names in self.names.items() if names]
         wanted = [NATS, *(_measured(index) for index in sorted(measured, reverse=True))]
@@ -154,7 +154,7 @@ class ByLayer:
         after = len(self.texts) * sum(map(moment_bytes, shapes))
         after += plan_bytes((*each.shape, each.itemsize) for each in weights.values())
         if (needed := max(calibration_bytes(shapes, *sizes), after)) > room:
-            raise CheckpointError(
+            raise NoRoom(
                 f"the work folder has room for {room / 1e6:,.1f} MB more, and calibration takes "
                 f"{needed / 1e6:,.1f}; allow more, or give less text"
             )

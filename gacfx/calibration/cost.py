@@ -6,8 +6,9 @@ way to its moments.
 
 from collections.abc import Iterable, Sequence
 
-CURVES = 5
-"""Of each weight: three of the first text, that of both texts, and the last plan's."""
+CURVES = 7
+"""Of each weight: four of the first text, that of both texts, the last plan's, and what was
+measured on held-back text."""
 
 Shape = tuple[int, int, bool]
 """(rows, columns, with the moment of the long side) of a weight."""

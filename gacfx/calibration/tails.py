@@ -35,7 +35,11 @@ from gacfx.calibration.sums import InputSums, own_tensor
 from gacfx.calibration.targets import targets
 from gacfx.calibration.text import Corpus
 from gacfx.core.store import Store
-from gacfx.errors import UnsupportedModel
+from gacfx.errors import NoRoom, UnsupportedModel
+from gacfx.modules.dense import dense_weight
+
+MOST_BYTES = 2**31
+"""Of terms that are in memory together where the whole model runs; beyond, it runs again."""
 
 Components = Mapping[str, tuple[Tensor, Tensor]]
 """Module -> (u [M, S], v [S, N]) of its weight, the terms best first; read when it is needed."""
@@ -56,12 +60,13 @@ def token_tails(
     Args:
         model: dense.
         text: on which they are measured; every token counts.
-        components: of the weights. Without a store those of all are in memory at once, in the dtype
-            that the model computes in.
+        components: of the weights; those of one layer are in memory, or of as many weights as
+            :data:`MOST_BYTES` allows.
         seed: of the sampled labels.
         progress: called with the documents that were done since it was called last.
         store: where it is done one decoder layer at a time, and kept, with nothing else in it; None
-            for the whole model at once, as where its layers do not run by themselves.
+            for the whole model at once, as where its layers do not run by themselves, or the store
+            has no room for hidden states.
         device: with a store, where layers compute; None for where the model is.
 
     Raises:
@@ -78,22 +83,46 @@ def token_tails(
                 walk = _ByLayer(layered, (text,), names, (), seed, store, progress)
                 walk.components = components
                 sets = walk.walk()
-        except UnsupportedModel:
+        except (UnsupportedModel, NoRoom):
             pass
         else:
             return {name: store.get(sets[name], f"0|{name}") for name in components}
-    return _whole(model, text, components, seed, progress)
+    model = runnable(model)
+    groups = _groups(targets(model, list(components)))
+    found = dict[str, Tensor]()
+    for chosen in groups:
+        share = partial(_share, progress, len(groups))
+        found |= _whole(model, text, chosen, components, seed, share)
+    return found
+
+
+def _share(progress: Callable[[float], None], runs: int, documents: float) -> None:
+    progress(documents / runs)
+
+
+def _groups(chosen: Mapping[str, nn.Module]) -> list[dict[str, nn.Module]]:
+    """Modules whose terms are in memory together."""
+    found, size = [dict[str, nn.Module]()], 0
+    for name, module in chosen.items():
+        rows, columns = dense_weight(module).shape
+        own = 4 * min(rows, columns) * (rows + columns)
+        if found[-1] and size + own > MOST_BYTES:
+            found.append({})
+            size = 0
+        found[-1][name] = module
+        size += own
+    return found
 
 
 def _whole(
     model: nn.Module,
     text: Corpus,
+    chosen: Mapping[str, nn.Module],
     components: Components,
     seed: int,
     progress: Callable[[float], None],
 ) -> dict[str, Tensor]:
-    model = runnable(model)
-    chosen = targets(model, list(components))
+    """Of some modules, by running the whole model."""
     with borrowed(model):
         reads = how_read(model, text.documents, chosen.values())
     inputs = InputSums()

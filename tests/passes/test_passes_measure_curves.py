@@ -130,7 +130,10 @@ def test_a_weight_that_runs_without_gradient_stays_dense() -> None:
     ("options", "message"),
     [
         ({"method": "magic"}, "no method 'magic'; known: svd, asvd, svd-llm, svd-llm-v2"),
-        ({"value": "gold"}, "no value model 'gold'; known: auto, two-sided, fisher, relative"),
+        (
+            {"value": "gold"},
+            "no value model 'gold'; known: auto, two-sided, fisher, per-token, ",
+        ),
     ],
 )
 def test_unknown_names_are_refused_before_any_work(options: dict[str, str], message: str) -> None:

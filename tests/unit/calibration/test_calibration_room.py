@@ -44,7 +44,7 @@ def test_disk_by_hand() -> None:
     assert found.moments == 2 * moments
     assert found.components == 6 * 2 * 16 * 4
     assert found.factors == int(0.8 * 2 * 22) * 4
-    assert found.curves == 5 * 8 * 6 * 3
+    assert found.curves == 7 * 8 * 6 * 3
     assert found.most == found.least == found.calibration  # so much text for such small weights
     short = disk_of(SMALL, tokens=1)
     assert short.most == short.least_after + short.components and short.least == short.least_after
@@ -79,7 +79,7 @@ def test_the_work_folder_of_a_run(tmp_path: Path) -> None:
         kept = sum(weight.rows * weight.columns for weight in planned.plan.weights.values())
         assert found.factors == int(0.8 * kept) * 4
         assert _size(tmp_path, "factors.*") <= found.factors + SLACK
-        assert _size(tmp_path, "*") <= found.most + 2 * SLACK + _size(tmp_path, "journal.json")
+        assert _size(tmp_path, "*") <= found.most + 3 * SLACK + _size(tmp_path, "journal.json")
 
 
 def _size(folder: Path, pattern: str) -> int:

@@ -134,6 +134,17 @@ def test_a_model_whose_layers_do_not_run_alone_is_read_whole() -> None:
     assert torch.equal(found[name], token_tails(model, text, terms, seed=7)[name])
 
 
+def test_terms_of_few_weights_are_in_memory_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = FAMILIES["llama"].make()
+    text, terms, done = corpus(), components(model, NAMES["llama"]), list[float]()
+    whole = token_tails(model, text, terms, seed=7)
+    monkeypatch.setattr("gacfx.calibration.tails.MOST_BYTES", 1)
+    found = token_tails(model, text, terms, seed=7, progress=done.append)
+    assert all(torch.equal(found[name], whole[name]) for name in terms)
+    assert len(done) == 3 * len(batches.batches(text.documents, batches.Reads.PADDED))
+    assert sum(done) == pytest.approx(len(text.documents))
+
+
 def test_what_is_left_of_the_model_is_as_it_was() -> None:
     model: Any = FAMILIES["llama"].make()
     terms = components(model, NAMES["llama"])

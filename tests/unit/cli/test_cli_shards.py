@@ -42,7 +42,7 @@ def test_shards_are_merged_and_planned_from(
         raise AssertionError("statistics were gathered again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("gacfx.calibration.by_layer.ByLayer._backward", never)
+        patch.setattr("gacfx.calibration.by_layer.LinearSums", never)
         found = planned(narrow, text, work, tmp_path / "plan")
     alone = planned(narrow, text, tmp_path / "whole", tmp_path / "alone")
     assert found.decisions == alone.decisions

@@ -114,8 +114,9 @@ def test_an_entry_point_cannot_take_a_name_of_ours(
 
 
 def test_value_models_have_a_table_of_the_same_kind() -> None:
-    assert list(VALUES) == ["two-sided", "fisher", "relative", "paper"]
-    assert [model.in_nats for model in VALUES.values()] == [True, True, False, False]
+    assert list(VALUES) == ["two-sided", "fisher", "per-token", "relative", "paper"]
+    assert [model.in_nats for model in VALUES.values()] == [True, True, True, False, False]
+    assert [model.name for model in VALUES.values() if model.on_text] == ["per-token"]
     impostor = ValueModel("fisher", "gold", "", "", VALUES["fisher"].losses)
     with pytest.raises(PipelineError, match="value model 'fisher' is known twice"):
         register(impostor)

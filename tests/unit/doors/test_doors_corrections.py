@@ -284,14 +284,15 @@ def test_the_trial_is_renewed_by_the_corrected_plan(monkeypatch: pytest.MonkeyPa
         made = study().plan("0.3", profile=PROFILE, search=search).plan.provenance
         return sorted(made.trials, key=lambda trial: not trial.chosen)
 
-    plain, rival = trials(other=1.0)
+    plain, *rivals = trials(other=1.0)
     before = study().plan("0.3", profile=PROFILE, search=Search(align=1)).plan.provenance.trials
-    assert {plain.promised_nats, rival.promised_nats} < {each.promised_nats for each in before}
-    doubled, same = trials(other=2.0)
+    promised = {plain.promised_nats, *(each.promised_nats for each in rivals)}
+    assert promised < {each.promised_nats for each in before}
+    doubled, *same = trials(other=2.0)
     assert plain.promised_nats and doubled.promised_nats == 2 * plain.promised_nats
-    assert (doubled.nats_per_token, same) == (plain.nats_per_token, rival)
-    other, same = trials(other=1.0, down_proj=50.0)
-    assert other.nats_per_token != plain.nats_per_token and same == rival
+    assert (doubled.nats_per_token, same) == (plain.nats_per_token, rivals)
+    other, *same = trials(other=1.0, down_proj=50.0)
+    assert other.nats_per_token != plain.nats_per_token and same == rivals
 
 
 def test_a_corrected_plan_without_a_loss_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +365,8 @@ def test_ranks_alone_are_corrected_by_structures_too() -> None:
     factors = made.provenance.corrections
     members = [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert len({factors[name] for name in members}) == 1
-    assert {trial.value_model for trial in made.provenance.trials} == {"two-sided", "fisher"}
+    tried = {trial.value_model for trial in made.provenance.trials}
+    assert tried == {"two-sided", "per-token", "fisher"}
 
 
 def test_corrections_that_cannot_be_are_refused() -> None:
