@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from gacfx.study import Study
 
 TOKENS = 12_800
-"""Held-back text that is read, about; of SmolLM2-135M as many told ranks as well as four times as
-many of the fitted text did (``benchmarks.values``)."""
+"""Held-back text that is read, about."""
 
 
 def losses_on_text(study: "Study") -> Mapping[str, NDArray[np.float64]]:
